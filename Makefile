@@ -1,0 +1,111 @@
+# pgpubsub: built by PGXS.
+#
+#   make, make install        build and install for the server of PG_CONFIG
+#   make installcheck         pg_regress, isolation and pgTAP tests against a
+#                             running server that preloads pgpubsub
+#   make installcheck-tap     Perl TAP tests, on servers that they make
+#   make test                 all of them on a private throwaway server
+#   make demo, demo-stop      a small shop that publishes its changes
+#
+# make test takes PG_MAJOR=17, KIND='regress isolation pgtap tap' and
+# TESTS='names or patterns'; see scripts/test.
+
+MODULE_big = pgpubsub
+EXTENSION = pgpubsub
+PGFILEDESC = "pgpubsub - change events and publish/subscribe over NOTIFY"
+
+# The directory of this file, which is another one in a VPATH build.
+tree := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
+
+headers := $(wildcard $(tree)/src/*.h)
+OBJS := $(patsubst $(tree)/%.c,%.o,$(sort $(wildcard $(tree)/src/*.c)))
+DATA := $(patsubst $(tree)/%,%,$(wildcard $(tree)/sql/pgpubsub--*.sql))
+DOCS := $(patsubst $(tree)/%,%,$(wildcard $(tree)/README.md))
+PG_CPPFLAGS = -I$(tree)/src
+
+# Tests in the order of their names.  Name some on the command line to run
+# only those: make installcheck REGRESS=attach ISOLATION= PGTAP=
+test_output = build
+tests_in = $(sort $(notdir $(basename $(wildcard $(tree)/test/$(1)))))
+
+# pg_regress wants sql/ and expected/ side by side (15 knows no --expecteddir);
+# test-output links them into its output directory.
+REGRESS = $(call tests_in,sql/*.sql)
+REGRESS_OPTS = --inputdir=$(test_output)/regress \
+	--outputdir=$(test_output)/regress --load-extension=pgpubsub
+REGRESS_PREP = test-output
+
+ISOLATION = $(call tests_in,isolation/specs/*.spec)
+ISOLATION_OPTS = --inputdir=$(tree)/test/isolation \
+	--outputdir=$(test_output)/isolation --load-extension=pgpubsub
+
+PGTAP = $(call tests_in,pgtap/*.sql)
+TAP = $(call tests_in,t/*.pl)
+
+EXTRA_CLEAN = build
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+
+ifneq ($(PGXS),)
+
+include $(PGXS)
+
+# PGXS tracks no headers unless the server was configured to.
+$(OBJS): $(headers) | $(CURDIR)/src
+
+$(CURDIR)/src:
+	$(MKDIR_P) '$@'
+
+else
+
+# make test and make demo install what is missing; these cannot.
+all install uninstall installcheck clean:
+	@echo "$(PG_CONFIG) was not found: install the server's development" \
+		"package, or set PG_CONFIG" >&2; exit 1
+
+endif
+
+.PHONY: test-output installcheck-pgtap installcheck-tap test demo demo-stop style
+
+test-output:
+	@mkdir -p $(test_output)/regress $(test_output)/isolation
+	@ln -sfn '$(abspath $(tree))/test/sql' $(test_output)/regress/sql
+	@ln -sfn '$(abspath $(tree))/expected' $(test_output)/regress/expected
+
+installcheck: installcheck-pgtap
+
+installcheck-pgtap:
+ifneq ($(strip $(PGTAP)),)
+	PATH="$(bindir):$$PATH" $(tree)/scripts/installcheck-pgtap \
+		$(patsubst %,$(tree)/test/pgtap/%.sql,$(PGTAP))
+endif
+
+# PostgreSQL's Perl modules give each test a server of its own; TEMP_CONFIG is
+# what they add to its configuration.
+tap_output = $(abspath $(test_output))/tap
+
+installcheck-tap:
+	rm -rf '$(tap_output)'
+	mkdir -p '$(tap_output)'
+	cd $(tree) && PATH="$(bindir):$$PATH" \
+		TESTDIR='$(tap_output)' \
+		TESTDATADIR='$(tap_output)/tmp_check' \
+		TESTLOGDIR='$(tap_output)/tmp_check/log' \
+		PGPORT=6$(DEF_PGPORT) \
+		PG_REGRESS='$(dir $(PGXS))../../src/test/regress/pg_regress' \
+		TEMP_CONFIG="$$PWD/test/regress.conf" \
+		prove -I '$(dir $(PGXS))../../src/test/perl' -I test/perl \
+		$(PROVE_FLAGS) $(patsubst %,test/t/%.pl,$(TAP))
+
+test:
+	@$(tree)/scripts/test
+
+demo:
+	@$(tree)/scripts/demo
+
+demo-stop:
+	@$(tree)/scripts/demo stop
+
+style:
+	@$(tree)/scripts/check-style

@@ -1,0 +1,292 @@
+/*-------------------------------------------------------------------------
+ *
+ * bindings.c
+ *	  Binding a subscription to a list of channel names and patterns.
+ *
+ * A list is what subscribe() was given or the table has: 1 to 63 bytes a
+ * name, a wildcard makes it a pattern.  A name binds to its channel; a
+ * pattern binds to itself, so that new channels find it, and to every known
+ * channel that it matches.
+ *
+ * Used by subscribe(), whose changes are marked until they are committed, and
+ * by the relay, whose are not.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "bindings.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+
+/* Report what is wrong with the name of a channel; true if nothing is. */
+static bool
+check_channel_name(const char *name, int elevel)
+{
+	if (name[0] == '\0')
+		ereport(elevel,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("channel name cannot be empty"),
+				 errhint("Give names of 1 to %d bytes.",
+						 PGPUBSUB_CHANNEL_MAX)));
+	else if (strlen(name) > PGPUBSUB_CHANNEL_MAX)
+		ereport(elevel,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("channel name is too long"),
+				 errdetail("\"%s\" has %zu bytes.", name, strlen(name)),
+				 errhint("Give names of 1 to %d bytes.",
+						 PGPUBSUB_CHANNEL_MAX)));
+	else if (strcmp(name, PGPUBSUB_FRAME_CHANNEL) == 0)
+		ereport(elevel,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("channel name \"%s\" is reserved", name),
+				 errdetail("It carries pgpubsub's own frames."),
+				 errhint("Subscribe to another channel.")));
+	else
+		return true;
+	return false;
+}
+
+/* Report what is wrong with the array; true if nothing is. */
+static bool
+check_array(ArrayType *array, int elevel)
+{
+	if (ARR_NDIM(array) > 1)
+		ereport(elevel,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("channels must be a one-dimensional array"),
+				 errhint("Write for instance '{orders,audit_*}'.")));
+	else if (ARR_NDIM(array) == 0)
+		ereport(elevel,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("channels cannot be empty"),
+				 errhint("Name at least one channel, for instance '{orders}', or '{*}' for all.")));
+	else if (array_contains_nulls(array))
+		ereport(elevel,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("channel name cannot be null"),
+				 errhint("Give names of 1 to %d bytes.",
+						 PGPUBSUB_CHANNEL_MAX)));
+	else
+		return true;
+	return false;
+}
+
+/*
+ * The names in a text array, without repetitions, in the current memory
+ * context.  What is wrong with it is reported at elevel; below ERROR, the
+ * result is NULL then.
+ */
+char	  **
+bindings_parse(ArrayType *array, int elevel, int *count)
+{
+	Datum	   *elements;
+	char	  **names;
+	int			nelements;
+
+	*count = 0;
+	if (!check_array(array, elevel))
+		return NULL;
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements,
+					  NULL, &nelements);
+	names = palloc(nelements * sizeof(char *));
+	for (int i = 0; i < nelements; i++)
+	{
+		char	   *name = TextDatumGetCString(elements[i]);
+		bool		repeated = false;
+
+		if (!check_channel_name(name, elevel))
+			return NULL;
+		for (int j = 0; j < *count && !repeated; j++)
+			repeated = strcmp(name, names[j]) == 0;
+		if (!repeated)
+			names[(*count)++] = name;
+	}
+	return names;
+}
+
+/* Bind to the channel, or have the binding stay if there is one. */
+static BindResult
+bind_channel(Database *database, Subscription *subscription, int channel,
+			 uint32 flags)
+{
+	Binding    *binding = registry_find_binding(subscription, channel);
+
+	if (binding == NULL)
+	{
+		if (registry_bind(database, subscription, channel, flags) == NULL)
+			return BIND_NO_BINDING;
+		return BIND_DONE;
+	}
+	binding->flags |= flags & (BINDING_BY_NAME | BINDING_BY_PATTERN);
+	binding->flags &= ~BINDING_DROPPED;
+	return BIND_DONE;
+}
+
+/* Bind to all known channels that the pattern matches. */
+static BindResult
+bind_known(Database *database, Subscription *subscription,
+		   const char *pattern, uint32 flag)
+{
+	BindResult	result = BIND_DONE;
+
+	for (int i = 0; i < pgpubsub_max_channels && result == BIND_DONE; i++)
+	{
+		Channel    *channel = &database->channels[i];
+
+		if (channel->in_use && !channel->is_pattern &&
+			registry_pattern_matches(pattern, channel->name))
+			result = bind_channel(database, subscription, i,
+								  BINDING_BY_PATTERN | flag);
+	}
+	return result;
+}
+
+/*
+ * Bind the subscription to all the names; bindings that it gets have no
+ * position yet, and flag (BINDING_ADDED or 0).  If it fails, what it has done
+ * until then stays.  database->lock must be held, exclusive.
+ */
+BindResult
+bindings_add(Database *database, Subscription *subscription, char **names,
+			 int count, uint32 flag)
+{
+	BindResult	result = BIND_DONE;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	for (int i = 0; i < count && result == BIND_DONE; i++)
+	{
+		bool		is_pattern = registry_is_pattern(names[i]);
+		int			channel = registry_make_channel(database, names[i],
+													is_pattern);
+
+		if (channel < 0)
+			return BIND_NO_CHANNEL;
+		result = bind_channel(database, subscription, channel,
+							  BINDING_BY_NAME | flag);
+		if (result == BIND_DONE && is_pattern)
+			result = bind_known(database, subscription, names[i], flag);
+	}
+	return result;
+}
+
+/*
+ * Set the flags of the subscription's bindings to what the names make of
+ * them: by name, by pattern, or to be dropped.  database->lock must be held,
+ * exclusive.
+ */
+void
+bindings_mark_dropped(Database *database, Subscription *subscription,
+					  char **names, int count)
+{
+	dlist_iter	iter;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+		Channel    *channel = &database->channels[binding->channel];
+		uint32		flags = 0;
+
+		for (int i = 0; i < count; i++)
+		{
+			bool		is_pattern = registry_is_pattern(names[i]);
+
+			if (strcmp(names[i], channel->name) == 0 &&
+				channel->is_pattern == is_pattern)
+				flags |= BINDING_BY_NAME;
+			else if (!channel->is_pattern && is_pattern &&
+					 registry_pattern_matches(names[i], channel->name))
+				flags |= BINDING_BY_PATTERN;
+		}
+		binding->flags &= BINDING_ADDED;
+		binding->flags |= flags ? flags : BINDING_DROPPED;
+	}
+	subscription->bindings_version++;
+}
+
+/*
+ * True if the names are just those that the subscription has.
+ * database->lock must be held.
+ */
+bool
+bindings_same(Database *database, Subscription *subscription, char **names,
+			  int count)
+{
+	dlist_iter	iter;
+	int			named = 0;
+
+	Assert(LWLockHeldByMe(database->lock));
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if (binding->flags & BINDING_BY_NAME)
+			named++;
+	}
+	if (named != count)
+		return false;
+	for (int i = 0; i < count; i++)
+	{
+		int			channel = registry_find_channel(database, names[i],
+													registry_is_pattern(names[i]));
+		Binding    *binding = channel < 0 ? NULL :
+			registry_find_binding(subscription, channel);
+
+		if (binding == NULL || !(binding->flags & BINDING_BY_NAME))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Give the bindings that have no position one behind the last event that was
+ * received.  database->lock must be held, exclusive.
+ */
+void
+bindings_place_now(Database *database, Subscription *subscription)
+{
+	dlist_iter	iter;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+		Channel    *channel = &database->channels[binding->channel];
+
+		if (pg_atomic_read_u64(&binding->number) == BINDING_UNPLACED)
+			pg_atomic_write_u64(&binding->number,
+								pg_atomic_read_u64(&channel->received));
+	}
+}
+
+/*
+ * Report at elevel which setting the result stands for, if any.  No LWLock
+ * may be held.
+ */
+void
+bindings_report(BindResult result, int elevel)
+{
+	const char *what = "subscriptions";
+	const char *setting = "pgpubsub.max_subscriptions";
+	int			value = pgpubsub_max_subscriptions;
+
+	if (result == BIND_DONE)
+		return;
+	if (result == BIND_NO_BINDING)
+		what = "channels of subscriptions";
+	else if (result == BIND_NO_CHANNEL)
+	{
+		what = "channels";
+		setting = "pgpubsub.max_channels";
+		value = pgpubsub_max_channels;
+	}
+	ereport(elevel,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("too many %s", what),
+			 errdetail("%s is %d.", setting, value),
+			 errhint("Raise %s and restart the server, or drop subscriptions that nobody reads.",
+					 setting)));
+}

@@ -1,0 +1,460 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_event.c
+ *	  Rows of a table as JSON: what events say of them.
+ *
+ * A ChangeShape is made once per trigger and table: it has the columns with
+ * their names as JSON and their types' functions, and the table's key.  From
+ * then on a row is written without a look-up in any catalog, straight from
+ * the slot's values, into the caller's buffer.  change_event_format.c puts
+ * the envelope around it.
+ *
+ * - A row object is what row_to_json() makes of the row, less the columns
+ *	 that the trigger leaves out.
+ * - Virtual generated columns (18) are left out: a trigger's tuples do not
+ *	 have their values.  Stored ones are there.
+ * - The key is the primary key, also a deferrable one, else the replica
+ *	 identity index; key columns are shown in the index's order, whether or
+ *	 not the trigger's columns include them.
+ * - A column changed if its stored bytes did, after detoasting: 1.0 to 1.00
+ *	 is a change, an UPDATE to the same value is none.
+ *
+ * Rows must be deformed (slot_getallattrs) and scratch memory is left in the
+ * current context: both are the caller's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "change_event.h"
+
+#include "access/detoast.h"
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+/* ----------------------------------------------------------------------
+ * Shapes
+ * ----------------------------------------------------------------------
+ */
+
+/* Is name among the names, a list of char *? */
+static bool
+name_in_list(const List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		if (strcmp((const char *) lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The table's primary key index, else its replica identity index. */
+static Oid
+find_key_index(Relation rel)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	Oid			primary = InvalidOid;
+	Oid			identity = InvalidOid;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID,
+											ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_index index;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		if (index->indisprimary)
+			primary = index->indexrelid;
+		else if (index->indisreplident &&
+				 rel->rd_rel->relreplident == REPLICA_IDENTITY_INDEX)
+			identity = index->indexrelid;
+		ReleaseSysCache(tuple);
+	}
+	list_free(indexes);
+	return OidIsValid(primary) ? primary : identity;
+}
+
+/* Find the shape's column for an attribute; -1 if it is not shown. */
+static int
+find_column(const ChangeShape *shape, AttrNumber attnum)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+		if (shape->columns[i].index == attnum - 1)
+			return i;
+	return -1;
+}
+
+/* Note which columns the key has. */
+static void
+set_key(ChangeShape *shape, Relation rel)
+{
+	Oid			indexoid = find_key_index(rel);
+	HeapTuple	tuple;
+	Form_pg_index index;
+
+	shape->nkeys = 0;
+	if (!OidIsValid(indexoid))
+		return;
+	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(indexoid));
+	if (!HeapTupleIsValid(tuple))
+		return;
+	index = (Form_pg_index) GETSTRUCT(tuple);
+	shape->keys = palloc(index->indnkeyatts * sizeof(int));
+	for (int i = 0; i < index->indnkeyatts; i++)
+	{
+		int			column = find_column(shape, index->indkey.values[i]);
+
+		if (column >= 0)
+			shape->keys[shape->nkeys++] = column;
+	}
+	ReleaseSysCache(tuple);
+}
+
+/* Fill in a column of the shape. */
+static void
+set_column(ChangeColumn *column, Form_pg_attribute att,
+		   const TriggerOptions *options)
+{
+	const char *name = NameStr(att->attname);
+	StringInfoData label;
+
+	column->index = att->attnum - 1;
+	column->len = att->attlen;
+	column->byval = att->attbyval;
+	column->carried = options->columns == NIL ||
+		name_in_list(options->columns, name);
+	column->watched = name_in_list(options->watch, name);
+
+	initStringInfo(&label);
+	appendStringInfoChar(&label, ',');
+	json_append_string(&label, name, strlen(name));
+	appendStringInfoChar(&label, ':');
+	column->label = label.data;
+	column->label_len = label.len;
+	json_type_init(&column->type, att->atttypid, CurrentMemoryContext);
+}
+
+/* Take the columns over from the table. */
+static void
+set_columns(ChangeShape *shape, TupleDesc tupdesc,
+			const TriggerOptions *options)
+{
+	shape->columns = palloc0(Max(tupdesc->natts, 1) * sizeof(ChangeColumn));
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
+		ChangeColumn *column = &shape->columns[shape->ncolumns];
+
+		if (att->attisdropped || PGPUBSUB_IS_VIRTUAL(att))
+			continue;
+		set_column(column, att, options);
+		if (column->type.runs_user_code)
+			shape->runs_user_code = true;
+		/* if none of them is there any more, rather too many events */
+		if (column->watched)
+			shape->watching = true;
+		shape->ncolumns++;
+	}
+	shape->changed = palloc0(Max(shape->ncolumns, 1) * sizeof(bool));
+}
+
+/* Warn of names in a list that are no column of the table. */
+static void
+warn_unknown_columns(const List *names, const char *option,
+					 const ChangeShape *shape, Relation rel)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		const char *name = (const char *) lfirst(lc);
+		bool		found = false;
+
+		for (int i = 0; i < shape->ncolumns && !found; i++)
+		{
+			int			index = shape->columns[i].index;
+
+			found = strcmp(NameStr(TupleDescAttr(RelationGetDescr(rel),
+												 index)->attname), name) == 0;
+		}
+		if (!found)
+			ereport(WARNING,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("table \"%s\" has no column \"%s\", which the option \"%s\" of its trigger names",
+							RelationGetRelationName(rel), name, option),
+					 errdetail("Events on channel \"%s\" leave it out of account.",
+							   shape->channel),
+					 errhint("Call pgpubsub.attach() again with the columns that the table has now.")));
+	}
+}
+
+/*
+ * Make the shape of a trigger's events on rel, in the current context.  The
+ * caller has rel open and locked, and resets the context to free the shape.
+ * Warns of columns in the options that the table does not have (they may have
+ * been renamed): a write must not fail for that.
+ */
+ChangeShape *
+change_shape_create(Relation rel, const ChangeNames *names,
+					const TriggerOptions *options)
+{
+	ChangeShape *shape = palloc0(sizeof(ChangeShape));
+
+	shape->channel = pstrdup(names->channel);
+	shape->schema = pstrdup(names->schema);
+	shape->table = pstrdup(names->table);
+	shape->partition = names->partition ? pstrdup(names->partition) : NULL;
+	shape->old_values = options->old_values;
+	shape->format = options->format;
+	set_columns(shape, RelationGetDescr(rel), options);
+	set_key(shape, rel);
+	change_shape_format(shape, names);
+	warn_unknown_columns(options->columns, "columns", shape, rel);
+	warn_unknown_columns(options->watch, "watch", shape, rel);
+	return shape;
+}
+
+/* ----------------------------------------------------------------------
+ * Rows
+ * ----------------------------------------------------------------------
+ */
+
+/*
+ * Are two values of the column the same bytes?  Values that are stored
+ * alike, compressed or out of line, are not fetched for it.
+ */
+static bool
+same_value(const ChangeColumn *column, Datum a, Datum b)
+{
+	if (column->byval && column->len == sizeof(Datum))
+		return a == b;
+	if (column->len == -1)
+	{
+		Size		size = VARSIZE_ANY(DatumGetPointer(a));
+
+		if (size == VARSIZE_ANY(DatumGetPointer(b)) &&
+			memcmp(DatumGetPointer(a), DatumGetPointer(b), size) == 0)
+			return true;
+		/* plain values of the same kind need no further look */
+		if (!VARATT_IS_EXTENDED(DatumGetPointer(a)) &&
+			!VARATT_IS_EXTENDED(DatumGetPointer(b)))
+			return false;
+	}
+	return datum_image_eq(a, b, column->byval, column->len);
+}
+
+/*
+ * Note which columns differ between the two rows of an UPDATE.  Returns false
+ * if the trigger watches columns and none of them changed.
+ */
+bool
+change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
+					TupleTableSlot *new_row)
+{
+	bool		wanted = !shape->watching;
+
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		const ChangeColumn *column = &shape->columns[i];
+		int			index = column->index;
+		bool		differs;
+
+		if (!column->carried && !column->watched)
+			continue;
+		if (old_row->tts_isnull[index] || new_row->tts_isnull[index])
+			differs = old_row->tts_isnull[index] != new_row->tts_isnull[index];
+		else
+			differs = !same_value(column, old_row->tts_values[index],
+								  new_row->tts_values[index]);
+		shape->changed[i] = differs;
+		wanted |= differs && column->watched;
+	}
+	return wanted;
+}
+
+/*
+ * Raise the error for an event of at least size bytes, which is more than may
+ * be published.
+ */
+void
+change_too_large(const ChangeShape *shape, Size size)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("change event is too large"),
+			 errdetail("The event for table \"%s.%s\" on channel \"%s\" has %zu bytes or more; at most %zu can be published.",
+					   shape->schema, shape->table, shape->channel,
+					   size, shape->max_payload),
+			 errhint("Attach the table with fewer columns, or have pgpubsub.max_payload, pgpubsub.queue_size and pgpubsub.staging_size raised.")));
+}
+
+/*
+ * Append the label of a column and its value.  At the head of an object the
+ * label's comma becomes the brace.
+ */
+static void
+append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
+			  TupleTableSlot *row, bool first)
+{
+	int			start = buf->len;
+	Datum		value = row->tts_values[column->index];
+
+	appendBinaryStringInfo(buf, column->label, column->label_len);
+	if (first)
+		buf->data[start] = '{';
+	if (row->tts_isnull[column->index])
+	{
+		appendBinaryStringInfo(buf, "null", 4);
+		return;
+	}
+
+	/* do not fetch a text of gigabytes only to find it too long */
+	if ((column->type.kind == JSON_KIND_TEXT ||
+		 column->type.kind == JSON_KIND_JSON) &&
+		VARATT_IS_EXTENDED(DatumGetPointer(value)) &&
+		toast_raw_datum_size(value) > shape->max_payload)
+		change_too_large(shape, toast_raw_datum_size(value) - VARHDRSZ);
+
+	json_append_value(buf, &column->type, value);
+	if (unlikely((Size) buf->len > shape->max_payload))
+		change_too_large(shape, buf->len);
+}
+
+/* Which columns an object has. */
+typedef enum ColumnSet
+{
+	COLUMNS_CARRIED,
+	COLUMNS_CHANGED
+} ColumnSet;
+
+/* Append an object of the carried columns, or of the changed ones of them. */
+static void
+append_object(StringInfo buf, const ChangeShape *shape, TupleTableSlot *row,
+			  ColumnSet set)
+{
+	bool		first = true;
+
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		ChangeColumn *column = &shape->columns[i];
+
+		if (!column->carried ||
+			(set == COLUMNS_CHANGED && !shape->changed[i]))
+			continue;
+		append_column(buf, shape, column, row, first);
+		first = false;
+	}
+	if (first)
+		appendStringInfoChar(buf, '{');
+	appendStringInfoChar(buf, '}');
+}
+
+/* Append the row's key, an object; the table must have one. */
+void
+change_append_key(StringInfo buf, const ChangeShape *shape,
+				  TupleTableSlot *row)
+{
+	for (int i = 0; i < shape->nkeys; i++)
+		append_column(buf, shape, &shape->columns[shape->keys[i]], row,
+					  i == 0);
+	appendStringInfoChar(buf, '}');
+}
+
+/* Append what the event shows of a new row. */
+void
+change_append_new(StringInfo buf, const ChangeShape *shape,
+				  TupleTableSlot *row)
+{
+	append_object(buf, shape, row, COLUMNS_CARRIED);
+}
+
+/* Does the event show anything of an old row?  row may be NULL. */
+bool
+change_has_old(const ChangeShape *shape, TupleTableSlot *row)
+{
+	if (row == NULL || shape->old_values == OLD_VALUES_NONE)
+		return false;
+	return shape->old_values != OLD_VALUES_KEY || shape->nkeys > 0;
+}
+
+/*
+ * Append what the event shows of an old row; only if change_has_old().  A
+ * deleted row is shown whole unless only its key is wanted.  For an UPDATE,
+ * change_compare_rows() must have been called.
+ */
+void
+change_append_old(StringInfo buf, const ChangeShape *shape, ChangeOp op,
+				  TupleTableSlot *row)
+{
+	if (shape->old_values == OLD_VALUES_KEY)
+		change_append_key(buf, shape, row);
+	else if (shape->old_values == OLD_VALUES_CHANGED && op == CHANGE_UPDATE)
+		append_object(buf, shape, row, COLUMNS_CHANGED);
+	else
+		append_object(buf, shape, row, COLUMNS_CARRIED);
+}
+
+/* Append the names of the columns that changed, a JSON array. */
+static void
+append_changed(StringInfo buf, const ChangeShape *shape)
+{
+	char		opening = '[';
+
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		const ChangeColumn *column = &shape->columns[i];
+
+		if (!column->carried || !shape->changed[i])
+			continue;
+		appendStringInfoChar(buf, opening);
+		/* the label without its comma and colon */
+		appendBinaryStringInfo(buf, column->label + 1, column->label_len - 2);
+		opening = ',';
+	}
+	if (opening == '[')
+		appendStringInfoChar(buf, '[');
+	appendStringInfoChar(buf, ']');
+}
+
+/*
+ * Append key (if wanted), new, old and changed, as far as the operation has
+ * them, each with a comma before it.  An UPDATE whose other row is not known
+ * (one of them NULL) has the side that is, whole, and no "changed".
+ */
+void
+change_append_row(StringInfo buf, const ChangeShape *shape, ChangeOp op,
+				  TupleTableSlot *old_row, TupleTableSlot *new_row,
+				  bool with_key)
+{
+	if (with_key && shape->nkeys > 0)
+	{
+		appendBinaryStringInfo(buf, ",\"key\":", 7);
+		change_append_key(buf, shape, new_row ? new_row : old_row);
+	}
+	if (new_row)
+	{
+		appendBinaryStringInfo(buf, ",\"new\":", 7);
+		change_append_new(buf, shape, new_row);
+	}
+	if (change_has_old(shape, old_row))
+	{
+		appendBinaryStringInfo(buf, ",\"old\":", 7);
+		change_append_old(buf, shape, new_row ? op : CHANGE_DELETE, old_row);
+	}
+	if (op == CHANGE_UPDATE && old_row && new_row)
+	{
+		appendBinaryStringInfo(buf, ",\"changed\":", 11);
+		append_changed(buf, shape);
+	}
+}

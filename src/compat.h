@@ -1,0 +1,92 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  What differs between the server versions that pgpubsub supports.
+ *
+ * The code is written for the newest API; this file gives the older servers
+ * the same names.  It is the only file that may look at PG_VERSION_NUM.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_COMPAT_H
+#define PGPUBSUB_COMPAT_H
+
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/proc.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM < 150000
+#error "pgpubsub needs PostgreSQL 15 or newer"
+#endif
+
+/* 16 moved the VARDATA family out of postgres.h. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/*
+ * 17 renamed backend ids to ProcNumber.  pgpubsub only ever means the index
+ * into ProcGlobal->allProcs, which 15 and 16 call pgprocno.
+ */
+#if PG_VERSION_NUM >= 170000
+#define PGPUBSUB_MY_PROCNO ((int) MyProcNumber)
+#else
+#define PGPUBSUB_MY_PROCNO (MyProc->pgprocno)
+#endif
+
+/* 17 moved a backend's local transaction id. */
+#if PG_VERSION_NUM >= 170000
+#define PGPUBSUB_LXID(proc) ((proc)->vxid.lxid)
+#else
+#define PGPUBSUB_LXID(proc) ((proc)->lxid)
+#endif
+
+/*
+ * 17 lets extensions name their wait events; before, all extensions share
+ * one.
+ */
+#if PG_VERSION_NUM >= 170000
+#define PGPUBSUB_NEW_WAIT_EVENT(name) WaitEventExtensionNew(name)
+#else
+#define PGPUBSUB_NEW_WAIT_EVENT(name) ((void) (name), PG_WAIT_EXTENSION)
+#endif
+
+/* 16 replaced the ownership checks per kind of object. */
+#if PG_VERSION_NUM >= 160000
+#define PGPUBSUB_OWNS_DATABASE(dboid, role) \
+	object_ownercheck(DatabaseRelationId, dboid, role)
+#else
+#define PGPUBSUB_OWNS_DATABASE(dboid, role) \
+	pg_database_ownercheck(dboid, role)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define PGPUBSUB_OWNS_TABLE(reloid, role) \
+	object_ownercheck(RelationRelationId, reloid, role)
+#else
+#define PGPUBSUB_OWNS_TABLE(reloid, role) \
+	pg_class_ownercheck(reloid, role)
+#endif
+
+/* 18 added virtual generated columns, whose values no tuple has. */
+#if PG_VERSION_NUM >= 180000
+#define PGPUBSUB_IS_VIRTUAL(att) \
+	((att)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
+#define PGPUBSUB_IS_VIRTUAL(att) false
+#endif
+
+/* 18 writes pg_attribute_noreturn() as a prefix, pg_noreturn. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn __attribute__((noreturn))
+#endif
+
+/* 17 added transaction_timeout. */
+#if PG_VERSION_NUM >= 170000
+#define PGPUBSUB_HAVE_TRANSACTION_TIMEOUT 1
+#endif
+
+#endif							/* PGPUBSUB_COMPAT_H */

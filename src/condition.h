@@ -1,0 +1,26 @@
+/*-------------------------------------------------------------------------
+ *
+ * condition.h
+ *	  The condition of a trigger, given as text.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_CONDITION_H
+#define PGPUBSUB_CONDITION_H
+
+#include "compat.h"
+
+#include "nodes/nodes.h"
+
+typedef struct Condition
+{
+	const char *text;
+	Node	   *expression;		/* raw parse tree */
+	bool		names_old;
+	bool		names_new;
+} Condition;
+
+extern Condition *condition_parse(const char *text);
+extern void condition_error_context(void *arg);
+
+#endif							/* PGPUBSUB_CONDITION_H */

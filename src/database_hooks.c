@@ -1,0 +1,382 @@
+/*-------------------------------------------------------------------------
+ *
+ * database_hooks.c
+ *	  How databases, and the extension in them, come and go.
+ *
+ * 1. CREATE EXTENSION calls relay_start(), which has a relay started although
+ *	  nothing is committed yet: subscribe() works in the same transaction.  If
+ *	  that is rolled back, the relay is asked to leave; it then finds no
+ *	  extension, and its slot is freed.
+ *
+ * 2. DROP EXTENSION has the slot freed, at commit.
+ *
+ * 3. DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE RENAME and
+ *	  SET TABLESPACE need the database for themselves.  The session holds the
+ *	  slot until its transaction ends: the relay leaves, and none is started.
+ *	  Only a role that may run the command gets that far.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "database_hooks.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "registry.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/* How long to wait for a relay to leave; core itself waits 5 s after that. */
+#define LEAVE_TIMEOUT_MS	10000
+
+static object_access_hook_type prev_object_access_hook = NULL;
+static ProcessUtility_hook_type prev_process_utility_hook = NULL;
+
+/* The slot that this transaction holds, and whether its database goes away. */
+static Database *held = NULL;
+static bool held_is_dropped = false;
+
+/* This transaction's CREATE and DROP EXTENSION: nesting level, or 0. */
+static int	created_level = 0;
+static int	dropped_level = 0;
+
+PG_FUNCTION_INFO_V1(pgpubsub_relay_start);
+
+/* Ask the slot's relay to leave.  The control lock is not held. */
+static void
+ask_to_leave(Database *database)
+{
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->relay_pid != 0)
+		database->leave = true;
+	LWLockRelease(pgpubsub_control->lock);
+	registry_wake(&database->relay_procno);
+}
+
+/* Wait until the slot's relay has left, for LEAVE_TIMEOUT_MS at most. */
+static void
+wait_until_left(Database *database)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   LEAVE_TIMEOUT_MS);
+
+	ConditionVariablePrepareToSleep(&database->relay_cv);
+	while (pg_atomic_read_u32(&database->relay_procno) != PG_UINT32_MAX)
+	{
+		long		left =
+		TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+
+		CHECK_FOR_INTERRUPTS();
+		if (left <= 0)
+			break;
+		ConditionVariableTimedSleep(&database->relay_cv, left,
+									pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_EXIT));
+	}
+	ConditionVariableCancelSleep();
+}
+
+/* Keep relays out of the database until this transaction ends. */
+static void
+hold_database(Oid oid, bool is_dropped)
+{
+	Database   *database = registry_find_database(oid);
+
+	if (database == NULL || held != NULL)
+		return;
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->oid == oid && database->hold_pid == 0)
+	{
+		database->hold_pid = MyProcPid;
+		held = database;
+		held_is_dropped = is_dropped;
+	}
+	LWLockRelease(pgpubsub_control->lock);
+	if (held)
+	{
+		ask_to_leave(held);
+		wait_until_left(held);
+	}
+}
+
+/* Let relays in again, or free the slot if its database went away. */
+static void
+release_database(bool commit)
+{
+	if (held == NULL)
+		return;
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (held->hold_pid == MyProcPid)
+	{
+		held->hold_pid = 0;
+		if (commit && held_is_dropped)
+			held->dropping = true;
+	}
+	LWLockRelease(pgpubsub_control->lock);
+	held = NULL;
+	registry_wake(&pgpubsub_control->launcher_procno);
+}
+
+/*
+ * The extension
+ */
+
+/* The CREATE EXTENSION stands, or not. */
+static void
+end_creation(bool commit)
+{
+	Database   *database = registry_my_database(false);
+
+	created_level = 0;
+	if (database == NULL)
+		return;
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->creator_pid == MyProcPid)
+		database->creator_pid = 0;
+	LWLockRelease(pgpubsub_control->lock);
+	if (commit)
+	{
+		pg_atomic_fetch_add_u64(&database->reload_requested, 1);
+		registry_request(database);
+	}
+	else
+		ask_to_leave(database);
+	registry_wake(&pgpubsub_control->launcher_procno);
+}
+
+/* The DROP EXTENSION stands: free the slot. */
+static void
+commit_drop(void)
+{
+	Database   *database = registry_my_database(false);
+
+	dropped_level = 0;
+	if (database == NULL)
+		return;
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	database->dropping = true;
+	LWLockRelease(pgpubsub_control->lock);
+	registry_wake(&database->relay_procno);
+	registry_wake(&pgpubsub_control->launcher_procno);
+}
+
+/* What the end of a top transaction means. */
+static void
+hooks_xact_callback(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		event != XACT_EVENT_PREPARE)
+		return;
+
+	/* both: the extension was dropped and created again */
+	if (created_level > 0)
+		end_creation(event == XACT_EVENT_COMMIT);
+	else if (dropped_level > 0 && event == XACT_EVENT_COMMIT)
+		commit_drop();
+	created_level = dropped_level = 0;
+	release_database(event == XACT_EVENT_COMMIT);
+}
+
+/* What the end of a subtransaction means. */
+static void
+hooks_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
+					   SubTransactionId parentSubid, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		created_level = Min(created_level, level - 1);
+		dropped_level = Min(dropped_level, level - 1);
+	}
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		if (created_level >= level)
+			end_creation(false);
+		if (dropped_level >= level)
+			dropped_level = 0;
+	}
+}
+
+/*
+ * pgpubsub.relay_start() RETURNS boolean: the extension script calls it.
+ */
+Datum
+pgpubsub_relay_start(PG_FUNCTION_ARGS)
+{
+	Database   *database;
+
+	if (!pgpubsub_preloaded() || IsBinaryUpgrade || RecoveryInProgress())
+		PG_RETURN_BOOL(false);
+	database = registry_my_database(true);
+	if (database == NULL)
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("this database gets no relay"),
+				 errdetail("The setting pgpubsub.databases leaves it out, or pgpubsub.max_databases (%d) others have one.",
+						   pgpubsub_max_databases),
+				 errhint("Change pgpubsub.databases and reload, or raise pgpubsub.max_databases and restart the server.")));
+		PG_RETURN_BOOL(false);
+	}
+	if (creating_extension)
+	{
+		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+		database->creator_pid = MyProcPid;
+		LWLockRelease(pgpubsub_control->lock);
+		created_level = GetCurrentTransactionNestLevel();
+	}
+	registry_wake(&pgpubsub_control->launcher_procno);
+	PG_RETURN_BOOL(true);
+}
+
+/*
+ * Hooks
+ */
+
+/* Something is about to be dropped; its owner was checked. */
+static void
+hooks_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
+					int sub_id, void *arg)
+{
+	if (prev_object_access_hook)
+		prev_object_access_hook(access, class_id, object_id, sub_id, arg);
+	if (access != OAT_DROP)
+		return;
+	if (class_id == DatabaseRelationId)
+		hold_database(object_id, true);
+	else if (class_id == ExtensionRelationId &&
+			 object_id == get_extension_oid(PGPUBSUB_EXTENSION, true))
+	{
+		dropped_level = GetCurrentTransactionNestLevel();
+		created_level = 0;
+	}
+}
+
+/* May the current user create databases? */
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple;
+	bool		result = false;
+
+	if (superuser())
+		return true;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
+/* May the current user copy the database? */
+static bool
+may_copy_database(Oid oid)
+{
+	HeapTuple	tuple;
+	bool		is_template;
+
+	if (!may_create_databases())
+		return false;
+	if (PGPUBSUB_OWNS_DATABASE(oid, GetUserId()))
+		return true;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(oid));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	is_template = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+	ReleaseSysCache(tuple);
+	return is_template;
+}
+
+/* The value of the option of that name, as a string; NULL if not given. */
+static const char *
+find_option(List *options, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		DefElem    *option = lfirst_node(DefElem, cell);
+
+		if (strcmp(option->defname, name) == 0 && option->arg != NULL)
+			return defGetString(option);
+	}
+	return NULL;
+}
+
+/* Hold the database that the command needs for itself, if any. */
+static void
+hold_for_command(Node *command)
+{
+	const char *name = NULL;
+	bool		copy = false;
+	Oid			oid;
+
+	if (IsA(command, CreatedbStmt))
+	{
+		name = find_option(((CreatedbStmt *) command)->options, "template");
+		if (name == NULL)
+			name = "template1";
+		copy = true;
+	}
+	else if (IsA(command, RenameStmt) &&
+			 ((RenameStmt *) command)->renameType == OBJECT_DATABASE)
+		name = ((RenameStmt *) command)->subname;
+	else if (IsA(command, AlterDatabaseStmt) &&
+			 find_option(((AlterDatabaseStmt *) command)->options,
+						 "tablespace") != NULL)
+		name = ((AlterDatabaseStmt *) command)->dbname;
+	if (name == NULL)
+		return;
+
+	oid = get_database_oid(name, true);
+	if (OidIsValid(oid) && oid != MyDatabaseId &&
+		(copy ? may_copy_database(oid) :
+		 PGPUBSUB_OWNS_DATABASE(oid, GetUserId())))
+		hold_database(oid, false);
+}
+
+/* A utility command is about to run. */
+static void
+hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
+					  bool readOnlyTree, ProcessUtilityContext context,
+					  ParamListInfo params, QueryEnvironment *queryEnv,
+					  DestReceiver *dest, QueryCompletion *qc)
+{
+	if (context == PROCESS_UTILITY_TOPLEVEL && IsTransactionState() &&
+		!IsTransactionBlock())
+		hold_for_command(pstmt->utilityStmt);
+	if (prev_process_utility_hook)
+		prev_process_utility_hook(pstmt, queryString, readOnlyTree, context,
+								  params, queryEnv, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
+								params, queryEnv, dest, qc);
+}
+
+/*
+ * Set up this file; from _PG_init(), when preloaded.
+ */
+void
+database_hooks_init(void)
+{
+	prev_object_access_hook = object_access_hook;
+	object_access_hook = hooks_object_access;
+	prev_process_utility_hook = ProcessUtility_hook;
+	ProcessUtility_hook = hooks_process_utility;
+	RegisterXactCallback(hooks_xact_callback, NULL);
+	RegisterSubXactCallback(hooks_subxact_callback, NULL);
+}

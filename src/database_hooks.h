@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * database_hooks.h
+ *	  How databases, and the extension in them, come and go.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_DATABASE_HOOKS_H
+#define PGPUBSUB_DATABASE_HOOKS_H
+
+#include "pgpubsub.h"
+
+extern void database_hooks_init(void);
+
+#endif							/* PGPUBSUB_DATABASE_HOOKS_H */

@@ -1,0 +1,327 @@
+/*-------------------------------------------------------------------------
+ *
+ * inbox.c
+ *	  What the relay has received and not yet queued: a FIFO in private
+ *	  memory, then in a temporary file.
+ *
+ * 1. Core hands notifications over inside a transaction, while errors are
+ *	  fatal; so putting one in never raises an error, and never waits.
+ *
+ * 2. Messages lie in chunks.  They are put at the end of the last chunk and
+ *	  taken from the first.  A chunk that was emptied is kept for the next, so
+ *	  that the usual load allocates nothing.
+ *
+ * 3. When the chunks have reached MEMORY_LIMIT, the inbox spills: new
+ *	  messages go into one more chunk, the spill chunk, which is written to
+ *	  the file whenever it is full.  The order is: chunks, file, spill chunk.
+ *	  When the chunks are used up, the file is read back, a chunk at a time;
+ *	  when that is used up too, the spill chunk becomes an ordinary one, and
+ *	  the inbox spills no more.
+ *
+ * 4. The file is opened when the inbox is created, because opening one may
+ *	  raise an error.  It holds chunks as they lay in memory, each after its
+ *	  length.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "inbox.h"
+
+#include "lib/ilist.h"
+#include "storage/fd.h"
+#include "utils/memutils.h"
+#include "utils/wait_event.h"
+
+/* Bytes of a chunk that holds no larger message. */
+#define CHUNK_SIZE		(256 * 1024)
+
+/* Bytes of chunks from which on messages go to the file. */
+#define MEMORY_LIMIT	((Size) 64 * 1024 * 1024)
+
+/* Bytes of the file from which on the inbox overflows. */
+#define FILE_LIMIT		((off_t) 1024 * 1024 * 1024)
+
+typedef struct Chunk
+{
+	dlist_node	node;
+	Size		size;			/* bytes of data[] */
+	Size		start;			/* first byte not taken */
+	Size		end;			/* first byte not used */
+	char		data[FLEXIBLE_ARRAY_MEMBER];
+} Chunk;
+
+/* A message in a chunk; the payload follows.  MAXALIGNed. */
+typedef struct Entry
+{
+	int32		channel;
+	int32		pid;
+	uint64		staged;
+	Size		len;
+} Entry;
+
+struct Inbox
+{
+	MemoryContext context;
+	dlist_head	chunks;
+	Size		memory;			/* bytes of those chunks */
+	Chunk	   *spare;
+
+	/* while it spills */
+	Chunk	   *spill;
+	off_t		read_pos;		/* in the file */
+	off_t		write_pos;
+	File		file;
+};
+
+/*
+ * An empty inbox, in the context.  May raise an error, as OpenTemporaryFile()
+ * does.
+ */
+Inbox *
+inbox_create(MemoryContext context)
+{
+	Inbox	   *inbox = MemoryContextAllocZero(context, sizeof(Inbox));
+
+	inbox->context = context;
+	dlist_init(&inbox->chunks);
+	inbox->file = OpenTemporaryFile(true);
+	return inbox;
+}
+
+/* An empty chunk with room for so many bytes, or NULL. */
+static Chunk *
+make_chunk(Inbox *inbox, Size needed)
+{
+	Chunk	   *chunk = inbox->spare;
+	Size		size = Max(needed, CHUNK_SIZE);
+
+	if (chunk && chunk->size >= needed)
+		inbox->spare = NULL;
+	else
+	{
+		chunk = MemoryContextAllocExtended(inbox->context,
+										   offsetof(Chunk, data) + size,
+										   MCXT_ALLOC_HUGE |
+										   MCXT_ALLOC_NO_OOM);
+		if (chunk == NULL)
+			return NULL;
+		chunk->size = size;
+	}
+	chunk->start = chunk->end = 0;
+	return chunk;
+}
+
+/* Put the chunk back for later, or free it. */
+static void
+recycle_chunk(Inbox *inbox, Chunk *chunk)
+{
+	if (inbox->spare == NULL && chunk->size == CHUNK_SIZE)
+		inbox->spare = chunk;
+	else
+		pfree(chunk);
+}
+
+/* Put the chunk at the end of the list. */
+static void
+link_chunk(Inbox *inbox, Chunk *chunk)
+{
+	dlist_push_tail(&inbox->chunks, &chunk->node);
+	inbox->memory += chunk->size;
+}
+
+/* Take the chunk, which is the first, out of the list. */
+static void
+unlink_chunk(Inbox *inbox, Chunk *chunk)
+{
+	dlist_delete(&chunk->node);
+	inbox->memory -= chunk->size;
+	recycle_chunk(inbox, chunk);
+}
+
+/* Write so many bytes at the file's end; false if that fails. */
+static bool
+write_file(Inbox *inbox, void *data, Size len)
+{
+	if (FileWrite(inbox->file, data, len, inbox->write_pos,
+				  WAIT_EVENT_BUFFILE_WRITE) != (int) len)
+		return false;
+	inbox->write_pos += len;
+	return true;
+}
+
+/* Read so many bytes from where the file was read; false if that fails. */
+static bool
+read_file(Inbox *inbox, void *data, Size len)
+{
+	if (FileRead(inbox->file, data, len, inbox->read_pos,
+				 WAIT_EVENT_BUFFILE_READ) != (int) len)
+		return false;
+	inbox->read_pos += len;
+	return true;
+}
+
+/* Write the spill chunk to the file and empty it; false if that fails. */
+static bool
+flush_spill(Inbox *inbox)
+{
+	Chunk	   *spill = inbox->spill;
+	off_t		start = inbox->write_pos;
+
+	if (!write_file(inbox, &spill->end, sizeof(spill->end)) ||
+		!write_file(inbox, spill->data, spill->end))
+	{
+		inbox->write_pos = start;
+		return false;
+	}
+	spill->end = 0;
+	return true;
+}
+
+/* The chunk that takes the next message of so many bytes, or NULL. */
+static Chunk *
+chunk_for_put(Inbox *inbox, Size needed)
+{
+	Chunk	   *chunk = inbox->spill;
+
+	if (chunk == NULL && !dlist_is_empty(&inbox->chunks))
+		chunk = dlist_tail_element(Chunk, node, &inbox->chunks);
+	if (chunk && chunk->size - chunk->end >= needed)
+		return chunk;
+
+	if (inbox->spill)
+	{
+		if (!flush_spill(inbox))
+			return NULL;
+		if (inbox->spill->size >= needed)
+			return inbox->spill;
+		chunk = make_chunk(inbox, needed);
+		if (chunk)
+		{
+			recycle_chunk(inbox, inbox->spill);
+			inbox->spill = chunk;
+		}
+		return chunk;
+	}
+
+	chunk = make_chunk(inbox, needed);
+	if (chunk && inbox->memory + chunk->size > MEMORY_LIMIT)
+		inbox->spill = chunk;
+	else if (chunk)
+		link_chunk(inbox, chunk);
+	return chunk;
+}
+
+/*
+ * Put a message at the end.  Returns false, and loses it, if there is no
+ * memory, or the file cannot be written.  Raises nothing.
+ */
+bool
+inbox_put(Inbox *inbox, int channel, int pid, uint64 staged,
+		  const char *payload, Size len)
+{
+	Size		needed = MAXALIGN(sizeof(Entry) + len);
+	Chunk	   *chunk = chunk_for_put(inbox, needed);
+	Entry	   *entry;
+
+	if (chunk == NULL)
+		return false;
+	entry = (Entry *) (chunk->data + chunk->end);
+	entry->channel = channel;
+	entry->pid = pid;
+	entry->staged = staged;
+	entry->len = len;
+	memcpy(entry + 1, payload, len);
+	chunk->end += needed;
+	return true;
+}
+
+/* Read a chunk back from the file; false if that fails. */
+static bool
+load_chunk(Inbox *inbox)
+{
+	Chunk	   *chunk;
+	Size		end;
+
+	if (!read_file(inbox, &end, sizeof(end)))
+		return false;
+	chunk = make_chunk(inbox, end);
+	if (chunk == NULL)
+		return false;
+	if (!read_file(inbox, chunk->data, end))
+	{
+		recycle_chunk(inbox, chunk);
+		return false;
+	}
+	chunk->end = end;
+	link_chunk(inbox, chunk);
+	return true;
+}
+
+/* The file is used up: messages stay in memory again. */
+static void
+stop_spilling(Inbox *inbox)
+{
+	if (inbox->write_pos > 0)
+		(void) FileTruncate(inbox->file, 0, WAIT_EVENT_BUFFILE_TRUNCATE);
+	inbox->read_pos = inbox->write_pos = 0;
+	if (inbox->spill)
+		link_chunk(inbox, inbox->spill);
+	inbox->spill = NULL;
+}
+
+/*
+ * The first message, which stays.  Returns false if there is none.  Raises an
+ * error if the file cannot be read: the relay is then started anew, which
+ * tells the subscriptions that they missed something.
+ */
+bool
+inbox_peek(Inbox *inbox, InboxMessage *message)
+{
+	Chunk	   *chunk;
+	Entry	   *entry;
+
+	if (dlist_is_empty(&inbox->chunks))
+	{
+		if (inbox->read_pos < inbox->write_pos)
+		{
+			if (!load_chunk(inbox))
+				ereport(ERROR,
+						(errcode_for_file_access(),
+						 errmsg("could not read the relay's temporary file: %m")));
+		}
+		else
+			stop_spilling(inbox);
+		if (dlist_is_empty(&inbox->chunks))
+			return false;
+	}
+	chunk = dlist_head_element(Chunk, node, &inbox->chunks);
+	if (chunk->start == chunk->end)
+		return false;
+	entry = (Entry *) (chunk->data + chunk->start);
+	message->channel = entry->channel;
+	message->pid = entry->pid;
+	message->staged = entry->staged;
+	message->len = entry->len;
+	message->payload = (const char *) (entry + 1);
+	return true;
+}
+
+/* Take out the first message; inbox_peek() has just returned it. */
+void
+inbox_pop(Inbox *inbox)
+{
+	Chunk	   *chunk = dlist_head_element(Chunk, node, &inbox->chunks);
+	Entry	   *entry = (Entry *) (chunk->data + chunk->start);
+
+	chunk->start += MAXALIGN(sizeof(Entry) + entry->len);
+	if (chunk->start == chunk->end)
+		unlink_chunk(inbox, chunk);
+}
+
+/*
+ * True if so much has come in that the queue must take it, whoever holds it.
+ */
+bool
+inbox_overflows(Inbox *inbox)
+{
+	return inbox->write_pos - inbox->read_pos > FILE_LIMIT;
+}

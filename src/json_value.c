@@ -1,0 +1,320 @@
+/*-------------------------------------------------------------------------
+ *
+ * json_value.c
+ *	  One value of a table's column as JSON text.
+ *
+ * A value must come out as row_to_json() writes it, to the letter.  Servers
+ * before 17 do not export the function that does it, and all of them look up
+ * the type's functions for each value.  So this file decides once per type,
+ * as json_categorize_type() does, and then writes without any look-up:
+ *
+ * - numbers, booleans, dates, texts and json here;
+ * - arrays and composites through array_to_json() and row_to_json(), which
+ *	 find all they need in the value itself;
+ * - types of users that have a cast to json through the cast function, any
+ *	 other type through its output function, quoted.
+ *
+ * Domains are looked through.  A JsonType holds function pointers: the caller
+ * drops it when pg_type, pg_proc or pg_cast change.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "json_value.h"
+
+#include "access/transam.h"
+#include "catalog/pg_type.h"
+#include "parser/parse_coerce.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+
+/* Remember the type's output function in the context. */
+static void
+use_output_function(JsonType *type, Oid typid, MemoryContext context)
+{
+	Oid			function;
+	bool		is_varlena;
+
+	getTypeOutputInfo(typid, &function, &is_varlena);
+	fmgr_info_cxt(function, &type->function, context);
+}
+
+/* How a type is written that json.c has no category of its own for. */
+static void
+json_type_init_other(JsonType *type, Oid typid, MemoryContext context)
+{
+	Oid			cast;
+
+	/* only users' types are asked for a cast to json, as row_to_json does */
+	if (typid >= FirstNormalObjectId &&
+		find_coercion_pathway(JSONOID, typid, COERCION_EXPLICIT,
+							  &cast) == COERCION_PATH_FUNC &&
+		OidIsValid(cast))
+	{
+		type->kind = JSON_KIND_CAST;
+		fmgr_info_cxt(cast, &type->function, context);
+	}
+	else
+	{
+		type->kind = JSON_KIND_OTHER;
+		use_output_function(type, typid, context);
+	}
+}
+
+/*
+ * Decide how values of the type are written.  What is remembered is
+ * allocated in context, which must live as long as *type.  Looks up the
+ * catalogs; raises only what they raise.
+ */
+void
+json_type_init(JsonType *type, Oid typid, MemoryContext context)
+{
+	memset(type, 0, sizeof(JsonType));
+	type->base = typid = getBaseType(typid);
+	type->runs_user_code = typid >= FirstNormalObjectId;
+
+	switch (typid)
+	{
+		case BOOLOID:
+			type->kind = JSON_KIND_BOOL;
+			break;
+		case INT2OID:
+			type->kind = JSON_KIND_INT2;
+			break;
+		case INT4OID:
+			type->kind = JSON_KIND_INT4;
+			break;
+		case INT8OID:
+			type->kind = JSON_KIND_INT8;
+			break;
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case NUMERICOID:
+			type->kind = JSON_KIND_NUMBER;
+			use_output_function(type, typid, context);
+			break;
+		case DATEOID:
+			type->kind = JSON_KIND_DATE;
+			break;
+		case TIMESTAMPOID:
+			type->kind = JSON_KIND_TIMESTAMP;
+			break;
+		case TIMESTAMPTZOID:
+			type->kind = JSON_KIND_TIMESTAMPTZ;
+			break;
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+			type->kind = JSON_KIND_TEXT;
+			break;
+		case JSONOID:
+			type->kind = JSON_KIND_JSON;
+			break;
+		case JSONBOID:
+			type->kind = JSON_KIND_JSONB;
+			use_output_function(type, typid, context);
+			break;
+		default:
+			if (OidIsValid(get_element_type(typid)) ||
+				typid == ANYARRAYOID || typid == ANYCOMPATIBLEARRAYOID ||
+				typid == RECORDARRAYOID)
+			{
+				type->kind = JSON_KIND_ARRAY;
+				type->runs_user_code = true;	/* its elements may */
+			}
+			else if (type_is_rowtype(typid))
+			{
+				type->kind = JSON_KIND_COMPOSITE;
+				type->runs_user_code = true;
+			}
+			else
+				json_type_init_other(type, typid, context);
+			break;
+	}
+}
+
+/* Append one character that cannot stand for itself in a JSON string. */
+static void
+append_escaped_char(StringInfo buf, unsigned char c)
+{
+	switch (c)
+	{
+		case '\b':
+			appendBinaryStringInfo(buf, "\\b", 2);
+			break;
+		case '\f':
+			appendBinaryStringInfo(buf, "\\f", 2);
+			break;
+		case '\n':
+			appendBinaryStringInfo(buf, "\\n", 2);
+			break;
+		case '\r':
+			appendBinaryStringInfo(buf, "\\r", 2);
+			break;
+		case '\t':
+			appendBinaryStringInfo(buf, "\\t", 2);
+			break;
+		case '"':
+			appendBinaryStringInfo(buf, "\\\"", 2);
+			break;
+		case '\\':
+			appendBinaryStringInfo(buf, "\\\\", 2);
+			break;
+		default:
+			appendStringInfo(buf, "\\u%04x", (int) c);
+			break;
+	}
+}
+
+/*
+ * Append len bytes of text in the database encoding as a JSON string, with
+ * its quotes, exactly as escape_json() does.  Runs of ordinary characters are
+ * copied at once; server encodings have no bytes below 0x80 within a
+ * multibyte character, so bytes can be looked at singly.  Raises 54000 when
+ * the buffer would exceed 1 GB.
+ */
+void
+json_append_string(StringInfo buf, const char *str, Size len)
+{
+	const char *end = str + len;
+	const char *run = str;
+
+	enlargeStringInfo(buf, (int) len + 2);
+	appendStringInfoCharMacro(buf, '"');
+	for (; str < end; str++)
+	{
+		unsigned char c = (unsigned char) *str;
+
+		if (likely(c >= ' ' && c != '"' && c != '\\'))
+			continue;
+		appendBinaryStringInfo(buf, run, str - run);
+		append_escaped_char(buf, c);
+		run = str + 1;
+	}
+	appendBinaryStringInfo(buf, run, end - run);
+	appendStringInfoCharMacro(buf, '"');
+}
+
+/* Append a number. */
+void
+json_append_uint64(StringInfo buf, uint64 number)
+{
+	char		digits[32];
+
+	appendBinaryStringInfo(buf, digits, pg_ulltoa_n(number, digits));
+}
+
+/* Append a signed number. */
+static void
+append_int64(StringInfo buf, int64 number)
+{
+	char		digits[MAXINT8LEN + 1];
+
+	appendBinaryStringInfo(buf, digits, pg_lltoa(number, digits));
+}
+
+/* Append a date or time as ISO 8601, in the session's TimeZone. */
+static void
+append_datetime(StringInfo buf, Datum value, Oid typid)
+{
+	char		text[MAXDATELEN + 3];
+	int			len;
+
+	text[0] = '"';
+	JsonEncodeDateTime(text + 1, value, typid, NULL);
+	len = strlen(text);
+	text[len++] = '"';
+	appendBinaryStringInfo(buf, text, len);
+}
+
+/* Append a number's output: quoted if it is NaN or an infinity. */
+static void
+append_number(StringInfo buf, JsonType *type, Datum value)
+{
+	char	   *number = OutputFunctionCall(&type->function, value);
+
+	if (isdigit((unsigned char) number[0]) ||
+		(number[0] == '-' && isdigit((unsigned char) number[1])))
+		appendStringInfoString(buf, number);
+	else
+		json_append_string(buf, number, strlen(number));
+}
+
+/* Append the text of a varlena, as a JSON string or, being JSON, as it is. */
+static void
+append_text(StringInfo buf, Datum value, bool quote)
+{
+	text	   *txt = DatumGetTextPP(value);
+
+	if (quote)
+		json_append_string(buf, VARDATA_ANY(txt), VARSIZE_ANY_EXHDR(txt));
+	else
+		appendBinaryStringInfo(buf, VARDATA_ANY(txt), VARSIZE_ANY_EXHDR(txt));
+}
+
+/*
+ * Append a value that is not null.  Scratch memory is left in the current
+ * context, which the caller resets.  Raises what the type's functions raise,
+ * and 54000 for text beyond 1 GB.
+ */
+void
+json_append_value(StringInfo buf, JsonType *type, Datum value)
+{
+	char	   *text;
+
+	switch (type->kind)
+	{
+		case JSON_KIND_BOOL:
+			if (DatumGetBool(value))
+				appendBinaryStringInfo(buf, "true", 4);
+			else
+				appendBinaryStringInfo(buf, "false", 5);
+			break;
+		case JSON_KIND_INT2:
+			append_int64(buf, DatumGetInt16(value));
+			break;
+		case JSON_KIND_INT4:
+			append_int64(buf, DatumGetInt32(value));
+			break;
+		case JSON_KIND_INT8:
+			append_int64(buf, DatumGetInt64(value));
+			break;
+		case JSON_KIND_NUMBER:
+			append_number(buf, type, value);
+			break;
+		case JSON_KIND_DATE:
+			append_datetime(buf, value, DATEOID);
+			break;
+		case JSON_KIND_TIMESTAMP:
+			append_datetime(buf, value, TIMESTAMPOID);
+			break;
+		case JSON_KIND_TIMESTAMPTZ:
+			append_datetime(buf, value, TIMESTAMPTZOID);
+			break;
+		case JSON_KIND_TEXT:
+			append_text(buf, value, true);
+			break;
+		case JSON_KIND_JSON:
+			append_text(buf, value, false);
+			break;
+		case JSON_KIND_JSONB:
+			appendStringInfoString(buf,
+								   OutputFunctionCall(&type->function, value));
+			break;
+		case JSON_KIND_ARRAY:
+			append_text(buf, DirectFunctionCall1(array_to_json, value), false);
+			break;
+		case JSON_KIND_COMPOSITE:
+			append_text(buf, DirectFunctionCall1(row_to_json, value), false);
+			break;
+		case JSON_KIND_CAST:
+			append_text(buf, FunctionCall1(&type->function, value), false);
+			break;
+		case JSON_KIND_OTHER:
+			text = OutputFunctionCall(&type->function, value);
+			json_append_string(buf, text, strlen(text));
+			break;
+	}
+}

@@ -1,0 +1,526 @@
+/*-------------------------------------------------------------------------
+ *
+ * launcher.c
+ *	  Which databases have a relay.
+ *
+ * 1. The launcher is a static background worker, connected to no database.
+ *	  When it starts it goes through the databases, one at a time, and starts a
+ *	  relay in each; a relay that does not find the extension there leaves at
+ *	  once.  After that it keeps a relay running for each database slot.
+ *
+ * 2. Only the launcher starts relays.  A relay writes its pid into its
+ *	  database's slot before it does anything, under the control lock, and
+ *	  leaves if there is one: so there are never two.
+ *
+ * 3. A relay that ends wakes the launcher, which starts the next at once; one
+ *	  that ends before it listened is started after a growing delay.
+ *
+ * 4. A slot marked dropping is freed when its relay has left.
+ *
+ * The hooks by which databases and the extension go away are in
+ * database_hooks.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "launcher.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "registry.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/procarray.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* The first delay after a relay that ended before it listened, and the last. */
+#define FIRST_DELAY_MS	100
+#define LAST_DELAY_MS	30000
+
+/* A database to be looked into. */
+typedef struct Candidate
+{
+	Oid			oid;
+	char		name[NAMEDATALEN];
+} Candidate;
+
+/* What the launcher knows of the relay that it started for a slot. */
+typedef struct Worker
+{
+	Oid			database;
+	BackgroundWorkerHandle *handle; /* NULL: none */
+	int			delay;			/* ms, before the next one */
+	TimestampTz not_before;
+	bool		warned;			/* that it cannot have one */
+} Worker;
+
+/* One per database slot. */
+static Worker *workers = NULL;
+
+/* The relay that looks into a database, and the databases still to come. */
+static BackgroundWorkerHandle *probe = NULL;
+static Candidate *candidates = NULL;
+static int	num_candidates = 0;
+static int	next_candidate = 0;
+
+/*
+ * Register the launcher; from _PG_init(), when preloaded.
+ */
+void
+launcher_init(void)
+{
+	BackgroundWorker worker = {0};
+
+	if (IsBinaryUpgrade)
+		return;
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 1;
+	strlcpy(worker.bgw_library_name, "pgpubsub", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "pgpubsub_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "pgpubsub launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "pgpubsub launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/* Start a relay in the database; NULL if there is no free worker slot. */
+static BackgroundWorkerHandle *
+start_relay(Oid database, const char *name)
+{
+	BackgroundWorker worker = {0};
+	BackgroundWorkerHandle *handle;
+	MemoryContext old;
+	bool		started;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	worker.bgw_notify_pid = MyProcPid;
+	strlcpy(worker.bgw_library_name, "pgpubsub", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "pgpubsub_relay_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "pgpubsub relay for database %u",
+			 database);
+	strlcpy(worker.bgw_type, "pgpubsub relay", BGW_MAXLEN);
+	strlcpy(worker.bgw_extra, name, BGW_EXTRALEN);
+
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	started = RegisterDynamicBackgroundWorker(&worker, &handle);
+	MemoryContextSwitchTo(old);
+	return started ? handle : NULL;
+}
+
+/* Warn that no worker slot is free; every LAST_DELAY_MS at most. */
+static void
+warn_no_worker(const char *name)
+{
+	static TimestampTz last = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(last, now, LAST_DELAY_MS))
+		return;
+	last = now;
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("no relay for database \"%s\"", name),
+			 errdetail("No background worker slot is free."),
+			 errhint("Raise max_worker_processes (%d) and restart the server.",
+					 max_worker_processes)));
+}
+
+/*
+ * Looking at pg_database
+ */
+
+/* The database's row if a relay may run there; with the reason if not. */
+static bool
+may_have_relay(HeapTuple tuple, const char **reason)
+{
+	Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+	*reason = NULL;
+	if (!form->datallowconn)
+		*reason = "It does not allow connections (ALLOW_CONNECTIONS).";
+	else if (database_is_invalid_form(form))
+		*reason = "It is invalid: DROP DATABASE was interrupted.";
+	else if (!registry_database_allowed(NameStr(form->datname)))
+		*reason = "The setting pgpubsub.databases leaves it out.";
+	return *reason == NULL;
+}
+
+/* Make the list of databases to look into, from all of pg_database. */
+static void
+list_candidates(void)
+{
+	Relation	relation;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+	const char *reason;
+	int			allocated = 64;
+
+	candidates = MemoryContextAlloc(TopMemoryContext,
+									allocated * sizeof(Candidate));
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	relation = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(relation, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (!may_have_relay(tuple, &reason))
+			continue;
+		if (num_candidates == allocated)
+		{
+			allocated *= 2;
+			candidates = repalloc(candidates, allocated * sizeof(Candidate));
+		}
+		candidates[num_candidates].oid = form->oid;
+		strlcpy(candidates[num_candidates].name, NameStr(form->datname),
+				NAMEDATALEN);
+		num_candidates++;
+	}
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
+	CommitTransactionCommand();
+}
+
+/*
+ * The name of the database, if it exists; *reason is why it may not have a
+ * relay, or NULL.
+ */
+static bool
+look_up_database(Oid oid, char *name, const char **reason)
+{
+	Relation	relation;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	*reason = NULL;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	relation = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(relation, 0, NULL);
+	while (!found && (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (form->oid != oid)
+			continue;
+		found = true;
+		strlcpy(name, NameStr(form->datname), NAMEDATALEN);
+		(void) may_have_relay(tuple, reason);
+	}
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
+	CommitTransactionCommand();
+	return found;
+}
+
+/*
+ * Keeping relays running
+ */
+
+/* Is the worker that was started still there? */
+static bool
+worker_alive(BackgroundWorkerHandle *handle)
+{
+	pid_t		pid;
+
+	return handle != NULL &&
+		GetBackgroundWorkerPid(handle, &pid) != BGWH_STOPPED;
+}
+
+/* Look into the next database, when the last was looked into. */
+static void
+advance_probe(void)
+{
+	Candidate  *candidate;
+
+	if (worker_alive(probe))
+		return;
+	if (probe)
+	{
+		pfree(probe);
+		probe = NULL;
+	}
+	while (next_candidate < num_candidates)
+	{
+		candidate = &candidates[next_candidate];
+
+		/* it may have got its slot by itself */
+		if (registry_find_database(candidate->oid) != NULL)
+		{
+			next_candidate++;
+			continue;
+		}
+		probe = start_relay(candidate->oid, candidate->name);
+		if (probe)
+			next_candidate++;
+		else
+			warn_no_worker(candidate->name);
+		return;
+	}
+}
+
+/* A probe that found the extension is a relay: go on to the next database. */
+static void
+release_probe(void)
+{
+	if (probe == NULL || next_candidate == 0)
+		return;
+	if (registry_find_database(candidates[next_candidate - 1].oid) != NULL)
+	{
+		pfree(probe);
+		probe = NULL;
+	}
+}
+
+/* What a slot wants, as the launcher sees it. */
+typedef struct SlotView
+{
+	Oid			oid;
+	bool		dropping;
+	bool		running;
+	bool		held;
+} SlotView;
+
+/* Look at the slot; free it if that is due. */
+static void
+view_slot(Database *database, SlotView *view)
+{
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->hold_pid != 0 &&
+		BackendPidGetProc(database->hold_pid) == NULL)
+		database->hold_pid = 0;
+	if (database->oid != InvalidOid && database->dropping &&
+		database->relay_pid == 0)
+		registry_free_database(database);
+	view->oid = database->oid;
+	view->dropping = database->dropping;
+	view->running = database->relay_pid != 0;
+	view->held = database->hold_pid != 0;
+	LWLockRelease(pgpubsub_control->lock);
+}
+
+/* Wait longer after each relay of the slot that ended too soon. */
+static void
+note_end(Worker *worker, Database *database)
+{
+	bool		listened = database->relay_listened;
+
+	pfree(worker->handle);
+	worker->handle = NULL;
+	if (listened)
+		worker->delay = 0;
+	else
+		worker->delay = Min(Max(2 * worker->delay, FIRST_DELAY_MS),
+							LAST_DELAY_MS);
+	worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													 worker->delay);
+}
+
+/* Warn once that the database of a slot cannot have a relay. */
+static void
+warn_cannot(Worker *worker, const char *name, const char *reason)
+{
+	if (worker->warned)
+		return;
+	worker->warned = true;
+	ereport(WARNING,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("no relay for database \"%s\"", name),
+			 errdetail("%s", reason),
+			 errhint("Its subscriptions get no events until that is changed and the configuration is reloaded.")));
+}
+
+/* Free the slot of a database that is no more. */
+static void
+drop_slot(Database *database, Oid oid)
+{
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->oid == oid && database->relay_pid == 0)
+		registry_free_database(database);
+	LWLockRelease(pgpubsub_control->lock);
+}
+
+/* Start the slot's relay, if its database may have one. */
+static void
+start_slot_relay(Database *database, Worker *worker, SlotView *view)
+{
+	char		name[NAMEDATALEN];
+	const char *reason;
+
+	if (!look_up_database(view->oid, name, &reason))
+	{
+		drop_slot(database, view->oid);
+		return;
+	}
+	if (reason != NULL)
+	{
+		pg_atomic_write_u32(&database->unavailable, 1);
+		warn_cannot(worker, name, reason);
+		worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														 LAST_DELAY_MS);
+		return;
+	}
+	worker->handle = start_relay(view->oid, name);
+	if (worker->handle == NULL)
+	{
+		pg_atomic_write_u32(&database->unavailable, 1);
+		warn_no_worker(name);
+		worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														 1000);
+	}
+}
+
+/*
+ * See to it that the slot has a relay, if it shall.  Returns how long the
+ * launcher may sleep on its account, in ms; -1 for ever.
+ */
+static long
+supervise(Database *database, Worker *worker)
+{
+	SlotView	view;
+	TimestampTz now;
+
+	view_slot(database, &view);
+	if (view.oid != worker->database)
+	{
+		/* another database has the slot now */
+		if (worker->handle)
+			pfree(worker->handle);
+		memset(worker, 0, sizeof(Worker));
+		worker->database = view.oid;
+	}
+	if (worker->handle && !worker_alive(worker->handle))
+		note_end(worker, database);
+	if (!OidIsValid(view.oid) || view.dropping || view.running ||
+		view.held || worker->handle != NULL)
+		return view.held ? 1000 : -1;
+
+	now = GetCurrentTimestamp();
+	if (worker->not_before > now)
+		return TimestampDifferenceMilliseconds(now, worker->not_before) + 1;
+	start_slot_relay(database, worker, &view);
+	return worker->handle ? -1 :
+		TimestampDifferenceMilliseconds(now, worker->not_before) + 1;
+}
+
+/* Go through all slots once; how long the launcher may sleep, as above. */
+static long
+supervise_all(void)
+{
+	long		timeout = -1;
+
+	for (int i = 0; i < pgpubsub_max_databases; i++)
+	{
+		long		wanted = supervise(&pgpubsub_control->databases[i],
+									   &workers[i]);
+
+		if (wanted >= 0 && (timeout < 0 || wanted < timeout))
+			timeout = wanted;
+	}
+	return timeout;
+}
+
+/* The setting pgpubsub.databases may have changed: relays left out leave. */
+static void
+apply_setting(void)
+{
+	for (int i = 0; i < pgpubsub_max_databases; i++)
+	{
+		Database   *database = &pgpubsub_control->databases[i];
+		Oid			oid = database->oid;
+		char		name[NAMEDATALEN];
+		const char *reason;
+
+		workers[i].warned = false;
+		workers[i].not_before = 0;
+		if (!OidIsValid(oid) || !look_up_database(oid, name, &reason) ||
+			reason == NULL)
+			continue;
+		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+		if (database->oid == oid && database->relay_pid != 0)
+			database->leave = true;
+		LWLockRelease(pgpubsub_control->lock);
+		registry_wake(&database->relay_procno);
+	}
+
+	/* those let in for the first time are looked into */
+	if (next_candidate == num_candidates && probe == NULL)
+	{
+		pfree(candidates);
+		num_candidates = next_candidate = 0;
+		list_candidates();
+	}
+	pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
+}
+
+/* At exit: nobody is to be woken any more. */
+static void
+launcher_exit(int code, Datum arg)
+{
+	pg_atomic_write_u32(&pgpubsub_control->launcher_procno, PG_UINT32_MAX);
+}
+
+/*
+ * The launcher's entry point.
+ */
+void
+pgpubsub_launcher_main(Datum arg)
+{
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	before_shmem_exit(launcher_exit, (Datum) 0);
+	pg_atomic_write_u32(&pgpubsub_control->launcher_procno,
+						(uint32) PGPUBSUB_MY_PROCNO);
+	workers = MemoryContextAllocZero(TopMemoryContext,
+									 pgpubsub_max_databases * sizeof(Worker));
+	list_candidates();
+
+	for (;;)
+	{
+		long		timeout;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			apply_setting();
+		}
+		release_probe();
+		advance_probe();
+		timeout = supervise_all();
+		if (probe == NULL && next_candidate < num_candidates &&
+			(timeout < 0 || timeout > 1000))
+			timeout = 1000;
+		pgstat_report_activity(STATE_IDLE, NULL);
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+						 (timeout >= 0 ? WL_TIMEOUT : 0),
+						 timeout,
+						 pgpubsub_wait_event(PGPUBSUB_WAIT_LAUNCHER_MAIN));
+		ResetLatch(MyLatch);
+	}
+}

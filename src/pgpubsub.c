@@ -1,0 +1,211 @@
+/*-------------------------------------------------------------------------
+ *
+ * pgpubsub.c
+ *	  Settings and start-up.
+ *
+ * The library works in two ways.  Loaded into one session it can only
+ * publish, as plain NOTIFY.  Preloaded (shared_preload_libraries) it has
+ * shared memory, a launcher and relays.  Settings that make no sense without
+ * shared memory are defined only then.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "pgpubsub.h"
+
+#include <limits.h>
+
+#include "database_hooks.h"
+#include "fmgr.h"
+#include "launcher.h"
+#include "miscadmin.h"
+#include "publish.h"
+#include "registry.h"
+#include "shmem.h"
+#include "subscribe.h"
+#include "utils/guc.h"
+#include "utils/varlena.h"
+
+PG_MODULE_MAGIC;
+
+extern PGDLLEXPORT void _PG_init(void);
+
+int			pgpubsub_queue_size = 16 * 1024;
+int			pgpubsub_staging_size = 4 * 1024;
+int			pgpubsub_max_databases = 4;
+int			pgpubsub_max_subscriptions = 1024;
+int			pgpubsub_max_channels = 1024;
+char	   *pgpubsub_databases = NULL;
+int			pgpubsub_publish_mode = PUBLISH_TRANSACTIONAL;
+int			pgpubsub_publish_timeout = 5000;
+int			pgpubsub_evict_timeout = 1000;
+int			pgpubsub_max_payload = 1024 * 1024;
+int			pgpubsub_max_poll_wait = 60 * 1000;
+bool		pgpubsub_muted = false;
+char	   *pgpubsub_node_name = NULL;
+
+static const struct config_enum_entry publish_modes[] = {
+	{"transactional", PUBLISH_TRANSACTIONAL, false},
+	{"async", PUBLISH_ASYNC, false},
+	{NULL, 0, false}
+};
+
+/* Names of the wait events, in the order of PgpubsubWait. */
+static const char *const wait_names[PGPUBSUB_NUM_WAITS] = {
+	"PgpubsubLauncherMain",
+	"PgpubsubRelayMain",
+	"PgpubsubRelayExit",
+	"PgpubsubPoll",
+	"PgpubsubReader",
+	"PgpubsubSubscribe",
+	"PgpubsubQueueFull"
+};
+
+/*
+ * True if the library was preloaded, so that there is shared memory.
+ */
+bool
+pgpubsub_preloaded(void)
+{
+	return pgpubsub_control != NULL;
+}
+
+/*
+ * The wait event to report in a wait.
+ */
+uint32
+pgpubsub_wait_event(PgpubsubWait wait)
+{
+	static uint32 events[PGPUBSUB_NUM_WAITS];
+
+	if (events[wait] == 0)
+		events[wait] = PGPUBSUB_NEW_WAIT_EVENT(wait_names[wait]);
+	return events[wait];
+}
+
+/* pgpubsub.databases: a list of names, or *. */
+static bool
+check_databases(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *names = NIL;
+	bool		valid = SplitGUCList(copy, ',', &names);
+
+	list_free(names);
+	pfree(copy);
+	if (!valid)
+		GUC_check_errdetail("Write database names separated by commas, or *.");
+	return valid;
+}
+
+/* Settings that sessions without shared memory have too. */
+static void
+define_session_settings(void)
+{
+	DefineCustomEnumVariable("pgpubsub.publish_mode",
+							 "Sets how triggers and publish() publish where they do not say it themselves.",
+							 NULL,
+							 &pgpubsub_publish_mode,
+							 PUBLISH_TRANSACTIONAL, publish_modes,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.publish_timeout",
+							"Sets how long a transaction waits on a full queue, all its waits together.",
+							"Also how long subscribe() waits for the relay.",
+							&pgpubsub_publish_timeout,
+							5000, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.evict_timeout",
+							"Sets how long subscriptions with on_full => 'evict' may hold a full queue.",
+							NULL,
+							&pgpubsub_evict_timeout,
+							1000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.max_payload",
+							"Sets the longest payload that can be published.",
+							"A quarter of pgpubsub.queue_size and of pgpubsub.staging_size bound it too.",
+							&pgpubsub_max_payload,
+							1024 * 1024, 1024, 256 * 1024 * 1024,
+							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.max_poll_wait",
+							"Sets how long poll() waits at most, whatever its timeout.",
+							NULL,
+							&pgpubsub_max_poll_wait,
+							60 * 1000, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("pgpubsub.muted",
+							 "Has this session's triggers emit nothing.",
+							 "For bulk loads and migrations.",
+							 &pgpubsub_muted,
+							 false,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("pgpubsub.node_name",
+							   "Sets the name that every change event carries as \"node\", if any.",
+							   NULL,
+							   &pgpubsub_node_name,
+							   "",
+							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+}
+
+/* Settings that size shared memory, or mean something only with it. */
+static void
+define_server_settings(void)
+{
+	DefineCustomIntVariable("pgpubsub.queue_size",
+							"Sets the size of the queue of each database.",
+							NULL,
+							&pgpubsub_queue_size,
+							16 * 1024, 64, MAX_KILOBYTES,
+							PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.staging_size",
+							"Sets the size of the staging queue of each database, for async publishing.",
+							NULL,
+							&pgpubsub_staging_size,
+							4 * 1024, 64, MAX_KILOBYTES,
+							PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.max_databases",
+							"Sets the number of databases that can have a relay.",
+							NULL,
+							&pgpubsub_max_databases,
+							4, 1, 1000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.max_subscriptions",
+							"Sets the number of subscriptions in all databases.",
+							NULL,
+							&pgpubsub_max_subscriptions,
+							1024, 1, 1000000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.max_channels",
+							"Sets the number of channels and patterns that can be known in each database.",
+							NULL,
+							&pgpubsub_max_channels,
+							1024, 8, 1000000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("pgpubsub.databases",
+							   "Lists the databases that get a relay, where the extension is installed.",
+							   "Names separated by commas; * stands for all.",
+							   &pgpubsub_databases,
+							   "*",
+							   PGC_SIGHUP, GUC_LIST_INPUT,
+							   check_databases, NULL, NULL);
+}
+
+/*
+ * Called when the library is loaded.
+ */
+void
+_PG_init(void)
+{
+	define_session_settings();
+	publish_init();
+	subscribe_init();
+	if (!process_shared_preload_libraries_in_progress)
+	{
+		MarkGUCPrefixReserved("pgpubsub");
+		return;
+	}
+
+	define_server_settings();
+	MarkGUCPrefixReserved("pgpubsub");
+	shmem_init();
+	database_hooks_init();
+	launcher_init();
+}

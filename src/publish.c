@@ -1,0 +1,512 @@
+/*-------------------------------------------------------------------------
+ *
+ * publish.c
+ *	  Publishing an event in the current transaction.
+ *
+ * 1. A transactional event is a NOTIFY of this transaction: core queues it at
+ *	  commit, forgets it at rollback and folds identical ones.  Async events
+ *	  go through the staging queue; see publish_async.c.
+ *
+ * 2. The first event of a transaction on a channel makes the channel known in
+ *	  shared memory and counts the transaction among its publishers, until it
+ *	  ends.  So a pattern that is subscribed while the transaction is open
+ *	  finds the channel, and its slot is not reused.
+ *
+ * 3. The relay may not listen to a channel yet although it is bound: it was
+ *	  just made known, and a pattern matches.  Such an event is sent as frames
+ *	  too, and so is one that is too long for a NOTIFY.  The native
+ *	  notification follows its frames in the same transaction.
+ *
+ * 4. While the relay waits for room in the queue, a writer to a channel that
+ *	  somebody reads waits too, at its next event.
+ *
+ * Without shared memory (not preloaded, a database left out by the settings)
+ * all this comes down to NOTIFY.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "publish.h"
+
+#include "access/xact.h"
+#include "commands/async.h"
+#include "common/hashfn.h"
+#include "fmgr.h"
+#include "frame.h"
+#include "miscadmin.h"
+#include "publish_async.h"
+#include "reader.h"
+#include "registry.h"
+#include "room.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+/* A channel that this transaction has published on. */
+typedef struct UsedChannel
+{
+	Database   *database;
+	int			slot;
+} UsedChannel;
+
+/* Those channels, in TopTransactionContext; gone when it ends. */
+static UsedChannel *used_channels = NULL;
+static int	num_used = 0;
+static int	max_used = 0;
+
+/* Events that this top transaction has numbered. */
+static uint64 event_number = 0;
+
+PG_FUNCTION_INFO_V1(pgpubsub_publish);
+
+/*
+ * Let go of the channels that the transaction has published on.  Takes no
+ * lock and cannot fail.
+ */
+static void
+forget_used_channels(void)
+{
+	for (int i = 0; i < num_used; i++)
+	{
+		UsedChannel *used = &used_channels[i];
+
+		pg_atomic_fetch_sub_u32(&used->database->channels[used->slot].publishers,
+								1);
+	}
+	used_channels = NULL;
+	num_used = max_used = 0;
+}
+
+/*
+ * The number of the next event in this top transaction, from 1.
+ */
+uint64
+publish_next_event_number(void)
+{
+	return ++event_number;
+}
+
+/*
+ * The longest payload that can be published now, in bytes.
+ */
+Size
+publish_max_payload(void)
+{
+	Size		max = pgpubsub_max_payload;
+
+	if (pgpubsub_preloaded())
+	{
+		max = Min(max, (Size) pgpubsub_queue_size * 1024 / 4);
+		max = Min(max, (Size) pgpubsub_staging_size * 1024 / 4);
+	}
+	return max;
+}
+
+/*
+ * True for the name of the channel that frames travel on.
+ */
+bool
+publish_channel_reserved(const char *name)
+{
+	return strcmp(name, PGPUBSUB_FRAME_CHANNEL) == 0;
+}
+
+/*
+ * Start to cache what is known of the channel; name has 1 to
+ * PGPUBSUB_CHANNEL_MAX bytes.
+ */
+void
+publish_channel_init(PublishChannel *channel, const char *name)
+{
+	memset(channel, 0, sizeof(PublishChannel));
+	strlcpy(channel->name, name, NAMEDATALEN);
+	channel->mode = PUBLISH_MODE_SETTING;
+}
+
+/* True if the cached slot is still the channel's. */
+static bool
+channel_current(Database *database, PublishChannel *channel)
+{
+	return channel->resolved &&
+		channel->database_generation ==
+		pg_atomic_read_u32(&database->generation) &&
+		channel->channel_generation ==
+		pg_atomic_read_u32(&database->channels[channel->slot].generation);
+}
+
+/* Tell patterns that match, and the log, that the channel table is full. */
+static void
+channel_table_full(Database *database, PublishChannel *channel)
+{
+	static uint32 warned_version = 0;
+	uint32		version;
+	bool		missed;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	missed = registry_gap_for_matching(database, channel->name);
+	version = pg_atomic_read_u32(&database->version);
+	LWLockRelease(database->lock);
+	channel->version = version;
+
+	/* once per backend and change of the table is enough */
+	if (missed && warned_version != version + 1)
+	{
+		warned_version = version + 1;
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no room for channel \"%s\"", channel->name),
+				 errdetail("Subscriptions with a pattern that matches it miss its events."),
+				 errhint("Raise pgpubsub.max_channels or pgpubsub.max_subscriptions and restart the server.")));
+	}
+}
+
+/*
+ * Find or make the channel's slot.  Returns false if there is no room.  The
+ * slot's generation is read, and the publisher counted, under the lock, so
+ * that it cannot be reused in between.
+ */
+static bool
+resolve_channel(Database *database, PublishChannel *channel)
+{
+	int			slot;
+	bool		bound = false;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	slot = registry_find_channel(database, channel->name, false);
+	if (slot < 0)
+	{
+		LWLockRelease(database->lock);
+		LWLockAcquire(database->lock, LW_EXCLUSIVE);
+		slot = registry_make_channel(database, channel->name, false);
+		bound = slot >= 0 &&
+			pg_atomic_read_u32(&database->channels[slot].nbindings) > 0;
+	}
+	if (slot >= 0)
+	{
+		pg_atomic_fetch_add_u32(&database->channels[slot].publishers, 1);
+		channel->slot = slot;
+		channel->database_generation =
+			pg_atomic_read_u32(&database->generation);
+		channel->channel_generation =
+			pg_atomic_read_u32(&database->channels[slot].generation);
+	}
+	LWLockRelease(database->lock);
+
+	channel->resolved = (slot >= 0);
+	if (bound)
+		registry_request(database);
+	return channel->resolved;
+}
+
+/* Is this channel among those that the transaction has published on? */
+static bool
+channel_used(Database *database, PublishChannel *channel)
+{
+	/* the last one is the likely one */
+	for (int i = num_used - 1; i >= 0; i--)
+	{
+		if (used_channels[i].slot == channel->slot &&
+			used_channels[i].database == database)
+			return true;
+	}
+	return false;
+}
+
+/* Make room for one more used channel; may raise out of memory. */
+static void
+reserve_used_channel(void)
+{
+	if (num_used < max_used)
+		return;
+	max_used = Max(8, 2 * max_used);
+	if (used_channels == NULL)
+		used_channels = MemoryContextAlloc(TopTransactionContext,
+										   max_used * sizeof(UsedChannel));
+	else
+		used_channels = repalloc(used_channels,
+								 max_used * sizeof(UsedChannel));
+}
+
+/*
+ * Make sure that the channel is known and counts this transaction among its
+ * publishers.  Returns false if there is no room for it.
+ */
+static bool
+use_channel(Database *database, PublishChannel *channel)
+{
+	bool		counted = false;
+
+	if (channel_current(database, channel) && channel_used(database, channel))
+		return true;
+
+	reserve_used_channel();
+	if (!channel_current(database, channel))
+	{
+		if (channel->version != 0 &&
+			channel->version == pg_atomic_read_u32(&database->version) &&
+			pg_atomic_read_u32(&database->npatterns) == 0)
+			return false;
+		if (!resolve_channel(database, channel))
+		{
+			channel_table_full(database, channel);
+			return false;
+		}
+		counted = true;
+	}
+	if (!counted)
+	{
+		pg_atomic_fetch_add_u32(&database->channels[channel->slot].publishers,
+								1);
+		/* it may have been reused before we were counted */
+		if (!channel_current(database, channel))
+		{
+			pg_atomic_fetch_sub_u32(&database->channels[channel->slot].publishers,
+									1);
+			channel->resolved = false;
+			return use_channel(database, channel);
+		}
+	}
+	used_channels[num_used].database = database;
+	used_channels[num_used].slot = channel->slot;
+	num_used++;
+	return true;
+}
+
+/*
+ * True if the relay does not listen yet to the channel, which somebody reads.
+ */
+static bool
+needs_frames(Database *database, PublishChannel *channel)
+{
+	Channel    *slot = &database->channels[channel->slot];
+
+	return pg_atomic_read_u32(&slot->listening) == 0 &&
+		pg_atomic_read_u32(&database->relay_state) != RELAY_STOPPED;
+}
+
+/* Send one frame of an event. */
+static void
+notify_frame(const char *text, void *arg)
+{
+	Async_Notify(PGPUBSUB_FRAME_CHANNEL, text);
+}
+
+/* Publish the event as a NOTIFY of this transaction, with frames if need be. */
+static void
+publish_now(PublishChannel *channel, bool framed, const char *id,
+			const char *payload, Size len, const char *native_payload)
+{
+	if (native_payload == NULL)
+		native_payload = payload;
+	else
+		framed = true;
+	if (framed)
+		frame_split(id, channel->name, payload, len,
+					frame_crc(native_payload, strlen(native_payload)),
+					notify_frame, NULL);
+	Async_Notify(channel->name, native_payload);
+}
+
+/* Publish at once what was to be staged, before commit. */
+static void
+publish_unstaged(const char *name, const char *id, const char *payload,
+				 Size len, const char *native_payload)
+{
+	Database   *database = registry_my_database(false);
+	PublishChannel channel;
+	bool		framed = false;
+
+	publish_channel_init(&channel, name);
+	if (database && use_channel(database, &channel) &&
+		pg_atomic_read_u32(&database->channels[channel.slot].nbindings) > 0)
+		framed = needs_frames(database, &channel);
+	publish_now(&channel, framed, id, payload, len, native_payload);
+}
+
+/*
+ * Publish an event on the channel in this transaction.  id: unique, at most
+ * FRAME_ID_MAX bytes, no space in it.  payload: len bytes, terminated, at
+ * most publish_max_payload().  native_payload: what native listeners get if
+ * payload is longer than PGPUBSUB_NATIVE_MAX, else NULL.  Transactional mode
+ * waits while the queue is full, and raises 53400 if it stays full because of
+ * a subscription that is never evicted; async mode does so before commit.
+ */
+void
+publish_event(PublishChannel *channel, const char *id, const char *payload,
+			  Size len, const char *native_payload)
+{
+	Database   *database = registry_my_database(true);
+	int			mode = channel->mode == PUBLISH_MODE_SETTING ?
+		pgpubsub_publish_mode : channel->mode;
+	bool		framed = false;
+	bool		known;
+
+	Assert(native_payload || len <= PGPUBSUB_NATIVE_MAX);
+	known = database && use_channel(database, channel);
+	if (database && mode == PUBLISH_ASYNC &&
+		async_add(database, channel->name, id, payload, len, native_payload))
+		return;
+	if (known &&
+		pg_atomic_read_u32(&database->channels[channel->slot].nbindings) > 0)
+	{
+		/* a session that has something to commit may be what is waited for */
+		if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL &&
+			!reader_any_consumed())
+			room_wait(database, channel->name);
+		framed = needs_frames(database, channel);
+	}
+	publish_now(channel, framed, id, payload, len, native_payload);
+}
+
+/*
+ * Make the channel known, so that patterns match it before its first event.
+ * Does nothing if there is no room.
+ */
+void
+publish_channel_known(const char *name)
+{
+	Database   *database = registry_my_database(true);
+	bool		bound;
+	int			slot;
+
+	if (database == NULL)
+		return;
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	slot = registry_make_channel(database, name, false);
+	bound = slot >= 0 &&
+		pg_atomic_read_u32(&database->channels[slot].nbindings) > 0;
+	LWLockRelease(database->lock);
+	if (bound)
+		registry_request(database);
+}
+
+/* Raise an error unless text may be published on the channel. */
+static void
+check_channel(const char *name)
+{
+	if (name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("channel name cannot be empty"),
+				 errhint("Give a name of 1 to %d bytes.",
+						 PGPUBSUB_CHANNEL_MAX)));
+	if (strlen(name) > PGPUBSUB_CHANNEL_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("channel name is too long"),
+				 errdetail("It has %zu bytes.", strlen(name)),
+				 errhint("Give a name of 1 to %d bytes.",
+						 PGPUBSUB_CHANNEL_MAX)));
+	if (publish_channel_reserved(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("channel name \"%s\" is reserved", name),
+				 errdetail("It carries pgpubsub's own frames."),
+				 errhint("Publish on another channel.")));
+}
+
+/* Raise an error if a payload of this many bytes cannot be published. */
+static void
+check_payload(const char *channel, Size len)
+{
+	Size		max = publish_max_payload();
+
+	if (len > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("payload is too large"),
+				 errdetail("The payload for channel \"%s\" has %zu bytes; at most %zu can be published.",
+						   channel, len, max),
+				 errhint("Publish a reference to the data, or have pgpubsub.max_payload, pgpubsub.queue_size and pgpubsub.staging_size raised.")));
+}
+
+/*
+ * pgpubsub.publish(channel text, payload text) RETURNS void
+ *
+ * The id is made from channel and payload, so that core folds two identical
+ * calls of one transaction also where they travel as frames.
+ */
+Datum
+pgpubsub_publish(PG_FUNCTION_ARGS)
+{
+	PublishChannel channel;
+	char	   *name;
+	char	   *payload;
+	Size		len;
+	char	   *native = NULL;
+	char		id[FRAME_ID_MAX + 1];
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("channel name cannot be null"),
+				 errhint("Give a name of 1 to %d bytes.",
+						 PGPUBSUB_CHANNEL_MAX)));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	payload = PG_ARGISNULL(1) ? pstrdup("") :
+		text_to_cstring(PG_GETARG_TEXT_PP(1));
+	len = strlen(payload);
+	check_channel(name);
+	check_payload(name, len);
+
+	snprintf(id, sizeof(id), "%016llx%016llx",
+			 (unsigned long long)
+			 hash_bytes_extended((unsigned char *) payload, (int) len, 0),
+			 (unsigned long long)
+			 hash_bytes_extended((unsigned char *) payload, (int) len,
+								 frame_crc(name, strlen(name)) + 1));
+	if (len > PGPUBSUB_NATIVE_MAX)
+		native = psprintf("{\"truncated\":true,\"bytes\":%zu,\"id\":\"%s\"}",
+						  len, id);
+	publish_channel_init(&channel, name);
+	publish_event(&channel, id, payload, len, native);
+	PG_RETURN_VOID();
+}
+
+/*
+ * Life of a transaction
+ */
+
+/* What the end of a top transaction means. */
+static void
+publish_xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			async_pre_commit(publish_unstaged);
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			async_pre_prepare();
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			async_at_end(event == XACT_EVENT_COMMIT);
+			forget_used_channels();
+			room_at_end();
+			event_number = 0;
+			break;
+		default:
+			break;
+	}
+}
+
+/* What the end of a subtransaction means. */
+static void
+publish_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
+						 SubTransactionId parentSubid, void *arg)
+{
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		async_at_subcommit(GetCurrentTransactionNestLevel());
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+		async_at_subabort(GetCurrentTransactionNestLevel());
+}
+
+/*
+ * Set up this file; from _PG_init().
+ */
+void
+publish_init(void)
+{
+	RegisterXactCallback(publish_xact_callback, NULL);
+	RegisterSubXactCallback(publish_subxact_callback, NULL);
+}

@@ -1,0 +1,377 @@
+/*-------------------------------------------------------------------------
+ *
+ * publish_async.c
+ *	  Events that go through the staging queue.
+ *
+ * 1. Until commit, events wait in the backend's memory, in chunks, just as
+ *	  they will lie in the staging queue.  A rollback to a savepoint cuts off
+ *	  what came after it.
+ *
+ * 2. Before commit, while it may still wait or fail, the transaction takes
+ *	  the next place in the staging queue and copies its events there.  The
+ *	  end of the transaction marks the place; that is one write.
+ *
+ * 3. Where that cannot be done, the events are published as NOTIFYs of this
+ *	  transaction after all: there is no relay, or more than the queue can
+ *	  hold, or no room while all that was staged before has been notified, or
+ *	  this session has consumed something and must not wait.  In each case
+ *	  what was staged before is notified first, so that the order stands.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "publish_async.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "reader.h"
+#include "room.h"
+#include "utils/memutils.h"
+
+/* Bytes of a chunk that holds no larger event. */
+#define CHUNK_SIZE	(64 * 1024)
+
+typedef struct Chunk
+{
+	struct Chunk *prev;
+	struct Chunk *next;
+	Size		size;
+	Size		used;
+	char		data[FLEXIBLE_ARRAY_MEMBER];
+} Chunk;
+
+/* Where the events end. */
+typedef struct End
+{
+	Chunk	   *chunk;
+	Size		used;			/* bytes of that chunk */
+	Size		bytes;			/* in all chunks */
+	uint32		nevents;
+} End;
+
+/* Where they ended when a subtransaction added its first. */
+typedef struct SavedEnd
+{
+	int			level;
+	End			end;
+	struct SavedEnd *upper;
+} SavedEnd;
+
+/* All in TopTransactionContext. */
+static Chunk *first_chunk = NULL;
+static End	end;
+static SavedEnd *saved_ends = NULL;
+
+/* The database slot, and this transaction's place in its queue. */
+static Database *database = NULL;
+static uint32 database_generation;
+static StagedTransaction *place = NULL;
+
+/* The events are staged or published: later ones are published at once. */
+static bool closed = false;
+
+/*
+ * Is there a relay to stage events for?  One that is about to be started
+ * counts, so that its restart loses nothing.  With none to be had, events
+ * are staged only behind others, for the order's sake.
+ */
+static bool
+relay_expected(Database *my_database)
+{
+	return pg_atomic_read_u32(&my_database->relay_state) != RELAY_STOPPED ||
+		(pg_atomic_read_u32(&my_database->loaded) != 0 &&
+		 pg_atomic_read_u32(&my_database->unavailable) == 0) ||
+		!staging_idle(my_database->staging);
+}
+
+/* Remember where the events ended before this subtransaction. */
+static void
+save_end(void)
+{
+	int			level = GetCurrentTransactionNestLevel();
+	SavedEnd   *saved;
+
+	if (level <= 1 || (saved_ends && saved_ends->level >= level))
+		return;
+	saved = MemoryContextAlloc(TopTransactionContext, sizeof(SavedEnd));
+	saved->level = level;
+	saved->end = end;
+	saved->upper = saved_ends;
+	saved_ends = saved;
+}
+
+/* Room for an event of so many bytes. */
+static StagedEvent *
+make_room(Size length)
+{
+	Chunk	   *chunk = end.chunk;
+
+	if (chunk == NULL || chunk->size - chunk->used < length)
+	{
+		Size		size = Max(length, CHUNK_SIZE);
+
+		chunk = MemoryContextAllocHuge(TopTransactionContext,
+									   offsetof(Chunk, data) + size);
+		chunk->size = size;
+		chunk->used = 0;
+		chunk->prev = end.chunk;
+		chunk->next = NULL;
+		if (end.chunk)
+			end.chunk->next = chunk;
+		else
+			first_chunk = chunk;
+		end.chunk = chunk;
+	}
+	return (StagedEvent *) (chunk->data + chunk->used);
+}
+
+/*
+ * Add an event to those that are staged at commit.  The arguments are as for
+ * publish_event().  Returns false if it is too late for that, or the relay
+ * cannot be had: publish it at once then.
+ */
+bool
+async_add(Database *my_database, const char *channel, const char *id,
+		  const char *payload, Size len, const char *native)
+{
+	Size		length = staged_event_length(strlen(channel), strlen(id), len,
+											 native ? strlen(native) : 0);
+	StagedEvent *event;
+
+	if (closed || (first_chunk == NULL && !relay_expected(my_database)))
+		return false;
+	save_end();
+	event = make_room(length);
+	staged_event_write(event, channel, id, payload, len, native);
+	end.chunk->used += length;
+	end.used = end.chunk->used;
+	end.bytes += length;
+	end.nevents++;
+	if (database == NULL)
+	{
+		database = my_database;
+		database_generation = pg_atomic_read_u32(&database->generation);
+	}
+	return true;
+}
+
+/* Copy the events to the place that was taken. */
+static void
+copy_events(void)
+{
+	char	   *p = staging_data(place);
+
+	for (Chunk *chunk = first_chunk; chunk; chunk = chunk->next)
+	{
+		memcpy(p, chunk->data, chunk->used);
+		p += chunk->used;
+	}
+}
+
+/*
+ * Wait until all that was committed before is notified.  Raises 53400 at the
+ * end of the transaction's budget.
+ */
+static void
+wait_until_notified(void)
+{
+	uint64		pass = staging_next_pass(database->staging);
+	TimestampTz start = room_begin_staging(database);
+
+	while (!staging_pass_done(database->staging, pass) &&
+		   !staging_idle(database->staging))
+		room_sleep_staging(database, start);
+	room_end_staging(start);
+}
+
+/*
+ * Take a place.  Returns false if there is no room although all that was
+ * committed before is notified.
+ */
+static bool
+reserve_place(void)
+{
+	Staging    *staging = database->staging;
+	uint64		pass;
+	TimestampTz start;
+
+	place = staging_reserve(staging, end.bytes, end.nevents,
+							database_generation);
+	if (place)
+		return true;
+
+	pass = staging_next_pass(staging);
+	start = room_begin_staging(database);
+	for (;;)
+	{
+		place = staging_reserve(staging, end.bytes, end.nevents,
+								database_generation);
+		if (place || staging_pass_done(staging, pass))
+			break;
+		room_sleep_staging(database, start);
+	}
+	room_end_staging(start);
+	return place != NULL;
+}
+
+/* The first channel of the events that somebody reads, or NULL. */
+static const char *
+find_bound_channel(void)
+{
+	const char *result = NULL;
+	const char *last = NULL;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	for (Chunk *chunk = first_chunk; chunk && !result; chunk = chunk->next)
+	{
+		Size		pos = 0;
+
+		while (pos < chunk->used && !result)
+		{
+			StagedEvent *event = (StagedEvent *) (chunk->data + pos);
+			const char *channel = staged_event_channel(event);
+			int			slot;
+
+			pos += event->length;
+			if (last && strcmp(last, channel) == 0)
+				continue;
+			last = channel;
+			slot = registry_find_channel(database, channel, false);
+			if (slot >= 0 &&
+				pg_atomic_read_u32(&database->channels[slot].nbindings) > 0)
+				result = channel;
+		}
+	}
+	LWLockRelease(database->lock);
+	return result;
+}
+
+/* Stage the events.  Returns false if they have to be published at once. */
+static bool
+stage(void)
+{
+	const char *channel;
+
+	if (pg_atomic_read_u32(&database->generation) != database_generation)
+		return false;
+	if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL)
+	{
+		if (reader_any_consumed())
+			return false;
+		channel = find_bound_channel();
+		if (channel)
+			room_wait(database, channel);
+	}
+	if (!relay_expected(database))
+		return false;
+	if (end.bytes > staging_max_transaction(database->staging))
+	{
+		wait_until_notified();
+		return false;
+	}
+	if (!reserve_place())
+		return false;
+	copy_events();
+	return true;
+}
+
+/*
+ * Before commit: stage the events, or publish them by publish_now.  May wait
+ * and may raise 53400.
+ */
+void
+async_pre_commit(PublishNow publish_now)
+{
+	bool		any = end.nevents > 0;
+
+	if (any && !stage())
+	{
+		for (Chunk *chunk = first_chunk; chunk; chunk = chunk->next)
+		{
+			for (Size pos = 0; pos < chunk->used;)
+			{
+				StagedEvent *event = (StagedEvent *) (chunk->data + pos);
+
+				pos += event->length;
+				publish_now(staged_event_channel(event),
+							staged_event_id(event),
+							staged_event_payload(event), event->payload_len,
+							staged_event_native(event));
+			}
+		}
+	}
+	closed = true;
+}
+
+/*
+ * PREPARE TRANSACTION: events cannot wait for COMMIT PREPARED, as in core.
+ */
+void
+async_pre_prepare(void)
+{
+	if (end.nevents > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has published events"),
+				 errhint("Commit it with COMMIT, or set pgpubsub.muted.")));
+}
+
+/*
+ * The top transaction has ended.  Cannot fail.
+ */
+void
+async_at_end(bool commit)
+{
+	if (place)
+	{
+		staging_mark(place, commit);
+		registry_wake(&database->relay_procno);
+	}
+	place = NULL;
+	database = NULL;
+	first_chunk = NULL;
+	saved_ends = NULL;
+	memset(&end, 0, sizeof(end));
+	closed = false;
+}
+
+/* A subtransaction has ended well: its events are its parent's. */
+void
+async_at_subcommit(int level)
+{
+	if (saved_ends == NULL || saved_ends->level < level)
+		return;
+
+	/* the parent's own mark, if it has one, is the older */
+	if (level - 1 <= 1 ||
+		(saved_ends->upper && saved_ends->upper->level == level - 1))
+		saved_ends = saved_ends->upper;
+	else
+		saved_ends->level = level - 1;
+}
+
+/* A subtransaction was rolled back: cut off its events. */
+void
+async_at_subabort(int level)
+{
+	while (saved_ends && saved_ends->level >= level)
+	{
+		Chunk	   *chunk = end.chunk;
+
+		end = saved_ends->end;
+		saved_ends = saved_ends->upper;
+		while (chunk != end.chunk)
+		{
+			Chunk	   *prev = chunk->prev;
+
+			pfree(chunk);
+			chunk = prev;
+		}
+		if (end.chunk == NULL)
+			first_chunk = NULL;
+		else
+		{
+			end.chunk->used = end.used;
+			end.chunk->next = NULL;
+		}
+	}
+}

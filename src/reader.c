@@ -1,0 +1,748 @@
+/*-------------------------------------------------------------------------
+ *
+ * reader.c
+ *	  Being a subscription's reader: claim, position, commit.
+ *
+ * 1. A transaction that polls, acks or changes a subscription first claims
+ *	  it: it writes its pid into the subscription, under the mutex, and keeps
+ *	  it until the transaction ends (or the subtransaction that claimed it is
+ *	  rolled back).  So there is at most one reader.
+ *
+ * 2. While it has the claim it works on a copy of the bindings' positions, in
+ *	  its own memory.  Commit writes them back; an abort only forgets them.
+ *	  The first change within a subtransaction saves a copy, to which a
+ *	  rollback to its savepoint returns.
+ *
+ * 3. Commit allocates nothing: it copies numbers into bindings that cannot
+ *	  have gone, since only the reader removes them.  The exception is a
+ *	  database slot that was freed, which the generations show.
+ *
+ * 4. A reader that waits in poll() and has consumed nothing gives the claim
+ *	  up for a moment when a session wants to change or drop the
+ *	  subscription; see poll.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "reader.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* This transaction's claims, in TopTransactionContext. */
+static Claim *claims = NULL;
+
+/*
+ * The slot of this backend's database, for the SQL function of that name;
+ * raises 55000 if subscriptions cannot be had here, 25006 on a standby.
+ */
+Database *
+reader_database(const char *function)
+{
+	Database   *database;
+
+	if (!pgpubsub_preloaded())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pgpubsub is not preloaded"),
+				 errdetail("Subscriptions live in shared memory, which is set up at server start."),
+				 errhint("Add pgpubsub to shared_preload_libraries and restart the server.")));
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot execute %s() on a standby", function),
+				 errdetail("A standby has no NOTIFY and so no relay."),
+				 errhint("Connect to the primary server.")));
+
+	database = registry_my_database(true);
+	if (database == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database has no relay"),
+				 errdetail("The setting pgpubsub.databases leaves it out, or pgpubsub.max_databases (%d) others have one.",
+						   pgpubsub_max_databases),
+				 errhint("Change pgpubsub.databases and reload, or raise pgpubsub.max_databases and restart the server.")));
+	return database;
+}
+
+/* Raise 55000: the relay is not to be had. */
+static void
+relay_unavailable(Database *database)
+{
+	bool		starting =
+	pg_atomic_read_u32(&database->relay_state) != RELAY_STOPPED;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the relay of this database does not answer"),
+			 starting ? errdetail("It has not taken the request within pgpubsub.publish_timeout (%d ms).",
+								  pgpubsub_publish_timeout) :
+			 errdetail("It is not running, and was not started within pgpubsub.publish_timeout (%d ms).",
+					   pgpubsub_publish_timeout),
+			 errhint("Look at the server log and at pgpubsub.stat_queue; a relay needs a free slot of max_worker_processes.")));
+}
+
+/* Sleep on the condition variable; false at the deadline. */
+static bool
+sleep_on_relay(ConditionVariable *cv, TimestampTz deadline)
+{
+	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+													   deadline);
+
+	if (left <= 0)
+		return false;
+	ConditionVariableTimedSleep(cv, left,
+								pgpubsub_wait_event(PGPUBSUB_WAIT_SUBSCRIBE));
+	return true;
+}
+
+/*
+ * Wait until the relay runs and has done all that was asked of it so far.
+ * Raises 55000 at the deadline.  No LWLock may be held.
+ */
+void
+reader_wait_for_relay(Database *database, TimestampTz deadline)
+{
+	uint64		request = registry_request(database);
+
+	registry_wake(&pgpubsub_control->launcher_procno);
+	ConditionVariablePrepareToSleep(&database->handled_cv);
+	while (pg_atomic_read_u64(&database->handled) < request)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!sleep_on_relay(&database->handled_cv, deadline))
+		{
+			ConditionVariableCancelSleep();
+			relay_unavailable(database);
+		}
+	}
+	ConditionVariableCancelSleep();
+}
+
+/*
+ * True if this session may know that the subscription exists: it is
+ * committed, or this session's own.  Its database's lock must be held.
+ */
+bool
+reader_visible(Subscription *subscription)
+{
+	if (subscription->doomed)
+		return false;
+	switch (subscription->state)
+	{
+		case SUBSCRIPTION_FREE:
+			return false;
+		case SUBSCRIPTION_CREATING:
+			return subscription->changer_pid == MyProcPid;
+		case SUBSCRIPTION_ACTIVE:
+			return true;
+		case SUBSCRIPTION_DROPPING:
+			return subscription->changer_pid != MyProcPid;
+	}
+	return false;
+}
+
+/* The claim of this transaction on the subscription, or NULL. */
+static Claim *
+find_claim(Subscription *subscription)
+{
+	for (Claim *claim = claims; claim; claim = claim->next)
+	{
+		if (claim->subscription == subscription &&
+			claim->generation == subscription->generation)
+			return claim;
+	}
+	return NULL;
+}
+
+/* Raise the error for a subscription that does not exist. */
+static void
+no_such_subscription(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("subscription \"%s\" does not exist", name),
+			 errhint("Create it with pgpubsub.subscribe().")));
+}
+
+/* Raise the error for a subscription that another session reads. */
+static void
+subscription_in_use(const char *name, int pid)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("subscription \"%s\" is being read by another session",
+					name),
+			 errdetail("Process %d has it until its transaction ends.", pid),
+			 errhint("Give poll() a timeout to wait for it, or use one subscription per consumer.")));
+}
+
+/*
+ * Raise 42501 unless the current user may read and change the subscription
+ * of this name and owner.  Looks at catalogs: no LWLock may be held.
+ */
+void
+reader_check_owner(const char *name, Oid owner)
+{
+	if (!has_privs_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of subscription \"%s\"", name),
+				 errhint("Ask for membership in the role that owns it.")));
+}
+
+/*
+ * The owner of the subscription; InvalidOid if this session knows of none
+ * with that name.  Soon after the server's start, waits until the relay has
+ * read the table; raises 55000 if it does not come to that.
+ */
+Oid
+reader_subscription_owner(Database *database, const char *name)
+{
+	Subscription *subscription;
+	Oid			owner = InvalidOid;
+
+	if (pg_atomic_read_u32(&database->loaded) == 0)
+		reader_wait_for_relay(database,
+							  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														  pgpubsub_publish_timeout));
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	subscription = registry_find_subscription(database, name);
+	if (subscription && reader_visible(subscription))
+		owner = subscription->owner;
+	LWLockRelease(database->lock);
+	return owner;
+}
+
+/*
+ * Try to write this process into the subscription as its reader.  Returns 0,
+ * or the pid of the reader that it has; *waits then tells if that one only
+ * waits in poll().  Sessions that want to change it go first.  Its
+ * database's lock must be held.
+ */
+static int
+take_subscription(Subscription *subscription, bool change, bool *waits)
+{
+	int			pid;
+
+	SpinLockAcquire(&subscription->mutex);
+	pid = subscription->reader_pid;
+	*waits = subscription->waiting;
+	if (pid == 0 && !change && subscription->wanted > 0)
+		pid = subscription->wanted_pid;
+	if (pid == 0)
+	{
+		subscription->reader_pid = MyProcPid;
+		subscription->reader_procno = PGPUBSUB_MY_PROCNO;
+		subscription->waiting = false;
+	}
+	SpinLockRelease(&subscription->mutex);
+	return pid;
+}
+
+/* Let the next reader in. */
+static void
+release_subscription(Subscription *subscription)
+{
+	SpinLockAcquire(&subscription->mutex);
+	Assert(subscription->reader_pid == MyProcPid);
+	subscription->reader_pid = 0;
+	subscription->waiting = false;
+	SpinLockRelease(&subscription->mutex);
+	ConditionVariableBroadcast(&subscription->reader_cv);
+}
+
+/* Remember in this transaction what take_subscription() has taken. */
+static void
+enter_claim(Claim *claim, Database *database, Subscription *subscription)
+{
+	claim->database = database;
+	claim->database_generation = pg_atomic_read_u32(&database->generation);
+	claim->subscription = subscription;
+	claim->generation = subscription->generation;
+	claim->level = GetCurrentTransactionNestLevel();
+	claim->position.gap_seen = pg_atomic_read_u64(&subscription->gap_seen);
+	claim->position.seq = pg_atomic_read_u64(&subscription->seq);
+	claim->next = claims;
+	claims = claim;
+}
+
+/* Wake the reader, which waits in poll(), to have it let go for a moment. */
+static void
+nudge_reader(Subscription *subscription)
+{
+	int			procno = -1;
+
+	SpinLockAcquire(&subscription->mutex);
+	if (subscription->reader_pid != 0 && subscription->waiting)
+		procno = subscription->reader_procno;
+	SpinLockRelease(&subscription->mutex);
+	if (procno >= 0)
+		SetLatch(&GetPGProcByNumber(procno)->procLatch);
+}
+
+/* Count this session among those that want to change the subscription. */
+static void
+want_subscription(Subscription *subscription)
+{
+	SpinLockAcquire(&subscription->mutex);
+	subscription->wanted++;
+	subscription->wanted_pid = MyProcPid;
+	SpinLockRelease(&subscription->mutex);
+}
+
+/* Count it out again.  Cannot fail. */
+static void
+unwant_subscription(Subscription *subscription)
+{
+	SpinLockAcquire(&subscription->mutex);
+	subscription->wanted--;
+	SpinLockRelease(&subscription->mutex);
+	ConditionVariableBroadcast(&subscription->reader_cv);
+}
+
+/*
+ * One attempt at a claim.  Returns it, or NULL with the reader's pid, having
+ * prepared to sleep on the subscription's condition variable; or NULL with
+ * *subscription NULL, if it went away or changed hands since its owner was
+ * looked up.
+ */
+static Claim *
+try_claim(Database *database, const char *name, Oid owner, bool change,
+		  Claim *new_claim, Subscription **subscription, int *pid,
+		  bool *waits)
+{
+	Claim	   *claim = NULL;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	*subscription = registry_find_subscription(database, name);
+	if (*subscription &&
+		(!reader_visible(*subscription) || (*subscription)->owner != owner))
+		*subscription = NULL;
+	if (*subscription)
+		claim = find_claim(*subscription);
+	if (*subscription && claim == NULL)
+	{
+		ConditionVariablePrepareToSleep(&(*subscription)->reader_cv);
+		*pid = take_subscription(*subscription, change, waits);
+		if (*pid == 0)
+		{
+			claim = new_claim;
+			enter_claim(claim, database, *subscription);
+		}
+	}
+	LWLockRelease(database->lock);
+	return claim;
+}
+
+/*
+ * Wait until the reader lets go, or until deadline.  Returns false at the
+ * deadline.
+ */
+static bool
+wait_for_reader(Subscription *subscription, TimestampTz deadline)
+{
+	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+													   deadline);
+
+	if (left <= 0)
+		return false;
+	ConditionVariableTimedSleep(&subscription->reader_cv, left,
+								pgpubsub_wait_event(PGPUBSUB_WAIT_READER));
+	return true;
+}
+
+/*
+ * The loop of reader_claim().  *wanted is a subscription among whose wanting
+ * sessions this one was counted, or NULL; the caller counts it out.
+ */
+static Claim *
+claim_loop(Database *database, const char *name, TimestampTz deadline,
+		   bool change, Claim *new_claim, Subscription *volatile *wanted)
+{
+	for (;;)
+	{
+		Oid			owner = reader_subscription_owner(database, name);
+		Subscription *subscription;
+		Claim	   *claim;
+		int			pid = 0;
+		bool		waits = false;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!OidIsValid(owner))
+			no_such_subscription(name);
+		reader_check_owner(name, owner);
+		claim = try_claim(database, name, owner, change, new_claim,
+						  &subscription, &pid, &waits);
+		if (claim != NULL)
+			return claim;
+		if (subscription == NULL)
+			continue;
+		if (change && waits)
+		{
+			if (*wanted != subscription)
+			{
+				if (*wanted)
+					unwant_subscription(*wanted);
+				want_subscription(subscription);
+				*wanted = subscription;
+			}
+			nudge_reader(subscription);
+		}
+		if ((change && !waits) || !wait_for_reader(subscription, deadline))
+			subscription_in_use(name, pid);
+	}
+}
+
+/*
+ * Claim the subscription for this transaction.  Waits until deadline for
+ * another reader, then raises 55006 with its pid.  change: it is to be
+ * changed or dropped; then only a reader that waits in poll() is waited for,
+ * as it lets go.  Raises 42704 if it does not exist, 42501 if it is not
+ * ours.  No LWLock may be held.
+ */
+Claim *
+reader_claim(Database *database, const char *name, TimestampTz deadline,
+			 bool change)
+{
+	Claim	   *new_claim = MemoryContextAllocZero(TopTransactionContext,
+												   sizeof(Claim));
+	Claim	   *volatile claim = NULL;
+	Subscription *volatile wanted = NULL;
+
+	PG_TRY();
+	{
+		claim = claim_loop(database, name, deadline, change, new_claim,
+						   &wanted);
+	}
+	PG_FINALLY();
+	{
+		ConditionVariableCancelSleep();
+		if (wanted)
+			unwant_subscription(wanted);
+	}
+	PG_END_TRY();
+
+	if (claim != new_claim)
+		pfree(new_claim);
+	if (change)
+		claim->changing = true;
+	reader_sync(claim);
+	return claim;
+}
+
+/* The cursor for the binding, as it stood, or as it is committed. */
+static void
+carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold,
+			 int likely)
+{
+	for (int i = 0; i < nold; i++)
+	{
+		Cursor	   *candidate = &old[(likely + i) % nold];
+
+		if (candidate->binding == binding &&
+			candidate->channel == binding->channel)
+		{
+			*cursor = *candidate;
+			if (cursor->number == BINDING_UNPLACED)
+				cursor->number = pg_atomic_read_u64(&binding->number);
+			return;
+		}
+	}
+	memset(cursor, 0, sizeof(Cursor));
+	cursor->binding = binding;
+	cursor->channel = binding->channel;
+	cursor->number = pg_atomic_read_u64(&binding->number);
+	cursor->pos = binding->pos;
+}
+
+/*
+ * Have the claim's cursors reflect the subscription's bindings: patterns may
+ * have got new ones.  Those that this transaction drops are left out.
+ */
+void
+reader_sync(Claim *claim)
+{
+	Subscription *subscription = claim->subscription;
+	Cursor	   *old = claim->position.cursors;
+	int			nold = claim->position.ncursors;
+	Cursor	   *cursors;
+	dlist_iter	iter;
+	int			count = 0;
+
+	LWLockAcquire(claim->database->lock, LW_SHARED);
+	if ((claim->synced &&
+		 claim->bindings_version == subscription->bindings_version) ||
+		claim->generation != subscription->generation)
+	{
+		LWLockRelease(claim->database->lock);
+		return;
+	}
+	dlist_foreach(iter, &subscription->bindings)
+		count++;
+	cursors = MemoryContextAllocExtended(TopTransactionContext,
+										 Max(count, 1) * sizeof(Cursor),
+										 MCXT_ALLOC_NO_OOM);
+	if (cursors == NULL)
+	{
+		LWLockRelease(claim->database->lock);
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory"),
+				 errdetail("Failed on %d positions of subscription \"%s\".",
+						   count, subscription->name)));
+	}
+	count = 0;
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if (!(binding->flags & BINDING_DROPPED))
+		{
+			carry_cursor(&cursors[count], binding, old, nold, count);
+			count++;
+		}
+	}
+	claim->position.cursors = cursors;
+	claim->position.ncursors = count;
+	claim->bindings_version = subscription->bindings_version;
+	claim->synced = true;
+	LWLockRelease(claim->database->lock);
+	if (old)
+		pfree(old);
+}
+
+/*
+ * To be called before the claim's position moves: save it for a rollback to
+ * the current savepoint, unless that was done.
+ */
+void
+reader_save(Claim *claim)
+{
+	int			level = GetCurrentTransactionNestLevel();
+	SavedPosition *saved;
+	Size		size = claim->position.ncursors * sizeof(Cursor);
+
+	if (level <= claim->level ||
+		(claim->saved && claim->saved->level == level))
+		return;
+	saved = MemoryContextAlloc(TopTransactionContext, sizeof(SavedPosition));
+	saved->position = claim->position;
+	saved->position.cursors = MemoryContextAlloc(TopTransactionContext,
+												 Max(size, 1));
+	memcpy(saved->position.cursors, claim->position.cursors, size);
+	saved->level = level;
+	saved->upper = claim->saved;
+	claim->saved = saved;
+}
+
+/*
+ * True if this transaction has consumed events and not committed that.
+ */
+bool
+reader_any_consumed(void)
+{
+	for (Claim *claim = claims; claim; claim = claim->next)
+	{
+		if (claim->position.consumed)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * PREPARE TRANSACTION: raise an error if there is anything that would have to
+ * be kept until COMMIT PREPARED.
+ */
+void
+reader_pre_prepare(void)
+{
+	for (Claim *claim = claims; claim; claim = claim->next)
+	{
+		if (claim->position.consumed || claim->changing)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot prepare a transaction that has read or changed subscriptions"),
+					 errdetail("The transaction has subscription \"%s\".",
+							   claim->subscription->name),
+					 errhint("Commit it with COMMIT, or poll in a transaction of its own.")));
+	}
+}
+
+/*
+ * Before commit, while it may still fail: make sure that every cursor is of
+ * a binding that is there.
+ */
+void
+reader_pre_commit(void)
+{
+	for (Claim *claim = claims; claim; claim = claim->next)
+		reader_sync(claim);
+}
+
+/* Write the position to where other sessions see it.  Cannot fail. */
+static void
+publish_position(Claim *claim)
+{
+	Subscription *subscription = claim->subscription;
+	uint64		delivered = 0;
+	uint64		lost = 0;
+
+	for (int i = 0; i < claim->position.ncursors; i++)
+	{
+		Cursor	   *cursor = &claim->position.cursors[i];
+		Channel    *channel = &claim->database->channels[cursor->channel];
+
+		if (cursor->number == pg_atomic_read_u64(&cursor->binding->number))
+			continue;
+		pg_atomic_write_u64(&cursor->binding->number, cursor->number);
+		cursor->binding->pos = cursor->pos;
+		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
+		pg_atomic_fetch_add_u64(&channel->lost, cursor->lost);
+		delivered += cursor->delivered;
+		lost += cursor->lost;
+	}
+	pg_atomic_write_u64(&subscription->gap_seen, claim->position.gap_seen);
+	pg_atomic_write_u64(&subscription->seq, claim->position.seq);
+	pg_atomic_fetch_add_u64(&subscription->delivered, delivered);
+	pg_atomic_fetch_add_u64(&subscription->delivered_bytes,
+							claim->position.delivered_bytes);
+	pg_atomic_fetch_add_u64(&subscription->lost, lost);
+}
+
+/* Give up the claim; with commit, its position stands.  Cannot fail. */
+static void
+end_claim(Claim *claim, bool commit)
+{
+	Database   *database = claim->database;
+	bool		awaited = false;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	if (pg_atomic_read_u32(&database->generation) ==
+		claim->database_generation &&
+		claim->subscription->generation == claim->generation)
+	{
+		if (commit && claim->position.consumed)
+			publish_position(claim);
+		awaited = claim->subscription->doomed || claim->subscription->stale;
+		release_subscription(claim->subscription);
+	}
+	LWLockRelease(database->lock);
+	if (awaited)
+		registry_request(database);
+	else if (commit && claim->position.consumed)
+	{
+		/* the position is to be seen before we look who waits for it */
+		pg_memory_barrier();
+		if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL)
+			registry_wake(&database->relay_procno);
+	}
+}
+
+/* The transaction has committed: its positions stand.  Cannot fail. */
+void
+reader_at_commit(void)
+{
+	for (Claim *claim = claims; claim; claim = claim->next)
+		end_claim(claim, true);
+	claims = NULL;
+}
+
+/* The transaction has aborted or was prepared.  Cannot fail. */
+void
+reader_at_abort(void)
+{
+	for (Claim *claim = claims; claim; claim = claim->next)
+		end_claim(claim, false);
+	claims = NULL;
+}
+
+/* A subtransaction has ended well: what it did is its parent's. */
+void
+reader_at_subcommit(int level)
+{
+	for (Claim *claim = claims; claim; claim = claim->next)
+	{
+		SavedPosition *saved = claim->saved;
+
+		if (claim->level >= level)
+			claim->level = level - 1;
+		if (saved == NULL || saved->level < level)
+			continue;
+
+		/* the parent's own copy, if it has one, is the older */
+		if (level - 1 <= claim->level ||
+			(saved->upper && saved->upper->level == level - 1))
+			claim->saved = saved->upper;
+		else
+			saved->level = level - 1;
+	}
+}
+
+/* A subtransaction was rolled back: bring back the positions before it. */
+void
+reader_at_subabort(int level)
+{
+	Claim	  **link = &claims;
+
+	while (*link)
+	{
+		Claim	   *claim = *link;
+
+		if (claim->level >= level)
+		{
+			*link = claim->next;
+			end_claim(claim, false);
+			continue;
+		}
+		if (claim->saved && claim->saved->level >= level)
+		{
+			claim->position = claim->saved->position;
+			claim->saved = claim->saved->upper;
+		}
+		/* bindings may have gone with the subtransaction */
+		claim->synced = false;
+		link = &claim->next;
+	}
+}
+
+/*
+ * Let a session in that wants to change or drop the subscription, if this
+ * transaction has consumed nothing from it.  Returns false if it did, or if
+ * the subscription is gone: the claim is no longer good then.
+ */
+bool
+reader_step_aside(Claim *claim)
+{
+	Subscription *subscription = claim->subscription;
+	bool		wanted;
+	bool		gone;
+
+	gone = pg_atomic_read_u32(&claim->database->generation) !=
+		claim->database_generation ||
+		subscription->generation != claim->generation ||
+		subscription->doomed;
+	SpinLockAcquire(&subscription->mutex);
+	wanted = subscription->wanted > 0;
+	SpinLockRelease(&subscription->mutex);
+	if (!gone && (!wanted || claim->position.consumed || claim->changing))
+		return true;
+
+	for (Claim **link = &claims; *link; link = &(*link)->next)
+	{
+		if (*link == claim)
+		{
+			*link = claim->next;
+			break;
+		}
+	}
+	end_claim(claim, false);
+	return false;
+}

@@ -1,0 +1,79 @@
+/*-------------------------------------------------------------------------
+ *
+ * reader.h
+ *	  Being a subscription's reader: claim, position, commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_READER_H
+#define PGPUBSUB_READER_H
+
+#include "pgpubsub.h"
+#include "registry.h"
+
+/* This transaction's position in one of the subscription's channels. */
+typedef struct Cursor
+{
+	Binding    *binding;
+	int			channel;
+	uint64		number;			/* of the last event consumed */
+	RingPos		pos;			/* where it was, or RING_NONE */
+	uint64		delivered;		/* consumed by this transaction */
+	uint64		lost;			/* found missing by this transaction */
+} Cursor;
+
+/* All that a rollback to a savepoint has to bring back. */
+typedef struct Position
+{
+	Cursor	   *cursors;
+	int			ncursors;
+	uint64		gap_seen;
+	uint64		seq;
+	uint64		delivered_bytes;
+	bool		consumed;		/* anything that commit has to write */
+} Position;
+
+typedef struct SavedPosition
+{
+	int			level;			/* nesting level that moved away from it */
+	Position	position;
+	struct SavedPosition *upper;
+} SavedPosition;
+
+/* A subscription that this transaction reads, until it ends. */
+typedef struct Claim
+{
+	Database   *database;
+	uint32		database_generation;
+	Subscription *subscription;
+	uint32		generation;
+	int			level;			/* nesting level that claimed it */
+	bool		changing;		/* subscribe() or unsubscribe() needs it */
+	uint32		bindings_version;	/* that cursors reflect ... */
+	bool		synced;			/* ... if this is true */
+	Position	position;
+	SavedPosition *saved;		/* innermost first */
+	struct Claim *next;
+} Claim;
+
+extern Database *reader_database(const char *function);
+extern void reader_wait_for_relay(Database *database, TimestampTz deadline);
+extern bool reader_visible(Subscription *subscription);
+extern void reader_check_owner(const char *name, Oid owner);
+extern Oid	reader_subscription_owner(Database *database, const char *name);
+extern Claim *reader_claim(Database *database, const char *name,
+						   TimestampTz deadline, bool change);
+extern void reader_sync(Claim *claim);
+extern void reader_save(Claim *claim);
+extern bool reader_step_aside(Claim *claim);
+extern bool reader_any_consumed(void);
+
+/* for the transaction callbacks, which are in subscribe.c */
+extern void reader_pre_prepare(void);
+extern void reader_pre_commit(void);
+extern void reader_at_commit(void);
+extern void reader_at_abort(void);
+extern void reader_at_subcommit(int level);
+extern void reader_at_subabort(int level);
+
+#endif							/* PGPUBSUB_READER_H */

@@ -1,0 +1,305 @@
+/*-------------------------------------------------------------------------
+ *
+ * registry.h
+ *	  Databases, channels, subscriptions and bindings in shared memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_REGISTRY_H
+#define PGPUBSUB_REGISTRY_H
+
+#include "pgpubsub.h"
+#include "ring.h"
+#include "staging.h"
+
+#include "lib/ilist.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+
+typedef enum OnFull
+{
+	ON_FULL_DROP,
+	ON_FULL_EVICT,
+	ON_FULL_BLOCK
+} OnFull;
+
+typedef enum RelayState
+{
+	RELAY_STOPPED,
+	RELAY_STARTING,
+	RELAY_LISTENING,
+	RELAY_FULL
+} RelayState;
+
+/*
+ * A channel that pgpubsub knows, or (is_pattern) a pattern that some
+ * subscription names.  Its index in Database.channels is also its channel in
+ * the ring.
+ */
+typedef struct Channel
+{
+	/* database->lock; exclusive to change */
+	bool		in_use;
+	bool		is_pattern;
+	char		name[NAMEDATALEN];
+	dlist_head	bindings;
+	uint64		published_base; /* newest number at stats_reset */
+	uint64		published_bytes_base;
+
+	/* changed under database->lock, exclusive; read without */
+	pg_atomic_uint32 generation;	/* grows when the slot is freed */
+	pg_atomic_uint32 nbindings;
+
+	/* written by the relay alone */
+	pg_atomic_uint32 listening; /* its LISTEN has committed */
+	pg_atomic_uint64 received;	/* number of the last event received */
+
+	/* database->wait_lock */
+	dlist_head	waiters;		/* Binding.wait_node */
+	pg_atomic_uint32 nwaiters;	/* read without the lock */
+
+	/* any process, atomically; outlives a reuse of the slot */
+	pg_atomic_uint32 publishers;	/* open transactions that published on it */
+
+	/* any process, atomically */
+	pg_atomic_uint64 delivered;
+	pg_atomic_uint64 lost;
+} Channel;
+
+struct Subscription;
+
+/* How a subscription came to read a channel, and what is about to happen. */
+#define BINDING_BY_NAME		0x01	/* named in subscribe() (or is a pattern) */
+#define BINDING_BY_PATTERN	0x02	/* matched by one of its patterns */
+#define BINDING_ADDED		0x04	/* by a transaction that is still open */
+#define BINDING_DROPPED		0x08	/* by a transaction that is still open */
+
+/* The number of a binding that has no position yet. */
+#define BINDING_UNPLACED	PG_UINT64_MAX
+
+/* A subscription's position in one channel. */
+typedef struct Binding
+{
+	/* database->lock; exclusive to change */
+	struct Subscription *subscription;	/* NULL: free */
+	int			channel;
+	uint32		flags;
+	dlist_node	channel_node;
+	dlist_node	subscription_node;
+
+	/* written at commit by the subscription's reader */
+	pg_atomic_uint64 number;	/* of the last event consumed */
+
+	/* the subscription's reader alone */
+	RingPos		pos;			/* where that event was, or RING_NONE */
+
+	/*
+	 * The reader alone: what the last look showed.  Losses up to looked_first
+	 * were in its gap row, events from there up to looked_number (with seq
+	 * looked_seq) in its rows.
+	 */
+	uint64		looked_first;
+	uint64		looked_number;
+	uint64		looked_seq;
+
+	/* database->wait_lock */
+	dlist_node	wait_node;
+	bool		waiting;
+} Binding;
+
+typedef enum SubscriptionState
+{
+	SUBSCRIPTION_FREE,
+	SUBSCRIPTION_CREATING,		/* by a transaction that is still open */
+	SUBSCRIPTION_ACTIVE,
+	SUBSCRIPTION_DROPPING		/* by a transaction that is still open */
+} SubscriptionState;
+
+typedef struct Subscription
+{
+	/* database->lock; exclusive to change */
+	SubscriptionState state;
+	int			database;		/* index of its slot */
+	int			changer_pid;	/* who is creating or dropping it */
+	char		name[NAMEDATALEN];
+	Oid			owner;
+	OnFull		on_full;
+	bool		temporary;
+	int			session_pid;	/* whose temporary one it is */
+	bool		doomed;			/* to be dropped once nobody reads it */
+	bool		stale;			/* to be read from the table again then */
+	uint32		generation;		/* grows when the slot is freed */
+	uint32		bindings_version;	/* grows when a binding is added */
+	bool		evicted;		/* holds nothing until it is polled */
+	bool		holding;		/* the full queue waits for it */
+	dlist_head	bindings;		/* Binding.subscription_node */
+	dlist_node	node;			/* in database->subscriptions or free list */
+	TimestampTz created_at;
+
+	/* mutex */
+	slock_t		mutex;
+	int			reader_pid;		/* 0: nobody reads it */
+	int			reader_procno;
+	bool		waiting;		/* the reader waits in poll() */
+	int			wanted;			/* sessions that want to change or drop it */
+	int			wanted_pid;		/* the last of them */
+	ConditionVariable reader_cv;	/* the reader let go */
+
+	/* the reader alone, at commit; read by views */
+	pg_atomic_uint64 seq;		/* last one consumed */
+	pg_atomic_uint64 gap_seen;	/* part of the gap epoch it was told of */
+
+	/* the reader alone: the gap row that the last look showed */
+	uint64		looked_gap;		/* gap epoch */
+	uint64		looked_gap_seq;
+
+	/* any process, atomically */
+	pg_atomic_uint64 gap_epoch; /* grows when it missed events unknown */
+	pg_atomic_uint64 delivered;
+	pg_atomic_uint64 delivered_bytes;
+	pg_atomic_uint64 lost;
+	pg_atomic_uint64 polls;
+	pg_atomic_uint64 empty_polls;
+	pg_atomic_uint64 last_poll_at;
+} Subscription;
+
+/*
+ * One database that has pgpubsub.  The slot is static; generation grows when
+ * it is freed.
+ */
+typedef struct Database
+{
+	/* constant */
+	int			index;
+	LWLock	   *lock;			/* guards the registry of this database */
+	LWLock	   *wait_lock;		/* guards the lists of waiting readers */
+	Ring	   *ring;
+	Staging    *staging;
+	Channel    *channels;		/* pgpubsub_max_channels */
+	Binding    *bindings;		/* registry_max_bindings() */
+
+	/* control lock; exclusive to change */
+	Oid			oid;			/* InvalidOid: free */
+	bool		dropping;		/* free the slot once no relay runs */
+	int			creator_pid;	/* whose CREATE EXTENSION is not committed */
+	int			hold_pid;		/* who keeps the database for itself */
+	bool		leave;			/* the relay is asked to exit */
+	int			relay_pid;		/* 0: none runs */
+	uint32		relay_starts;
+	bool		relay_listened; /* the last one came so far */
+
+	/* changed under the control lock, exclusive; read without */
+	pg_atomic_uint32 generation;
+	pg_atomic_uint32 relay_procno;	/* PG_UINT32_MAX: none */
+	pg_atomic_uint32 relay_state;
+	pg_atomic_uint32 loaded;	/* a relay has read the table */
+	pg_atomic_uint32 unavailable;	/* no relay can be started now */
+	ConditionVariable relay_cv; /* relay_pid or relay_state changed */
+	ConditionVariable room_cv;	/* no longer full, or waiting for others */
+
+	/* lock; exclusive to change */
+	dlist_head	subscriptions;
+	dlist_head	free_bindings;	/* Binding.channel_node */
+	uint64		commits;		/* subscribes and unsubscribes committed */
+	TimestampTz stats_reset;
+	uint64		published_base; /* events queued at stats_reset */
+	uint64		published_bytes_base;
+
+	/* changed under lock, exclusive; read without */
+	pg_atomic_uint32 version;	/* grows with every channel made or freed */
+	pg_atomic_uint32 npatterns; /* patterns that some subscription names */
+
+	/* any process, atomically */
+	pg_atomic_uint64 requested; /* requests to the relay ... */
+	pg_atomic_uint64 handled;	/* ... and how many it has done */
+	ConditionVariable handled_cv;
+	pg_atomic_uint64 reload_requested;	/* the table was written by hand */
+	pg_atomic_uint64 gap_epoch; /* grows when all subscriptions missed events */
+
+	/* written by the relay alone */
+	pg_atomic_uint64 published;
+	pg_atomic_uint64 published_bytes;
+	pg_atomic_uint64 peak_used;
+	pg_atomic_uint64 full_count;
+	pg_atomic_uint64 full_ms;
+	pg_atomic_uint64 full_since;	/* TimestampTz; 0: not full */
+	pg_atomic_uint64 evictions;
+	pg_atomic_uint64 bad_frames;
+	pg_atomic_uint32 notify_failing;	/* core refuses staged events */
+	bool		relay_lost_events;	/* for want of memory, not yet told */
+} Database;
+
+/* What all databases share. */
+typedef struct Control
+{
+	/* constant */
+	LWLock	   *lock;			/* the control lock */
+	LWLock	   *subscription_lock;	/* guards the pool and the hash of names */
+	Subscription *subscriptions;	/* pgpubsub_max_subscriptions */
+	Database   *databases;		/* pgpubsub_max_databases */
+
+	/* lock; exclusive to change */
+	uint64		highest_seq;	/* of databases that left and of earlier runs */
+
+	/* subscription_lock */
+	dlist_head	free_subscriptions;
+
+	/* any process, atomically */
+	pg_atomic_uint32 launcher_procno;	/* PG_UINT32_MAX: none */
+	pg_atomic_uint32 version;	/* grows when a database may get a slot again */
+} Control;
+
+/* NULL if pgpubsub is not preloaded */
+extern Control *pgpubsub_control;
+
+/* shared memory */
+extern int	registry_max_bindings(void);
+extern Size registry_shmem_size(void);
+extern void registry_shmem_init(LWLockPadded *locks);
+extern int	registry_num_locks(void);
+
+/* databases */
+extern Database *registry_find_database(Oid oid);
+extern Database *registry_lookup_database(Oid oid);
+extern Database *registry_my_database(bool create);
+extern Database *registry_acquire_database(Oid oid);
+extern bool registry_database_allowed(const char *name);
+extern void registry_free_database(Database *database);
+extern void registry_wake(pg_atomic_uint32 *procno);
+extern uint64 registry_request(Database *database);
+extern void registry_wake_waiters(Database *database);
+
+/* channels; database->lock held, exclusive to make one */
+extern int	registry_find_channel(Database *database, const char *name,
+								  bool is_pattern);
+extern int	registry_make_channel(Database *database, const char *name,
+								  bool is_pattern);
+extern bool registry_is_pattern(const char *name);
+extern bool registry_pattern_matches(const char *pattern, const char *name);
+extern bool registry_gap_for_matching(Database *database, const char *name);
+
+/* subscriptions; database->lock held, exclusive to change */
+extern Subscription *registry_find_subscription(Database *database,
+												const char *name);
+extern Subscription *registry_make_subscription(Database *database,
+												const char *name, Oid owner,
+												OnFull on_full,
+												bool temporary);
+extern void registry_restore_name(Database *database,
+								  Subscription *subscription);
+extern void registry_drop_subscription(Database *database,
+									   Subscription *subscription);
+extern uint64 registry_gap_epoch(Database *database,
+								 Subscription *subscription);
+
+/* bindings; database->lock held, exclusive to change */
+extern Binding *registry_find_binding(Subscription *subscription,
+									  int channel);
+extern Binding *registry_bind(Database *database, Subscription *subscription,
+							  int channel, uint32 flags);
+extern void registry_unbind(Database *database, Binding *binding);
+extern void registry_prune(Database *database, Subscription *subscription);
+
+#endif							/* PGPUBSUB_REGISTRY_H */

@@ -1,0 +1,697 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay.c
+ *	  The relay: one background worker per database.
+ *
+ * 1. It LISTENs, in its own backend, to the reserved channel and to every
+ *	  channel that a subscription is bound to.  Core delivers notifications
+ *	  to a frontend; the relay has none, so it points PqCommMethods at
+ *	  functions of its own and gets each NotificationResponse there.
+ *
+ * 2. receive_message() runs inside core's transaction, which holds a
+ *	  snapshot, and where any error is FATAL.  It puts together frames, finds
+ *	  the channel, copies the event into the inbox, and does nothing else.  It
+ *	  raises nothing and waits for nothing but short LWLocks.
+ *
+ * 3. When core has committed that transaction, the inbox goes into the ring;
+ *	  see relay_append.c.
+ *
+ * 4. Backends ask for something by raising a counter and setting the relay's
+ *	  latch.  It LISTENs and UNLISTENs, then reads all that is committed by
+ *	  then, staged events included, and only then says that it has handled the
+ *	  request.
+ *
+ * 5. When the relay starts, it cannot know what was sent while there was
+ *	  none: every subscription is told so by the database's gap epoch.
+ *
+ * The table of subscriptions is read by relay_table.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "relay.h"
+
+#include "access/xact.h"
+#include "commands/async.h"
+#include "commands/extension.h"
+#include "frame.h"
+#include "inbox.h"
+#include "libpq/libpq.h"
+#include "libpq/pqcomm.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "publish.h"
+#include "registry.h"
+#include "relay_append.h"
+#include "relay_staged.h"
+#include "relay_table.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/procarray.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* A channel that the relay listens to, by name. */
+typedef struct Listened
+{
+	char		name[NAMEDATALEN];
+	int			slot;
+} Listened;
+
+/* The native notification that a complete frame was delivered in place of. */
+typedef struct Twin
+{
+	bool		expected;
+	int			pid;
+	uint32		crc;
+	char		channel[NAMEDATALEN];
+} Twin;
+
+static Database *my_slot = NULL;
+static Inbox *inbox = NULL;
+static HTAB *listened = NULL;
+static FrameAssembly assembly;
+static Twin twin;
+
+/*
+ * Receiving
+ */
+
+/* Put an event into the inbox. */
+static void
+receive_event(int slot, int pid, const char *payload, Size len)
+{
+	if (!inbox_put(inbox, slot, pid, 0, payload, len))
+	{
+		my_slot->relay_lost_events = true;
+		return;
+	}
+	pg_atomic_write_u64(&my_slot->channels[slot].received,
+						pg_atomic_read_u64(&my_slot->channels[slot].received) + 1);
+}
+
+/* The slot of a channel that somebody reads; -1 if nobody does. */
+static int
+bound_channel(const char *name)
+{
+	int			slot;
+
+	LWLockAcquire(my_slot->lock, LW_SHARED);
+	slot = registry_find_channel(my_slot, name, false);
+	if (slot >= 0 &&
+		pg_atomic_read_u32(&my_slot->channels[slot].nbindings) == 0)
+		slot = -1;
+	LWLockRelease(my_slot->lock);
+	return slot;
+}
+
+/* A notification on the reserved channel. */
+static void
+receive_frame(int pid, const char *text, Size len)
+{
+	uint64		bad = assembly.bad;
+	FrameResult result = frame_accept(&assembly, pid, text, len,
+									  publish_max_payload());
+	int			slot;
+
+	if (assembly.bad != bad)
+		pg_atomic_fetch_add_u64(&my_slot->bad_frames,
+								(int64) (assembly.bad - bad));
+	twin.expected = false;
+	if (result != FRAME_COMPLETE)
+		return;
+
+	if (pid != MyProcPid ||
+		!relay_staged_receive(assembly.channel, assembly.data, assembly.len))
+	{
+		slot = bound_channel(assembly.channel);
+		if (slot >= 0)
+			receive_event(slot, pid, assembly.data, assembly.len);
+	}
+	twin.expected = true;
+	twin.pid = pid;
+	twin.crc = assembly.native_crc;
+	strlcpy(twin.channel, assembly.channel, NAMEDATALEN);
+	frame_drop(&assembly);
+}
+
+/* Was the event delivered already, from its frames? */
+static bool
+is_twin(int pid, const char *channel, const char *payload, Size len)
+{
+	bool		result = twin.expected && twin.pid == pid &&
+		strcmp(twin.channel, channel) == 0 &&
+		twin.crc == frame_crc(payload, len);
+
+	twin.expected = false;
+	return result;
+}
+
+/* A notification on a channel that we listen to. */
+static void
+receive_native(int pid, const char *channel, const char *payload, Size len)
+{
+	Listened   *entry;
+
+	if (assembly.active)
+	{
+		/* the parts of an event come one after the other */
+		frame_drop(&assembly);
+		pg_atomic_fetch_add_u64(&my_slot->bad_frames, 1);
+	}
+	if (twin.expected && is_twin(pid, channel, payload, len))
+		return;
+	if (pid == MyProcPid && relay_staged_receive(channel, payload, len))
+		return;
+	entry = hash_search(listened, channel, HASH_FIND, NULL);
+	if (entry)
+		receive_event(entry->slot, pid, payload, len);
+}
+
+/*
+ * Core sends a message to the frontend.  NotificationResponse is an int32 in
+ * network order, the channel and the payload, each terminated.  All else
+ * (NOTICEs, ERRORs) is in the server log and nowhere else.  Must not raise
+ * anything, must not wait.
+ */
+static int
+receive_message(char msgtype, const char *s, size_t len)
+{
+	uint32		pid;
+	const char *channel;
+	const char *payload;
+	Size		channel_len;
+
+	if (msgtype != 'A' || my_slot == NULL || len < sizeof(pid) + 2)
+		return 0;
+	memcpy(&pid, s, sizeof(pid));
+	pid = pg_ntoh32(pid);
+	channel = s + sizeof(pid);
+	channel_len = strnlen(channel, len - sizeof(pid));
+	payload = channel + channel_len + 1;
+	if (payload >= s + len || channel_len > PGPUBSUB_CHANNEL_MAX)
+		return 0;
+
+	len = strnlen(payload, s + len - payload);
+	if (publish_channel_reserved(channel))
+		receive_frame((int) pid, payload, len);
+	else
+		receive_native((int) pid, channel, payload, len);
+	return 0;
+}
+
+/* The channel's slot, and whether the relay listens to it. */
+static int
+find_channel(const char *name, bool *listening)
+{
+	Listened   *entry = hash_search(listened, name, HASH_FIND, NULL);
+
+	*listening = entry != NULL;
+	return entry ? entry->slot : bound_channel(name);
+}
+
+/* Nothing to reset, to flush, or to be pending. */
+static void
+relay_comm_reset(void)
+{
+}
+
+static int
+relay_flush(void)
+{
+	return 0;
+}
+
+static bool
+relay_is_send_pending(void)
+{
+	return false;
+}
+
+static void
+relay_putmessage_noblock(char msgtype, const char *s, size_t len)
+{
+	(void) receive_message(msgtype, s, len);
+}
+
+static const PQcommMethods relay_comm_methods = {
+	.comm_reset = relay_comm_reset,
+	.flush = relay_flush,
+	.flush_if_writable = relay_flush,
+	.is_send_pending = relay_is_send_pending,
+	.putmessage = receive_message,
+	.putmessage_noblock = relay_putmessage_noblock
+};
+
+/* Have core read its queue now, whether or not it has signalled us. */
+static void
+read_notifications(bool force)
+{
+	if (force)
+		notifyInterruptPending = true;
+	if (!notifyInterruptPending)
+		return;
+	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, "reading notifications");
+	ProcessNotifyInterrupt(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	if (my_slot->relay_lost_events)
+	{
+		my_slot->relay_lost_events = false;
+		pg_atomic_fetch_add_u64(&my_slot->gap_epoch, 1);
+		ereport(LOG,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("pgpubsub relay has lost events for want of memory")));
+		registry_wake_waiters(my_slot);
+	}
+}
+
+/*
+ * Listening
+ */
+
+/* Remember that we listen to the channel, or no more. */
+static void
+set_listening(int slot, bool listening)
+{
+	Channel    *channel = &my_slot->channels[slot];
+	Listened   *entry;
+
+	if (listening)
+	{
+		entry = hash_search(listened, channel->name, HASH_ENTER, NULL);
+		entry->slot = slot;
+	}
+	else
+		(void) hash_search(listened, channel->name, HASH_REMOVE, NULL);
+	pg_atomic_write_u32(&channel->listening, listening ? 1 : 0);
+}
+
+/*
+ * Listen to the channels that are bound and only to those.  The list is made
+ * under the lock, LISTENed to without it: a channel that loses its bindings
+ * meanwhile brings another request.
+ */
+static void
+listen_to_bound(bool first)
+{
+	int		   *changes = palloc(pgpubsub_max_channels * sizeof(int));
+	int			nchanges = 0;
+
+	LWLockAcquire(my_slot->lock, LW_SHARED);
+	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
+	{
+		Channel    *channel = &my_slot->channels[slot];
+		bool		bound = channel->in_use && !channel->is_pattern &&
+			pg_atomic_read_u32(&channel->nbindings) > 0;
+
+		if (bound != (pg_atomic_read_u32(&channel->listening) != 0))
+			changes[nchanges++] = slot;
+	}
+	LWLockRelease(my_slot->lock);
+
+	if (nchanges > 0 || first)
+	{
+		SetCurrentStatementStartTimestamp();
+		pgstat_report_activity(STATE_RUNNING, "listening to channels");
+		StartTransactionCommand();
+		if (first)
+			Async_Listen(PGPUBSUB_FRAME_CHANNEL);
+		for (int i = 0; i < nchanges; i++)
+		{
+			Channel    *channel = &my_slot->channels[changes[i]];
+
+			if (pg_atomic_read_u32(&channel->listening) != 0)
+				Async_Unlisten(channel->name);
+			else
+				Async_Listen(channel->name);
+		}
+		CommitTransactionCommand();
+		pgstat_report_activity(STATE_IDLE, NULL);
+	}
+	for (int i = 0; i < nchanges; i++)
+		set_listening(changes[i],
+					  pg_atomic_read_u32(&my_slot->channels[changes[i]].listening) == 0);
+	pfree(changes);
+}
+
+/*
+ * Drop the subscriptions that are doomed and that nobody reads.  Returns
+ * whether there is a stale one that nobody reads.
+ */
+static bool
+drop_doomed(void)
+{
+	dlist_mutable_iter iter;
+	bool		stale = false;
+
+	LWLockAcquire(my_slot->lock, LW_EXCLUSIVE);
+	dlist_foreach_modify(iter, &my_slot->subscriptions)
+	{
+		Subscription *subscription = dlist_container(Subscription, node,
+													 iter.cur);
+
+		/* none can become its reader: a doomed one is visible to nobody */
+		if (subscription->reader_pid != 0)
+			continue;
+		stale |= subscription->stale;
+		if (subscription->doomed)
+			registry_drop_subscription(my_slot, subscription);
+	}
+	LWLockRelease(my_slot->lock);
+	return stale;
+}
+
+/* Read what the relay has just notified itself. */
+static void
+read_own_notifications(void)
+{
+	read_notifications(true);
+}
+
+/* Notify what is staged and committed by now. */
+static void
+drain_staging(void)
+{
+	uint64		pass = staging_next_pass(my_slot->staging);
+	StagedResult result;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		result = relay_staged_batch(read_own_notifications);
+		relay_append();
+		if (result == STAGED_LISTEN_FIRST)
+			listen_to_bound(false);
+	} while (result != STAGED_NOTHING &&
+			 !staging_pass_done(my_slot->staging, pass));
+}
+
+/* Do what backends have asked for. */
+static void
+handle_requests(void)
+{
+	static uint64 reloaded = 0;
+	uint64		requested = pg_atomic_read_u64(&my_slot->requested);
+	uint64		reload;
+
+	if (requested == pg_atomic_read_u64(&my_slot->handled))
+		return;
+
+	reload = pg_atomic_read_u64(&my_slot->reload_requested);
+	if (drop_doomed() || reload != reloaded)
+	{
+		relay_table_load(my_slot);
+		reloaded = reload;
+		(void) drop_doomed();
+	}
+	listen_to_bound(false);
+
+	/* what is committed by now was sent before whatever is asked for */
+	drain_staging();
+	read_notifications(true);
+	relay_append();
+	pg_atomic_write_u64(&my_slot->handled, requested);
+	ConditionVariableBroadcast(&my_slot->handled_cv);
+}
+
+/*
+ * Life
+ */
+
+/* Show what the relay is about. */
+static void
+set_relay_state(RelayState state)
+{
+	pg_atomic_write_u32(&my_slot->relay_state, state);
+	ConditionVariableBroadcast(&my_slot->relay_cv);
+}
+
+/* At exit, however it comes about: let others know that no relay runs. */
+static void
+relay_exit(int code, Datum arg)
+{
+	LWLockReleaseAll();
+	relay_append_exit(my_slot);
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	Assert(my_slot->relay_pid == MyProcPid);
+	my_slot->relay_pid = 0;
+	my_slot->leave = false;
+	pg_atomic_write_u32(&my_slot->relay_procno, PG_UINT32_MAX);
+	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
+	{
+		Channel    *channel = &my_slot->channels[slot];
+
+		/* what is in the inbox is lost, as the next relay will say */
+		pg_atomic_write_u32(&channel->listening, 0);
+		pg_atomic_write_u64(&channel->received,
+							ring_newest_number(my_slot->ring, slot));
+	}
+	LWLockRelease(pgpubsub_control->lock);
+	set_relay_state(RELAY_STOPPED);
+	registry_wake(&pgpubsub_control->launcher_procno);
+}
+
+/* The extension is not in this database: have its slot freed, if any. */
+static void
+forget_database(void)
+{
+	Database   *database;
+
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	database = registry_lookup_database(MyDatabaseId);
+	if (database && database->creator_pid == 0 && database->relay_pid == 0)
+		database->dropping = true;
+	LWLockRelease(pgpubsub_control->lock);
+	registry_wake(&pgpubsub_control->launcher_procno);
+}
+
+/*
+ * Become the database's relay.  Returns false if it has one, is to have none,
+ * or there is no slot for it.
+ */
+static bool
+claim_database(bool installed)
+{
+	Database   *database;
+	bool		claimed = false;
+
+	if (!installed)
+	{
+		forget_database();
+		return false;
+	}
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	database = registry_acquire_database(MyDatabaseId);
+	if (database)
+	{
+		claimed = database->relay_pid == 0 && !database->dropping &&
+			database->hold_pid == 0;
+	}
+	if (claimed)
+	{
+		database->relay_pid = MyProcPid;
+		database->leave = false;
+		database->relay_starts++;
+		database->relay_listened = false;
+		pg_atomic_write_u32(&database->unavailable, 0);
+		pg_atomic_write_u32(&database->relay_procno,
+							(uint32) PGPUBSUB_MY_PROCNO);
+		my_slot = database;
+		before_shmem_exit(relay_exit, (Datum) 0);
+	}
+	LWLockRelease(pgpubsub_control->lock);
+
+	if (database == NULL)
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no relay for database \"%s\"",
+						MyBgworkerEntry->bgw_extra),
+				 errdetail("pgpubsub.max_databases (%d) others have one.",
+						   pgpubsub_max_databases),
+				 errhint("Raise pgpubsub.max_databases and restart the server, or leave databases out with pgpubsub.databases.")));
+	return claimed;
+}
+
+/* Is the extension in this database, committed? */
+static bool
+extension_installed(void)
+{
+	bool		installed;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	installed = OidIsValid(get_extension_oid(PGPUBSUB_EXTENSION, true));
+	CommitTransactionCommand();
+	return installed;
+}
+
+/* Is a CREATE EXTENSION under way in this database? */
+static bool
+extension_being_created(void)
+{
+	Database   *database = registry_find_database(MyDatabaseId);
+
+	return database != NULL && database->creator_pid != 0;
+}
+
+/*
+ * Override what a database or a role may have set for sessions; a relay
+ * depends on it.  Then have what core sends to a frontend.
+ */
+static void
+set_up_session(void)
+{
+	static const char *const settings[][2] = {
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+#ifdef PGPUBSUB_HAVE_TRANSACTION_TIMEOUT
+		{"transaction_timeout", "0"},
+#endif
+		{"idle_in_transaction_session_timeout", "0"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"client_min_messages", "error"},
+		{"search_path", "pg_catalog"},
+		{"synchronous_commit", "off"},
+		{"row_security", "off"},
+		{"temp_file_limit", "-1"}
+	};
+
+	SetConfigOption("client_encoding", GetDatabaseEncodingName(), PGC_SUSET,
+					PGC_S_OVERRIDE);
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
+						PGC_S_OVERRIDE);
+
+	whereToSendOutput = DestRemote;
+	FrontendProtocol = PG_PROTOCOL_LATEST;
+	PqCommMethods = &relay_comm_methods;
+}
+
+/* Make what the relay keeps in its own memory. */
+static void
+set_up_memory(void)
+{
+	HASHCTL		ctl = {0};
+
+	inbox = inbox_create(AllocSetContextCreate(TopMemoryContext,
+											   "pgpubsub inbox",
+											   ALLOCSET_DEFAULT_SIZES));
+	assembly.context = TopMemoryContext;
+	ctl.keysize = NAMEDATALEN;
+	ctl.entrysize = sizeof(Listened);
+	listened = hash_create("pgpubsub listened channels", 256, &ctl,
+						   HASH_ELEM | HASH_STRINGS);
+	MessageContext = AllocSetContextCreate(TopMemoryContext,
+										   "MessageContext",
+										   ALLOCSET_DEFAULT_SIZES);
+	relay_append_init(my_slot, inbox);
+}
+
+/* Begin to listen, and tell all subscriptions that they may have a gap. */
+static void
+start_listening(void)
+{
+	uint64		requested = pg_atomic_read_u64(&my_slot->requested);
+
+	set_relay_state(RELAY_STARTING);
+	relay_table_load(my_slot);
+	(void) drop_doomed();
+	listen_to_bound(true);
+	relay_staged_init(my_slot, inbox, find_channel);
+	pg_atomic_fetch_add_u64(&my_slot->gap_epoch, 1);
+	my_slot->relay_listened = true;
+	pg_atomic_write_u32(&my_slot->loaded, 1);
+	set_relay_state(RELAY_LISTENING);
+	pg_atomic_write_u64(&my_slot->handled, requested);
+	ConditionVariableBroadcast(&my_slot->handled_cv);
+	registry_wake_waiters(my_slot);
+	ereport(LOG,
+			(errmsg("pgpubsub relay for database \"%s\" started",
+					MyBgworkerEntry->bgw_extra)));
+}
+
+/* Has somebody asked the relay to leave? */
+static bool
+asked_to_leave(void)
+{
+	bool		leave;
+
+	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+	leave = my_slot->leave || my_slot->dropping;
+	LWLockRelease(pgpubsub_control->lock);
+	return leave;
+}
+
+/* The shorter of two timeouts, of which -1 is the longest. */
+static long
+shorter_timeout(long a, long b)
+{
+	if (a < 0 || b < 0)
+		return Max(a, b);
+	return Min(a, b);
+}
+
+/*
+ * The relay's entry point.  bgw_extra is the database's name, for messages.
+ */
+void
+pgpubsub_relay_main(Datum database_oid)
+{
+	bool		creating;
+	StagedResult staged;
+	long		timeout;
+
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database_oid),
+											  InvalidOid, 0);
+
+	/* in this order: when it is committed, it is no longer being created */
+	creating = extension_being_created();
+	if (!claim_database(extension_installed() || creating))
+		proc_exit(0);
+	set_up_memory();
+	set_up_session();
+	start_listening();
+
+	while (!asked_to_leave())
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		read_notifications(false);
+		relay_append();
+		handle_requests();
+		staged = relay_staged_batch(read_own_notifications);
+		relay_append();
+		if (staged == STAGED_LISTEN_FIRST)
+			listen_to_bound(false);
+		if (notifyInterruptPending || staged != STAGED_NOTHING)
+			continue;
+		pgstat_report_stat(false);
+		timeout = shorter_timeout(relay_append_timeout(),
+								  relay_staged_timeout());
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+						 (timeout >= 0 ? WL_TIMEOUT : 0),
+						 timeout,
+						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
+		ResetLatch(MyLatch);
+	}
+	ereport(LOG,
+			(errmsg("pgpubsub relay for database \"%s\" leaves",
+					MyBgworkerEntry->bgw_extra)));
+	proc_exit(0);
+}

@@ -1,0 +1,331 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_append.c
+ *	  From the relay's inbox into the ring.
+ *
+ * 1. An event goes into the ring as soon as there is room; then readers that
+ *	  wait for its channel are woken, each once.
+ *
+ * 2. If the event that would be overwritten is held, the queue is full.  The
+ *	  relay does not wait here: it says that it is full and goes on with its
+ *	  loop, which reads core's queue into the inbox, does what backends ask
+ *	  for, and calls relay_append() again when a position was committed.
+ *
+ * 3. It stays full until the inbox is empty and an eighth of the ring is
+ *	  free.  Only then it wakes the writers, who wait meanwhile.
+ *
+ * 4. evict_timeout runs from the moment when it became full.  After it every
+ *	  subscription with on_full evict that stands in the way is evicted.
+ *	  Those with block stay, unless the inbox has reached its limit: then any
+ *	  is evicted, because core's queue must not fill up.
+ *
+ * State is saved before it is looked at, with a memory barrier between, here
+ * as in end_claim(): a position that is committed while we become full is
+ * either seen here or brings us back.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "relay_append.h"
+
+#include "hold.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* Messages that are appended before readers are woken, at most. */
+#define WAKE_EVERY	256
+
+/* A warning about the same thing comes at most so often. */
+#define WARN_EVERY_MS	5000
+
+static Database *database = NULL;
+static Inbox *inbox = NULL;
+
+/* Channels appended to since readers were last woken. */
+static int *touched = NULL;
+static int	num_touched = 0;
+static bool *is_touched = NULL;
+
+/* Since when the queue is full; 0: it is not. */
+static TimestampTz full_since = 0;
+
+static TimestampTz last_half_warning = 0;
+
+/*
+ * Append to the database's ring what comes into the inbox.
+ */
+void
+relay_append_init(Database *my_database, Inbox *my_inbox)
+{
+	database = my_database;
+	inbox = my_inbox;
+	touched = MemoryContextAlloc(TopMemoryContext,
+								 pgpubsub_max_channels * sizeof(int));
+	is_touched = MemoryContextAllocZero(TopMemoryContext,
+										pgpubsub_max_channels * sizeof(bool));
+}
+
+/* Wake the readers that wait for events of the channel, and forget them. */
+static void
+wake_channel(Channel *channel)
+{
+	if (pg_atomic_read_u32(&channel->nwaiters) == 0)
+		return;
+	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
+	while (!dlist_is_empty(&channel->waiters))
+	{
+		Binding    *binding =
+		dlist_container(Binding, wait_node,
+						dlist_pop_head_node(&channel->waiters));
+
+		binding->waiting = false;
+		SetLatch(&GetPGProcByNumber(binding->subscription->reader_procno)->procLatch);
+	}
+	pg_atomic_write_u32(&channel->nwaiters, 0);
+	LWLockRelease(database->wait_lock);
+}
+
+/* Wake the readers of all channels that were appended to. */
+static void
+wake_readers(void)
+{
+	/* events are in the ring before we look for who waits */
+	pg_memory_barrier();
+	for (int i = 0; i < num_touched; i++)
+	{
+		is_touched[touched[i]] = false;
+		wake_channel(&database->channels[touched[i]]);
+	}
+	num_touched = 0;
+}
+
+/* Add to a counter that the relay alone writes. */
+static void
+add_to(pg_atomic_uint64 *counter, uint64 value)
+{
+	pg_atomic_write_u64(counter, pg_atomic_read_u64(counter) + value);
+}
+
+/* Append the message; there is room. */
+static void
+append_message(InboxMessage *message)
+{
+	(void) ring_append(database->ring, message->channel, message->pid,
+					   GetCurrentTimestamp(), message->payload, message->len);
+	if (!is_touched[message->channel])
+	{
+		is_touched[message->channel] = true;
+		touched[num_touched++] = message->channel;
+	}
+	add_to(&database->published, 1);
+	add_to(&database->published_bytes, message->len);
+}
+
+/* Keep the high-water mark. */
+static void
+note_peak(void)
+{
+	Size		used = ring_used(database->ring);
+
+	if (used > pg_atomic_read_u64(&database->peak_used))
+		pg_atomic_write_u64(&database->peak_used, used);
+}
+
+/*
+ * Evict who stands in the way, if it is time, and say so in the log; true if
+ * anybody was.
+ */
+static bool
+evict_holders(int channel, uint64 number)
+{
+	bool		last_resort = inbox_overflows(inbox);
+	bool		any = false;
+	Holder		evicted;
+
+	if (full_since == 0)
+		return false;
+	if (!last_resort &&
+		!TimestampDifferenceExceeds(full_since, GetCurrentTimestamp(),
+									pgpubsub_evict_timeout))
+		return false;
+	while (hold_evict(database, channel, number, last_resort, &evicted))
+	{
+		any = true;
+		ereport(LOG,
+				(errmsg("pgpubsub evicted subscription \"%s\" from the full queue",
+						evicted.name),
+				 errdetail_internal("%s", hold_describe(&evicted)),
+				 last_resort ?
+				 errhint("The relay's buffer for notifications received meanwhile is full too.") : 0));
+	}
+	return any;
+}
+
+/*
+ * Make room for a payload of that length.  Returns false if an event that is
+ * held is in the way.
+ */
+static bool
+make_room(Size len)
+{
+	int			channel;
+	uint64		number;
+
+	while ((channel = ring_make_room(database->ring, len, &number)) >= 0)
+	{
+		if (!hold_recompute(database, channel, number))
+			continue;
+		if (evict_holders(channel, number))
+			continue;
+		if (hold_mark(database, channel, number))
+			ConditionVariableBroadcast(&database->room_cv);
+		return false;
+	}
+	return true;
+}
+
+/* The queue is full from now on. */
+static void
+become_full(void)
+{
+	full_since = GetCurrentTimestamp();
+	add_to(&database->full_count, 1);
+	pg_atomic_write_u64(&database->full_since, (uint64) full_since);
+	pg_atomic_write_u32(&database->relay_state, RELAY_FULL);
+	ConditionVariableBroadcast(&database->relay_cv);
+
+	/* positions are looked at after the state is there to be seen */
+	pg_memory_barrier();
+}
+
+/* There is room again: let the writers go on. */
+static void
+end_full(RelayState state)
+{
+	add_to(&database->full_ms,
+		   TimestampDifferenceMilliseconds((TimestampTz) pg_atomic_read_u64(&database->full_since),
+										   GetCurrentTimestamp()));
+	full_since = 0;
+	pg_atomic_write_u64(&database->full_since, 0);
+	hold_unmark_all(database);
+	pg_atomic_write_u32(&database->relay_state, state);
+	ConditionVariableBroadcast(&database->relay_cv);
+	ConditionVariableBroadcast(&database->room_cv);
+}
+
+/* Append what there is room for; true if that was all. */
+static bool
+append_inbox(void)
+{
+	InboxMessage message;
+	int			appended = 0;
+	bool		all = true;
+
+	while (inbox_peek(inbox, &message))
+	{
+		if (message.channel >= 0)
+		{
+			all = make_room(message.len);
+			if (!all)
+				break;
+			append_message(&message);
+		}
+
+		/* no interrupt is checked for between that and this */
+		if (message.staged != 0)
+			staging_set_appended(database->staging, message.staged);
+		inbox_pop(inbox);
+		if (++appended % WAKE_EVERY == 0)
+			wake_readers();
+	}
+	if (appended > 0)
+	{
+		note_peak();
+		wake_readers();
+	}
+	return all;
+}
+
+/* Warn about who holds more than half of the queue. */
+static void
+warn_half_full(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	RingRecord	record;
+
+	while (ring_next_half(database->ring, &record))
+	{
+		Holder		holder;
+
+		if (record.number <= ring_hold(database->ring, record.channel))
+			continue;
+		if (!TimestampDifferenceExceeds(last_half_warning, now,
+										WARN_EVERY_MS) ||
+			!hold_recompute(database, record.channel, record.number) ||
+			!hold_find_holder(database, record.channel, record.number,
+							  &holder))
+			continue;
+		last_half_warning = now;
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("pgpubsub queue is more than half full"),
+				 errdetail_internal("%s", hold_describe(&holder)),
+				 errhint("Have its reader catch up, or raise pgpubsub.queue_size.")));
+	}
+}
+
+/*
+ * Move what was received into the ring, as far as there is room.
+ */
+void
+relay_append(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(MessageContext);
+	bool		all = append_inbox();
+
+	if (!all && full_since == 0)
+	{
+		become_full();
+		all = append_inbox();
+	}
+	warn_half_full();
+	if (all && full_since != 0 &&
+		make_room(ring_size(database->ring) / 8))
+		end_full(RELAY_LISTENING);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(MessageContext);
+}
+
+/*
+ * How long the relay may sleep before it has to call relay_append() again, in
+ * ms; -1: until it is woken.
+ */
+long
+relay_append_timeout(void)
+{
+	TimestampTz now;
+	TimestampTz deadline;
+
+	if (full_since == 0)
+		return -1;
+	now = GetCurrentTimestamp();
+	deadline = TimestampTzPlusMilliseconds(full_since, pgpubsub_evict_timeout);
+	return deadline > now ?
+		TimestampDifferenceMilliseconds(now, deadline) + 1 : -1;
+}
+
+/*
+ * The relay exits: nobody waits for room any more.  Its state is set by the
+ * caller.
+ */
+void
+relay_append_exit(Database *my_database)
+{
+	if (pg_atomic_read_u64(&my_database->full_since) != 0)
+	{
+		database = my_database;
+		end_full(RELAY_STOPPED);
+	}
+}

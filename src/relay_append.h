@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_append.h
+ *	  From the relay's inbox into the ring.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_RELAY_APPEND_H
+#define PGPUBSUB_RELAY_APPEND_H
+
+#include "pgpubsub.h"
+#include "inbox.h"
+#include "registry.h"
+
+extern void relay_append_init(Database *database, Inbox *inbox);
+extern void relay_append(void);
+extern long relay_append_timeout(void);
+extern void relay_append_exit(Database *database);
+
+#endif							/* PGPUBSUB_RELAY_APPEND_H */

@@ -1,0 +1,284 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_table.c
+ *	  The table of subscriptions, as the relay reads it.
+ *
+ * subscribe() and unsubscribe() keep table and shared memory equal by
+ * themselves.  The relay brings shared memory in line with the table when it
+ * starts, and when somebody else has written the table: pg_restore, or a
+ * superuser by hand.
+ *
+ * It must not mistake a subscribe() that commits at the same time for such a
+ * difference.  Each commit of one grows database->commits, after its row has
+ * become visible; so the relay notes that counter before it takes its
+ * snapshot, and begins again if it has grown by the time it has the lock.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "relay_table.h"
+
+#include "access/xact.h"
+#include "bindings.h"
+#include "catalog/namespace.h"
+#include "executor/spi.h"
+#include "hold.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* A row of the table. */
+typedef struct Row
+{
+	char		name[NAMEDATALEN];
+	Oid			owner;
+	char	  **channels;
+	int			nchannels;
+	OnFull		on_full;
+	TimestampTz created_at;
+} Row;
+
+typedef struct Rows
+{
+	Row		   *rows;
+	int			count;
+} Rows;
+
+/* Is the table there, for this transaction to see? */
+static bool
+table_exists(void)
+{
+	Oid			schema = get_namespace_oid(PGPUBSUB_SCHEMA, true);
+
+	return OidIsValid(schema) &&
+		OidIsValid(get_relname_relid("subscription", schema));
+}
+
+/* Take a tuple of the query apart, into the current context. */
+static bool
+parse_row(HeapTuple tuple, TupleDesc desc, Row *row)
+{
+	bool		isnull;
+	char	   *on_full;
+
+	strlcpy(row->name,
+			NameStr(*DatumGetName(SPI_getbinval(tuple, desc, 1, &isnull))),
+			NAMEDATALEN);
+	row->owner = DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &isnull));
+	row->channels = bindings_parse(DatumGetArrayTypeP(SPI_getbinval(tuple, desc, 3, &isnull)),
+								   WARNING, &row->nchannels);
+	on_full = TextDatumGetCString(SPI_getbinval(tuple, desc, 4, &isnull));
+	row->on_full = strcmp(on_full, "block") == 0 ? ON_FULL_BLOCK :
+		strcmp(on_full, "drop") == 0 ? ON_FULL_DROP : ON_FULL_EVICT;
+	row->created_at =
+		DatumGetTimestampTz(SPI_getbinval(tuple, desc, 5, &isnull));
+	return row->channels != NULL && row->name[0] != '\0';
+}
+
+/* Read all rows, into the context.  In a transaction with a snapshot. */
+static void
+read_rows(Rows *result, MemoryContext context)
+{
+	MemoryContext old;
+
+	SPI_connect();
+	if (SPI_execute("SELECT name, owner::pg_catalog.oid, channels, on_full,"
+					" created_at FROM pgpubsub.subscription",
+					true, 0) != SPI_OK_SELECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not read table pgpubsub.subscription")));
+
+	old = MemoryContextSwitchTo(context);
+	result->rows = palloc(Max(SPI_processed, 1) * sizeof(Row));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Row		   *row = &result->rows[result->count];
+
+		if (parse_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, row))
+			result->count++;
+		else
+			ereport(WARNING,
+					(errmsg("ignored row \"%s\" of table pgpubsub.subscription",
+							row->name),
+					 errhint("Correct its channels, or delete it.")));
+	}
+	MemoryContextSwitchTo(old);
+	SPI_finish();
+}
+
+/* The row with that name, or NULL. */
+static Row *
+find_row(Rows *rows, const char *name)
+{
+	for (int i = 0; i < rows->count; i++)
+	{
+		if (strcmp(rows->rows[i].name, name) == 0)
+			return &rows->rows[i];
+	}
+	return NULL;
+}
+
+/* Make the subscription that the row describes; it starts now. */
+static BindResult
+create_from_row(Database *database, Row *row)
+{
+	Subscription *subscription;
+	BindResult	result;
+
+	subscription = registry_make_subscription(database, row->name, row->owner,
+											  row->on_full, false);
+	if (subscription == NULL)
+		return BIND_NO_SUBSCRIPTION;
+	subscription->created_at = row->created_at;
+	result = bindings_add(database, subscription, row->channels,
+						  row->nchannels, 0);
+	bindings_place_now(database, subscription);
+	subscription->state = SUBSCRIPTION_ACTIVE;
+	hold_start(database, subscription);
+	return result;
+}
+
+/*
+ * Give the subscription what the row has.  If it has a reader, which must
+ * not lose bindings, it is marked stale, and the reader's end brings us here
+ * again.
+ */
+static BindResult
+update_from_row(Database *database, Subscription *subscription, Row *row)
+{
+	BindResult	result;
+	dlist_mutable_iter iter;
+
+	subscription->owner = row->owner;
+	subscription->on_full = row->on_full;
+	hold_start(database, subscription);
+	if (bindings_same(database, subscription, row->channels, row->nchannels))
+		return BIND_DONE;
+	if (subscription->reader_pid != 0)
+	{
+		subscription->stale = true;
+		return BIND_DONE;
+	}
+	result = bindings_add(database, subscription, row->channels,
+						  row->nchannels, 0);
+	bindings_place_now(database, subscription);
+	bindings_mark_dropped(database, subscription, row->channels,
+						  row->nchannels);
+	dlist_foreach_modify(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if (binding->flags & BINDING_DROPPED)
+			registry_unbind(database, binding);
+	}
+	hold_start(database, subscription);
+	return result;
+}
+
+/* Bring shared memory in line with the row. */
+static BindResult
+apply_row(Database *database, Row *row)
+{
+	Subscription *subscription = registry_find_subscription(database,
+															row->name);
+
+	if (subscription == NULL || subscription->doomed)
+		return create_from_row(database, row);
+	if (subscription->state == SUBSCRIPTION_ACTIVE &&
+		!subscription->temporary)
+		return update_from_row(database, subscription, row);
+
+	/* an open transaction, or a temporary one, has the name */
+	return BIND_DONE;
+}
+
+/* Doom the lasting subscriptions that have no row, and wake their readers. */
+static void
+doom_missing(Database *database, Rows *rows)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &database->subscriptions)
+	{
+		Subscription *subscription = dlist_container(Subscription, node,
+													 iter.cur);
+
+		subscription->stale = false;
+		if (subscription->state != SUBSCRIPTION_ACTIVE ||
+			subscription->temporary || subscription->doomed ||
+			find_row(rows, subscription->name) != NULL)
+			continue;
+		subscription->doomed = true;
+		if (subscription->reader_pid != 0)
+			SetLatch(&GetPGProcByNumber(subscription->reader_procno)->procLatch);
+	}
+}
+
+/*
+ * Bring shared memory in line with the rows, unless a subscribe() or
+ * unsubscribe() has committed since commits was read; returns whether it did.
+ */
+static bool
+apply_rows(Database *database, Rows *rows, uint64 commits)
+{
+	BindResult	failure = BIND_DONE;
+
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	if (database->commits != commits)
+	{
+		LWLockRelease(database->lock);
+		return false;
+	}
+	doom_missing(database, rows);
+	for (int i = 0; i < rows->count; i++)
+	{
+		BindResult	result = apply_row(database, &rows->rows[i]);
+
+		if (result != BIND_DONE)
+			failure = result;
+	}
+	LWLockRelease(database->lock);
+	bindings_report(failure, WARNING);
+	return true;
+}
+
+/*
+ * Read the table of subscriptions and bring shared memory in line with it.
+ * Runs its own transaction.  The caller drops doomed subscriptions and
+ * listens to what was bound, afterwards.
+ */
+void
+relay_table_load(Database *database)
+{
+	bool		done = false;
+
+	while (!done)
+	{
+		Rows		rows = {0};
+		uint64		commits;
+
+		CHECK_FOR_INTERRUPTS();
+		LWLockAcquire(database->lock, LW_SHARED);
+		commits = database->commits;
+		LWLockRelease(database->lock);
+
+		SetCurrentStatementStartTimestamp();
+		pgstat_report_activity(STATE_RUNNING, "reading subscriptions");
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		if (table_exists())
+			read_rows(&rows, CurTransactionContext);
+		PopActiveSnapshot();
+		done = apply_rows(database, &rows, commits);
+		CommitTransactionCommand();
+		pgstat_report_activity(STATE_IDLE, NULL);
+	}
+}

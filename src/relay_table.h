@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_table.h
+ *	  The table of subscriptions, as the relay reads it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_RELAY_TABLE_H
+#define PGPUBSUB_RELAY_TABLE_H
+
+#include "pgpubsub.h"
+#include "registry.h"
+
+extern void relay_table_load(Database *database);
+
+#endif							/* PGPUBSUB_RELAY_TABLE_H */

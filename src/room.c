@@ -1,0 +1,152 @@
+/*-------------------------------------------------------------------------
+ *
+ * room.c
+ *	  A writer's waits for room, all together bounded by publish_timeout.
+ *
+ * There are two: for the relay that is full, and for the staging queue.  Both
+ * are on condition variables that the relay broadcasts, can be interrupted,
+ * and take from the same budget of the transaction.  When it is used up, an
+ * error says what the writer has waited for.
+ *
+ * A full relay whose holders are all about to be evicted is not worth an
+ * error: the writer waits on, which evict_timeout bounds.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "room.h"
+
+#include "hold.h"
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+/* How long this top transaction has waited for room, in ms. */
+static long waited_ms = 0;
+
+/*
+ * The top transaction has ended: the next has a budget of its own.
+ */
+void
+room_at_end(void)
+{
+	waited_ms = 0;
+}
+
+/* What is left of the budget for a wait that began at start, in ms. */
+static long
+budget_left(TimestampTz start)
+{
+	return pgpubsub_publish_timeout - waited_ms -
+		TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
+}
+
+/* The wait that began at start is over. */
+static void
+end_wait(TimestampTz start)
+{
+	ConditionVariableCancelSleep();
+	waited_ms += TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
+}
+
+/* Raise 53400: the queue stays full, and this one holds it. */
+static void
+queue_full(const char *channel, const Holder *holder)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("queue is full"),
+			 errdetail("Cannot publish on channel \"%s\" after waiting for pgpubsub.publish_timeout (%d ms).  %s",
+					   channel, pgpubsub_publish_timeout,
+					   hold_describe(holder)),
+			 errhint("Have the subscription read or dropped, raise pgpubsub.queue_size, or subscribe with another on_full.")));
+}
+
+/*
+ * While the relay waits for room in the queue, wait too.  channel is what the
+ * error names.  Raises 53400 if a subscription that is never evicted keeps
+ * the queue full.  No LWLock may be held.
+ */
+void
+room_wait(Database *database, const char *channel)
+{
+	TimestampTz start = GetCurrentTimestamp();
+
+	ConditionVariablePrepareToSleep(&database->room_cv);
+	while (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL)
+	{
+		long		left = budget_left(start);
+		Holder		blocker;
+
+		CHECK_FOR_INTERRUPTS();
+		if (left > 0)
+			ConditionVariableTimedSleep(&database->room_cv, left,
+										pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
+		else if (!hold_find_blocker(database, &blocker))
+			ConditionVariableSleep(&database->room_cv,
+								   pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
+		else
+		{
+			end_wait(start);
+			queue_full(channel, &blocker);
+		}
+	}
+	end_wait(start);
+}
+
+/* Raise 53400: nobody empties the staging queue. */
+static void
+staging_full(Database *database)
+{
+	bool		running =
+	pg_atomic_read_u32(&database->relay_state) != RELAY_STOPPED;
+	bool		failing = pg_atomic_read_u32(&database->notify_failing) != 0;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("queue is full"),
+			 failing ? errdetail("The relay cannot send what is in the staging queue: the server's NOTIFY queue is full.") :
+			 running ? errdetail("The relay has not emptied the staging queue within pgpubsub.publish_timeout (%d ms).",
+								 pgpubsub_publish_timeout) :
+			 errdetail("The relay that empties the staging queue is not running."),
+			 failing ? errhint("Look for sessions that LISTEN and stay in a transaction: pg_notification_queue_usage() shows the use.") :
+			 errhint("Look at pgpubsub.stat_queue and at the server log, or raise pgpubsub.staging_size.")));
+}
+
+/*
+ * Begin to wait for the staging queue: whatever the caller looks at after
+ * this, it will not sleep through a change of it.
+ */
+TimestampTz
+room_begin_staging(Database *database)
+{
+	registry_wake(&database->relay_procno);
+	ConditionVariablePrepareToSleep(staging_moved(database->staging));
+	return GetCurrentTimestamp();
+}
+
+/*
+ * Sleep until the staging queue has changed.  Raises 53400 when the
+ * transaction's budget is used up.
+ */
+void
+room_sleep_staging(Database *database, TimestampTz start)
+{
+	long		left = budget_left(start);
+
+	CHECK_FOR_INTERRUPTS();
+	if (left <= 0)
+	{
+		end_wait(start);
+		staging_full(database);
+	}
+	ConditionVariableTimedSleep(staging_moved(database->staging), left,
+								pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
+}
+
+/*
+ * End to wait for the staging queue.
+ */
+void
+room_end_staging(TimestampTz start)
+{
+	end_wait(start);
+}

@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * room.h
+ *	  A writer's waits for room, all together bounded by publish_timeout.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_ROOM_H
+#define PGPUBSUB_ROOM_H
+
+#include "pgpubsub.h"
+#include "registry.h"
+
+extern void room_wait(Database *database, const char *channel);
+extern TimestampTz room_begin_staging(Database *database);
+extern void room_sleep_staging(Database *database, TimestampTz start);
+extern void room_end_staging(TimestampTz start);
+extern void room_at_end(void);
+
+#endif							/* PGPUBSUB_ROOM_H */

@@ -1,0 +1,586 @@
+/*-------------------------------------------------------------------------
+ *
+ * staging.c
+ *	  The async queue: committed events on their way to the relay.
+ *
+ * 1. The queue is a window [tail, head) on an endless array of bytes, like
+ *	  the ring.  A transaction takes the next place before it commits: under a
+ *	  spinlock it writes its header there and advances head.  Then it copies
+ *	  its events, without a lock.
+ *
+ * 2. The header's status is pending until the transaction's end sets it, with
+ *	  one write that cannot fail, to committed or void.
+ *
+ * 3. The relay takes transactions in the order of their places.  It may pass
+ *	  over a pending one only while that transaction is in progress: nobody
+ *	  has seen its rows then.  One that is pending but no longer in progress is
+ *	  about to set its status; the relay waits for it.  What a transaction is
+ *	  passed over for must have been found committed before that check.  So a
+ *	  transaction that has seen another's rows comes after it.
+ *
+ * 4. Events are numbered in the order in which they are taken.  Two marks on
+ *	  that sequence make a restart of the relay exact: notified, up to which
+ *	  they were sent by a transaction that has committed, and appended, up to
+ *	  which they are in the ring.  Space is freed behind appended.
+ *
+ * 5. A pass is one look of the relay at all places.  Whoever has to know that
+ *	  all that was committed before is notified waits for a pass to end that
+ *	  began after.
+ *
+ * Nothing here looks at a catalog or raises an error.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "staging.h"
+
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "storage/spin.h"
+
+typedef enum StagedStatus
+{
+	STAGED_VOID,				/* aborted, or only fills up the end */
+	STAGED_PENDING,
+	STAGED_COMMITTED
+} StagedStatus;
+
+struct StagedTransaction
+{
+	/* written under the mutex, then constant; a filler has only these two */
+	uint32		length;			/* with header, events and alignment */
+	pg_atomic_uint32 status;	/* set by the transaction when it ends */
+
+	int			pid;
+	int			procno;
+	LocalTransactionId lxid;
+	uint32		nevents;
+	uint32		generation;		/* of the database slot */
+
+	/* the relay alone */
+	uint64		first;			/* number of its first event, 0: not taken */
+};
+
+struct Staging
+{
+	/* constant */
+	Size		size;
+	char	   *data;
+
+	/* mutex; read without it */
+	slock_t		mutex;
+	pg_atomic_uint64 head;
+
+	/* written by the relay alone */
+	pg_atomic_uint64 tail;
+	pg_atomic_uint64 notified;
+	pg_atomic_uint64 appended;
+	pg_atomic_uint64 passes_begun;
+	pg_atomic_uint64 passes_done;
+	uint64		numbered;		/* the last number given */
+	uint64		scan;			/* nothing to take before it */
+
+	ConditionVariable moved;	/* tail or passes_done */
+};
+
+#define HEADER_SIZE MAXALIGN(sizeof(StagedTransaction))
+
+#define PLACE_AT(staging, pos) \
+	((StagedTransaction *) ((staging)->data + (pos) % (staging)->size))
+
+/*
+ * Events
+ */
+
+/* Bytes that an event takes with strings of these lengths. */
+Size
+staged_event_length(Size channel_len, Size id_len, Size payload_len,
+					Size native_len)
+{
+	return MAXALIGN(sizeof(StagedEvent) + channel_len + 1 + id_len + 1 +
+					payload_len + 1 + (native_len > 0 ? native_len + 1 : 0));
+}
+
+/* Append a string with its end; returns what follows. */
+static char *
+put_string(char *p, const char *s, Size len)
+{
+	memcpy(p, s, len);
+	p[len] = '\0';
+	return p + len + 1;
+}
+
+/*
+ * Write the event to where there are staged_event_length() bytes.  native is
+ * NULL if there is no other payload for native listeners.
+ */
+void
+staged_event_write(StagedEvent *event, const char *channel, const char *id,
+				   const char *payload, Size payload_len, const char *native)
+{
+	char	   *p = (char *) (event + 1);
+
+	event->channel_len = strlen(channel);
+	event->id_len = strlen(id);
+	event->payload_len = payload_len;
+	event->native_len = native ? strlen(native) : 0;
+	event->length = staged_event_length(event->channel_len, event->id_len,
+										payload_len, event->native_len);
+	p = put_string(p, channel, event->channel_len);
+	p = put_string(p, id, event->id_len);
+	p = put_string(p, payload, payload_len);
+	if (native)
+		(void) put_string(p, native, event->native_len);
+}
+
+const char *
+staged_event_channel(const StagedEvent *event)
+{
+	return (const char *) (event + 1);
+}
+
+const char *
+staged_event_id(const StagedEvent *event)
+{
+	return staged_event_channel(event) + event->channel_len + 1;
+}
+
+const char *
+staged_event_payload(const StagedEvent *event)
+{
+	return staged_event_id(event) + event->id_len + 1;
+}
+
+/* What native listeners get instead of the payload, or NULL. */
+const char *
+staged_event_native(const StagedEvent *event)
+{
+	return event->native_len == 0 ? NULL :
+		staged_event_payload(event) + event->payload_len + 1;
+}
+
+/* The event that follows in the same transaction, if there is one. */
+const StagedEvent *
+staged_event_next(const StagedEvent *event)
+{
+	return (const StagedEvent *) ((const char *) event + event->length);
+}
+
+/*
+ * Any process
+ */
+
+/* Shared memory of a queue of so many bytes, in bytes. */
+Size
+staging_shmem_size(Size bytes)
+{
+	return add_size(MAXALIGN(sizeof(Staging)),
+					TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes));
+}
+
+/* Lay out an empty queue in space, which has staging_shmem_size() bytes. */
+Staging *
+staging_init(void *space, Size bytes)
+{
+	Staging    *staging = (Staging *) space;
+
+	staging->size = TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes);
+	staging->data = (char *) space + MAXALIGN(sizeof(Staging));
+	SpinLockInit(&staging->mutex);
+	pg_atomic_init_u64(&staging->head, staging->size);
+	pg_atomic_init_u64(&staging->tail, staging->size);
+	pg_atomic_init_u64(&staging->notified, 0);
+	pg_atomic_init_u64(&staging->appended, 0);
+	pg_atomic_init_u64(&staging->passes_begun, 0);
+	pg_atomic_init_u64(&staging->passes_done, 0);
+	staging->numbered = 0;
+	staging->scan = staging->size;
+	ConditionVariableInit(&staging->moved);
+	return staging;
+}
+
+/* Bytes in all. */
+Size
+staging_size(Staging *staging)
+{
+	return staging->size;
+}
+
+/* Bytes in use. */
+Size
+staging_used(Staging *staging)
+{
+	uint64		tail = pg_atomic_read_u64(&staging->tail);
+
+	return pg_atomic_read_u64(&staging->head) - tail;
+}
+
+/*
+ * The most bytes of events that a transaction can stage: a place is not
+ * divided, so half of the queue is what always comes free in one piece.
+ */
+Size
+staging_max_transaction(Staging *staging)
+{
+	return staging->size / 2 - HEADER_SIZE;
+}
+
+/* Broadcast when space has come free or a pass has ended. */
+ConditionVariable *
+staging_moved(Staging *staging)
+{
+	return &staging->moved;
+}
+
+/*
+ * Writers
+ */
+
+/* Fill in the header of the place; under the mutex. */
+static void
+write_header(StagedTransaction *place, Size length, uint32 nevents,
+			 uint32 generation)
+{
+	place->length = length;
+	pg_atomic_init_u32(&place->status, STAGED_PENDING);
+	place->pid = MyProcPid;
+	place->procno = PGPUBSUB_MY_PROCNO;
+	place->lxid = PGPUBSUB_LXID(MyProc);
+	place->nevents = nevents;
+	place->generation = generation;
+	place->first = 0;
+}
+
+/*
+ * Take the next place, for so many bytes of events.  Returns NULL if there
+ * is no room now.  The caller must mark it when its transaction ends.
+ */
+StagedTransaction *
+staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation)
+{
+	Size		length = HEADER_SIZE + MAXALIGN(len);
+	StagedTransaction *place = NULL;
+	uint64		head;
+	Size		left;
+
+	Assert(len <= staging_max_transaction(staging));
+	SpinLockAcquire(&staging->mutex);
+	head = pg_atomic_read_u64(&staging->head);
+	left = staging->size - head % staging->size;
+	if (left >= length)
+		left = 0;
+	if (head + left + length - pg_atomic_read_u64(&staging->tail) <=
+		staging->size)
+	{
+		if (left > 0)
+		{
+			place = PLACE_AT(staging, head);
+			place->length = left;
+			pg_atomic_init_u32(&place->status, STAGED_VOID);
+		}
+		place = PLACE_AT(staging, head + left);
+		write_header(place, length, nevents, generation);
+		pg_write_barrier();
+		pg_atomic_write_u64(&staging->head, head + left + length);
+	}
+	SpinLockRelease(&staging->mutex);
+	return place;
+}
+
+/* Where the events go. */
+char *
+staging_data(StagedTransaction *transaction)
+{
+	return (char *) transaction + HEADER_SIZE;
+}
+
+/*
+ * The transaction has ended.  One write; cannot fail.
+ */
+void
+staging_mark(StagedTransaction *transaction, bool committed)
+{
+	pg_write_barrier();
+	pg_atomic_write_u32(&transaction->status,
+						committed ? STAGED_COMMITTED : STAGED_VOID);
+}
+
+/* The pass that begins next. */
+uint64
+staging_next_pass(Staging *staging)
+{
+	pg_memory_barrier();
+	return pg_atomic_read_u64(&staging->passes_begun) + 1;
+}
+
+/* Is that pass over? */
+bool
+staging_pass_done(Staging *staging, uint64 pass)
+{
+	return pg_atomic_read_u64(&staging->passes_done) >= pass;
+}
+
+/*
+ * The relay
+ */
+
+/* Is the place's transaction still in progress? */
+static bool
+in_progress(StagedTransaction *place)
+{
+	/* the end clears it before anybody can see the rows */
+	return PGPUBSUB_LXID(GetPGProcByNumber(place->procno)) == place->lxid;
+}
+
+/* Describe the place. */
+static void
+view_place(StagedTransaction *place, uint64 pos, StagedView *view)
+{
+	view->transaction = place;
+	view->pos = pos;
+	view->pid = place->pid;
+	view->generation = place->generation;
+	view->nevents = place->nevents;
+	view->events = (const StagedEvent *) staging_data(place);
+	view->first = place->first;
+}
+
+/* Nothing to do for a relay: no place is taken. */
+bool
+staging_idle(Staging *staging)
+{
+	return pg_atomic_read_u64(&staging->head) ==
+		pg_atomic_read_u64(&staging->tail) &&
+		pg_atomic_read_u64(&staging->passes_begun) ==
+		pg_atomic_read_u64(&staging->passes_done);
+}
+
+/* Begin to look at all places; returns the end of those there are. */
+uint64
+staging_begin_pass(Staging *staging)
+{
+	pg_atomic_write_u64(&staging->passes_begun,
+						pg_atomic_read_u64(&staging->passes_begun) + 1);
+	pg_memory_barrier();
+	return pg_atomic_read_u64(&staging->head);
+}
+
+/* All that was committed when the pass began is notified. */
+void
+staging_end_pass(Staging *staging)
+{
+	pg_atomic_write_u64(&staging->passes_done,
+						pg_atomic_read_u64(&staging->passes_begun));
+	ConditionVariableBroadcast(&staging->moved);
+}
+
+/*
+ * May the committed place at pos be taken before those pending ones that come
+ * before it?  Sets *again if one of them was committed meanwhile, so that it
+ * comes first.
+ */
+static bool
+may_overtake(Staging *staging, uint64 pos, bool *again)
+{
+	uint64		before = staging->scan;
+
+	while (before < pos)
+	{
+		StagedTransaction *place = PLACE_AT(staging, before);
+
+		if (pg_atomic_read_u32(&place->status) == STAGED_PENDING &&
+			!in_progress(place))
+		{
+			/* it has ended, and sets its status about now */
+			pg_memory_barrier();
+			if (pg_atomic_read_u32(&place->status) == STAGED_PENDING)
+				return false;
+		}
+		if (pg_atomic_read_u32(&place->status) == STAGED_COMMITTED &&
+			place->first == 0)
+		{
+			*again = true;
+			return false;
+		}
+		before += place->length;
+	}
+	return true;
+}
+
+/*
+ * The next transaction to take.
+ */
+StagedTake
+staging_take(Staging *staging, StagedView *view)
+{
+	uint64		head = pg_atomic_read_u64(&staging->head);
+	uint64		pos = staging->scan;
+	bool		passed = false;
+
+	pg_read_barrier();
+	while (pos < head)
+	{
+		StagedTransaction *place = PLACE_AT(staging, pos);
+		uint32		status = pg_atomic_read_u32(&place->status);
+		bool		again = false;
+
+		passed |= status == STAGED_PENDING;
+		if (status != STAGED_COMMITTED || place->first != 0)
+		{
+			pos += place->length;
+			if (!passed)
+				staging->scan = pos;
+			continue;
+		}
+
+		/* the status was read before we look at those passed over */
+		pg_memory_barrier();
+		if (!passed || may_overtake(staging, pos, &again))
+		{
+			view_place(place, pos, view);
+			return TAKE_FOUND;
+		}
+		if (!again)
+			return TAKE_SOON;
+		pos = staging->scan;
+		passed = false;
+	}
+	return TAKE_NOTHING;
+}
+
+/*
+ * The transaction, the last one that was numbered, is not taken after all.
+ */
+void
+staging_take_back(Staging *staging, StagedView *view)
+{
+	staging->numbered = view->first - 1;
+	view->transaction->first = 0;
+	staging->scan = Min(staging->scan, view->pos);
+}
+
+/* Number the transaction's events: it is taken. */
+void
+staging_number(Staging *staging, StagedView *view)
+{
+	view->first = staging->numbered + 1;
+	view->transaction->first = view->first;
+	staging->numbered += view->nevents;
+}
+
+/* Up to which number events were notified, committed. */
+uint64
+staging_notified(Staging *staging)
+{
+	return pg_atomic_read_u64(&staging->notified);
+}
+
+/* Move that mark; one write. */
+void
+staging_set_notified(Staging *staging, uint64 number)
+{
+	pg_atomic_write_u64(&staging->notified, number);
+}
+
+/* Up to which number events are in the ring. */
+uint64
+staging_appended(Staging *staging)
+{
+	return pg_atomic_read_u64(&staging->appended);
+}
+
+/* Move that mark; one write. */
+void
+staging_set_appended(Staging *staging, uint64 number)
+{
+	pg_atomic_write_u64(&staging->appended, number);
+}
+
+/*
+ * Free the places at the tail that are void, or whose events are all in the
+ * ring.
+ */
+void
+staging_free(Staging *staging)
+{
+	uint64		head = pg_atomic_read_u64(&staging->head);
+	uint64		tail = pg_atomic_read_u64(&staging->tail);
+	uint64		appended = staging_appended(staging);
+	uint64		pos = tail;
+
+	pg_read_barrier();
+	while (pos < head)
+	{
+		StagedTransaction *place = PLACE_AT(staging, pos);
+		uint32		status = pg_atomic_read_u32(&place->status);
+
+		if (status == STAGED_PENDING)
+			break;
+		if (status == STAGED_COMMITTED &&
+			(place->first == 0 ||
+			 place->first + place->nevents - 1 > appended))
+			break;
+		pos += place->length;
+	}
+	if (pos == tail)
+		return;
+	pg_memory_barrier();
+	pg_atomic_write_u64(&staging->tail, pos);
+	ConditionVariableBroadcast(&staging->moved);
+}
+
+/* Order of views: by number. */
+static int
+compare_views(const void *a, const void *b)
+{
+	uint64		left = ((const StagedView *) a)->first;
+	uint64		right = ((const StagedView *) b)->first;
+
+	return left < right ? -1 : left > right;
+}
+
+/*
+ * A new relay: what was taken and not notified is not taken any more.  The
+ * transactions that were notified, at least in part, and are not all in the
+ * ring are returned in their order, allocated in the current context; false
+ * if there are none.
+ */
+bool
+staging_recover(Staging *staging, StagedView **views, int *nviews)
+{
+	uint64		head = pg_atomic_read_u64(&staging->head);
+	uint64		notified = staging_notified(staging);
+	uint64		appended = staging_appended(staging);
+	int			allocated = 64;
+
+	*nviews = 0;
+	*views = palloc(allocated * sizeof(StagedView));
+	staging->numbered = notified;
+	staging->scan = pg_atomic_read_u64(&staging->tail);
+	pg_read_barrier();
+	for (uint64 pos = pg_atomic_read_u64(&staging->tail); pos < head;
+		 pos += PLACE_AT(staging, pos)->length)
+	{
+		StagedTransaction *place = PLACE_AT(staging, pos);
+
+		if (pg_atomic_read_u32(&place->status) != STAGED_COMMITTED ||
+			place->first == 0)
+			continue;
+		if (place->first > notified)
+		{
+			place->first = 0;
+			continue;
+		}
+		staging->numbered = Max(staging->numbered,
+								place->first + place->nevents - 1);
+		if (place->first + place->nevents - 1 <= appended)
+			continue;
+		if (*nviews == allocated)
+		{
+			allocated *= 2;
+			*views = repalloc(*views, allocated * sizeof(StagedView));
+		}
+		view_place(place, pos, &(*views)[(*nviews)++]);
+	}
+	qsort(*views, *nviews, sizeof(StagedView), compare_views);
+	return *nviews > 0;
+}

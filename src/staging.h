@@ -1,0 +1,96 @@
+/*-------------------------------------------------------------------------
+ *
+ * staging.h
+ *	  The async queue: committed events on their way to the relay.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_STAGING_H
+#define PGPUBSUB_STAGING_H
+
+#include "pgpubsub.h"
+
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+
+typedef struct Staging Staging;
+
+/* A transaction's place in the queue. */
+typedef struct StagedTransaction StagedTransaction;
+
+/*
+ * An event as it lies in the queue, MAXALIGNed; its strings follow, each
+ * terminated: channel, id, payload, and the native payload if native_len > 0.
+ */
+typedef struct StagedEvent
+{
+	uint32		length;			/* with strings and alignment */
+	uint32		payload_len;
+	uint32		native_len;
+	uint16		channel_len;
+	uint16		id_len;
+} StagedEvent;
+
+/* A transaction that the relay takes. */
+typedef struct StagedView
+{
+	StagedTransaction *transaction;
+	uint64		pos;			/* its place */
+	int			pid;
+	uint32		generation;		/* of the database slot */
+	uint32		nevents;
+	const StagedEvent *events;
+	uint64		first;			/* number of its first event, 0: not taken */
+} StagedView;
+
+typedef enum StagedTake
+{
+	TAKE_NOTHING,
+	TAKE_FOUND,
+	TAKE_SOON					/* a transaction is just about to be marked */
+} StagedTake;
+
+/* events */
+extern Size staged_event_length(Size channel_len, Size id_len,
+								Size payload_len, Size native_len);
+extern void staged_event_write(StagedEvent *event, const char *channel,
+							   const char *id, const char *payload,
+							   Size payload_len, const char *native);
+extern const char *staged_event_channel(const StagedEvent *event);
+extern const char *staged_event_id(const StagedEvent *event);
+extern const char *staged_event_payload(const StagedEvent *event);
+extern const char *staged_event_native(const StagedEvent *event);
+extern const StagedEvent *staged_event_next(const StagedEvent *event);
+
+/* any process */
+extern Size staging_shmem_size(Size bytes);
+extern Staging *staging_init(void *space, Size bytes);
+extern Size staging_size(Staging *staging);
+extern Size staging_used(Staging *staging);
+extern Size staging_max_transaction(Staging *staging);
+
+/* writers */
+extern StagedTransaction *staging_reserve(Staging *staging, Size len,
+										  uint32 nevents, uint32 generation);
+extern char *staging_data(StagedTransaction *transaction);
+extern void staging_mark(StagedTransaction *transaction, bool committed);
+extern uint64 staging_next_pass(Staging *staging);
+extern bool staging_pass_done(Staging *staging, uint64 pass);
+extern ConditionVariable *staging_moved(Staging *staging);
+
+/* the relay */
+extern bool staging_recover(Staging *staging, StagedView **views,
+							int *nviews);
+extern uint64 staging_begin_pass(Staging *staging);
+extern StagedTake staging_take(Staging *staging, StagedView *view);
+extern void staging_take_back(Staging *staging, StagedView *view);
+extern void staging_number(Staging *staging, StagedView *view);
+extern void staging_end_pass(Staging *staging);
+extern bool staging_idle(Staging *staging);
+extern uint64 staging_notified(Staging *staging);
+extern void staging_set_notified(Staging *staging, uint64 number);
+extern uint64 staging_appended(Staging *staging);
+extern void staging_set_appended(Staging *staging, uint64 number);
+extern void staging_free(Staging *staging);
+
+#endif							/* PGPUBSUB_STAGING_H */

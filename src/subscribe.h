@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * subscribe.h
+ *	  subscribe() and unsubscribe(), and what the end of a transaction makes
+ *	  of them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_SUBSCRIBE_H
+#define PGPUBSUB_SUBSCRIBE_H
+
+#include "pgpubsub.h"
+
+extern void subscribe_init(void);
+
+#endif							/* PGPUBSUB_SUBSCRIBE_H */

@@ -1,0 +1,154 @@
+/*-------------------------------------------------------------------------
+ *
+ * subscription_table.c
+ *	  Writing the table of subscriptions.
+ *
+ * The table pgpubsub.subscription says which subscriptions come back after a
+ * restart, and lets pg_dump keep them.  It is written by SPI, as the table's
+ * owner, because a subscriber needs no privilege on it; the caller is
+ * recorded as the subscription's owner.
+ *
+ * Its statement trigger would have the relay read it again; while we write it
+ * ourselves, shared memory is kept up to date by other means, and the trigger
+ * asks subscription_table_writing() first.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "subscription_table.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/* We are writing the table ourselves. */
+static bool writing_table = false;
+
+/*
+ * True while this backend writes the table for subscribe() or unsubscribe().
+ */
+bool
+subscription_table_writing(void)
+{
+	return writing_table;
+}
+
+/* Raise an error: SPI said so, which nothing but a changed table explains. */
+static void
+check_spi(int result, int expected)
+{
+	if (result != expected)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not write table pgpubsub.subscription"),
+				 errdetail("SPI said: %s.", SPI_result_code_string(result))));
+}
+
+/*
+ * Oid of the table; with owner, of its owner too.  Raises 42P01 if it is not
+ * there.
+ */
+Oid
+subscription_table_oid(Oid *owner)
+{
+	Oid			schema = get_namespace_oid(PGPUBSUB_SCHEMA, false);
+	Oid			table = get_relname_relid("subscription", schema);
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table pgpubsub.subscription does not exist"),
+				 errhint("Create the extension again.")));
+	if (owner)
+		*owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return table;
+}
+
+/* Run the statement on the table, as its owner. */
+static void
+write_table(const char *sql, int nargs, Oid *types, Datum *values,
+			int expected)
+{
+	Oid			owner;
+	Oid			user;
+	int			sec_context;
+
+	(void) subscription_table_oid(&owner);
+	GetUserIdAndSecContext(&user, &sec_context);
+	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	writing_table = true;
+	PG_TRY();
+	{
+		SPI_connect();
+		check_spi(SPI_execute_with_args(sql, nargs, types, values, NULL,
+										false, 0), expected);
+		SPI_finish();
+	}
+	PG_FINALLY();
+	{
+		writing_table = false;
+		SetUserIdAndSecContext(user, sec_context);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Write the new subscription of the current user into the table.
+ */
+void
+subscription_table_insert(const char *name, ArrayType *channels,
+						  const char *on_full, TimestampTz created_at)
+{
+	Oid			types[] = {NAMEOID, REGROLEOID, TEXTARRAYOID, TEXTOID,
+	TIMESTAMPTZOID};
+	Datum		values[] = {CStringGetDatum(name),
+		ObjectIdGetDatum(GetUserId()),
+		PointerGetDatum(channels),
+		CStringGetTextDatum(on_full),
+	TimestampTzGetDatum(created_at)};
+
+	write_table("INSERT INTO pgpubsub.subscription"
+				" (name, owner, channels, on_full, created_at)"
+				" VALUES ($1, $2, $3, $4, $5)",
+				lengthof(types), types, values, SPI_OK_INSERT);
+}
+
+/*
+ * Write the changed subscription into the table.
+ */
+void
+subscription_table_update(const char *name, ArrayType *channels,
+						  const char *on_full)
+{
+	Oid			types[] = {NAMEOID, TEXTARRAYOID, TEXTOID};
+	Datum		values[] = {CStringGetDatum(name),
+		PointerGetDatum(channels),
+	CStringGetTextDatum(on_full)};
+
+	write_table("UPDATE pgpubsub.subscription"
+				" SET channels = $2, on_full = $3"
+				" WHERE name OPERATOR(pg_catalog.=) $1",
+				lengthof(types), types, values, SPI_OK_UPDATE);
+}
+
+/*
+ * Take the subscription out of the table.
+ */
+void
+subscription_table_delete(const char *name)
+{
+	Oid			types[] = {NAMEOID};
+	Datum		values[] = {CStringGetDatum(name)};
+
+	write_table("DELETE FROM pgpubsub.subscription"
+				" WHERE name OPERATOR(pg_catalog.=) $1",
+				lengthof(types), types, values, SPI_OK_DELETE);
+}

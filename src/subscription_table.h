@@ -1,0 +1,25 @@
+/*-------------------------------------------------------------------------
+ *
+ * subscription_table.h
+ *	  Writing the table of subscriptions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_SUBSCRIPTION_TABLE_H
+#define PGPUBSUB_SUBSCRIPTION_TABLE_H
+
+#include "pgpubsub.h"
+
+#include "datatype/timestamp.h"
+#include "utils/array.h"
+
+extern Oid	subscription_table_oid(Oid *owner);
+extern bool subscription_table_writing(void);
+extern void subscription_table_insert(const char *name, ArrayType *channels,
+									  const char *on_full,
+									  TimestampTz created_at);
+extern void subscription_table_update(const char *name, ArrayType *channels,
+									  const char *on_full);
+extern void subscription_table_delete(const char *name);
+
+#endif							/* PGPUBSUB_SUBSCRIPTION_TABLE_H */
