@@ -68,7 +68,7 @@ as_root() {
 
 apt_get() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q \
-        -o Dpkg::Use-Pty=0 "$@" </dev/null
+        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" </dev/null
 }
 
 # install_packages PACKAGE...: install those that are missing, and say so.
@@ -90,6 +90,9 @@ install_packages() {
     for package in "${missing[@]}"; do
         say "installing package $package"
     done
+    # apt's own locks do not wait; two of our scripts may run at a time
+    exec 8</var/lib/dpkg
+    flock 8
     log=$(mktemp)
     as_root install -d -m 755 "${hold%/*}"
     as_root tee "$hold" >/dev/null <<<"create_main_cluster = false"
@@ -98,6 +101,7 @@ install_packages() {
             apt_get install -y --no-install-recommends --no-upgrade "${missing[@]}"
     } >"$log" 2>&1 || rc=$?
     as_root rm -f "$hold"
+    exec 8<&-
     if [ "$rc" != 0 ]; then
         tail -n 40 "$log" >&2
         rm -f "$log"
@@ -169,7 +173,7 @@ copy_tree() {
     local to=$1/src
     mkdir -p "$to"
     (
-        cd "$TREE"
+        cd "$TREE" || exit
         find . \( -path ./.git -o -path ./build -o -path ./demo \) -prune -o \
             -type f ! -name '*.o' ! -name '*.so' ! -name '*.bc' -print0
     ) | sort -z >"$1/src.list"
@@ -235,6 +239,7 @@ build() {
 
 # tree_make PLACE ARGUMENT...: make in the build directory of PLACE, through
 # the command in make_through if one is set.
+# shellcheck disable=SC2034
 make_through=()
 tree_make() {
     local place=$1

@@ -364,6 +364,7 @@ REVOKE ALL ON FUNCTION pgpubsub.ack(name, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION pgpubsub.unsubscribe(name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION pgpubsub.stat_reset() FROM PUBLIC;
 REVOKE ALL ON FUNCTION pgpubsub.relay_start() FROM PUBLIC;
+REVOKE ALL ON FUNCTION pgpubsub.subscription_changed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION pgpubsub.queue_stats() FROM PUBLIC;
 REVOKE ALL ON FUNCTION pgpubsub.channel_stats() FROM PUBLIC;
 

@@ -16,6 +16,7 @@
 #include "bindings.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 /* Report what is wrong with the name of a channel; true if nothing is. */
@@ -88,12 +89,18 @@ bindings_parse(ArrayType *array, int elevel, int *count)
 		return NULL;
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements,
 					  NULL, &nelements);
+	if (nelements > pgpubsub_max_channels)
+	{
+		bindings_report(BIND_NO_CHANNEL, elevel);
+		return NULL;
+	}
 	names = palloc(nelements * sizeof(char *));
 	for (int i = 0; i < nelements; i++)
 	{
 		char	   *name = TextDatumGetCString(elements[i]);
 		bool		repeated = false;
 
+		CHECK_FOR_INTERRUPTS();
 		if (!check_channel_name(name, elevel))
 			return NULL;
 		for (int j = 0; j < *count && !repeated; j++)

@@ -48,9 +48,13 @@ static ProcessUtility_hook_type prev_process_utility_hook = NULL;
 static Database *held = NULL;
 static bool held_is_dropped = false;
 
-/* This transaction's CREATE and DROP EXTENSION: nesting level, or 0. */
+/*
+ * This transaction's CREATE and DROP EXTENSION: nesting level, or 0; and
+ * which came last.
+ */
 static int	created_level = 0;
 static int	dropped_level = 0;
+static bool drop_was_last = false;
 
 PG_FUNCTION_INFO_V1(pgpubsub_relay_start);
 
@@ -175,14 +179,22 @@ commit_drop(void)
 static void
 hooks_xact_callback(XactEvent event, void *arg)
 {
+	bool		created = created_level > 0;
+
+	if (event == XACT_EVENT_PRE_PREPARE &&
+		(created_level > 0 || dropped_level > 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot prepare a transaction that has created or dropped extension pgpubsub"),
+				 errhint("Commit it with COMMIT.")));
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
 		event != XACT_EVENT_PREPARE)
 		return;
 
-	/* both: the extension was dropped and created again */
 	if (created_level > 0)
 		end_creation(event == XACT_EVENT_COMMIT);
-	else if (dropped_level > 0 && event == XACT_EVENT_COMMIT)
+	if (dropped_level > 0 && event == XACT_EVENT_COMMIT &&
+		(drop_was_last || !created))
 		commit_drop();
 	created_level = dropped_level = 0;
 	release_database(event == XACT_EVENT_COMMIT);
@@ -210,6 +222,30 @@ hooks_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 }
 
 /*
+ * If the extension was just dropped here, wait until the slot that it had is
+ * free.
+ */
+static void
+finish_drop(void)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   LEAVE_TIMEOUT_MS);
+	Database   *database;
+
+	while ((database = registry_find_database(MyDatabaseId)) != NULL &&
+		   database->dropping && GetCurrentTimestamp() < deadline)
+	{
+		CHECK_FOR_INTERRUPTS();
+		wait_until_left(database);
+		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+		if (database->oid == MyDatabaseId && database->dropping &&
+			database->relay_pid == 0)
+			registry_free_database(database);
+		LWLockRelease(pgpubsub_control->lock);
+	}
+}
+
+/*
  * pgpubsub.relay_start() RETURNS boolean: the extension script calls it.
  */
 Datum
@@ -219,6 +255,7 @@ pgpubsub_relay_start(PG_FUNCTION_ARGS)
 
 	if (!pgpubsub_preloaded() || IsBinaryUpgrade || RecoveryInProgress())
 		PG_RETURN_BOOL(false);
+	finish_drop();
 	database = registry_my_database(true);
 	if (database == NULL)
 	{
@@ -236,6 +273,7 @@ pgpubsub_relay_start(PG_FUNCTION_ARGS)
 		database->creator_pid = MyProcPid;
 		LWLockRelease(pgpubsub_control->lock);
 		created_level = GetCurrentTransactionNestLevel();
+		drop_was_last = false;
 	}
 	registry_wake(&pgpubsub_control->launcher_procno);
 	PG_RETURN_BOOL(true);
@@ -260,7 +298,7 @@ hooks_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 			 object_id == get_extension_oid(PGPUBSUB_EXTENSION, true))
 	{
 		dropped_level = GetCurrentTransactionNestLevel();
-		created_level = 0;
+		drop_was_last = true;
 	}
 }
 
@@ -343,7 +381,7 @@ hold_for_command(Node *command)
 		return;
 
 	oid = get_database_oid(name, true);
-	if (OidIsValid(oid) && oid != MyDatabaseId &&
+	if (OidIsValid(oid) && (copy || oid != MyDatabaseId) &&
 		(copy ? may_copy_database(oid) :
 		 PGPUBSUB_OWNS_DATABASE(oid, GetUserId())))
 		hold_database(oid, false);
@@ -356,8 +394,7 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 					  ParamListInfo params, QueryEnvironment *queryEnv,
 					  DestReceiver *dest, QueryCompletion *qc)
 {
-	if (context == PROCESS_UTILITY_TOPLEVEL && IsTransactionState() &&
-		!IsTransactionBlock())
+	if (IsTransactionState())
 		hold_for_command(pstmt->utilityStmt);
 	if (prev_process_utility_hook)
 		prev_process_utility_hook(pstmt, queryString, readOnlyTree, context,

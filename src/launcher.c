@@ -53,6 +53,7 @@ typedef struct Candidate
 {
 	Oid			oid;
 	char		name[NAMEDATALEN];
+	bool		again;			/* the first look failed */
 } Candidate;
 
 /* What the launcher knows of the relay that it started for a slot. */
@@ -72,6 +73,7 @@ static Worker *workers = NULL;
 static BackgroundWorkerHandle *probe = NULL;
 static Candidate *candidates = NULL;
 static int	num_candidates = 0;
+static int	max_candidates = 64;
 static int	next_candidate = 0;
 
 /*
@@ -169,10 +171,9 @@ list_candidates(void)
 	TableScanDesc scan;
 	HeapTuple	tuple;
 	const char *reason;
-	int			allocated = 64;
 
 	candidates = MemoryContextAlloc(TopMemoryContext,
-									allocated * sizeof(Candidate));
+									max_candidates * sizeof(Candidate));
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
@@ -184,14 +185,16 @@ list_candidates(void)
 
 		if (!may_have_relay(tuple, &reason))
 			continue;
-		if (num_candidates == allocated)
+		if (num_candidates == max_candidates)
 		{
-			allocated *= 2;
-			candidates = repalloc(candidates, allocated * sizeof(Candidate));
+			max_candidates *= 2;
+			candidates = repalloc(candidates,
+								  max_candidates * sizeof(Candidate));
 		}
 		candidates[num_candidates].oid = form->oid;
 		strlcpy(candidates[num_candidates].name, NameStr(form->datname),
 				NAMEDATALEN);
+		candidates[num_candidates].again = false;
 		num_candidates++;
 	}
 	table_endscan(scan);
@@ -247,6 +250,31 @@ worker_alive(BackgroundWorkerHandle *handle)
 		GetBackgroundWorkerPid(handle, &pid) != BGWH_STOPPED;
 }
 
+/*
+ * The probe has ended.  If the database has no slot now, and was not found
+ * without the extension, the worker failed: look into it once more at the
+ * end.
+ */
+static void
+end_probe(void)
+{
+	Candidate  *candidate = &candidates[next_candidate - 1];
+
+	pfree(probe);
+	probe = NULL;
+	if (candidate->again || pgpubsub_control->probed == candidate->oid ||
+		registry_find_database(candidate->oid) != NULL)
+		return;
+	if (num_candidates == max_candidates)
+	{
+		max_candidates *= 2;
+		candidates = repalloc(candidates, max_candidates * sizeof(Candidate));
+		candidate = &candidates[next_candidate - 1];
+	}
+	candidates[num_candidates] = *candidate;
+	candidates[num_candidates++].again = true;
+}
+
 /* Look into the next database, when the last was looked into. */
 static void
 advance_probe(void)
@@ -256,10 +284,7 @@ advance_probe(void)
 	if (worker_alive(probe))
 		return;
 	if (probe)
-	{
-		pfree(probe);
-		probe = NULL;
-	}
+		end_probe();
 	while (next_candidate < num_candidates)
 	{
 		candidate = &candidates[next_candidate];
@@ -380,6 +405,7 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 														 LAST_DELAY_MS);
 		return;
 	}
+	database->relay_listened = false;
 	worker->handle = start_relay(view->oid, name);
 	if (worker->handle == NULL)
 	{
@@ -512,7 +538,7 @@ pgpubsub_launcher_main(Datum arg)
 		release_probe();
 		advance_probe();
 		timeout = supervise_all();
-		if (probe == NULL && next_candidate < num_candidates &&
+		if (next_candidate < num_candidates &&
 			(timeout < 0 || timeout > 1000))
 			timeout = 1000;
 		pgstat_report_activity(STATE_IDLE, NULL);

@@ -276,7 +276,14 @@ static void
 note_look(Poll *poll)
 {
 	Subscription *subscription = poll->claim->subscription;
+	Database   *database = poll->claim->database;
 
+	LWLockAcquire(database->lock, LW_SHARED);
+	if (!reader_claim_valid(poll->claim))
+	{
+		LWLockRelease(database->lock);
+		return;
+	}
 	if (poll->missed > 0 || poll->gap_unknown)
 	{
 		subscription->looked_gap = poll->gap_epoch;
@@ -298,6 +305,7 @@ note_look(Poll *poll)
 		if (poll->last_seq == 0)
 			binding->looked_seq = poll->gap_seq;
 	}
+	LWLockRelease(database->lock);
 }
 
 /* After consuming: the claim's position moves. */
@@ -359,12 +367,21 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 	return any;
 }
 
-/* Put the claim's bindings into the lists of waiters. */
-static void
+/*
+ * Put the claim's bindings into the lists of waiters.  Returns false if they
+ * are gone.
+ */
+static bool
 start_waiting(Claim *claim)
 {
 	Database   *database = claim->database;
 
+	LWLockAcquire(database->lock, LW_SHARED);
+	if (!reader_claim_valid(claim))
+	{
+		LWLockRelease(database->lock);
+		return false;
+	}
 	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < claim->position.ncursors; i++)
 	{
@@ -378,17 +395,25 @@ start_waiting(Claim *claim)
 		pg_atomic_fetch_add_u32(&channel->nwaiters, 1);
 	}
 	LWLockRelease(database->wait_lock);
+	LWLockRelease(database->lock);
 
 	/* be in the lists before looking for new events */
 	pg_memory_barrier();
+	return true;
 }
 
-/* Take them out again. */
+/* Take them out again, unless whoever dropped them did. */
 static void
 stop_waiting(Claim *claim)
 {
 	Database   *database = claim->database;
 
+	LWLockAcquire(database->lock, LW_SHARED);
+	if (!reader_claim_valid(claim))
+	{
+		LWLockRelease(database->lock);
+		return;
+	}
 	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < claim->position.ncursors; i++)
 	{
@@ -402,6 +427,7 @@ stop_waiting(Claim *claim)
 								1);
 	}
 	LWLockRelease(database->wait_lock);
+	LWLockRelease(database->lock);
 }
 
 /* True if there is a reason not to sleep: events, a gap, a new binding. */
@@ -413,7 +439,7 @@ anything_new(Claim *claim)
 
 	if (claim->generation != subscription->generation ||
 		claim->bindings_version != subscription->bindings_version ||
-		subscription->doomed || subscription->wanted > 0 ||
+		subscription->doomed || reader_shall_step_aside(claim) ||
 		registry_gap_epoch(database, subscription) !=
 		claim->position.gap_seen)
 		return true;
@@ -432,12 +458,8 @@ anything_new(Claim *claim)
 static void
 sleep_until_new(Claim *claim, long timeout)
 {
-	/* a slot that was freed is not ours to touch */
-	if (pg_atomic_read_u32(&claim->database->generation) !=
-		claim->database_generation)
+	if (!start_waiting(claim))
 		return;
-
-	start_waiting(claim);
 	PG_TRY();
 	{
 		if (!anything_new(claim))
@@ -450,10 +472,7 @@ sleep_until_new(Claim *claim, long timeout)
 	}
 	PG_FINALLY();
 	{
-		if (pg_atomic_read_u32(&claim->database->generation) ==
-			claim->database_generation &&
-			claim->generation == claim->subscription->generation)
-			stop_waiting(claim);
+		stop_waiting(claim);
 	}
 	PG_END_TRY();
 }

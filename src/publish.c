@@ -28,6 +28,7 @@
 #include "publish.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
 #include "fmgr.h"
@@ -85,6 +86,16 @@ publish_next_event_number(void)
 }
 
 /*
+ * The longest payload that the queues can take, in bytes, whatever the
+ * setting says; shared memory must be there.
+ */
+Size
+publish_payload_limit(void)
+{
+	return (Size) Min(pgpubsub_queue_size, pgpubsub_staging_size) * 1024 / 4;
+}
+
+/*
  * The longest payload that can be published now, in bytes.
  */
 Size
@@ -92,12 +103,7 @@ publish_max_payload(void)
 {
 	Size		max = pgpubsub_max_payload;
 
-	if (pgpubsub_preloaded())
-	{
-		max = Min(max, (Size) pgpubsub_queue_size * 1024 / 4);
-		max = Min(max, (Size) pgpubsub_staging_size * 1024 / 4);
-	}
-	return max;
+	return pgpubsub_preloaded() ? Min(max, publish_payload_limit()) : max;
 }
 
 /*
@@ -214,15 +220,16 @@ channel_used(Database *database, PublishChannel *channel)
 static void
 reserve_used_channel(void)
 {
+	int			larger = Max(8, 2 * max_used);
+
 	if (num_used < max_used)
 		return;
-	max_used = Max(8, 2 * max_used);
 	if (used_channels == NULL)
 		used_channels = MemoryContextAlloc(TopTransactionContext,
-										   max_used * sizeof(UsedChannel));
+										   larger * sizeof(UsedChannel));
 	else
-		used_channels = repalloc(used_channels,
-								 max_used * sizeof(UsedChannel));
+		used_channels = repalloc(used_channels, larger * sizeof(UsedChannel));
+	max_used = larger;
 }
 
 /*
@@ -440,6 +447,12 @@ pgpubsub_publish(PG_FUNCTION_ARGS)
 				 errmsg("channel name cannot be null"),
 				 errhint("Give a name of 1 to %d bytes.",
 						 PGPUBSUB_CHANNEL_MAX)));
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot execute pgpubsub.publish() on a standby"),
+				 errdetail("A standby has no NOTIFY and so no relay."),
+				 errhint("Connect to the primary server.")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	payload = PG_ARGISNULL(1) ? pstrdup("") :
 		text_to_cstring(PG_GETARG_TEXT_PP(1));

@@ -33,6 +33,7 @@ extern void publish_event(PublishChannel *channel, const char *id,
 						  const char *payload, Size len,
 						  const char *native_payload);
 extern uint64 publish_next_event_number(void);
+extern Size publish_payload_limit(void);
 extern Size publish_max_payload(void);
 extern bool publish_channel_reserved(const char *name);
 extern void publish_channel_known(const char *name);

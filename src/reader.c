@@ -28,7 +28,6 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
@@ -36,6 +35,9 @@
 
 /* This transaction's claims, in TopTransactionContext. */
 static Claim *claims = NULL;
+
+/* The subscription among whose wanting sessions this one is counted. */
+static Subscription *wanted_subscription = NULL;
 
 /*
  * The slot of this backend's database, for the SQL function of that name;
@@ -68,6 +70,21 @@ reader_database(const char *function)
 						   pgpubsub_max_databases),
 				 errhint("Change pgpubsub.databases and reload, or raise pgpubsub.max_databases and restart the server.")));
 	return database;
+}
+
+/*
+ * Raise 55000 if the slot is no longer this database's: the extension was
+ * dropped.  A lock that the caller holds is released by the error.
+ */
+static void
+check_slot(Database *database)
+{
+	if (database->oid != MyDatabaseId)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database has no relay any more"),
+				 errdetail("The extension was dropped meanwhile."),
+				 errhint("Create it again with CREATE EXTENSION pgpubsub.")));
 }
 
 /* Raise 55000: the relay is not to be had. */
@@ -115,6 +132,7 @@ reader_wait_for_relay(Database *database, TimestampTz deadline)
 	while (pg_atomic_read_u64(&database->handled) < request)
 	{
 		CHECK_FOR_INTERRUPTS();
+		check_slot(database);
 		if (!sleep_on_relay(&database->handled_cv, deadline))
 		{
 			ConditionVariableCancelSleep();
@@ -213,6 +231,7 @@ reader_subscription_owner(Database *database, const char *name)
 														  pgpubsub_publish_timeout));
 
 	LWLockAcquire(database->lock, LW_SHARED);
+	check_slot(database);
 	subscription = registry_find_subscription(database, name);
 	if (subscription && reader_visible(subscription))
 		owner = subscription->owner;
@@ -273,24 +292,11 @@ enter_claim(Claim *claim, Database *database, Subscription *subscription)
 	claims = claim;
 }
 
-/* Wake the reader, which waits in poll(), to have it let go for a moment. */
-static void
-nudge_reader(Subscription *subscription)
-{
-	int			procno = -1;
-
-	SpinLockAcquire(&subscription->mutex);
-	if (subscription->reader_pid != 0 && subscription->waiting)
-		procno = subscription->reader_procno;
-	SpinLockRelease(&subscription->mutex);
-	if (procno >= 0)
-		SetLatch(&GetPGProcByNumber(procno)->procLatch);
-}
-
 /* Count this session among those that want to change the subscription. */
 static void
 want_subscription(Subscription *subscription)
 {
+	wanted_subscription = subscription;
 	SpinLockAcquire(&subscription->mutex);
 	subscription->wanted++;
 	subscription->wanted_pid = MyProcPid;
@@ -299,8 +305,13 @@ want_subscription(Subscription *subscription)
 
 /* Count it out again.  Cannot fail. */
 static void
-unwant_subscription(Subscription *subscription)
+unwant_subscription(void)
 {
+	Subscription *subscription = wanted_subscription;
+
+	if (subscription == NULL)
+		return;
+	wanted_subscription = NULL;
 	SpinLockAcquire(&subscription->mutex);
 	subscription->wanted--;
 	SpinLockRelease(&subscription->mutex);
@@ -321,7 +332,8 @@ try_claim(Database *database, const char *name, Oid owner, bool change,
 	Claim	   *claim = NULL;
 
 	LWLockAcquire(database->lock, LW_SHARED);
-	*subscription = registry_find_subscription(database, name);
+	*subscription = database->oid != MyDatabaseId ? NULL :
+		registry_find_subscription(database, name);
 	if (*subscription &&
 		(!reader_visible(*subscription) || (*subscription)->owner != owner))
 		*subscription = NULL;
@@ -359,12 +371,12 @@ wait_for_reader(Subscription *subscription, TimestampTz deadline)
 }
 
 /*
- * The loop of reader_claim().  *wanted is a subscription among whose wanting
- * sessions this one was counted, or NULL; the caller counts it out.
+ * The loop of reader_claim().  The caller counts this session out of those
+ * that want a subscription.
  */
 static Claim *
 claim_loop(Database *database, const char *name, TimestampTz deadline,
-		   bool change, Claim *new_claim, Subscription *volatile *wanted)
+		   bool change, Claim *new_claim)
 {
 	for (;;)
 	{
@@ -386,14 +398,12 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 			continue;
 		if (change && waits)
 		{
-			if (*wanted != subscription)
+			if (wanted_subscription != subscription)
 			{
-				if (*wanted)
-					unwant_subscription(*wanted);
+				unwant_subscription();
 				want_subscription(subscription);
-				*wanted = subscription;
 			}
-			nudge_reader(subscription);
+			registry_wake_reader(subscription);
 		}
 		if ((change && !waits) || !wait_for_reader(subscription, deadline))
 			subscription_in_use(name, pid);
@@ -414,25 +424,22 @@ reader_claim(Database *database, const char *name, TimestampTz deadline,
 	Claim	   *new_claim = MemoryContextAllocZero(TopTransactionContext,
 												   sizeof(Claim));
 	Claim	   *volatile claim = NULL;
-	Subscription *volatile wanted = NULL;
 
 	PG_TRY();
 	{
-		claim = claim_loop(database, name, deadline, change, new_claim,
-						   &wanted);
+		claim = claim_loop(database, name, deadline, change, new_claim);
 	}
 	PG_FINALLY();
 	{
 		ConditionVariableCancelSleep();
-		if (wanted)
-			unwant_subscription(wanted);
+		unwant_subscription();
 	}
 	PG_END_TRY();
 
 	if (claim != new_claim)
 		pfree(new_claim);
-	if (change)
-		claim->changing = true;
+	if (change && claim->changing_level == 0)
+		claim->changing_level = GetCurrentTransactionNestLevel();
 	reader_sync(claim);
 	return claim;
 }
@@ -566,7 +573,7 @@ reader_pre_prepare(void)
 {
 	for (Claim *claim = claims; claim; claim = claim->next)
 	{
-		if (claim->position.consumed || claim->changing)
+		if (claim->position.consumed || claim->changing_level > 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("cannot prepare a transaction that has read or changed subscriptions"),
@@ -600,8 +607,10 @@ publish_position(Claim *claim)
 		Cursor	   *cursor = &claim->position.cursors[i];
 		Channel    *channel = &claim->database->channels[cursor->channel];
 
-		if (cursor->number == pg_atomic_read_u64(&cursor->binding->number))
+		/* one that was not moved is not ours to write */
+		if (cursor->delivered == 0 && cursor->lost == 0)
 			continue;
+		Assert(cursor->number != BINDING_UNPLACED);
 		pg_atomic_write_u64(&cursor->binding->number, cursor->number);
 		cursor->binding->pos = cursor->pos;
 		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
@@ -659,6 +668,8 @@ reader_at_commit(void)
 void
 reader_at_abort(void)
 {
+	/* a FATAL error passes by reader_claim()'s own cleanup */
+	unwant_subscription();
 	for (Claim *claim = claims; claim; claim = claim->next)
 		end_claim(claim, false);
 	claims = NULL;
@@ -672,8 +683,8 @@ reader_at_subcommit(int level)
 	{
 		SavedPosition *saved = claim->saved;
 
-		if (claim->level >= level)
-			claim->level = level - 1;
+		claim->level = Min(claim->level, level - 1);
+		claim->changing_level = Min(claim->changing_level, level - 1);
 		if (saved == NULL || saved->level < level)
 			continue;
 
@@ -707,10 +718,36 @@ reader_at_subabort(int level)
 			claim->position = claim->saved->position;
 			claim->saved = claim->saved->upper;
 		}
+		if (claim->changing_level >= level)
+			claim->changing_level = 0;
+
 		/* bindings may have gone with the subtransaction */
 		claim->synced = false;
 		link = &claim->next;
 	}
+}
+
+/*
+ * Is what the claim points to still what was claimed?  Its database's lock
+ * must be held for the answer to stay true.
+ */
+bool
+reader_claim_valid(Claim *claim)
+{
+	return pg_atomic_read_u32(&claim->database->generation) ==
+		claim->database_generation &&
+		claim->subscription->generation == claim->generation;
+}
+
+/*
+ * Does a session want to change or drop the subscription, and can this one
+ * let it, having consumed and changed nothing?
+ */
+bool
+reader_shall_step_aside(Claim *claim)
+{
+	return claim->subscription->wanted > 0 && !claim->position.consumed &&
+		claim->changing_level == 0;
 }
 
 /*
@@ -721,20 +758,11 @@ reader_at_subabort(int level)
 bool
 reader_step_aside(Claim *claim)
 {
-	Subscription *subscription = claim->subscription;
-	bool		wanted;
-	bool		gone;
+	bool		gone = !reader_claim_valid(claim) ||
+		claim->subscription->doomed;
 
-	gone = pg_atomic_read_u32(&claim->database->generation) !=
-		claim->database_generation ||
-		subscription->generation != claim->generation ||
-		subscription->doomed;
-	SpinLockAcquire(&subscription->mutex);
-	wanted = subscription->wanted > 0;
-	SpinLockRelease(&subscription->mutex);
-	if (!gone && (!wanted || claim->position.consumed || claim->changing))
+	if (!gone && !reader_shall_step_aside(claim))
 		return true;
-
 	for (Claim **link = &claims; *link; link = &(*link)->next)
 	{
 		if (*link == claim)

@@ -48,7 +48,7 @@ typedef struct Claim
 	Subscription *subscription;
 	uint32		generation;
 	int			level;			/* nesting level that claimed it */
-	bool		changing;		/* subscribe() or unsubscribe() needs it */
+	int			changing_level; /* that subscribed or unsubscribed, or 0 */
 	uint32		bindings_version;	/* that cursors reflect ... */
 	bool		synced;			/* ... if this is true */
 	Position	position;
@@ -65,6 +65,8 @@ extern Claim *reader_claim(Database *database, const char *name,
 						   TimestampTz deadline, bool change);
 extern void reader_sync(Claim *claim);
 extern void reader_save(Claim *claim);
+extern bool reader_claim_valid(Claim *claim);
+extern bool reader_shall_step_aside(Claim *claim);
 extern bool reader_step_aside(Claim *claim);
 extern bool reader_any_consumed(void);
 

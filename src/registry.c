@@ -127,13 +127,38 @@ take_channel_slot(Database *database)
 	return -1;
 }
 
-/* The binding reads the new channel from its first event on. */
+/*
+ * Bind the new channel to a subscription with a pattern that matches, by its
+ * binding to that pattern: it reads it from its first event on.  If an open
+ * change drops the pattern, it drops this binding too.
+ */
 static void
-place_first(Database *database, Binding *binding)
+bind_by_pattern(Database *database, Binding *pattern, int slot)
 {
-	pg_atomic_write_u64(&binding->number, 0);
-	if (binding->subscription->on_full != ON_FULL_DROP)
-		ring_lower_hold(database->ring, binding->channel, 0);
+	Subscription *subscription = pattern->subscription;
+	uint32		dropped = pattern->flags & BINDING_DROPPED;
+	Binding    *binding = registry_find_binding(subscription, slot);
+
+	if (binding != NULL)
+	{
+		/* by another pattern of the same subscription, just now */
+		if (!dropped)
+			binding->flags &= ~BINDING_DROPPED;
+		return;
+	}
+	binding = registry_bind(database, subscription, slot,
+							BINDING_BY_PATTERN | dropped);
+	if (binding == NULL)
+		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+	else
+	{
+		pg_atomic_write_u64(&binding->number, 0);
+		if (subscription->on_full != ON_FULL_DROP)
+			ring_lower_hold(database->ring, slot, 0);
+	}
+
+	/* a reader that waits is in no list of the new channel's waiters */
+	registry_wake_reader(subscription);
 }
 
 /* Bind the new channel to the subscriptions with a pattern that matches. */
@@ -153,20 +178,9 @@ bind_matching(Database *database, int slot)
 			!registry_pattern_matches(pattern->name, name))
 			continue;
 		dlist_foreach(iter, &pattern->bindings)
-		{
-			Binding    *by = dlist_container(Binding, channel_node, iter.cur);
-			Binding    *binding = registry_find_binding(by->subscription, slot);
-
-			if (by->flags & BINDING_DROPPED)
-				continue;
-			if (binding == NULL)
-				binding = registry_bind(database, by->subscription, slot,
-										BINDING_BY_PATTERN);
-			if (binding)
-				place_first(database, binding);
-			else
-				pg_atomic_fetch_add_u64(&by->subscription->gap_epoch, 1);
-		}
+			bind_by_pattern(database,
+							dlist_container(Binding, channel_node, iter.cur),
+							slot);
 	}
 }
 
@@ -282,6 +296,7 @@ registry_gap_for_matching(Database *database, const char *name)
 			Binding    *by = dlist_container(Binding, channel_node, iter.cur);
 
 			pg_atomic_fetch_add_u64(&by->subscription->gap_epoch, 1);
+			registry_wake_reader(by->subscription);
 			any = true;
 		}
 	}
@@ -431,6 +446,14 @@ registry_drop_subscription(Database *database, Subscription *subscription)
 	subscription->state = SUBSCRIPTION_FREE;
 	subscription->generation++;
 
+	/* before another database can take the slot */
+	SpinLockAcquire(&subscription->mutex);
+	if (subscription->reader_pid != 0)
+		reader_procno = subscription->reader_procno;
+	subscription->reader_pid = 0;
+	subscription->waiting = false;
+	SpinLockRelease(&subscription->mutex);
+
 	subscription_key(&key, database->oid, subscription->name);
 	LWLockAcquire(pgpubsub_control->subscription_lock, LW_EXCLUSIVE);
 	entry = hash_search(registry_subscription_hash, &key, HASH_FIND, NULL);
@@ -440,12 +463,6 @@ registry_drop_subscription(Database *database, Subscription *subscription)
 					&subscription->node);
 	LWLockRelease(pgpubsub_control->subscription_lock);
 
-	SpinLockAcquire(&subscription->mutex);
-	if (subscription->reader_pid != 0)
-		reader_procno = subscription->reader_procno;
-	subscription->reader_pid = 0;
-	subscription->waiting = false;
-	SpinLockRelease(&subscription->mutex);
 	if (reader_procno >= 0)
 		SetLatch(&GetPGProcByNumber(reader_procno)->procLatch);
 	ConditionVariableBroadcast(&subscription->reader_cv);
@@ -583,7 +600,8 @@ registry_prune(Database *database, Subscription *subscription)
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
 
-		if (!(binding->flags & BINDING_BY_NAME) &&
+		/* one that an open change drops is not ours to remove */
+		if (!(binding->flags & (BINDING_BY_NAME | BINDING_DROPPED)) &&
 			!subscription_matches(database, subscription,
 								  database->channels[binding->channel].name))
 			registry_unbind(database, binding);

@@ -242,6 +242,7 @@ typedef struct Control
 
 	/* lock; exclusive to change */
 	uint64		highest_seq;	/* of databases that left and of earlier runs */
+	Oid			probed;			/* last one found without the extension */
 
 	/* subscription_lock */
 	dlist_head	free_subscriptions;
@@ -269,6 +270,7 @@ extern bool registry_database_allowed(const char *name);
 extern void registry_free_database(Database *database);
 extern void registry_wake(pg_atomic_uint32 *procno);
 extern uint64 registry_request(Database *database);
+extern void registry_wake_reader(Subscription *subscription);
 extern void registry_wake_waiters(Database *database);
 
 /* channels; database->lock held, exclusive to make one */

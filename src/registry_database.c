@@ -58,6 +58,22 @@ registry_request(Database *database)
 }
 
 /*
+ * Wake the subscription's reader, if it waits in poll().
+ */
+void
+registry_wake_reader(Subscription *subscription)
+{
+	int			procno = -1;
+
+	SpinLockAcquire(&subscription->mutex);
+	if (subscription->reader_pid != 0 && subscription->waiting)
+		procno = subscription->reader_procno;
+	SpinLockRelease(&subscription->mutex);
+	if (procno >= 0)
+		SetLatch(&GetPGProcByNumber(procno)->procLatch);
+}
+
+/*
  * Wake every reader of the database that waits in poll().
  */
 void
@@ -67,18 +83,7 @@ registry_wake_waiters(Database *database)
 
 	LWLockAcquire(database->lock, LW_SHARED);
 	dlist_foreach(iter, &database->subscriptions)
-	{
-		Subscription *subscription =
-		dlist_container(Subscription, node, iter.cur);
-		int			procno = -1;
-
-		SpinLockAcquire(&subscription->mutex);
-		if (subscription->reader_pid != 0 && subscription->waiting)
-			procno = subscription->reader_procno;
-		SpinLockRelease(&subscription->mutex);
-		if (procno >= 0)
-			SetLatch(&GetPGProcByNumber(procno)->procLatch);
-	}
+		registry_wake_reader(dlist_container(Subscription, node, iter.cur));
 	LWLockRelease(database->lock);
 }
 
@@ -148,6 +153,11 @@ registry_acquire_database(Oid oid)
 	{
 		database->oid = oid;
 		database->stats_reset = GetCurrentTimestamp();
+		pg_atomic_write_u64(&database->peak_used, 0);
+		pg_atomic_write_u64(&database->full_count, 0);
+		pg_atomic_write_u64(&database->full_ms, 0);
+		pg_atomic_write_u64(&database->evictions, 0);
+		pg_atomic_write_u64(&database->bad_frames, 0);
 		ring_reset(database->ring, first_seq() - 1);
 	}
 	return database;
@@ -252,9 +262,9 @@ registry_free_database(Database *database)
 	pg_atomic_write_u64(&database->published, 0);
 	pg_atomic_write_u64(&database->published_bytes, 0);
 	database->published_base = database->published_bytes_base = 0;
+	database->oid = InvalidOid;
 	LWLockRelease(database->lock);
 
-	database->oid = InvalidOid;
 	database->dropping = database->leave = false;
 	database->creator_pid = database->hold_pid = 0;
 	database->relay_starts = 0;

@@ -83,22 +83,22 @@ static Twin twin;
  * Receiving
  */
 
-/* Put an event into the inbox. */
+/* Put an event into the inbox.  The channel's slot cannot be reused. */
 static void
 receive_event(int slot, int pid, const char *payload, Size len)
 {
-	if (!inbox_put(inbox, slot, pid, 0, payload, len))
-	{
+	if (inbox_put(inbox, slot, pid, 0, payload, len))
+		pg_atomic_fetch_add_u64(&my_slot->channels[slot].received, 1);
+	else
 		my_slot->relay_lost_events = true;
-		return;
-	}
-	pg_atomic_write_u64(&my_slot->channels[slot].received,
-						pg_atomic_read_u64(&my_slot->channels[slot].received) + 1);
 }
 
-/* The slot of a channel that somebody reads; -1 if nobody does. */
+/*
+ * The slot of a channel that somebody reads; -1 if nobody does.  It is
+ * pinned: nobody reuses it until unpin_channel().
+ */
 static int
-bound_channel(const char *name)
+pin_bound_channel(const char *name)
 {
 	int			slot;
 
@@ -107,8 +107,17 @@ bound_channel(const char *name)
 	if (slot >= 0 &&
 		pg_atomic_read_u32(&my_slot->channels[slot].nbindings) == 0)
 		slot = -1;
+	if (slot >= 0)
+		pg_atomic_fetch_add_u32(&my_slot->channels[slot].publishers, 1);
 	LWLockRelease(my_slot->lock);
 	return slot;
+}
+
+/* The slot may be reused as far as we are concerned. */
+static void
+unpin_channel(int slot)
+{
+	pg_atomic_fetch_sub_u32(&my_slot->channels[slot].publishers, 1);
 }
 
 /* A notification on the reserved channel. */
@@ -117,7 +126,7 @@ receive_frame(int pid, const char *text, Size len)
 {
 	uint64		bad = assembly.bad;
 	FrameResult result = frame_accept(&assembly, pid, text, len,
-									  publish_max_payload());
+									  publish_payload_limit());
 	int			slot;
 
 	if (assembly.bad != bad)
@@ -130,11 +139,17 @@ receive_frame(int pid, const char *text, Size len)
 	if (pid != MyProcPid ||
 		!relay_staged_receive(assembly.channel, assembly.data, assembly.len))
 	{
-		slot = bound_channel(assembly.channel);
+		slot = pin_bound_channel(assembly.channel);
 		if (slot >= 0)
+		{
 			receive_event(slot, pid, assembly.data, assembly.len);
+			unpin_channel(slot);
+		}
 	}
-	twin.expected = true;
+
+	/* the native notification follows at once, if we listen to its channel */
+	twin.expected = hash_search(listened, assembly.channel, HASH_FIND,
+								NULL) != NULL;
 	twin.pid = pid;
 	twin.crc = assembly.native_crc;
 	strlcpy(twin.channel, assembly.channel, NAMEDATALEN);
@@ -206,14 +221,23 @@ receive_message(char msgtype, const char *s, size_t len)
 	return 0;
 }
 
-/* The channel's slot, and whether the relay listens to it. */
+/*
+ * The slot of a channel that somebody reads, -1 if nobody does, and whether
+ * the relay listens to it.  While it does, the slot is not reused.
+ */
 static int
 find_channel(const char *name, bool *listening)
 {
 	Listened   *entry = hash_search(listened, name, HASH_FIND, NULL);
+	int			slot;
 
 	*listening = entry != NULL;
-	return entry ? entry->slot : bound_channel(name);
+	if (entry)
+		return entry->slot;
+	slot = pin_bound_channel(name);
+	if (slot >= 0)
+		unpin_channel(slot);
+	return slot;
 }
 
 /* Nothing to reset, to flush, or to be pending. */
@@ -276,69 +300,99 @@ read_notifications(bool force)
  * Listening
  */
 
-/* Remember that we listen to the channel, or no more. */
-static void
-set_listening(int slot, bool listening)
+/* A channel to LISTEN or UNLISTEN to; its slot is pinned meanwhile. */
+typedef struct ListenChange
 {
-	Channel    *channel = &my_slot->channels[slot];
-	Listened   *entry;
+	char		name[NAMEDATALEN];
+	int			slot;
+	bool		listen;
+} ListenChange;
 
-	if (listening)
-	{
-		entry = hash_search(listened, channel->name, HASH_ENTER, NULL);
-		entry->slot = slot;
-	}
-	else
-		(void) hash_search(listened, channel->name, HASH_REMOVE, NULL);
-	pg_atomic_write_u32(&channel->listening, listening ? 1 : 0);
-}
+static ListenChange *changes = NULL;
+static int	num_changes = 0;
 
 /*
- * Listen to the channels that are bound and only to those.  The list is made
- * under the lock, LISTENed to without it: a channel that loses its bindings
- * meanwhile brings another request.
+ * Make the list of channels that are bound and not listened to, or the other
+ * way round.
  */
 static void
-listen_to_bound(bool first)
+list_changes(void)
 {
-	int		   *changes = palloc(pgpubsub_max_channels * sizeof(int));
-	int			nchanges = 0;
-
+	num_changes = 0;
 	LWLockAcquire(my_slot->lock, LW_SHARED);
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 	{
 		Channel    *channel = &my_slot->channels[slot];
 		bool		bound = channel->in_use && !channel->is_pattern &&
 			pg_atomic_read_u32(&channel->nbindings) > 0;
+		ListenChange *change = &changes[num_changes];
 
-		if (bound != (pg_atomic_read_u32(&channel->listening) != 0))
-			changes[nchanges++] = slot;
+		if (bound == (pg_atomic_read_u32(&channel->listening) != 0))
+			continue;
+		strlcpy(change->name, channel->name, NAMEDATALEN);
+		change->slot = slot;
+		change->listen = bound;
+		pg_atomic_fetch_add_u32(&channel->publishers, 1);
+		num_changes++;
 	}
 	LWLockRelease(my_slot->lock);
+}
 
-	if (nchanges > 0 || first)
+/* Let go of the channels in the list. */
+static void
+forget_changes(void)
+{
+	for (int i = 0; i < num_changes; i++)
+		unpin_channel(changes[i].slot);
+	num_changes = 0;
+}
+
+/* The change has committed: from now on we listen to it, or no more. */
+static void
+apply_change(ListenChange *change)
+{
+	Listened   *entry;
+
+	if (change->listen)
 	{
-		SetCurrentStatementStartTimestamp();
-		pgstat_report_activity(STATE_RUNNING, "listening to channels");
-		StartTransactionCommand();
-		if (first)
-			Async_Listen(PGPUBSUB_FRAME_CHANNEL);
-		for (int i = 0; i < nchanges; i++)
-		{
-			Channel    *channel = &my_slot->channels[changes[i]];
-
-			if (pg_atomic_read_u32(&channel->listening) != 0)
-				Async_Unlisten(channel->name);
-			else
-				Async_Listen(channel->name);
-		}
-		CommitTransactionCommand();
-		pgstat_report_activity(STATE_IDLE, NULL);
+		entry = hash_search(listened, change->name, HASH_ENTER, NULL);
+		entry->slot = change->slot;
 	}
-	for (int i = 0; i < nchanges; i++)
-		set_listening(changes[i],
-					  pg_atomic_read_u32(&my_slot->channels[changes[i]].listening) == 0);
-	pfree(changes);
+	else
+		(void) hash_search(listened, change->name, HASH_REMOVE, NULL);
+	pg_atomic_write_u32(&my_slot->channels[change->slot].listening,
+						change->listen ? 1 : 0);
+}
+
+/*
+ * Listen to the channels that are bound and only to those; the first time
+ * to the reserved one too.  A channel whose bindings change meanwhile brings
+ * another request.
+ */
+static void
+listen_to_bound(bool first)
+{
+	list_changes();
+	if (num_changes == 0 && !first)
+		return;
+
+	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, "listening to channels");
+	StartTransactionCommand();
+	if (first)
+		Async_Listen(PGPUBSUB_FRAME_CHANNEL);
+	for (int i = 0; i < num_changes; i++)
+	{
+		if (changes[i].listen)
+			Async_Listen(changes[i].name);
+		else
+			Async_Unlisten(changes[i].name);
+	}
+	CommitTransactionCommand();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	for (int i = 0; i < num_changes; i++)
+		apply_change(&changes[i]);
+	forget_changes();
 }
 
 /*
@@ -433,26 +487,45 @@ set_relay_state(RelayState state)
 	ConditionVariableBroadcast(&my_slot->relay_cv);
 }
 
+/*
+ * What is in the inbox is lost, as the next relay will say; no position may
+ * be beyond what is in the ring.
+ */
+static void
+forget_received(int slot)
+{
+	Channel    *channel = &my_slot->channels[slot];
+	uint64		newest = ring_newest_number(my_slot->ring, slot);
+	dlist_iter	iter;
+
+	pg_atomic_write_u32(&channel->listening, 0);
+	pg_atomic_write_u64(&channel->received, newest);
+	dlist_foreach(iter, &channel->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, channel_node, iter.cur);
+		uint64		number = pg_atomic_read_u64(&binding->number);
+
+		if (number > newest && number != BINDING_UNPLACED)
+			pg_atomic_write_u64(&binding->number, newest);
+	}
+}
+
 /* At exit, however it comes about: let others know that no relay runs. */
 static void
 relay_exit(int code, Datum arg)
 {
 	LWLockReleaseAll();
 	relay_append_exit(my_slot);
+	forget_changes();
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 	Assert(my_slot->relay_pid == MyProcPid);
+	LWLockAcquire(my_slot->lock, LW_EXCLUSIVE);
+	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
+		forget_received(slot);
+	LWLockRelease(my_slot->lock);
 	my_slot->relay_pid = 0;
 	my_slot->leave = false;
 	pg_atomic_write_u32(&my_slot->relay_procno, PG_UINT32_MAX);
-	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
-	{
-		Channel    *channel = &my_slot->channels[slot];
-
-		/* what is in the inbox is lost, as the next relay will say */
-		pg_atomic_write_u32(&channel->listening, 0);
-		pg_atomic_write_u64(&channel->received,
-							ring_newest_number(my_slot->ring, slot));
-	}
 	LWLockRelease(pgpubsub_control->lock);
 	set_relay_state(RELAY_STOPPED);
 	registry_wake(&pgpubsub_control->launcher_procno);
@@ -468,6 +541,7 @@ forget_database(void)
 	database = registry_lookup_database(MyDatabaseId);
 	if (database && database->creator_pid == 0 && database->relay_pid == 0)
 		database->dropping = true;
+	pgpubsub_control->probed = MyDatabaseId;
 	LWLockRelease(pgpubsub_control->lock);
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
@@ -508,6 +582,8 @@ claim_database(bool installed)
 	}
 	LWLockRelease(pgpubsub_control->lock);
 
+	/* the launcher goes on to the next database */
+	registry_wake(&pgpubsub_control->launcher_procno);
 	if (database == NULL)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -592,6 +668,8 @@ set_up_memory(void)
 	MessageContext = AllocSetContextCreate(TopMemoryContext,
 										   "MessageContext",
 										   ALLOCSET_DEFAULT_SIZES);
+	changes = MemoryContextAlloc(TopMemoryContext,
+								 pgpubsub_max_channels * sizeof(ListenChange));
 	relay_append_init(my_slot, inbox);
 }
 

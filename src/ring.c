@@ -485,6 +485,8 @@ ring_state(Ring *ring, RingState *state)
 		state->messages = pg_atomic_read_u64(&ring->messages);
 		state->newest_seq = pg_atomic_read_u64(&ring->newest_seq);
 		state->used = pg_atomic_read_u64(&ring->head) - tail;
+		if (state->used == 0)
+			state->messages = 0;
 		if (state->messages == 0)
 			return;
 		oldest = oldest_position(ring, tail);

@@ -44,6 +44,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 typedef enum StartAt
@@ -225,6 +226,8 @@ undo_change(Action *action)
 		}
 		if (!found && (binding->flags & BINDING_ADDED))
 			registry_unbind(action->database, binding);
+		else if (!found)
+			binding->flags &= ~BINDING_DROPPED; /* a pattern's, made meanwhile */
 	}
 	registry_prune(action->database, action->subscription);
 }
@@ -298,6 +301,11 @@ subscribe_xact_callback(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			reader_pre_prepare();
+			if (reload_database)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot prepare a transaction that has written table pgpubsub.subscription"),
+						 errhint("Commit it with COMMIT.")));
 			break;
 		case XACT_EVENT_COMMIT:
 			subscribe_at_commit();
@@ -534,10 +542,12 @@ place_bindings(Database *database, Subscription *subscription,
 Datum
 pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
 {
-	if (!CALLED_AS_TRIGGER(fcinfo))
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation) !=
+		subscription_table_oid(NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("pgpubsub.subscription_changed() was not called as a trigger"),
+				 errmsg("pgpubsub.subscription_changed() was not called as the trigger of its table"),
 				 errhint("It is the trigger of table pgpubsub.subscription.")));
 	if (!subscription_table_writing())
 		reload_database = registry_my_database(true);
@@ -564,10 +574,11 @@ lock_name(const char *name)
 static void
 drop_temporary(int code, Datum arg)
 {
-	Database   *database = registry_my_database(false);
+	Database   *database;
 	dlist_mutable_iter iter;
 
 	LWLockReleaseAll();
+	database = registry_my_database(false);
 	undo_actions(0);
 	reader_at_abort();
 	if (database == NULL)
@@ -578,8 +589,17 @@ drop_temporary(int code, Datum arg)
 		Subscription *subscription = dlist_container(Subscription, node,
 													 iter.cur);
 
-		if (subscription->temporary &&
-			subscription->session_pid == MyProcPid)
+		if (!subscription->temporary ||
+			subscription->session_pid != MyProcPid)
+			continue;
+
+		/* another session that reads it keeps its bindings until it lets go */
+		if (subscription->reader_pid != 0)
+		{
+			subscription->doomed = true;
+			registry_wake_reader(subscription);
+		}
+		else
 			registry_drop_subscription(database, subscription);
 	}
 	LWLockRelease(database->lock);
@@ -624,6 +644,8 @@ create_subscription(Database *database, Request *request,
 	claim->position.gap_seen = registry_gap_epoch(database, subscription);
 	pg_atomic_write_u64(&subscription->gap_seen, claim->position.gap_seen);
 	place_bindings(database, subscription, request);
+	claim->synced = false;
+	reader_sync(claim);
 	if (!request->temporary)
 		subscription_table_insert(request->name, request->channel_array,
 								  request->on_full_name, created_at);
@@ -682,13 +704,15 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 	enter_action(action, subscription);
 	result = bindings_add(database, subscription, request->channels,
 						  request->nchannels, BINDING_ADDED);
-	bindings_mark_dropped(database, subscription, request->channels,
-						  request->nchannels);
+	if (result == BIND_DONE)
+		bindings_mark_dropped(database, subscription, request->channels,
+							  request->nchannels);
 	LWLockRelease(database->lock);
 	bindings_report(result, ERROR);
 
 	reader_wait_for_relay(database, deadline);
 	place_bindings(database, subscription, request);
+	claim->synced = false;
 	reader_sync(claim);
 	if (!request->temporary)
 		subscription_table_update(request->name, request->channel_array,
