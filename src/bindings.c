@@ -129,6 +129,15 @@ bind_channel(Database *database, Subscription *subscription, int channel,
 	return BIND_DONE;
 }
 
+/* Is the channel known: named by a subscription, or used by a publisher? */
+static bool
+is_known(Channel *channel)
+{
+	return channel->in_use && !channel->is_pattern &&
+		(pg_atomic_read_u32(&channel->nbindings) > 0 ||
+		 pg_atomic_read_u32(&channel->used) != 0);
+}
+
 /* Bind to all known channels that the pattern matches. */
 static BindResult
 bind_known(Database *database, Subscription *subscription,
@@ -140,7 +149,7 @@ bind_known(Database *database, Subscription *subscription,
 	{
 		Channel    *channel = &database->channels[i];
 
-		if (channel->in_use && !channel->is_pattern &&
+		if (is_known(channel) &&
 			registry_pattern_matches(pattern, channel->name))
 			result = bind_channel(database, subscription, i,
 								  BINDING_BY_PATTERN | flag);

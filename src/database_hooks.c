@@ -394,7 +394,11 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 					  ParamListInfo params, QueryEnvironment *queryEnv,
 					  DestReceiver *dest, QueryCompletion *qc)
 {
-	if (IsTransactionState())
+	/* in a transaction block, of these only a renaming is possible */
+	if (IsTransactionState() &&
+		(IsA(pstmt->utilityStmt, RenameStmt) ||
+		 (context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock() &&
+		  !IsSubTransaction())))
 		hold_for_command(pstmt->utilityStmt);
 	if (prev_process_utility_hook)
 		prev_process_utility_hook(pstmt, queryString, readOnlyTree, context,

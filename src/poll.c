@@ -5,6 +5,9 @@
  *
  * 1. A poll merges the subscription's channels by seq: a heap holds the next
  *	  record of each, and only records that it returns are touched besides.
+ *	  It returns nothing newer than the newest seq that there was when it
+ *	  began: up to there it sees all channels' records, whatever is appended
+ *	  while it looks at one after the other.
  *
  * 2. What is missing is known once the next record of each channel is: the
  *	  distance between its number and the cursor's.  The gap row that tells it
@@ -12,9 +15,9 @@
  *	  copied whole.  If a record is overwritten later in the same poll, the
  *	  poll ends there, and the next one has the gap row.
  *
- * 3. A look leaves the cursors and notes in the bindings what it showed.  So
- *	  ack() can tell events that were shown and then overwritten from events
- *	  that were lost.
+ * 3. A look leaves the cursors and notes in the bindings what it showed; this
+ *	  session remembers the rows too.  So ack() can tell events that were
+ *	  shown and then overwritten from events that were lost.
  *
  * 4. To wait, a reader puts its bindings into the channels' lists of waiters,
  *	  then looks once more, then sleeps on its latch.  The relay appends first
@@ -64,6 +67,7 @@ typedef struct Poll
 	bool		gap_unknown;
 	uint64		missed;
 	uint64		newest_seq;		/* when we began to look */
+	bool		newer;			/* some record has a higher one */
 	uint64		gap_seq;
 
 	/* what was returned */
@@ -77,6 +81,25 @@ typedef struct Poll
 	text	   *payload;		/* reused */
 	Size		payload_size;
 } Poll;
+
+/* Rows of a look that are remembered, at most. */
+#define LOOK_ROWS	10000
+
+/* A message that the last look of this session has shown. */
+typedef struct ShownRow
+{
+	uint64		seq;
+	uint64		number;
+	int			channel;
+} ShownRow;
+
+static struct
+{
+	Subscription *subscription; /* NULL: nothing is remembered */
+	uint32		generation;
+	ShownRow   *rows;			/* in TopMemoryContext */
+	int			nrows;
+} last_look;
 
 PG_FUNCTION_INFO_V1(pgpubsub_poll);
 PG_FUNCTION_INFO_V1(pgpubsub_ack);
@@ -108,6 +131,13 @@ find_head(Poll *poll, int i)
 	else if (head->found == RING_FOUND &&
 			 head->record.number > cursor->number + 1)
 		head->missed_upto = head->record.number - 1;
+
+	/* one that came while we looked is for the next poll */
+	if (head->found == RING_FOUND && head->record.seq > poll->newest_seq)
+	{
+		head->found = RING_UP_TO_DATE;
+		poll->newer = true;
+	}
 }
 
 /*
@@ -119,18 +149,24 @@ find_heads(Poll *poll)
 {
 	poll->gap_epoch = registry_gap_epoch(poll->claim->database,
 										 poll->claim->subscription);
-	poll->newest_seq = ring_newest_seq(poll->ring);
-	poll->missed = 0;
-	binaryheap_reset(poll->heap);
-	for (int i = 0; i < poll->ncursors; i++)
+	do
 	{
-		find_head(poll, i);
-		if (poll->heads[i].found == RING_FOUND)
-			binaryheap_add_unordered(poll->heap, Int32GetDatum(i));
-		if (poll->heads[i].missed_upto > 0)
-			poll->missed += poll->heads[i].missed_upto -
-				poll->cursors[i].number;
-	}
+		poll->newest_seq = ring_newest_seq(poll->ring);
+		poll->newer = false;
+		poll->missed = 0;
+		binaryheap_reset(poll->heap);
+		for (int i = 0; i < poll->ncursors; i++)
+		{
+			find_head(poll, i);
+			if (poll->heads[i].found == RING_FOUND)
+				binaryheap_add_unordered(poll->heap, Int32GetDatum(i));
+			if (poll->heads[i].missed_upto > 0)
+				poll->missed += poll->heads[i].missed_upto -
+					poll->cursors[i].number;
+		}
+
+		/* if all is newer, begin again: a gap row needs the first of it */
+	} while (binaryheap_empty(poll->heap) && poll->newer);
 	binaryheap_build(poll->heap);
 	poll->gap_unknown = poll->gap_epoch != poll->claim->position.gap_seen;
 	return !binaryheap_empty(poll->heap) || poll->missed > 0 ||
@@ -185,6 +221,37 @@ put_gap(Poll *poll)
 	}
 }
 
+/* Begin to remember the rows of a look, if they are not too many. */
+static void
+begin_look(Subscription *subscription, int max_messages)
+{
+	last_look.	subscription = NULL;
+	last_look.	nrows = 0;
+
+	if (last_look.rows == NULL)
+		last_look.	rows = MemoryContextAlloc(TopMemoryContext,
+											  LOOK_ROWS * sizeof(ShownRow));
+
+	if (max_messages > LOOK_ROWS)
+		return;
+	last_look.	subscription = subscription;
+	last_look.	generation = subscription->generation;
+}
+
+/* Remember a row of a look. */
+static void
+remember_shown(const RingRecord *record)
+{
+	ShownRow   *row;
+
+	if (last_look.subscription == NULL || last_look.nrows == LOOK_ROWS)
+		return;
+	row = &last_look.rows[last_look.nrows++];
+	row->channel = record->channel;
+	row->seq = record->seq;
+	row->number = record->number;
+}
+
 /* Add the record, whose payload was fetched, to the result. */
 static void
 put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
@@ -206,6 +273,8 @@ put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 	cursor->number = record->number;
 	cursor->pos = record->pos;
 	cursor->delivered++;
+	if (!poll->consume)
+		remember_shown(record);
 	poll->delivered_bytes += record->payload_len;
 	poll->last_seq = record->seq;
 	poll->rows++;
@@ -321,7 +390,7 @@ note_consumed(Poll *poll)
 
 /* Make a poll of the claim as it stands now, in the current context. */
 static void
-begin_poll(Poll *poll, Claim *claim, bool consume)
+begin_poll(Poll *poll, Claim *claim, int max_messages, bool consume)
 {
 	reader_sync(claim);
 	poll->claim = claim;
@@ -332,6 +401,8 @@ begin_poll(Poll *poll, Claim *claim, bool consume)
 	if (!consume)
 	{
 		Size		size = poll->ncursors * sizeof(Cursor);
+
+		begin_look(claim->subscription, max_messages);
 
 		poll->cursors = palloc(Max(size, 1));
 		memcpy(poll->cursors, claim->position.cursors, size);
@@ -354,7 +425,7 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 	Poll		poll = {0};
 	bool		any;
 
-	begin_poll(&poll, claim, consume);
+	begin_poll(&poll, claim, max_messages, consume);
 	poll.store = result->setResult;
 	poll.desc = result->setDesc;
 	any = return_messages(&poll, max_messages);
@@ -595,6 +666,37 @@ typedef struct Ack
 	uint64		last_seq;
 } Ack;
 
+/* Has this session made the subscription's last look, and remembers it? */
+static bool
+remembers_look(Claim *claim)
+{
+	return last_look.subscription == claim->subscription &&
+	last_look.generation == claim->generation;
+}
+
+/*
+ * How many events of the cursor's channel, after it and up to number, that
+ * look has shown which the ack covers; *last is the last one's number.
+ */
+static uint64
+count_shown(Ack *ack, Cursor *cursor, uint64 number, uint64 *last)
+{
+	uint64		shown = 0;
+
+	*last = 0;
+	for (int i = 0; i < last_look.nrows; i++)
+	{
+		ShownRow   *row = &last_look.rows[i];
+
+		if (row->channel != cursor->channel || row->seq > ack->seq ||
+			row->number <= cursor->number || row->number > number)
+			continue;
+		shown++;
+		*last = row->number;
+	}
+	return shown;
+}
+
 /*
  * Move the cursor to number over events that are no longer there: those that
  * a look has shown count as delivered, the others as lost.
@@ -605,8 +707,11 @@ ack_missing(Ack *ack, Cursor *cursor, uint64 number)
 	Binding    *binding = cursor->binding;
 	uint64		missing = number - cursor->number;
 	uint64		shown = 0;
+	uint64		last;
 
-	if (ack->seq >= binding->looked_seq && binding->looked_seq > 0)
+	if (remembers_look(ack->claim))
+		shown = count_shown(ack, cursor, number, &last);
+	else if (ack->seq >= binding->looked_seq && binding->looked_seq > 0)
 	{
 		uint64		from = Max(cursor->number, binding->looked_first);
 		uint64		upto = Min(number, binding->looked_number);
@@ -629,6 +734,9 @@ ack_missing_upto(Ack *ack, Cursor *cursor, uint64 last_missing)
 	Binding    *binding = cursor->binding;
 	uint64		upto = 0;
 
+	if (remembers_look(ack->claim) &&
+		count_shown(ack, cursor, last_missing, &upto) > 0)
+		return upto;
 	if (binding->looked_seq > 0 && ack->seq >= binding->looked_seq)
 		upto = binding->looked_number;
 	else if (subscription->looked_gap_seq > 0 &&

@@ -187,6 +187,7 @@ resolve_channel(Database *database, PublishChannel *channel)
 	}
 	if (slot >= 0)
 	{
+		pg_atomic_write_u32(&database->channels[slot].used, 1);
 		pg_atomic_fetch_add_u32(&database->channels[slot].publishers, 1);
 		channel->slot = slot;
 		channel->database_generation =
@@ -380,6 +381,8 @@ publish_channel_known(const char *name)
 	slot = registry_make_channel(database, name, false);
 	bound = slot >= 0 &&
 		pg_atomic_read_u32(&database->channels[slot].nbindings) > 0;
+	if (slot >= 0)
+		pg_atomic_write_u32(&database->channels[slot].used, 1);
 	LWLockRelease(database->lock);
 	if (bound)
 		registry_request(database);

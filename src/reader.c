@@ -27,6 +27,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
@@ -38,6 +39,18 @@ static Claim *claims = NULL;
 
 /* The subscription among whose wanting sessions this one is counted. */
 static Subscription *wanted_subscription = NULL;
+
+/* Raise 55000: by the settings, this database gets no relay. */
+static void
+no_relay_here(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("this database has no relay"),
+			 errdetail("The setting pgpubsub.databases leaves it out, or pgpubsub.max_databases (%d) others have one.",
+					   pgpubsub_max_databases),
+			 errhint("Change pgpubsub.databases and reload, or raise pgpubsub.max_databases and restart the server.")));
+}
 
 /*
  * The slot of this backend's database, for the SQL function of that name;
@@ -63,12 +76,7 @@ reader_database(const char *function)
 
 	database = registry_my_database(true);
 	if (database == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this database has no relay"),
-				 errdetail("The setting pgpubsub.databases leaves it out, or pgpubsub.max_databases (%d) others have one.",
-						   pgpubsub_max_databases),
-				 errhint("Change pgpubsub.databases and reload, or raise pgpubsub.max_databases and restart the server.")));
+		no_relay_here();
 	return database;
 }
 
@@ -91,8 +99,12 @@ check_slot(Database *database)
 static void
 relay_unavailable(Database *database)
 {
+	char	   *name = get_database_name(MyDatabaseId);
 	bool		starting =
 	pg_atomic_read_u32(&database->relay_state) != RELAY_STOPPED;
+
+	if (name && !registry_database_allowed(name))
+		no_relay_here();
 
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -371,6 +383,31 @@ wait_for_reader(Subscription *subscription, TimestampTz deadline)
 }
 
 /*
+ * Another session has dropped the subscription of this name and created one
+ * in its place, and has not committed that: the new one and the session's
+ * pid, having prepared to sleep on its condition variable.  Else NULL.
+ */
+static Subscription *
+find_replacing(Database *database, const char *name, int *pid)
+{
+	Subscription *subscription;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	subscription = registry_find_subscription(database, name);
+	if (subscription && (subscription->state != SUBSCRIPTION_CREATING ||
+						 !subscription->replaces ||
+						 subscription->changer_pid == MyProcPid))
+		subscription = NULL;
+	if (subscription)
+	{
+		*pid = subscription->changer_pid;
+		ConditionVariablePrepareToSleep(&subscription->reader_cv);
+	}
+	LWLockRelease(database->lock);
+	return subscription;
+}
+
+/*
  * The loop of reader_claim().  The caller counts this session out of those
  * that want a subscription.
  */
@@ -388,7 +425,14 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 
 		CHECK_FOR_INTERRUPTS();
 		if (!OidIsValid(owner))
-			no_such_subscription(name);
+		{
+			subscription = find_replacing(database, name, &pid);
+			if (subscription == NULL)
+				no_such_subscription(name);
+			if (!wait_for_reader(subscription, deadline))
+				subscription_in_use(name, pid);
+			continue;
+		}
 		reader_check_owner(name, owner);
 		claim = try_claim(database, name, owner, change, new_claim,
 						  &subscription, &pid, &waits);

@@ -217,6 +217,7 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 	strlcpy(channel->name, name, NAMEDATALEN);
 	channel->is_pattern = is_pattern;
 	channel->published_base = channel->published_bytes_base = 0;
+	pg_atomic_write_u32(&channel->used, 0);
 	pg_atomic_write_u64(&channel->received, 0);
 	pg_atomic_write_u64(&channel->delivered, 0);
 	pg_atomic_write_u64(&channel->lost, 0);
@@ -337,9 +338,12 @@ registry_find_subscription(Database *database, const char *name)
 	return subscription;
 }
 
-/* A slot from the pool, its name entered in the hash; NULL if none is free. */
+/*
+ * A slot from the pool, its name entered in the hash; NULL if none is free.
+ * *replaces tells if the name meant another until now.
+ */
 static Subscription *
-take_subscription_slot(Oid database, const char *name)
+take_subscription_slot(Oid database, const char *name, bool *replaces)
 {
 	SubscriptionKey key;
 	SubscriptionEntry *entry;
@@ -350,7 +354,8 @@ take_subscription_slot(Oid database, const char *name)
 	if (!dlist_is_empty(&pgpubsub_control->free_subscriptions))
 	{
 		/* replaces the entry of one that this transaction is dropping */
-		entry = hash_search(registry_subscription_hash, &key, HASH_ENTER_NULL, NULL);
+		entry = hash_search(registry_subscription_hash, &key, HASH_ENTER_NULL,
+							replaces);
 		if (entry)
 		{
 			subscription = dlist_container(Subscription, node,
@@ -371,9 +376,10 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 						   OnFull on_full, bool temporary)
 {
 	Subscription *subscription;
+	bool		replaces;
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
-	subscription = take_subscription_slot(database->oid, name);
+	subscription = take_subscription_slot(database->oid, name, &replaces);
 	if (subscription == NULL)
 		return NULL;
 
@@ -385,6 +391,7 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 	subscription->on_full = on_full;
 	subscription->temporary = temporary;
 	subscription->session_pid = temporary ? MyProcPid : 0;
+	subscription->replaces = replaces;
 	subscription->doomed = subscription->stale = false;
 	subscription->evicted = subscription->holding = false;
 	subscription->created_at = GetCurrentTimestamp();

@@ -60,6 +60,9 @@ typedef struct Channel
 	dlist_head	waiters;		/* Binding.wait_node */
 	pg_atomic_uint32 nwaiters;	/* read without the lock */
 
+	/* any process, atomically */
+	pg_atomic_uint32 used;		/* by a trigger or publish(); so it is known */
+
 	/* any process, atomically; outlives a reuse of the slot */
 	pg_atomic_uint32 publishers;	/* open transactions that published on it */
 
@@ -128,6 +131,7 @@ typedef struct Subscription
 	OnFull		on_full;
 	bool		temporary;
 	int			session_pid;	/* whose temporary one it is */
+	bool		replaces;		/* one of that name, which is being dropped */
 	bool		doomed;			/* to be dropped once nobody reads it */
 	bool		stale;			/* to be read from the table again then */
 	uint32		generation;		/* grows when the slot is freed */

@@ -94,6 +94,7 @@ init_channel(Channel *channel)
 	pg_atomic_init_u32(&channel->listening, 0);
 	pg_atomic_init_u64(&channel->received, 0);
 	pg_atomic_init_u32(&channel->nwaiters, 0);
+	pg_atomic_init_u32(&channel->used, 0);
 	pg_atomic_init_u32(&channel->publishers, 0);
 	pg_atomic_init_u64(&channel->delivered, 0);
 	pg_atomic_init_u64(&channel->lost, 0);

@@ -57,6 +57,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+/* A request that could not be done is tried again after so long. */
+#define RETRY_MS	200
+
 /* A channel that the relay listens to, by name. */
 typedef struct Listened
 {
@@ -78,6 +81,9 @@ static Inbox *inbox = NULL;
 static HTAB *listened = NULL;
 static FrameAssembly assembly;
 static Twin twin;
+
+/* The request to read the table again that was done last. */
+static uint64 reloaded = 0;
 
 /*
  * Receiving
@@ -447,32 +453,55 @@ drain_staging(void)
 			 !staging_pass_done(my_slot->staging, pass));
 }
 
-/* Do what backends have asked for. */
-static void
+/*
+ * Bring subscriptions in line with the table, if it may have changed.
+ * Returns false if that has to be tried again.
+ */
+static bool
+reload_table(void)
+{
+	uint64		reload = pg_atomic_read_u64(&my_slot->reload_requested);
+
+	if (!drop_doomed() && reload == reloaded &&
+		pg_atomic_read_u32(&my_slot->loaded) != 0)
+		return true;
+	if (!relay_table_load(my_slot))
+		return false;
+	reloaded = reload;
+	pg_atomic_write_u32(&my_slot->loaded, 1);
+	(void) drop_doomed();
+	return true;
+}
+
+/*
+ * Do what backends have asked for.  Returns false if it has to be tried
+ * again, because the table is locked.
+ */
+static bool
 handle_requests(void)
 {
-	static uint64 reloaded = 0;
 	uint64		requested = pg_atomic_read_u64(&my_slot->requested);
-	uint64		reload;
+	bool		done;
 
 	if (requested == pg_atomic_read_u64(&my_slot->handled))
-		return;
+		return true;
 
-	reload = pg_atomic_read_u64(&my_slot->reload_requested);
-	if (drop_doomed() || reload != reloaded)
-	{
-		relay_table_load(my_slot);
-		reloaded = reload;
-		(void) drop_doomed();
-	}
+	done = reload_table();
 	listen_to_bound(false);
 
 	/* what is committed by now was sent before whatever is asked for */
 	drain_staging();
 	read_notifications(true);
 	relay_append();
+
+	/* a table written by hand may come later; but not the first look at it */
+	if (!done && pg_atomic_read_u32(&my_slot->loaded) == 0)
+		return false;
+	if (!done)
+		pg_atomic_fetch_add_u64(&my_slot->requested, 1);
 	pg_atomic_write_u64(&my_slot->handled, requested);
 	ConditionVariableBroadcast(&my_slot->handled_cv);
+	return done;
 }
 
 /*
@@ -640,6 +669,8 @@ set_up_session(void)
 		{"temp_file_limit", "-1"}
 	};
 
+	/* first: it decides what the rest, and the relay, may do */
+	SetConfigOption("role", "none", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("client_encoding", GetDatabaseEncodingName(), PGC_SUSET,
 					PGC_S_OVERRIDE);
 	for (int i = 0; i < lengthof(settings); i++)
@@ -678,17 +709,19 @@ static void
 start_listening(void)
 {
 	uint64		requested = pg_atomic_read_u64(&my_slot->requested);
+	bool		loaded;
 
 	set_relay_state(RELAY_STARTING);
-	relay_table_load(my_slot);
-	(void) drop_doomed();
+	loaded = reload_table();
 	listen_to_bound(true);
 	relay_staged_init(my_slot, inbox, find_channel);
 	pg_atomic_fetch_add_u64(&my_slot->gap_epoch, 1);
 	my_slot->relay_listened = true;
-	pg_atomic_write_u32(&my_slot->loaded, 1);
 	set_relay_state(RELAY_LISTENING);
-	pg_atomic_write_u64(&my_slot->handled, requested);
+	if (loaded)
+		pg_atomic_write_u64(&my_slot->handled, requested);
+	else
+		(void) registry_request(my_slot);
 	ConditionVariableBroadcast(&my_slot->handled_cv);
 	registry_wake_waiters(my_slot);
 	ereport(LOG,
@@ -724,6 +757,7 @@ void
 pgpubsub_relay_main(Datum database_oid)
 {
 	bool		creating;
+	bool		handled;
 	StagedResult staged;
 	long		timeout;
 
@@ -751,7 +785,7 @@ pgpubsub_relay_main(Datum database_oid)
 		}
 		read_notifications(false);
 		relay_append();
-		handle_requests();
+		handled = handle_requests();
 		staged = relay_staged_batch(read_own_notifications);
 		relay_append();
 		if (staged == STAGED_LISTEN_FIRST)
@@ -761,6 +795,8 @@ pgpubsub_relay_main(Datum database_oid)
 		pgstat_report_stat(false);
 		timeout = shorter_timeout(relay_append_timeout(),
 								  relay_staged_timeout());
+		if (!handled)
+			timeout = shorter_timeout(timeout, RETRY_MS);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
 						 (timeout >= 0 ? WL_TIMEOUT : 0),

@@ -25,12 +25,15 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 /* A row of the table. */
@@ -50,14 +53,43 @@ typedef struct Rows
 	int			count;
 } Rows;
 
-/* Is the table there, for this transaction to see? */
-static bool
-table_exists(void)
+/* The table's oid, as far as this transaction can see it. */
+static Oid
+find_table(void)
 {
 	Oid			schema = get_namespace_oid(PGPUBSUB_SCHEMA, true);
 
-	return OidIsValid(schema) &&
-		OidIsValid(get_relname_relid("subscription", schema));
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	return get_relname_relid("subscription", schema);
+}
+
+/*
+ * Lock the table for reading, if it is there.  Returns false if somebody has
+ * it locked: the relay does not wait for that.
+ */
+static bool
+lock_table(Oid *table)
+{
+	*table = find_table();
+	if (!OidIsValid(*table))
+	{
+		/*
+		 * A commit wakes us before its invalidation messages are sent; what
+		 * we remember as missing may just have been created.
+		 */
+		InvalidateSystemCaches();
+		*table = find_table();
+	}
+	if (!OidIsValid(*table))
+		return true;
+	if (!ConditionalLockRelationOid(*table, AccessShareLock))
+		return false;
+
+	/* it may have been dropped before we had the lock */
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(*table)))
+		*table = InvalidOid;
+	return true;
 }
 
 /* Take a tuple of the query apart, into the current context. */
@@ -253,17 +285,20 @@ apply_rows(Database *database, Rows *rows, uint64 commits)
 /*
  * Read the table of subscriptions and bring shared memory in line with it.
  * Runs its own transaction.  The caller drops doomed subscriptions and
- * listens to what was bound, afterwards.
+ * listens to what was bound, afterwards.  Returns false if the table is
+ * locked: try again later.
  */
-void
+bool
 relay_table_load(Database *database)
 {
 	bool		done = false;
+	bool		locked = true;
 
-	while (!done)
+	while (!done && locked)
 	{
 		Rows		rows = {0};
 		uint64		commits;
+		Oid			table;
 
 		CHECK_FOR_INTERRUPTS();
 		LWLockAcquire(database->lock, LW_SHARED);
@@ -273,12 +308,15 @@ relay_table_load(Database *database)
 		SetCurrentStatementStartTimestamp();
 		pgstat_report_activity(STATE_RUNNING, "reading subscriptions");
 		StartTransactionCommand();
+		locked = lock_table(&table);
 		PushActiveSnapshot(GetTransactionSnapshot());
-		if (table_exists())
+		if (locked && OidIsValid(table))
 			read_rows(&rows, CurTransactionContext);
 		PopActiveSnapshot();
-		done = apply_rows(database, &rows, commits);
+		if (locked)
+			done = apply_rows(database, &rows, commits);
 		CommitTransactionCommand();
 		pgstat_report_activity(STATE_IDLE, NULL);
 	}
+	return locked;
 }

@@ -11,6 +11,6 @@
 #include "pgpubsub.h"
 #include "registry.h"
 
-extern void relay_table_load(Database *database);
+extern bool relay_table_load(Database *database);
 
 #endif							/* PGPUBSUB_RELAY_TABLE_H */

@@ -188,6 +188,7 @@ commit_action(Action *action)
 		{
 			case ACTION_CREATE:
 				subscription->state = SUBSCRIPTION_ACTIVE;
+				subscription->replaces = false;
 				break;
 			case ACTION_CHANGE:
 				commit_change(action);
@@ -699,6 +700,9 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 									   pgpubsub_max_channels * 2 *
 									   sizeof(SavedFlags));
 	action->on_full = request->on_full;
+
+	/* cursors of channels that are dropped come back with the savepoint */
+	reader_save(claim);
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	save_flags(action, subscription);
 	enter_action(action, subscription);
