@@ -1,0 +1,207 @@
+-- The names, types, defaults, privileges and comments that others rely on.
+-- Run by pg_prove; leaves nothing behind.
+\set ON_ERROR_STOP on
+\set QUIET on
+\pset format unaligned
+\pset tuples_only on
+\pset pager off
+SET client_min_messages = warning;
+
+BEGIN;
+CREATE EXTENSION IF NOT EXISTS pgtap;
+CREATE EXTENSION IF NOT EXISTS pgpubsub;
+SELECT no_plan();
+
+--
+-- The extension
+--
+SELECT is(extversion, '1.0', 'version') FROM pg_extension WHERE extname = 'pgpubsub';
+SELECT is(extrelocatable, false, 'not relocatable') FROM pg_extension WHERE extname = 'pgpubsub';
+SELECT is(extnamespace::regnamespace::text, 'pgpubsub', 'in its own schema') FROM pg_extension WHERE extname = 'pgpubsub';
+SELECT is(schema, 'pgpubsub', 'the schema is fixed') FROM pg_available_extension_versions WHERE name = 'pgpubsub' AND version = '1.0';
+SELECT is(relocatable, false, 'the control file says so') FROM pg_available_extension_versions WHERE name = 'pgpubsub' AND version = '1.0';
+SELECT throws_ok('ALTER EXTENSION pgpubsub SET SCHEMA public', '0A000');
+SELECT is(extconfig, ARRAY['pgpubsub.subscription'::regclass::oid], 'pg_dump keeps the table of subscriptions')
+  FROM pg_extension WHERE extname = 'pgpubsub';
+SELECT is(extcondition, ARRAY[''], 'all of it') FROM pg_extension WHERE extname = 'pgpubsub';
+
+-- all that it has, by name: what is new is listed here
+CREATE TEMP VIEW member AS
+SELECT classid, objid, identity, type
+  FROM pg_depend, pg_identify_object(classid, objid, 0)
+ WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+   AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pgpubsub');
+
+SELECT bag_eq(
+    $$SELECT p.proname::text || '(' || oidvectortypes(p.proargtypes) || ')'
+        FROM member AS m JOIN pg_proc AS p ON p.oid = m.objid AND m.classid = 'pg_proc'::regclass$$,
+    $$VALUES
+      ('ack(name, bigint)'),
+      ('attach(regclass, text, text[], name[], name[], text, text, text, text, text)'),
+      ('channel_stats()'),
+      ('detach(regclass, text)'),
+      ('notify_change()'),
+      ('poll(name, integer, interval, boolean)'),
+      ('publish(text, text)'),
+      ('queue_stats()'),
+      ('relay_start()'),
+      ('stat_reset()'),
+      ('subscribe(name, text[], text, text, boolean)'),
+      ('subscription_changed()'),
+      ('subscription_stats()'),
+      ('trigger_options(bytea)'),
+      ('unsubscribe(name)')$$,
+    'functions');
+SELECT views_are('pgpubsub', ARRAY['attachments', 'stat_queue', 'stat_channels', 'stat_subscriptions']);
+SELECT tables_are('pgpubsub', ARRAY['subscription']);
+SELECT bag_eq(
+    $$SELECT DISTINCT type FROM member WHERE type NOT LIKE '%type'$$,
+    $$VALUES ('function'), ('table'), ('view')$$,
+    'nothing else');
+
+--
+-- Functions
+--
+CREATE TEMP TABLE api (function regprocedure, arguments text, result text);
+INSERT INTO api VALUES
+    ('pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text)',
+     'relation regclass, channel text DEFAULT NULL::text, operations text[] DEFAULT ''{insert,update,delete}''::text[], columns name[] DEFAULT NULL::name[], watch name[] DEFAULT NULL::name[], condition text DEFAULT NULL::text, old_values text DEFAULT ''changed''::text, level text DEFAULT ''row''::text, format text DEFAULT ''plain''::text, publish_mode text DEFAULT NULL::text',
+     'text'),
+    ('pgpubsub.detach(regclass, text)', 'relation regclass, channel text DEFAULT NULL::text', 'integer'),
+    ('pgpubsub.publish(text, text)', 'channel text, payload text', 'void'),
+    ('pgpubsub.notify_change()', '', 'trigger'),
+    ('pgpubsub.subscribe(name, text[], text, text, boolean)',
+     'subscription name, channels text[], on_full text DEFAULT ''evict''::text, start_at text DEFAULT ''now''::text, temporary boolean DEFAULT false',
+     'boolean'),
+    ('pgpubsub.poll(name, integer, interval, boolean)',
+     'subscription name, max_messages integer DEFAULT 100, timeout interval DEFAULT ''00:00:00''::interval, consume boolean DEFAULT true',
+     'TABLE(seq bigint, channel text, payload text, pid integer, relayed_at timestamp with time zone, lost bigint)'),
+    ('pgpubsub.ack(name, bigint)', 'subscription name, seq bigint', 'bigint'),
+    ('pgpubsub.unsubscribe(name)', 'subscription name', 'boolean'),
+    ('pgpubsub.stat_reset()', '', 'void');
+SET LOCAL intervalstyle = postgres;
+SET LOCAL search_path = pg_catalog, public;
+SELECT is(regexp_replace(pg_get_function_arguments(function), '("?)\mtimeout\1', 'timeout'), arguments, function || ': arguments') FROM api;
+SELECT is(pg_get_function_result(function), result, function || ': result') FROM api;
+RESET search_path;
+-- callable with the fewest arguments, and by name
+SELECT lives_ok('PREPARE a AS SELECT pgpubsub.attach(''pg_class'')', 'attach: one argument');
+SELECT lives_ok('PREPARE b AS SELECT pgpubsub.attach(relation => ''pg_class'', channel => ''c'', operations => ''{insert}'', columns => ''{a}'', watch => ''{a}'', condition => ''x'', old_values => ''none'', level => ''row'', format => ''plain'', publish_mode => ''transactional'')', 'attach: all by name');
+SELECT lives_ok('PREPARE c AS SELECT pgpubsub.detach(''pg_class'')', 'detach: one argument');
+SELECT lives_ok('PREPARE d AS SELECT pgpubsub.subscribe(''s'', ''{c}'')', 'subscribe: two arguments');
+SELECT lives_ok('PREPARE e AS SELECT pgpubsub.subscribe(subscription => ''s'', channels => ''{c}'', on_full => ''drop'', start_at => ''now'', temporary => true)', 'subscribe: all by name');
+SELECT lives_ok('PREPARE f AS SELECT seq, channel, payload, pid, relayed_at, lost FROM pgpubsub.poll(''s'')', 'poll: one argument');
+SELECT lives_ok('PREPARE g AS SELECT * FROM pgpubsub.poll(subscription => ''s'', max_messages => 1, timeout => ''1 s'', consume => false)', 'poll: all by name');
+SELECT lives_ok('PREPARE h AS SELECT pgpubsub.ack(subscription => ''s'', seq => 1)', 'ack: by name');
+SELECT lives_ok('PREPARE i AS SELECT pgpubsub.unsubscribe(subscription => ''s'')', 'unsubscribe: by name');
+SELECT lives_ok('PREPARE j AS SELECT pgpubsub.publish(channel => ''c'', payload => ''p'')', 'publish: by name');
+
+SELECT is(provolatile, CASE proname WHEN 'trigger_options' THEN 'i' ELSE 'v' END::"char", proname || ': volatility')
+  FROM pg_proc JOIN member ON objid = oid AND classid = 'pg_proc'::regclass;
+SELECT is(proparallel, 'u', proname || ': parallel unsafe')
+  FROM pg_proc JOIN member ON objid = oid AND classid = 'pg_proc'::regclass;
+SELECT is(prosecdef, false, proname || ': with the caller''s rights')
+  FROM pg_proc JOIN member ON objid = oid AND classid = 'pg_proc'::regclass;
+SELECT is(lanname, 'c', proname || ': in C')
+  FROM pg_proc JOIN member ON objid = pg_proc.oid AND classid = 'pg_proc'::regclass JOIN pg_language AS l ON l.oid = prolang;
+
+--
+-- Views and the table: columns in their order, with their types
+--
+CREATE FUNCTION pg_temp.columns_of(relation regclass) RETURNS text
+LANGUAGE sql AS $$
+SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum)
+  FROM pg_attribute WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped;
+$$;
+SELECT is(pg_temp.columns_of('pgpubsub.stat_queue'),
+    'datname name, relay_pid integer, relay_state text, queue_size bigint, used_bytes bigint, peak_used_bytes bigint, messages bigint, oldest_seq bigint, newest_seq bigint, oldest_at timestamp with time zone, published bigint, published_bytes bigint, full_count bigint, full_ms bigint, evictions bigint, bad_frames bigint, staging_size bigint, staging_used_bytes bigint, notify_queue_usage double precision, relay_restarts bigint, stats_reset timestamp with time zone',
+    'stat_queue');
+SELECT is(pg_temp.columns_of('pgpubsub.stat_channels'),
+    'datname name, channel text, subscriptions integer, messages bigint, newest_seq bigint, published bigint, published_bytes bigint, delivered bigint, lost bigint, last_at timestamp with time zone',
+    'stat_channels');
+SELECT is(pg_temp.columns_of('pgpubsub.stat_subscriptions'),
+    'datname name, subscription name, owner regrole, channels text[], on_full text, state text, pid integer, seq bigint, pending bigint, pending_bytes bigint, oldest_pending_at timestamp with time zone, delivered bigint, delivered_bytes bigint, lost bigint, polls bigint, empty_polls bigint, created_at timestamp with time zone, last_poll_at timestamp with time zone',
+    'stat_subscriptions');
+SELECT is(pg_temp.columns_of('pgpubsub.attachments'),
+    'relation regclass, trigger name, channel text, level text, operations text[], options jsonb, enabled boolean',
+    'attachments');
+SELECT is(pg_temp.columns_of('pgpubsub.subscription'),
+    'name name, owner regrole, channels text[], on_full text, created_at timestamp with time zone',
+    'subscription');
+SELECT col_is_pk('pgpubsub', 'subscription', 'name', 'subscription: primary key');
+SELECT has_trigger('pgpubsub', 'subscription', 'subscription_changed', 'subscription: the relay is told of changes');
+SELECT col_not_null('pgpubsub', 'subscription', c, 'subscription: ' || c)
+  FROM unnest('{owner,channels,on_full,created_at}'::name[]) AS c;
+
+--
+-- Settings.  Those that size shared memory are there when it is preloaded.
+--
+SELECT is(format('%s, %s, %s, %s', s.context, s.vartype, coalesce(s.unit, '-'), s.boot_val), w.expected, 'setting ' || w.name)
+  FROM (VALUES
+    ('pgpubsub.queue_size',        'postmaster, integer, kB, 16384'),
+    ('pgpubsub.staging_size',      'postmaster, integer, kB, 4096'),
+    ('pgpubsub.max_databases',     'postmaster, integer, -, 4'),
+    ('pgpubsub.max_subscriptions', 'postmaster, integer, -, 1024'),
+    ('pgpubsub.max_channels',      'postmaster, integer, -, 1024'),
+    ('pgpubsub.databases',         'sighup, string, -, *'),
+    ('pgpubsub.publish_mode',      'user, enum, -, transactional'),
+    ('pgpubsub.publish_timeout',   'user, integer, ms, 5000'),
+    ('pgpubsub.evict_timeout',     'sighup, integer, ms, 1000'),
+    ('pgpubsub.max_payload',       'superuser, integer, B, 1048576'),
+    ('pgpubsub.max_poll_wait',     'superuser, integer, ms, 60000'),
+    ('pgpubsub.muted',             'user, bool, -, off'),
+    ('pgpubsub.node_name',         'sighup, string, -, ')) AS w (name, expected)
+  LEFT JOIN pg_settings AS s ON s.name = w.name;
+SELECT is(count(*), 13::bigint, 'no other settings') FROM pg_settings WHERE name ~ '^pgpubsub\.';
+SELECT is(enumvals, '{transactional,async}', 'publish_mode: transactional or async') FROM pg_settings WHERE name = 'pgpubsub.publish_mode';
+SELECT isnt(short_desc, '', name || ': described') FROM pg_settings WHERE name ~ '^pgpubsub\.';
+SELECT ok(max_val::bigint < 9223372036854775807 AND min_val::bigint >= 0, 'publish_timeout: always finite')
+  FROM pg_settings WHERE name = 'pgpubsub.publish_timeout';
+SELECT throws_ok('SET LOCAL pgpubsub.nosuch = 1', '42602');
+
+--
+-- Privileges: of the owner, of pg_monitor, of everybody
+--
+CREATE ROLE pgpubsub_test_nobody;
+SELECT schema_privs_are('pgpubsub', 'pgpubsub_test_nobody', ARRAY['USAGE'], 'everybody may use the schema');
+SELECT schema_privs_are('pgpubsub', 'pg_monitor', ARRAY['USAGE'], 'pg_monitor, no more');
+
+CREATE TEMP TABLE granted (function text, everybody boolean, monitor boolean);
+INSERT INTO granted VALUES
+    ('attach', false, false), ('detach', false, false), ('publish', false, false),
+    ('subscribe', false, false), ('poll', false, false), ('ack', false, false), ('unsubscribe', false, false),
+    ('stat_reset', false, false), ('relay_start', false, false),
+    ('queue_stats', false, true), ('channel_stats', false, true),
+    -- a writer to an attached table needs no privilege
+    ('notify_change', true, true),
+    -- what the views are made of; tells an owner of its own subscriptions
+    ('subscription_stats', true, true), ('trigger_options', true, true),
+    -- only the trigger of the table calls it
+    ('subscription_changed', false, false);
+SELECT is(has_function_privilege('pgpubsub_test_nobody', p.oid, 'EXECUTE'), g.everybody, p.proname || ': EXECUTE for everybody')
+  FROM pg_proc AS p JOIN member ON objid = p.oid AND classid = 'pg_proc'::regclass LEFT JOIN granted AS g ON g.function = p.proname;
+SELECT is(has_function_privilege('pg_monitor', p.oid, 'EXECUTE'), g.monitor, p.proname || ': EXECUTE for pg_monitor')
+  FROM pg_proc AS p JOIN member ON objid = p.oid AND classid = 'pg_proc'::regclass LEFT JOIN granted AS g ON g.function = p.proname;
+SELECT function_privs_are('pgpubsub', 'publish', ARRAY['text', 'text'], 'pgpubsub_test_nobody', ARRAY[]::text[]);
+SELECT function_privs_are('pgpubsub', 'subscribe', ARRAY['name', 'text[]', 'text', 'text', 'boolean'], 'pgpubsub_test_nobody', ARRAY[]::text[]);
+SELECT function_privs_are('pgpubsub', 'notify_change', ARRAY[]::text[], 'pgpubsub_test_nobody', ARRAY['EXECUTE']);
+SELECT table_privs_are('pgpubsub', v, 'pg_monitor', ARRAY['SELECT'], v || ': pg_monitor reads it')
+  FROM unnest('{stat_queue,stat_channels,stat_subscriptions,attachments,subscription}'::name[]) AS v;
+SELECT table_privs_are('pgpubsub', v, 'pgpubsub_test_nobody', ARRAY[]::text[], v || ': others do not')
+  FROM unnest('{stat_queue,stat_channels,attachments,subscription}'::name[]) AS v;
+SELECT table_privs_are('pgpubsub', 'stat_subscriptions', 'pgpubsub_test_nobody', ARRAY['SELECT'], 'stat_subscriptions: everybody, for their own');
+
+--
+-- Comments: every object, every column of every view and table
+--
+SELECT ok(coalesce(length(obj_description(objid, classid::regclass::text::name)), 0) > 10, type || ' ' || identity || ': has a comment')
+  FROM member WHERE type IN ('function', 'view', 'table');
+SELECT isnt(obj_description(oid, 'pg_extension'), NULL, 'the extension: has a comment') FROM pg_extension WHERE extname = 'pgpubsub';
+SELECT ok(coalesce(length(col_description(a.attrelid, a.attnum)), 0) > 0, format('%s.%s: has a comment', a.attrelid::regclass, a.attname))
+  FROM member JOIN pg_attribute AS a ON a.attrelid = objid AND classid = 'pg_class'::regclass
+ WHERE a.attnum > 0 AND NOT a.attisdropped;
+-- functions that raise errors say which
+SELECT matches(obj_description(function, 'pg_proc'), 'Errors: .*\m[0-9A-Z]{5}\M', function || ': its comment names the SQLSTATEs') FROM api;
+
+SELECT * FROM finish();
+ROLLBACK;
