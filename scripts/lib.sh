@@ -276,6 +276,20 @@ stop_cluster() {
     [ ! -f "$1/postmaster.pid" ] || "$server_bin/pg_ctl" -s -D "$1" -m fast -t 60 -w stop
 }
 
+# stop_leftovers DIRECTORY: end the servers whose data lies below it, which an
+# interrupted test left.  A pid file may be older than the process of that
+# number, hence the look at its command line.
+stop_leftovers() {
+    local file data pid
+    while IFS= read -r file; do
+        data=${file%/postmaster.pid}
+        pid=$(head -n 1 "$file" 2>/dev/null) || continue
+        if tr '\0' '\n' 2>/dev/null <"/proc/$pid/cmdline" | grep -qxF -- "$data"; then
+            "$server_bin/pg_ctl" -s -D "$data" -m immediate -t 60 -w stop || true
+        fi
+    done < <(find "$1" -name postmaster.pid 2>/dev/null)
+}
+
 # private_socket_dir PLACE: a directory for the server's socket.  A socket's
 # path ends at 107 bytes, which a deep tree exceeds.
 private_socket_dir() {
