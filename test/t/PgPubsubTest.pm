@@ -1,0 +1,306 @@
+# What the tests of this directory share: servers with pgpubsub, sessions that
+# go on after an error, queries that are begun and ended apart, and a look at
+# the server log when a test is done.
+#
+# Tests wait for a state (poll_query_until, wait_for_log, poll() with a
+# timeout), never for a time.
+
+package PgPubsubTest;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(
+  new_server
+  open_session
+  close_session
+  query_error
+  session_error
+  fails_with
+  begin_query
+  end_query
+  session_pid
+  notifications
+  receive
+  received
+  is_quiet
+  relay_pid
+  wait_for_relay
+  kill_relay
+  log_offset
+  log_is_clean
+  try_lines
+);
+
+# Longer than any wait that ends well; a poll that ran into it has failed.
+our $wait = '30s';
+
+# A server with pgpubsub preloaded, started.  conf: lines for postgresql.conf;
+# preload => 0 leaves the library out; init: arguments of init(); start => 0.
+sub new_server
+{
+	my ($name, %params) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(%{ $params{init} // {} });
+
+	# said either way, as TEMP_CONFIG may have it
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = '"
+		  . ($params{preload} // 1 ? 'pgpubsub' : '') . "'");
+	$node->append_conf('postgresql.conf', $params{conf})
+	  if defined $params{conf};
+	$node->start if $params{start} // 1;
+	return $node;
+}
+
+# A psql session that goes on after errors and shows their SQLSTATE.
+sub open_session
+{
+	my ($node, $db, %params) = @_;
+
+	return $node->background_psql(
+		$db // 'postgres',
+		on_error_stop => 0,
+		extra_params  => [
+			'-v', 'VERBOSITY=verbose',
+			defined $params{user} ? ('-U', $params{user}) : ()
+		]);
+}
+
+# End a session whose backend may be gone, and psql with it.
+sub close_session
+{
+	my ($session) = @_;
+
+	eval {
+		$session->{run}->pump_nb;
+		$session->{stdin} .= "\\q\n" if $session->{run}->pumpable;
+		$session->{run}->finish;
+	};
+}
+
+# What one statement in a session of its own writes to stderr.
+sub query_error
+{
+	my ($node, $db, $sql, %params) = @_;
+	my ($ret, $stdout, $stderr) = $node->psql(
+		$db, $sql,
+		on_error_stop => 1,
+		extra_params  => [
+			'-v', 'VERBOSITY=verbose',
+			defined $params{user} ? ('-U', $params{user}) : ()
+		]);
+
+	return $stderr;
+}
+
+# What a query in an open session writes to stderr.
+sub session_error
+{
+	my ($session, $sql) = @_;
+
+	$session->{stderr} = '';
+	$session->query($sql);
+	my $error = $session->{stderr};
+	$session->{stderr} = '';
+	return $error;
+}
+
+# The statement fails with that SQLSTATE and with a message like that.
+sub fails_with
+{
+	my ($where, $db, $sql, $sqlstate, $like, $name, %params) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $error =
+	  ref $where eq 'PostgreSQL::Test::BackgroundPsql'
+	  ? session_error($where, $sql)
+	  : query_error($where, $db, $sql, %params);
+
+	like($error, qr/(?:ERROR|FATAL):  \Q$sqlstate\E: .*$like/s, $name);
+}
+
+# Have the session begin the query; do not wait for its end.
+sub begin_query
+{
+	my ($session, $sql) = @_;
+
+	$session->query_until(qr/begun\n/, "\\echo begun\n$sql;\n");
+}
+
+# Wait for the end of what begin_query() began; its output and its errors.
+sub end_query
+{
+	my ($session) = @_;
+
+	$session->{stderr} = '';
+	my $output = $session->query('');
+	my $error  = $session->{stderr};
+	$session->{stderr} = '';
+	return wantarray ? ($output, $error) : $output;
+}
+
+# The pid of the session's backend.
+sub session_pid
+{
+	my ($session) = @_;
+
+	return $session->query('SELECT pg_backend_pid()');
+}
+
+# Native notifications that have come to the session since it was last
+# asked: "channel:payload" each.
+sub notifications
+{
+	my ($session) = @_;
+	my $output = $session->query('SELECT');
+	my @found;
+
+	while ($output =~
+		/^Asynchronous notification "([^"]*)"(?: with payload "(.*)")? received from server process with PID \d+\.$/mg
+	  )
+	{
+		push @found, $1 . ':' . ($2 // '');
+	}
+	return @found;
+}
+
+# Poll the subscription until it has given that many messages; one string per
+# row: "channel:payload", or "gap:lost" for a gap row.  Stops, with what it has,
+# when a poll comes back empty.  A gap row does not count unless gaps => 1.
+sub receive
+{
+	my ($node, $db, $subscription, $count, %params) = @_;
+	my $consume = ($params{consume} // 1) ? 'true' : 'false';
+	my @rows;
+	my $messages = 0;
+
+	while ($messages < $count)
+	{
+		my $max    = $count - $messages;
+		my $output = $node->safe_psql($db,
+			"SELECT coalesce(channel || ':' || payload, 'gap:' || lost)"
+			  . " FROM pgpubsub.poll('$subscription', $max, '$wait', $consume)");
+		my @new = split /\n/, $output;
+
+		last unless @new;
+		push @rows, @new;
+		$messages += $params{gaps} ? @new : grep { !/^gap:/ } @new;
+		last unless $params{consume} // 1;
+	}
+	return @rows;
+}
+
+# The same as one string, to compare.
+sub received
+{
+	return join ' ', receive(@_);
+}
+
+# Nothing is there to be read.
+sub is_quiet
+{
+	my ($node, $db, $subscription, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	# the relay has handled whatever was committed when this returns
+	$node->safe_psql($db,
+		"SELECT pgpubsub.subscribe('is_quiet', '{is_quiet}', temporary => true)"
+	);
+	is( $node->safe_psql($db,
+			"SELECT channel, payload, lost FROM pgpubsub.poll('$subscription')"
+		),
+		'', $name);
+}
+
+# The pid of the database's relay, as pg_stat_activity has it.
+sub relay_pid
+{
+	my ($node, $db) = @_;
+
+	return $node->safe_psql('postgres',
+		"SELECT pid FROM pg_stat_activity"
+		  . " WHERE backend_type = 'pgpubsub relay' AND datname = '$db'");
+}
+
+# Wait until the database has a relay that listens (or, with count => 0,
+# until it has none); with not => pid, another one than that.  A test fails
+# if it does not come to that.
+sub wait_for_relay
+{
+	my ($node, $db, %params) = @_;
+	my $count = $params{count} // 1;
+	my $not   = $params{not}   // 0;
+
+	my $sql =
+	  $count == 0
+	  ? "SELECT count(*) = 0 FROM pg_stat_activity"
+	  . " WHERE backend_type = 'pgpubsub relay' AND datname = '$db'"
+	  : "SELECT count(*) = $count FROM pg_stat_activity"
+	  . " WHERE backend_type = 'pgpubsub relay' AND datname = '$db'"
+	  . " AND pid <> $not AND wait_event_type = 'Extension'";
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $done = $node->poll_query_until('postgres', $sql);
+
+	fail("waited for a state of the relay of database $db") unless $done;
+	return $done;
+}
+
+# End the database's relay, and wait for the next one.
+sub kill_relay
+{
+	my ($node, $db) = @_;
+	my $pid = relay_pid($node, $db);
+
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+	wait_for_relay($node, $db, not => $pid);
+	return $pid;
+}
+
+# The end of the server log as it stands.
+sub log_offset
+{
+	my ($node) = @_;
+
+	return -s $node->logfile;
+}
+
+# The server log has no warning and no error but those like the allowed
+# ones, and no crash whatsoever.
+sub log_is_clean
+{
+	my ($node, @allowed) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @found;
+
+	# what a server's stop and start bring with it
+	push @allowed,
+	  qr/FATAL:  terminating connection due to administrator command/,
+	  qr/FATAL:  terminating background worker "pgpubsub launcher" due to administrator command/,
+	  qr/FATAL:  terminating background worker "pgpubsub relay[^"]*" due to administrator command/,
+	  qr/FATAL:  the database system is (?:starting up|shutting down|in recovery mode|not yet accepting connections)/;
+
+	foreach my $line (split /\n/, slurp_file($node->logfile))
+	{
+		next
+		  unless $line =~ /^\S+ \S+ \S+ \[\d+\] (?:\S+ )?(?:WARNING|ERROR|FATAL|PANIC):/
+		  || $line =~ /TRAP:|was terminated by signal/;
+		push @found, $line unless grep { $line =~ $_ } @allowed;
+	}
+	is(join("\n", @found), '', 'nothing unexpected in the log of ' . $node->name);
+}
+
+# Lines of a file that a background psql or pgbench wrote.
+sub try_lines
+{
+	my ($path) = @_;
+
+	return -e $path ? split(/\n/, slurp_file($path)) : ();
+}
+
+1;
