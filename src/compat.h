@@ -54,6 +54,15 @@
 #define PGPUBSUB_NEW_WAIT_EVENT(name) ((void) (name), PG_WAIT_EXTENSION)
 #endif
 
+/* 19 dropped the hash's initial size. */
+#if PG_VERSION_NUM >= 190000
+#define PGPUBSUB_SHMEM_HASH(name, size, ctl, flags) \
+	ShmemInitHash(name, size, ctl, flags)
+#else
+#define PGPUBSUB_SHMEM_HASH(name, size, ctl, flags) \
+	ShmemInitHash(name, size, size, ctl, flags)
+#endif
+
 /* 16 replaced the ownership checks per kind of object. */
 #if PG_VERSION_NUM >= 160000
 #define PGPUBSUB_OWNS_DATABASE(dboid, role) \

@@ -228,17 +228,15 @@ registry_shmem_init(LWLockPadded *locks)
 		snprintf(name, sizeof(name), "pgpubsub channels %d", i);
 		ctl.keysize = sizeof(ChannelKey);
 		ctl.entrysize = sizeof(ChannelEntry);
-		registry_channel_hashes[i] = ShmemInitHash(name, pgpubsub_max_channels,
-												   pgpubsub_max_channels, &ctl,
-												   HASH_ELEM | HASH_BLOBS |
-												   HASH_FIXED_SIZE);
+		registry_channel_hashes[i] = PGPUBSUB_SHMEM_HASH(name, pgpubsub_max_channels, &ctl,
+														 HASH_ELEM | HASH_BLOBS |
+														 HASH_FIXED_SIZE);
 	}
 
 	ctl.keysize = sizeof(SubscriptionKey);
 	ctl.entrysize = sizeof(SubscriptionEntry);
-	registry_subscription_hash = ShmemInitHash("pgpubsub subscriptions",
-											   pgpubsub_max_subscriptions,
-											   pgpubsub_max_subscriptions, &ctl,
-											   HASH_ELEM | HASH_BLOBS |
-											   HASH_FIXED_SIZE);
+	registry_subscription_hash = PGPUBSUB_SHMEM_HASH("pgpubsub subscriptions",
+													 pgpubsub_max_subscriptions, &ctl,
+													 HASH_ELEM | HASH_BLOBS |
+													 HASH_FIXED_SIZE);
 }

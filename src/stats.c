@@ -29,6 +29,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #define QUEUE_COLUMNS			21
 #define CHANNEL_COLUMNS			10
