@@ -35,6 +35,7 @@
 #include "registry.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -246,6 +247,27 @@ finish_drop(void)
 }
 
 /*
+ * This database's slot, which it gets if it has none; NULL if it can get
+ * none.  A slot that is taken for an extension not yet committed says so from
+ * the start: a relay that does not find the extension would give it back.
+ */
+static Database *
+take_slot(void)
+{
+	char	   *name = get_database_name(MyDatabaseId);
+	Database   *database;
+
+	if (name == NULL || !registry_database_allowed(name))
+		return NULL;
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	database = registry_acquire_database(MyDatabaseId);
+	if (database && creating_extension)
+		database->creator_pid = MyProcPid;
+	LWLockRelease(pgpubsub_control->lock);
+	return database;
+}
+
+/*
  * pgpubsub.relay_start() RETURNS boolean: the extension script calls it.
  */
 Datum
@@ -256,7 +278,7 @@ pgpubsub_relay_start(PG_FUNCTION_ARGS)
 	if (!pgpubsub_preloaded() || IsBinaryUpgrade || RecoveryInProgress())
 		PG_RETURN_BOOL(false);
 	finish_drop();
-	database = registry_my_database(true);
+	database = take_slot();
 	if (database == NULL)
 	{
 		ereport(WARNING,
@@ -269,9 +291,6 @@ pgpubsub_relay_start(PG_FUNCTION_ARGS)
 	}
 	if (creating_extension)
 	{
-		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-		database->creator_pid = MyProcPid;
-		LWLockRelease(pgpubsub_control->lock);
 		created_level = GetCurrentTransactionNestLevel();
 		drop_was_last = false;
 	}
