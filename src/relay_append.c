@@ -252,7 +252,6 @@ append_inbox(void)
 static void
 warn_half_full(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	RingRecord	record;
 
 	while (ring_next_half(database->ring, &record))
@@ -261,18 +260,21 @@ warn_half_full(void)
 
 		if (record.number <= ring_hold(database->ring, record.channel))
 			continue;
-		if (!TimestampDifferenceExceeds(last_half_warning, now,
+		if (!TimestampDifferenceExceeds(last_half_warning,
+										GetCurrentTimestamp(),
 										WARN_EVERY_MS) ||
 			!hold_recompute(database, record.channel, record.number) ||
 			!hold_find_holder(database, record.channel, record.number,
 							  &holder))
 			continue;
-		last_half_warning = now;
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("pgpubsub queue is more than half full"),
 				 errdetail_internal("%s", hold_describe(&holder)),
 				 errhint("Have its reader catch up, or raise pgpubsub.queue_size.")));
+
+		/* from when it was written, however long that took */
+		last_half_warning = GetCurrentTimestamp();
 	}
 }
 
