@@ -229,6 +229,7 @@ typedef struct Database
 	pg_atomic_uint64 full_count;
 	pg_atomic_uint64 full_ms;
 	pg_atomic_uint64 full_since;	/* TimestampTz; 0: not full */
+	pg_atomic_uint64 half_warned_at;	/* TimestampTz of the last warning */
 	pg_atomic_uint64 evictions;
 	pg_atomic_uint64 bad_frames;
 	pg_atomic_uint32 notify_failing;	/* core refuses staged events */

@@ -150,6 +150,7 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	pg_atomic_init_u64(&database->full_count, 0);
 	pg_atomic_init_u64(&database->full_ms, 0);
 	pg_atomic_init_u64(&database->full_since, 0);
+	pg_atomic_init_u64(&database->half_warned_at, 0);
 	pg_atomic_init_u64(&database->evictions, 0);
 	pg_atomic_init_u64(&database->bad_frames, 0);
 	pg_atomic_init_u32(&database->notify_failing, 0);

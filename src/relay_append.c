@@ -51,8 +51,6 @@ static bool *is_touched = NULL;
 /* Since when the queue is full; 0: it is not. */
 static TimestampTz full_since = 0;
 
-static TimestampTz last_half_warning = 0;
-
 /*
  * Append to the database's ring what comes into the inbox.
  */
@@ -260,7 +258,7 @@ warn_half_full(void)
 
 		if (record.number <= ring_hold(database->ring, record.channel))
 			continue;
-		if (!TimestampDifferenceExceeds(last_half_warning,
+		if (!TimestampDifferenceExceeds((TimestampTz) pg_atomic_read_u64(&database->half_warned_at),
 										GetCurrentTimestamp(),
 										WARN_EVERY_MS) ||
 			!hold_recompute(database, record.channel, record.number) ||
@@ -274,7 +272,8 @@ warn_half_full(void)
 				 errhint("Have its reader catch up, or raise pgpubsub.queue_size.")));
 
 		/* from when it was written, however long that took */
-		last_half_warning = GetCurrentTimestamp();
+		pg_atomic_write_u64(&database->half_warned_at,
+							(uint64) GetCurrentTimestamp());
 	}
 }
 

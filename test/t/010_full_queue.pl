@@ -506,8 +506,10 @@ ok(!$_->done, 'who waits for an eviction does not fail after publish_timeout')
 is(queue('evictions'), 0, 'none before evict_timeout');
 
 read_to('ahead', $start + 20);
-is(subscription('ahead', 'state'), 'idle', 'one that has read on holds no more')
-  or diag subscription('ahead', 'state');
+ok( wait_until(
+		sub { subscription('ahead', 'state') eq 'idle' },
+		'a subscription that is no longer waited for'),
+	'one that has read on holds no more');
 $offset = log_offset($node);
 set_evict_timeout('100ms');
 goes_on($writer, 'eviction');
@@ -586,7 +588,7 @@ while (queue('evictions') == $evictions && time - $began < 5)
 	$admin->run("SELECT FROM pgpubsub.poll('one', 1)");
 	$reads++;
 }
-is(queue('evictions'), $evictions + 1, "evicted although it has read $reads times");
+cmp_ok(queue('evictions'), '>', $evictions, "evicted although it has read $reads times");
 cmp_ok(time - $began, '<', 4, 'in about evict_timeout');
 unsubscribe('one', 'elsewhere');
 
@@ -619,8 +621,9 @@ foreach my $time (@times)
 
 	if (defined $before)
 	{
-		my $apart = ($at - $before + 86400) % 86400 + ($at - int $at) - ($before - int $before);
+		my $apart = $at - $before;
 
+		$apart += 86400 if $apart < 0;
 		$closest = $apart if !defined $closest || $apart < $closest;
 	}
 	$before = $at;
