@@ -185,7 +185,7 @@ wait_until_notified(void)
 
 /*
  * Take a place.  Returns false if there is no room although all that was
- * committed before is notified.
+ * committed before is notified, or if this session must not wait for it.
  */
 static bool
 reserve_place(void)
@@ -196,8 +196,8 @@ reserve_place(void)
 
 	place = staging_reserve(staging, end.bytes, end.nevents,
 							database_generation);
-	if (place)
-		return true;
+	if (place || reader_any_consumed())
+		return place != NULL;
 
 	pass = staging_next_pass(staging);
 	start = room_begin_staging(database);
@@ -265,7 +265,8 @@ stage(void)
 		return false;
 	if (end.bytes > staging_max_transaction(database->staging))
 	{
-		wait_until_notified();
+		if (!reader_any_consumed())
+			wait_until_notified();
 		return false;
 	}
 	if (!reserve_place())

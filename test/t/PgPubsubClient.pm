@@ -278,7 +278,7 @@ sub wait_until
 		my $found = $look->();
 
 		return $found if $found;
-		select(undef, undef, undef, 0.01);
+		select(undef, undef, undef, 0.01);    # between two looks
 	}
 	fail('waited for: ' . ($name // 'a state'));
 	return 0;
