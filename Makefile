@@ -109,3 +109,9 @@ demo-stop:
 
 style:
 	@$(tree)/scripts/check-style
+
+# Ratios to plain NOTIFY, into bench/results; see scripts/bench.
+.PHONY: bench
+
+bench:
+	@$(tree)/scripts/bench

@@ -1,0 +1,243 @@
+/*-------------------------------------------------------------------------
+ *
+ * readers.c
+ *	  Many readers in one process, while a command runs.
+ *
+ *		readers listen|poll COUNT CHANNEL COMMAND [ARGUMENT...]
+ *
+ * Opens COUNT connections that LISTEN, or that poll a temporary subscription
+ * each, always waiting for more.  A # in CHANNEL stands for the reader's
+ * number.  Then runs COMMAND, counts what the readers receive until it has
+ * ended and no more comes, and prints one line after its output:
+ *
+ *		readers: deliveries=N lost=N seconds=S behind=S
+ *
+ * where seconds runs to the command's end, and behind from there to the last
+ * event.
+ *
+ * One epoll loop serves all connections.  The command holds the write end of
+ * a pipe: when it ends, the pipe does.  At last the readers' backends are
+ * terminated, for one that waits in poll() does not notice that its client
+ * has gone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "client.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define APPLICATION		"bench readers"
+#define MAX_MESSAGES	"1000"
+#define POLL_TIMEOUT	"30 s"
+#define MAX_READY		64
+
+/* With the command ended, no event for so long means that all have come. */
+#define SILENCE_MS		300
+
+typedef struct Reader
+{
+	PGconn	   *conn;
+	char		subscription[64];
+} Reader;
+
+static bool polling;
+static Reader *readers;
+static int	num_readers;
+static long deliveries;
+static long lost;
+static int64_t last_delivery;
+
+/* The channel of reader i: # in the template stands for i. */
+static void
+channel_name(const char *template, int i, char *name, size_t size)
+{
+	const char *mark = strchr(template, '#');
+
+	if (mark == NULL)
+		snprintf(name, size, "%s", template);
+	else
+		snprintf(name, size, "%.*s%d%s", (int) (mark - template), template, i,
+				 mark + 1);
+}
+
+/* Send the reader's next poll. */
+static void
+send_poll(Reader *reader)
+{
+	client_send_poll(reader->conn, reader->subscription, MAX_MESSAGES,
+					 POLL_TIMEOUT);
+}
+
+/* Connect reader i and have it wait for events. */
+static void
+start_reader(Reader *reader, int i, const char *template, int epoll)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = reader};
+	char		channel[64];
+
+	channel_name(template, i, channel, sizeof(channel));
+	reader->conn = client_connect(APPLICATION);
+	if (polling)
+	{
+		snprintf(reader->subscription, sizeof(reader->subscription),
+				 "reader_%d_%d", (int) getpid(), i);
+		client_subscribe(reader->conn, reader->subscription, channel, "now");
+		send_poll(reader);
+	}
+	else
+		client_listen(reader->conn, channel);
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, PQsocket(reader->conn), &event) != 0)
+		client_die("epoll_ctl: %s", strerror(errno));
+}
+
+/* Count what has come for the reader. */
+static void
+serve_reader(Reader *reader)
+{
+	PGnotify   *notify;
+	PGresult   *result;
+	long		before = deliveries;
+
+	if (!PQconsumeInput(reader->conn))
+		client_die("%s", PQerrorMessage(reader->conn));
+	if (!polling)
+	{
+		while ((notify = PQnotifies(reader->conn)) != NULL)
+		{
+			deliveries++;
+			PQfreemem(notify);
+		}
+	}
+	else if (client_poll_result(reader->conn, &result))
+	{
+		deliveries += client_count_rows(result, &lost);
+		PQclear(result);
+		send_poll(reader);
+	}
+	if (deliveries > before)
+		last_delivery = client_now_ns();
+}
+
+/* Start the command; *done becomes readable when it has ended. */
+static pid_t
+start_command(char **argv, int *done)
+{
+	int			ends[2];
+	pid_t		pid;
+
+	if (pipe(ends) != 0)
+		client_die("pipe: %s", strerror(errno));
+	pid = fork();
+	if (pid < 0)
+		client_die("fork: %s", strerror(errno));
+	if (pid == 0)
+	{
+		close(ends[0]);
+		execvp(argv[0], argv);
+		client_die("%s: %s", argv[0], strerror(errno));
+	}
+	close(ends[1]);
+	*done = ends[0];
+	return pid;
+}
+
+/*
+ * Serve the readers until the command has ended and nothing more comes.
+ * Returns when it ended.
+ */
+static int64_t
+serve(int epoll, int done)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+	struct epoll_event ready[MAX_READY];
+	int64_t		ended = 0;
+
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, done, &event) != 0)
+		client_die("epoll_ctl: %s", strerror(errno));
+	for (;;)
+	{
+		int			count = epoll_wait(epoll, ready, MAX_READY,
+									   ended == 0 ? -1 : SILENCE_MS);
+
+		if (count == 0)
+			return ended;
+		for (int i = 0; i < count; i++)
+		{
+			if (ready[i].data.ptr != NULL)
+			{
+				serve_reader(ready[i].data.ptr);
+				continue;
+			}
+			ended = client_now_ns();
+			(void) epoll_ctl(epoll, EPOLL_CTL_DEL, done, NULL);
+		}
+	}
+}
+
+/* End the readers' backends, and wait until they are gone. */
+static void
+stop_readers(PGconn *control)
+{
+	bool		gone = false;
+
+	for (int i = 0; i < num_readers; i++)
+		PQfinish(readers[i].conn);
+	while (!gone)
+	{
+		PGresult   *result;
+
+		result = client_query(control,
+							  "SELECT pg_terminate_backend(pid)"
+							  " FROM pg_stat_activity"
+							  " WHERE application_name = '" APPLICATION "'",
+							  0, NULL);
+		gone = PQntuples(result) == 0;
+		PQclear(result);
+		if (!gone)
+			usleep(10000);
+	}
+}
+
+int
+main(int argc, char **argv)
+{
+	int			epoll = epoll_create1(EPOLL_CLOEXEC);
+	PGconn	   *control;
+	int			done;
+	int			status;
+	pid_t		command;
+	int64_t		started;
+	int64_t		ended;
+
+	if (argc < 5 ||
+		(strcmp(argv[1], "listen") != 0 && strcmp(argv[1], "poll") != 0))
+		client_die("usage: readers listen|poll COUNT CHANNEL COMMAND...");
+	polling = strcmp(argv[1], "poll") == 0;
+	num_readers = (int) client_number(argv[2], "COUNT");
+	readers = calloc(num_readers, sizeof(Reader));
+	if (epoll < 0 || readers == NULL)
+		client_die("out of memory");
+
+	control = client_connect("bench control");
+	client_execute(control, "SET client_min_messages = error");
+	for (int i = 0; i < num_readers; i++)
+		start_reader(&readers[i], i, argv[3], epoll);
+
+	started = client_now_ns();
+	command = start_command(argv + 4, &done);
+	ended = serve(epoll, done);
+	if (waitpid(command, &status, 0) != command)
+		client_die("waitpid: %s", strerror(errno));
+	printf("readers: deliveries=%ld lost=%ld seconds=%.3f behind=%.3f\n",
+		   deliveries, lost, (ended - started) / 1e9,
+		   last_delivery > ended ? (last_delivery - ended) / 1e9 : 0.0);
+	stop_readers(control);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
