@@ -320,7 +320,7 @@ COMMENT ON VIEW pgpubsub.stat_subscriptions IS
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.datname IS 'database';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.subscription IS 'name of the subscription';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.owner IS 'its owner';
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.channels IS 'channel names and patterns, as given to subscribe()';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.channels IS 'channel names and patterns given to subscribe(); a change of them may change their order';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.on_full IS 'what a full queue does to it: drop, evict or block';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.state IS 'waiting (in poll), reading, idle, holding (the full queue waits for it) or evicted';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.pid IS 'process id of the session that reads it; NULL when none does';
@@ -329,7 +329,7 @@ COMMENT ON COLUMN pgpubsub.stat_subscriptions.pending IS 'events that wait for i
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.pending_bytes IS 'their payloads, in bytes';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.oldest_pending_at IS 'when the oldest of them was relayed; NULL when none is pending';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered IS 'events consumed since stats_reset';
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered_bytes IS 'their payloads, in bytes';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered_bytes IS 'their payloads, in bytes; without those of events that were overwritten between a look and its ack';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.lost IS 'events missed since stats_reset, as far as their number is known';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.polls IS 'calls of poll() since stats_reset';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.empty_polls IS 'those of them that found nothing';

@@ -98,8 +98,8 @@ hold_start(Database *database, Subscription *subscription)
  * True if the binding forbids to overwrite its channel's event with that
  * number.  The lock of its database must be held.
  */
-bool
-hold_stands_at(Binding *binding, uint64 number)
+static bool
+stands_at(Binding *binding, uint64 number)
 {
 	return holds(binding->subscription) &&
 		pg_atomic_read_u64(&binding->number) < number;
@@ -150,7 +150,7 @@ hold_mark(Database *database, int channel, uint64 number)
 		if (holds(subscription))
 		{
 			binding = registry_find_binding(subscription, channel);
-			holding = binding && hold_stands_at(binding, number);
+			holding = binding && stands_at(binding, number);
 		}
 		changed |= subscription->holding != holding;
 		subscription->holding = holding;
@@ -210,7 +210,7 @@ hold_evict(Database *database, int channel, uint64 number, bool whatever,
 		Binding    *binding = dlist_container(Binding, channel_node, iter.cur);
 		Subscription *subscription = binding->subscription;
 
-		if (hold_stands_at(binding, number) &&
+		if (stands_at(binding, number) &&
 			(whatever || subscription->on_full == ON_FULL_EVICT))
 		{
 			describe_holder(database, subscription, evicted);
@@ -243,7 +243,7 @@ hold_find_holder(Database *database, int channel, uint64 number,
 	{
 		Binding    *binding = dlist_container(Binding, channel_node, iter.cur);
 
-		if (hold_stands_at(binding, number) &&
+		if (stands_at(binding, number) &&
 			pg_atomic_read_u64(&binding->number) < lowest)
 		{
 			lowest = pg_atomic_read_u64(&binding->number);

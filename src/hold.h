@@ -33,7 +33,6 @@ typedef struct Holder
 extern void hold_add_backlog(Database *database, Binding *binding,
 							 Backlog *backlog);
 extern void hold_start(Database *database, Subscription *subscription); /* exclusive */
-extern bool hold_stands_at(Binding *binding, uint64 number);
 
 /* these take the lock */
 extern bool hold_recompute(Database *database, int channel, uint64 number);

@@ -616,17 +616,6 @@ poll_timeout(const Interval *timeout)
 	return (int64) ceil(ms);
 }
 
-/* Raise an error if an argument of that name is null. */
-static void
-check_not_null(FunctionCallInfo fcinfo, int arg, const char *name)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s cannot be null", name),
-				 errhint("Give a value, or leave the argument out if it has a default.")));
-}
-
 /*
  * pgpubsub.poll(subscription, max_messages, timeout, consume)
  */
@@ -637,10 +626,10 @@ pgpubsub_poll(PG_FUNCTION_ARGS)
 	int64		timeout;
 	int			max_messages;
 
-	check_not_null(fcinfo, 0, "subscription");
-	check_not_null(fcinfo, 1, "max_messages");
-	check_not_null(fcinfo, 2, "timeout");
-	check_not_null(fcinfo, 3, "consume");
+	reader_check_not_null(fcinfo, 0, "subscription");
+	reader_check_not_null(fcinfo, 1, "max_messages");
+	reader_check_not_null(fcinfo, 2, "timeout");
+	reader_check_not_null(fcinfo, 3, "consume");
 	max_messages = PG_GETARG_INT32(1);
 	if (max_messages < 1)
 		ereport(ERROR,
@@ -824,8 +813,8 @@ pgpubsub_ack(PG_FUNCTION_ARGS)
 	Position   *position;
 	Ack			ack = {0};
 
-	check_not_null(fcinfo, 0, "subscription");
-	check_not_null(fcinfo, 1, "seq");
+	reader_check_not_null(fcinfo, 0, "subscription");
+	reader_check_not_null(fcinfo, 1, "seq");
 	ack.claim = reader_claim(database, NameStr(*PG_GETARG_NAME(0)), 0, false);
 	check_ack_seq(database, PG_GETARG_INT64(1));
 	ack.seq = (uint64) PG_GETARG_INT64(1);

@@ -41,6 +41,19 @@ static Claim *claims = NULL;
 /* The subscription among whose wanting sessions this one is counted. */
 static Subscription *wanted_subscription = NULL;
 
+/*
+ * Raise 22004 if the SQL function's argument of that name is null.
+ */
+void
+reader_check_not_null(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s cannot be null", name),
+				 errhint("Give a value, or leave the argument out if it has a default.")));
+}
+
 /* Raise 55000: by the settings, this database gets no relay. */
 static void
 no_relay_here(void)

@@ -11,6 +11,8 @@
 #include "pgpubsub.h"
 #include "registry.h"
 
+#include "fmgr.h"
+
 /* This transaction's position in one of the subscription's channels. */
 typedef struct Cursor
 {
@@ -56,6 +58,8 @@ typedef struct Claim
 	struct Claim *next;
 } Claim;
 
+extern void reader_check_not_null(FunctionCallInfo fcinfo, int arg,
+								  const char *name);
 extern Database *reader_database(const char *function);
 extern void reader_wait_for_relay(Database *database, TimestampTz deadline);
 extern bool reader_visible(Subscription *subscription);

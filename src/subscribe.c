@@ -366,17 +366,6 @@ subscribe_init(void)
  * Arguments
  */
 
-/* Raise 22004 if the argument is null. */
-static void
-check_not_null(FunctionCallInfo fcinfo, int arg, const char *name)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s cannot be null", name),
-				 errhint("Give a value, or leave the argument out if it has a default.")));
-}
-
 /* Raise 22023 unless name may name a subscription. */
 static void
 check_subscription_name(const char *name)
@@ -457,7 +446,7 @@ parse_request(FunctionCallInfo fcinfo, Request *request)
 	};
 
 	for (int i = 0; i < lengthof(names); i++)
-		check_not_null(fcinfo, i, names[i]);
+		reader_check_not_null(fcinfo, i, names[i]);
 	memset(request, 0, sizeof(Request));
 	request->name = NameStr(*PG_GETARG_NAME(0));
 	request->channel_array = PG_GETARG_ARRAYTYPE_P(1);
@@ -804,7 +793,7 @@ pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
 	TimestampTz deadline;
 	bool		temporary;
 
-	check_not_null(fcinfo, 0, "subscription");
+	reader_check_not_null(fcinfo, 0, "subscription");
 	name = NameStr(*PG_GETARG_NAME(0));
 	lock_name(name);
 	if (!OidIsValid(reader_subscription_owner(database, name)))
