@@ -27,8 +27,13 @@
 #include "room.h"
 #include "utils/memutils.h"
 
-/* Bytes of a chunk that holds no larger event. */
-#define CHUNK_SIZE	(64 * 1024)
+/*
+ * Bytes of the first chunk, which should not cost a small transaction more
+ * than what its memory context has anyway, and of the largest that holds no
+ * larger event; each has twice the bytes of the one before.
+ */
+#define FIRST_CHUNK_SIZE	1024
+#define LARGEST_CHUNK_SIZE	(64 * 1024)
 
 typedef struct Chunk
 {
@@ -107,8 +112,10 @@ make_room(Size length)
 
 	if (chunk == NULL || chunk->size - chunk->used < length)
 	{
-		Size		size = Max(length, CHUNK_SIZE);
+		Size		size = chunk == NULL ? FIRST_CHUNK_SIZE :
+			Min(2 * chunk->size, LARGEST_CHUNK_SIZE);
 
+		size = Max(size, length);
 		chunk = MemoryContextAllocHuge(TopTransactionContext,
 									   offsetof(Chunk, data) + size);
 		chunk->size = size;

@@ -4,11 +4,16 @@
  *	  The async queue: committed events on their way to the relay.
  *
  * 1. The queue is a window [tail, head) on an endless array of bytes, like
- *	  the ring.  A transaction takes the next place before it commits: under a
- *	  spinlock it writes its header there and advances head.  Then it copies
- *	  its events, without a lock.
+ *	  the ring.  A transaction takes the next place before it commits: it
+ *	  advances head by compare-and-swap, writes its header there, the length
+ *	  last, and copies its events.  There is no lock: many writers commit at
+ *	  once, and one that is not scheduled must not stop the others.
  *
- * 2. The header's status is pending until the transaction's end sets it, with
+ * 2. What is free is zero, so a place whose length is zero has been taken but
+ *	  has no header yet.  Nobody looks behind it until it has one, which is
+ *	  only a moment.
+ *
+ *	  The header's status is pending until the transaction's end sets it, with
  *	  one write that cannot fail, to committed or void.
  *
  * 3. The relay takes transactions in the order of their places.  It may pass
@@ -35,7 +40,6 @@
 
 #include "miscadmin.h"
 #include "storage/proc.h"
-#include "storage/spin.h"
 
 typedef enum StagedStatus
 {
@@ -46,10 +50,12 @@ typedef enum StagedStatus
 
 struct StagedTransaction
 {
-	/* written under the mutex, then constant; a filler has only these two */
-	uint32		length;			/* with header, events and alignment */
+	/* a filler has only these two */
+	pg_atomic_uint32 length;	/* with header, events and alignment; written
+								 * last, then constant */
 	pg_atomic_uint32 status;	/* set by the transaction when it ends */
 
+	/* constant */
 	int			pid;
 	int			procno;
 	LocalTransactionId lxid;
@@ -66,8 +72,7 @@ struct Staging
 	Size		size;
 	char	   *data;
 
-	/* mutex; read without it */
-	slock_t		mutex;
+	/* any writer, by compare-and-swap */
 	pg_atomic_uint64 head;
 
 	/* written by the relay alone */
@@ -185,7 +190,7 @@ staging_init(void *space, Size bytes)
 
 	staging->size = TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes);
 	staging->data = (char *) space + MAXALIGN(sizeof(Staging));
-	SpinLockInit(&staging->mutex);
+	memset(staging->data, 0, staging->size);
 	pg_atomic_init_u64(&staging->head, staging->size);
 	pg_atomic_init_u64(&staging->tail, staging->size);
 	pg_atomic_init_u64(&staging->notified, 0);
@@ -235,19 +240,20 @@ staging_moved(Staging *staging)
  * Writers
  */
 
-/* Fill in the header of the place; under the mutex. */
+/* Fill in the header of the place that this transaction has taken. */
 static void
 write_header(StagedTransaction *place, Size length, uint32 nevents,
 			 uint32 generation)
 {
-	place->length = length;
-	pg_atomic_init_u32(&place->status, STAGED_PENDING);
+	pg_atomic_write_u32(&place->status, STAGED_PENDING);
 	place->pid = MyProcPid;
 	place->procno = PGPUBSUB_MY_PROCNO;
 	place->lxid = PGPUBSUB_LXID(MyProc);
 	place->nevents = nevents;
 	place->generation = generation;
 	place->first = 0;
+	pg_write_barrier();
+	pg_atomic_write_u32(&place->length, length);
 }
 
 /*
@@ -258,31 +264,31 @@ StagedTransaction *
 staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation)
 {
 	Size		length = HEADER_SIZE + MAXALIGN(len);
-	StagedTransaction *place = NULL;
+	uint64		tail = pg_atomic_read_u64(&staging->tail);
+	StagedTransaction *place;
 	uint64		head;
 	Size		left;
 
 	Assert(len <= staging_max_transaction(staging));
-	SpinLockAcquire(&staging->mutex);
+
+	/* in this order, head is not behind tail */
+	pg_read_barrier();
 	head = pg_atomic_read_u64(&staging->head);
-	left = staging->size - head % staging->size;
-	if (left >= length)
-		left = 0;
-	if (head + left + length - pg_atomic_read_u64(&staging->tail) <=
-		staging->size)
+	do
 	{
-		if (left > 0)
-		{
-			place = PLACE_AT(staging, head);
-			place->length = left;
-			pg_atomic_init_u32(&place->status, STAGED_VOID);
-		}
-		place = PLACE_AT(staging, head + left);
-		write_header(place, length, nevents, generation);
-		pg_write_barrier();
-		pg_atomic_write_u64(&staging->head, head + left + length);
-	}
-	SpinLockRelease(&staging->mutex);
+		/* a place does not wrap: what is too short at the end stays empty */
+		left = staging->size - head % staging->size;
+		if (left >= length)
+			left = 0;
+		if (head + left + length - tail > staging->size)
+			return NULL;
+	} while (!pg_atomic_compare_exchange_u64(&staging->head, &head,
+											 head + left + length));
+
+	if (left > 0)
+		pg_atomic_write_u32(&PLACE_AT(staging, head)->length, left);
+	place = PLACE_AT(staging, head + left);
+	write_header(place, length, nevents, generation);
 	return place;
 }
 
@@ -322,6 +328,19 @@ staging_pass_done(Staging *staging, uint64 pass)
 /*
  * The relay
  */
+
+/*
+ * The place's bytes, 0 if it has no header yet.  What is read of the header
+ * afterwards is there.
+ */
+static inline uint32
+place_length(StagedTransaction *place)
+{
+	uint32		length = pg_atomic_read_u32(&place->length);
+
+	pg_read_barrier();
+	return length;
+}
 
 /* Is the place's transaction still in progress? */
 static bool
@@ -401,7 +420,7 @@ may_overtake(Staging *staging, uint64 pos, bool *again)
 			*again = true;
 			return false;
 		}
-		before += place->length;
+		before += place_length(place);
 	}
 	return true;
 }
@@ -423,13 +442,17 @@ staging_take(Staging *staging, StagedView *view)
 	while (pos < head)
 	{
 		StagedTransaction *place = PLACE_AT(staging, pos);
-		uint32		status = pg_atomic_read_u32(&place->status);
+		uint32		length = place_length(place);
+		uint32		status;
 		bool		again = false;
 
+		if (length == 0)
+			return TAKE_SOON;
+		status = pg_atomic_read_u32(&place->status);
 		passed |= status == STAGED_PENDING;
 		if (status != STAGED_COMMITTED || place->first != 0)
 		{
-			pos += place->length;
+			pos += length;
 			if (!passed)
 				staging->scan = pos;
 			continue;
@@ -514,15 +537,17 @@ staging_free(Staging *staging)
 	while (pos < head)
 	{
 		StagedTransaction *place = PLACE_AT(staging, pos);
+		uint32		length = place_length(place);
 		uint32		status = pg_atomic_read_u32(&place->status);
 
-		if (status == STAGED_PENDING)
+		if (length == 0 || status == STAGED_PENDING)
 			break;
 		if (status == STAGED_COMMITTED &&
 			(place->first == 0 ||
 			 place->first + place->nevents - 1 > appended))
 			break;
-		pos += place->length;
+		memset(place, 0, length);
+		pos += length;
 	}
 	if (pos == tail)
 		return;
@@ -560,11 +585,16 @@ staging_recover(Staging *staging, StagedView **views, int *nviews)
 	staging->numbered = notified;
 	staging->scan = pg_atomic_read_u64(&staging->tail);
 	pg_read_barrier();
-	for (uint64 pos = pg_atomic_read_u64(&staging->tail); pos < head;
-		 pos += PLACE_AT(staging, pos)->length)
+	for (uint64 pos = pg_atomic_read_u64(&staging->tail),
+		 next; pos < head; pos = next)
 	{
 		StagedTransaction *place = PLACE_AT(staging, pos);
+		uint32		length = place_length(place);
 
+		/* the last relay has not seen what is behind it either */
+		if (length == 0)
+			break;
+		next = pos + length;
 		if (pg_atomic_read_u32(&place->status) != STAGED_COMMITTED ||
 			place->first == 0)
 			continue;
