@@ -59,13 +59,26 @@ frame_crc(const char *payload, Size len)
 	return (uint32) crc;
 }
 
-/* Bytes of payload that go into the next part: whole characters. */
+/*
+ * Bytes of payload that go into the next part: whole characters.  A large
+ * event should not be walked through character by character, so encodings
+ * in which a border can be seen locally are not.
+ */
 static Size
 part_length(const char *payload, Size len, Size room)
 {
-	if (len <= room)
-		return len;
-	return pg_mbcliplen(payload, (int) len, (int) room);
+	if (len <= room || pg_database_encoding_max_length() == 1)
+		return Min(len, room);
+	if (GetDatabaseEncoding() != PG_UTF8)
+		return pg_mbcliplen(payload, (int) len, (int) room);
+
+	/* bytes that continue a character are 10xxxxxx, three at most */
+	for (int back = 0; back <= 3; back++)
+	{
+		if (((unsigned char) payload[room - back] & 0xC0) != 0x80)
+			return room - back;
+	}
+	return room;
 }
 
 /*
