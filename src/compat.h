@@ -93,6 +93,11 @@
 #define pg_noreturn __attribute__((noreturn))
 #endif
 
+/* 19 keeps what a session listens to in a hash table, before it was a list. */
+#if PG_VERSION_NUM < 190000
+#define PGPUBSUB_LISTENS_BY_LIST 1
+#endif
+
 /* 17 added transaction_timeout. */
 #if PG_VERSION_NUM >= 170000
 #define PGPUBSUB_HAVE_TRANSACTION_TIMEOUT 1

@@ -45,6 +45,8 @@
 #include "publish.h"
 #include "registry.h"
 #include "relay_append.h"
+#include "relay_listen.h"
+#include "relay_pace.h"
 #include "relay_staged.h"
 #include "relay_table.h"
 #include "storage/ipc.h"
@@ -53,19 +55,11 @@
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 /* A request that could not be done is tried again after so long. */
 #define RETRY_MS	200
-
-/* A channel that the relay listens to, by name. */
-typedef struct Listened
-{
-	char		name[NAMEDATALEN];
-	int			slot;
-} Listened;
 
 /* The native notification that a complete frame was delivered in place of. */
 typedef struct Twin
@@ -78,7 +72,6 @@ typedef struct Twin
 
 static Database *my_slot = NULL;
 static Inbox *inbox = NULL;
-static HTAB *listened = NULL;
 static FrameAssembly assembly;
 static Twin twin;
 
@@ -93,37 +86,11 @@ static uint64 reloaded = 0;
 static void
 receive_event(int slot, int pid, const char *payload, Size len)
 {
+	relay_pace_event(pid);
 	if (inbox_put(inbox, slot, pid, 0, payload, len))
 		pg_atomic_fetch_add_u64(&my_slot->channels[slot].received, 1);
 	else
 		my_slot->relay_lost_events = true;
-}
-
-/*
- * The slot of a channel that somebody reads; -1 if nobody does.  It is
- * pinned: nobody reuses it until unpin_channel().
- */
-static int
-pin_bound_channel(const char *name)
-{
-	int			slot;
-
-	LWLockAcquire(my_slot->lock, LW_SHARED);
-	slot = registry_find_channel(my_slot, name, false);
-	if (slot >= 0 &&
-		pg_atomic_read_u32(&my_slot->channels[slot].nbindings) == 0)
-		slot = -1;
-	if (slot >= 0)
-		pg_atomic_fetch_add_u32(&my_slot->channels[slot].publishers, 1);
-	LWLockRelease(my_slot->lock);
-	return slot;
-}
-
-/* The slot may be reused as far as we are concerned. */
-static void
-unpin_channel(int slot)
-{
-	pg_atomic_fetch_sub_u32(&my_slot->channels[slot].publishers, 1);
 }
 
 /* A notification on the reserved channel. */
@@ -145,17 +112,16 @@ receive_frame(int pid, const char *text, Size len)
 	if (pid != MyProcPid ||
 		!relay_staged_receive(assembly.channel, assembly.data, assembly.len))
 	{
-		slot = pin_bound_channel(assembly.channel);
+		slot = relay_pin_bound_channel(my_slot, assembly.channel);
 		if (slot >= 0)
 		{
 			receive_event(slot, pid, assembly.data, assembly.len);
-			unpin_channel(slot);
+			relay_unpin_channel(my_slot, slot);
 		}
 	}
 
 	/* the native notification follows at once, if we listen to its channel */
-	twin.expected = hash_search(listened, assembly.channel, HASH_FIND,
-								NULL) != NULL;
+	twin.expected = relay_listen_find(assembly.channel) >= 0;
 	twin.pid = pid;
 	twin.crc = assembly.native_crc;
 	strlcpy(twin.channel, assembly.channel, NAMEDATALEN);
@@ -178,7 +144,7 @@ is_twin(int pid, const char *channel, const char *payload, Size len)
 static void
 receive_native(int pid, const char *channel, const char *payload, Size len)
 {
-	Listened   *entry;
+	int			slot = relay_listen_receive(channel);
 
 	if (assembly.active)
 	{
@@ -190,9 +156,8 @@ receive_native(int pid, const char *channel, const char *payload, Size len)
 		return;
 	if (pid == MyProcPid && relay_staged_receive(channel, payload, len))
 		return;
-	entry = hash_search(listened, channel, HASH_FIND, NULL);
-	if (entry)
-		receive_event(entry->slot, pid, payload, len);
+	if (slot >= 0)
+		receive_event(slot, pid, payload, len);
 }
 
 /*
@@ -234,15 +199,14 @@ receive_message(char msgtype, const char *s, size_t len)
 static int
 find_channel(const char *name, bool *listening)
 {
-	Listened   *entry = hash_search(listened, name, HASH_FIND, NULL);
-	int			slot;
+	int			slot = relay_listen_find(name);
 
-	*listening = entry != NULL;
-	if (entry)
-		return entry->slot;
-	slot = pin_bound_channel(name);
+	*listening = slot >= 0;
 	if (slot >= 0)
-		unpin_channel(slot);
+		return slot;
+	slot = relay_pin_bound_channel(my_slot, name);
+	if (slot >= 0)
+		relay_unpin_channel(my_slot, slot);
 	return slot;
 }
 
@@ -303,103 +267,8 @@ read_notifications(bool force)
 }
 
 /*
- * Listening
+ * Requests
  */
-
-/* A channel to LISTEN or UNLISTEN to; its slot is pinned meanwhile. */
-typedef struct ListenChange
-{
-	char		name[NAMEDATALEN];
-	int			slot;
-	bool		listen;
-} ListenChange;
-
-static ListenChange *changes = NULL;
-static int	num_changes = 0;
-
-/*
- * Make the list of channels that are bound and not listened to, or the other
- * way round.
- */
-static void
-list_changes(void)
-{
-	num_changes = 0;
-	LWLockAcquire(my_slot->lock, LW_SHARED);
-	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
-	{
-		Channel    *channel = &my_slot->channels[slot];
-		bool		bound = channel->in_use && !channel->is_pattern &&
-			pg_atomic_read_u32(&channel->nbindings) > 0;
-		ListenChange *change = &changes[num_changes];
-
-		if (bound == (pg_atomic_read_u32(&channel->listening) != 0))
-			continue;
-		strlcpy(change->name, channel->name, NAMEDATALEN);
-		change->slot = slot;
-		change->listen = bound;
-		pg_atomic_fetch_add_u32(&channel->publishers, 1);
-		num_changes++;
-	}
-	LWLockRelease(my_slot->lock);
-}
-
-/* Let go of the channels in the list. */
-static void
-forget_changes(void)
-{
-	for (int i = 0; i < num_changes; i++)
-		unpin_channel(changes[i].slot);
-	num_changes = 0;
-}
-
-/* The change has committed: from now on we listen to it, or no more. */
-static void
-apply_change(ListenChange *change)
-{
-	Listened   *entry;
-
-	if (change->listen)
-	{
-		entry = hash_search(listened, change->name, HASH_ENTER, NULL);
-		entry->slot = change->slot;
-	}
-	else
-		(void) hash_search(listened, change->name, HASH_REMOVE, NULL);
-	pg_atomic_write_u32(&my_slot->channels[change->slot].listening,
-						change->listen ? 1 : 0);
-}
-
-/*
- * Listen to the channels that are bound and only to those; the first time
- * to the reserved one too.  A channel whose bindings change meanwhile brings
- * another request.
- */
-static void
-listen_to_bound(bool first)
-{
-	list_changes();
-	if (num_changes == 0 && !first)
-		return;
-
-	SetCurrentStatementStartTimestamp();
-	pgstat_report_activity(STATE_RUNNING, "listening to channels");
-	StartTransactionCommand();
-	if (first)
-		Async_Listen(PGPUBSUB_FRAME_CHANNEL);
-	for (int i = 0; i < num_changes; i++)
-	{
-		if (changes[i].listen)
-			Async_Listen(changes[i].name);
-		else
-			Async_Unlisten(changes[i].name);
-	}
-	CommitTransactionCommand();
-	pgstat_report_activity(STATE_IDLE, NULL);
-	for (int i = 0; i < num_changes; i++)
-		apply_change(&changes[i]);
-	forget_changes();
-}
 
 /*
  * Drop the subscriptions that are doomed and that nobody reads.  Returns
@@ -448,7 +317,7 @@ drain_staging(void)
 		result = relay_staged_batch(read_own_notifications);
 		relay_append();
 		if (result == STAGED_LISTEN_FIRST)
-			listen_to_bound(false);
+			relay_listen_to_bound(false);
 	} while (result != STAGED_NOTHING &&
 			 !staging_pass_done(my_slot->staging, pass));
 }
@@ -487,7 +356,7 @@ handle_requests(void)
 		return true;
 
 	done = reload_table();
-	listen_to_bound(false);
+	relay_listen_to_bound(false);
 
 	/* what is committed by now was sent before whatever is asked for */
 	drain_staging();
@@ -545,7 +414,7 @@ relay_exit(int code, Datum arg)
 {
 	LWLockReleaseAll();
 	relay_append_exit(my_slot);
-	forget_changes();
+	relay_listen_exit();
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 	Assert(my_slot->relay_pid == MyProcPid);
 	LWLockAcquire(my_slot->lock, LW_EXCLUSIVE);
@@ -686,21 +555,14 @@ set_up_session(void)
 static void
 set_up_memory(void)
 {
-	HASHCTL		ctl = {0};
-
 	inbox = inbox_create(AllocSetContextCreate(TopMemoryContext,
 											   "pgpubsub inbox",
 											   ALLOCSET_DEFAULT_SIZES));
 	assembly.context = TopMemoryContext;
-	ctl.keysize = NAMEDATALEN;
-	ctl.entrysize = sizeof(Listened);
-	listened = hash_create("pgpubsub listened channels", 256, &ctl,
-						   HASH_ELEM | HASH_STRINGS);
 	MessageContext = AllocSetContextCreate(TopMemoryContext,
 										   "MessageContext",
 										   ALLOCSET_DEFAULT_SIZES);
-	changes = MemoryContextAlloc(TopMemoryContext,
-								 pgpubsub_max_channels * sizeof(ListenChange));
+	relay_listen_init(my_slot);
 	relay_append_init(my_slot, inbox);
 }
 
@@ -713,7 +575,7 @@ start_listening(void)
 
 	set_relay_state(RELAY_STARTING);
 	loaded = reload_table();
-	listen_to_bound(true);
+	relay_listen_to_bound(true);
 	relay_staged_init(my_slot, inbox, find_channel);
 	pg_atomic_fetch_add_u64(&my_slot->gap_epoch, 1);
 	my_slot->relay_listened = true;
@@ -789,7 +651,9 @@ pgpubsub_relay_main(Datum database_oid)
 		staged = relay_staged_batch(read_own_notifications);
 		relay_append();
 		if (staged == STAGED_LISTEN_FIRST)
-			listen_to_bound(false);
+			relay_listen_to_bound(false);
+		relay_listen_reorder();
+		relay_pace(my_slot, relay_append_woken());
 		if (notifyInterruptPending || staged != STAGED_NOTHING)
 			continue;
 		pgstat_report_stat(false);

@@ -48,6 +48,14 @@ static int *touched = NULL;
 static int	num_touched = 0;
 static bool *is_touched = NULL;
 
+/*
+ * Readers to be woken: their latches are set when wait_lock is released, so
+ * that they do not run into it; and how many were in all.
+ */
+static int *to_wake = NULL;
+static int	num_to_wake = 0;
+static int	num_woken = 0;
+
 /* Since when the queue is full; 0: it is not. */
 static TimestampTz full_since = 0;
 
@@ -63,26 +71,42 @@ relay_append_init(Database *my_database, Inbox *my_inbox)
 								 pgpubsub_max_channels * sizeof(int));
 	is_touched = MemoryContextAllocZero(TopMemoryContext,
 										pgpubsub_max_channels * sizeof(bool));
+	to_wake = MemoryContextAlloc(TopMemoryContext,
+								 MaxBackends * sizeof(int));
 }
 
-/* Wake the readers that wait for events of the channel, and forget them. */
+/*
+ * List the readers that wait for events of the channel, as waiting no more.
+ * One is in as many lists as it has channels, but leaves all but this one
+ * itself; so there may be repetitions.
+ */
 static void
-wake_channel(Channel *channel)
+collect_waiters(Channel *channel)
 {
 	if (pg_atomic_read_u32(&channel->nwaiters) == 0)
 		return;
 	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
-	while (!dlist_is_empty(&channel->waiters))
+	while (!dlist_is_empty(&channel->waiters) && num_to_wake < MaxBackends)
 	{
 		Binding    *binding =
 		dlist_container(Binding, wait_node,
 						dlist_pop_head_node(&channel->waiters));
 
 		binding->waiting = false;
-		SetLatch(&GetPGProcByNumber(binding->subscription->reader_procno)->procLatch);
+		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
+		to_wake[num_to_wake++] = binding->subscription->reader_procno;
 	}
-	pg_atomic_write_u32(&channel->nwaiters, 0);
 	LWLockRelease(database->wait_lock);
+}
+
+/* Set the latches of those who were listed. */
+static void
+wake_listed(void)
+{
+	for (int i = 0; i < num_to_wake; i++)
+		SetLatch(&GetPGProcByNumber(to_wake[i])->procLatch);
+	num_woken += num_to_wake;
+	num_to_wake = 0;
 }
 
 /* Wake the readers of all channels that were appended to. */
@@ -93,10 +117,18 @@ wake_readers(void)
 	pg_memory_barrier();
 	for (int i = 0; i < num_touched; i++)
 	{
+		Channel    *channel = &database->channels[touched[i]];
+
 		is_touched[touched[i]] = false;
-		wake_channel(&database->channels[touched[i]]);
+		collect_waiters(channel);
+		while (num_to_wake == MaxBackends)
+		{
+			wake_listed();
+			collect_waiters(channel);
+		}
 	}
 	num_touched = 0;
+	wake_listed();
 }
 
 /* Add to a counter that the relay alone writes. */
@@ -297,6 +329,18 @@ relay_append(void)
 		end_full(RELAY_LISTENING);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(MessageContext);
+}
+
+/*
+ * How many readers were woken since this was asked last.
+ */
+int
+relay_append_woken(void)
+{
+	int			woken = num_woken;
+
+	num_woken = 0;
+	return woken;
 }
 
 /*

@@ -14,6 +14,7 @@
 
 extern void relay_append_init(Database *database, Inbox *inbox);
 extern void relay_append(void);
+extern int	relay_append_woken(void);
 extern long relay_append_timeout(void);
 extern void relay_append_exit(Database *database);
 

@@ -32,6 +32,7 @@
 #include "frame.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "relay_pace.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -289,6 +290,7 @@ send_events(void)
 				return false;
 			send_event(event);
 		}
+		relay_pace_event(item->pid);
 		bytes += event->length;
 		num_sent++;
 		advance_event();

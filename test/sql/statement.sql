@@ -73,7 +73,7 @@ SET pgpubsub.max_payload = 2000;
 INSERT INTO t SELECT g, repeat('p', g % 50) FROM generate_series(1, 500) g;
 CREATE TABLE raw (n int GENERATED ALWAYS AS IDENTITY, length int, e jsonb);
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-INSERT INTO raw (length, e) SELECT octet_length(payload), payload::jsonb FROM pgpubsub.poll('statement', 10000, '5s') WHERE channel <> 'end';
+INSERT INTO raw (length, e) SELECT octet_length(event), event::jsonb FROM received();
 SELECT count(*) = max((e ->> 'parts')::int) AS all_parts, count(DISTINCT e ->> 'id') = count(*) AS ids,
        bool_and((e ->> 'part')::int = n) AS numbered, max(length) <= 2000 AS small, min(length) FILTER (WHERE n < (e ->> 'parts')::int) > 1700 AS filled,
        sum((e ->> 'count')::int) AS rows, bool_and((e ->> 'count')::int = jsonb_array_length(e -> 'rows')) AS counts
@@ -85,7 +85,7 @@ INSERT INTO t VALUES (1000, repeat('x', 3000));
 TRUNCATE raw RESTART IDENTITY;
 UPDATE t SET v = v || '!';
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-INSERT INTO raw (length, e) SELECT octet_length(payload), payload::jsonb FROM pgpubsub.poll('statement', 10000, '5s') WHERE channel <> 'end';
+INSERT INTO raw (length, e) SELECT octet_length(event), event::jsonb FROM received();
 SELECT count(*) AS rows, bool_and(r #>> '{new,v}' = (r #>> '{old,v}') || '!') AS paired, bool_and(r -> 'changed' = '["v"]') AS changed, max(length) <= 2000 AS small
   FROM raw, jsonb_array_elements(e -> 'rows') AS rows(r);
 RESET pgpubsub.max_payload;

@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_listen.h
+ *	  The channels that the relay listens to.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_RELAY_LISTEN_H
+#define PGPUBSUB_RELAY_LISTEN_H
+
+#include "pgpubsub.h"
+#include "registry.h"
+
+extern void relay_listen_init(Database *database);
+extern void relay_listen_to_bound(bool first);
+extern int	relay_listen_find(const char *name);
+extern int	relay_listen_receive(const char *name);
+extern void relay_listen_reorder(void);
+extern void relay_listen_exit(void);
+extern int	relay_pin_bound_channel(Database *database, const char *name);
+extern void relay_unpin_channel(Database *database, int slot);
+
+#endif							/* PGPUBSUB_RELAY_LISTEN_H */
