@@ -3,7 +3,7 @@
 -- tables; a session finds its variant through search_path.
 
 CREATE EXTENSION tcn;
-SELECT format('CREATE SCHEMA %I', variant) FROM unnest('{none,plpgsql,tcn}'::text[]) AS variant
+SELECT format('CREATE SCHEMA %I', variant) FROM unnest('{none,plpgsql,plpgsql_event,tcn}'::text[]) AS variant
 \gexec
 
 SET search_path = none;
@@ -18,6 +18,19 @@ BEGIN
 END $$;
 CREATE TRIGGER notify AFTER INSERT OR UPDATE ON orders
     FOR EACH ROW EXECUTE FUNCTION notify_orders();
+CREATE TRIGGER notify AFTER INSERT OR UPDATE ON bulk_orders
+    FOR EACH ROW EXECUTE FUNCTION notify_orders();
+
+-- with the fields that pgpubsub's events have
+SET search_path = plpgsql_event;
+\ir tables.sql
+CREATE FUNCTION notify_orders() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('orders', json_build_object('op', TG_OP, 'schema', TG_TABLE_SCHEMA, 'table', TG_TABLE_NAME,
+        'key', json_build_object('id', NEW.id), 'new', row_to_json(NEW),
+        'txid', pg_current_xact_id(), 'pid', pg_backend_pid(), 'ts', clock_timestamp())::text);
+    RETURN NULL;
+END $$;
 CREATE TRIGGER notify AFTER INSERT OR UPDATE ON bulk_orders
     FOR EACH ROW EXECUTE FUNCTION notify_orders();
 
