@@ -37,6 +37,7 @@ typedef struct Listened
 	char		name[NAMEDATALEN];
 	int			slot;
 	uint64		events;			/* since the last look at the order */
+	bool		idle;			/* had none before that */
 	dlist_node	node;			/* in core's order */
 } Listened;
 
@@ -178,6 +179,7 @@ apply_change(ListenChange *change)
 		entry = hash_search(listened, change->name, HASH_ENTER, NULL);
 		entry->slot = change->slot;
 		entry->events = 0;
+		entry->idle = false;
 		dlist_push_tail(&order, &entry->node);
 	}
 	else
@@ -235,9 +237,9 @@ relay_listen_to_bound(bool first)
 }
 
 /*
- * How many channels are worth moving to the end of the list: what searching
- * past idle ones has cost since the last look, over what a move costs, which
- * is two searches through the whole list.
+ * Find out which channels were idle since the last look, and how many of them
+ * are worth moving to the end of the list: what searching past them has cost,
+ * over what a move costs, which is two searches through the whole list.
  */
 static uint64
 count_worth_moving(void)
@@ -251,14 +253,17 @@ count_worth_moving(void)
 	{
 		Listened   *entry = dlist_container(Listened, node, iter.cur);
 
-		if (entry->events == 0)
+		entry->idle = entry->events == 0;
+		if (entry->idle)
 			idle++;
 		else
 		{
 			wasted += entry->events * idle;
 			idle_before_busy = idle;
 		}
+		entry->events = 0;
 	}
+	num_events = 0;
 	if (wasted == 0)
 		return 0;
 	return Min(wasted / (2 * hash_get_num_entries(listened)),
@@ -278,18 +283,23 @@ move_some(void)
 	{
 		Listened   *entry = dlist_container(Listened, node, iter.cur);
 
-		if (n == MOVE_AT_ONCE || to_move == 0)
+		if (n == Min(to_move, MOVE_AT_ONCE))
 			break;
-		if (entry->events > 0)
+		if (!entry->idle)
 			continue;
 		Async_Unlisten(entry->name);
 		Async_Listen(entry->name);
 		dlist_delete(&entry->node);
 		dlist_push_tail(&moved, &entry->node);
 		n++;
-		to_move--;
 	}
 	end_listening();
+	ereport(DEBUG1,
+			(errmsg_internal("pgpubsub relay moved %d idle channels behind busy ones",
+							 n)));
+
+	/* there may be fewer than there were */
+	to_move = n < MOVE_AT_ONCE ? 0 : to_move - n;
 	while (!dlist_is_empty(&moved))
 		dlist_push_tail(&order, dlist_pop_head_node(&moved));
 }
@@ -302,23 +312,10 @@ void
 relay_listen_reorder(void)
 {
 #ifdef PGPUBSUB_LISTENS_BY_LIST
-	dlist_iter	iter;
-
-	if (to_move > 0)
-	{
-		move_some();
-		return;
-	}
-	if (num_events < Max(REORDER_EVENTS, hash_get_num_entries(listened)))
-		return;
-	to_move = count_worth_moving();
-	num_events = 0;
+	if (to_move == 0 &&
+		num_events >= Max(REORDER_EVENTS, hash_get_num_entries(listened)))
+		to_move = count_worth_moving();
 	if (to_move > 0)
 		move_some();
-	else
-	{
-		dlist_foreach(iter, &order)
-			dlist_container(Listened, node, iter.cur)->events = 0;
-	}
 #endif
 }
