@@ -7,7 +7,7 @@
 #   make test                 all of them on a private throwaway server
 #   make demo, demo-stop      a small shop that publishes its changes
 #
-# make test takes PG_MAJOR=17, KIND='regress isolation pgtap tap' and
+# make test takes PG_MAJOR=17, KIND='regress isolation ...' and
 # TESTS='names or patterns'; see scripts/test.
 
 MODULE_big = pgpubsub
