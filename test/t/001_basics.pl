@@ -123,4 +123,10 @@ is(received($node, 'postgres', 'restored', 1),
 $node->safe_psql('postgres', 'DROP EXTENSION pgpubsub CASCADE');
 $node->stop;
 log_is_clean($node, qr/ERROR:  pgpubsub is not preloaded/);
+
+# The look at the log, which many tests end with, sees what was not allowed.
+my @errors = unexpected_lines($node);
+is(scalar(@errors), 5, 'every error is found in the log');
+is(scalar(grep { !/ERROR:  pgpubsub is not preloaded/ } @errors),
+	0, 'and nothing else');
 done_testing();

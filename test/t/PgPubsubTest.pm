@@ -33,6 +33,7 @@ our @EXPORT = qw(
   wait_for_relay
   kill_relay
   log_offset
+  unexpected_lines
   log_is_clean
   try_lines
 );
@@ -270,12 +271,12 @@ sub log_offset
 	return -s $node->logfile;
 }
 
-# The server log has no warning and no error but those like the allowed
-# ones, and no crash whatsoever.
-sub log_is_clean
+# The lines of the server log that are a warning or an error not like one of
+# the allowed ones, or tell of a crash.  The first severity in a line is its
+# own, whatever log_line_prefix puts before it.
+sub unexpected_lines
 {
 	my ($node, @allowed) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my @found;
 
 	# what a server's stop and start bring with it
@@ -287,12 +288,26 @@ sub log_is_clean
 
 	foreach my $line (split /\n/, slurp_file($node->logfile))
 	{
+		my ($severity) = $line =~
+		  /^\S+ \S+ \S+ \[\d+\] .*?\b(DEBUG\d?|LOG|INFO|NOTICE|WARNING|ERROR|FATAL|PANIC|DETAIL|HINT|QUERY|CONTEXT|LOCATION|STATEMENT):  /;
+
 		next
-		  unless $line =~ /^\S+ \S+ \S+ \[\d+\] (?:\S+ )?(?:WARNING|ERROR|FATAL|PANIC):/
+		  unless ($severity // '') =~ /^(?:WARNING|ERROR|FATAL|PANIC)$/
 		  || $line =~ /TRAP:|was terminated by signal/;
 		push @found, $line unless grep { $line =~ $_ } @allowed;
 	}
-	is(join("\n", @found), '', 'nothing unexpected in the log of ' . $node->name);
+	return @found;
+}
+
+# The server log has no warning and no error but those like the allowed
+# ones, and no crash whatsoever.
+sub log_is_clean
+{
+	my ($node, @allowed) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	is(join("\n", unexpected_lines($node, @allowed)),
+		'', 'nothing unexpected in the log of ' . $node->name);
 }
 
 # Lines of a file that a background psql or pgbench wrote.
