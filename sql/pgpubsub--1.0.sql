@@ -320,7 +320,7 @@ COMMENT ON VIEW pgpubsub.stat_subscriptions IS
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.datname IS 'database';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.subscription IS 'name of the subscription';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.owner IS 'its owner';
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.channels IS 'channel names and patterns given to subscribe(); a change of them may change their order';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.channels IS 'channel names and patterns, as given to subscribe() when they last changed';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.on_full IS 'what a full queue does to it: drop, evict or block';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.state IS 'waiting (in poll), reading, idle, holding (the full queue waits for it) or evicted';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.pid IS 'process id of the session that reads it; NULL when none does';

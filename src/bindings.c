@@ -257,6 +257,40 @@ bindings_same(Database *database, Subscription *subscription, char **names,
 }
 
 /*
+ * The channels, or patterns, of these names: their slots, -1 for one that is
+ * not there.  database->lock must be held.
+ */
+void
+bindings_find_slots(Database *database, char **names, int count, int *slots)
+{
+	Assert(LWLockHeldByMe(database->lock));
+	for (int i = 0; i < count; i++)
+		slots[i] = registry_find_channel(database, names[i],
+										 registry_is_pattern(names[i]));
+}
+
+/*
+ * Bring the subscription's bindings to these slots into their order, which
+ * is the one that the views show.  A slot without a binding is passed over.
+ * database->lock must be held, exclusive.
+ */
+void
+bindings_order(Database *database, Subscription *subscription,
+			   const int *slots, int count)
+{
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	for (int i = 0; i < count; i++)
+	{
+		Binding    *binding = registry_find_binding(subscription, slots[i]);
+
+		if (binding == NULL)
+			continue;
+		dlist_delete(&binding->subscription_node);
+		dlist_push_tail(&subscription->bindings, &binding->subscription_node);
+	}
+}
+
+/*
  * Give the bindings that have no position one behind the last event that was
  * received.  database->lock must be held, exclusive.
  */

@@ -29,6 +29,10 @@ extern void bindings_mark_dropped(Database *database,
 								  char **names, int count);
 extern bool bindings_same(Database *database, Subscription *subscription,
 						  char **names, int count);
+extern void bindings_find_slots(Database *database, char **names, int count,
+								int *slots);
+extern void bindings_order(Database *database, Subscription *subscription,
+						   const int *slots, int count);
 extern void bindings_place_now(Database *database,
 							   Subscription *subscription);
 extern void bindings_report(BindResult result, int elevel);

@@ -43,6 +43,7 @@ typedef struct Row
 	Oid			owner;
 	char	  **channels;
 	int			nchannels;
+	int		   *slots;			/* room for the channels' slots */
 	OnFull		on_full;
 	TimestampTz created_at;
 } Row;
@@ -108,6 +109,8 @@ parse_row(HeapTuple tuple, TupleDesc desc, Row *row)
 	on_full = TextDatumGetCString(SPI_getbinval(tuple, desc, 4, &isnull));
 	row->on_full = strcmp(on_full, "block") == 0 ? ON_FULL_BLOCK :
 		strcmp(on_full, "drop") == 0 ? ON_FULL_DROP : ON_FULL_EVICT;
+	if (row->channels != NULL)
+		row->slots = palloc(row->nchannels * sizeof(int));
 	row->created_at =
 		DatumGetTimestampTz(SPI_getbinval(tuple, desc, 5, &isnull));
 	return row->channels != NULL && row->name[0] != '\0';
@@ -211,6 +214,8 @@ update_from_row(Database *database, Subscription *subscription, Row *row)
 		if (binding->flags & BINDING_DROPPED)
 			registry_unbind(database, binding);
 	}
+	bindings_find_slots(database, row->channels, row->nchannels, row->slots);
+	bindings_order(database, subscription, row->slots, row->nchannels);
 	hold_start(database, subscription);
 	return result;
 }

@@ -93,6 +93,8 @@ typedef struct Action
 	uint32		generation;
 	SubscriptionState old_state;	/* of a drop */
 	OnFull		on_full;		/* of a change: at commit */
+	int		   *slots;			/* of a change: channels in the order given */
+	int			nslots;
 	SavedFlags *saved;			/* of a change: bindings it found */
 	int			nsaved;
 	struct Action *prev;
@@ -171,6 +173,8 @@ commit_change(Action *action)
 		else
 			binding->flags &= ~BINDING_ADDED;
 	}
+	bindings_order(action->database, action->subscription, action->slots,
+				   action->nslots);
 	registry_prune(action->database, action->subscription);
 }
 
@@ -689,6 +693,8 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 									   pgpubsub_max_channels * 2 *
 									   sizeof(SavedFlags));
 	action->on_full = request->on_full;
+	action->slots = MemoryContextAlloc(TopTransactionContext,
+									   request->nchannels * sizeof(int));
 
 	/* cursors of channels that are dropped come back with the savepoint */
 	reader_save(claim);
@@ -698,8 +704,13 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 	result = bindings_add(database, subscription, request->channels,
 						  request->nchannels, BINDING_ADDED);
 	if (result == BIND_DONE)
+	{
 		bindings_mark_dropped(database, subscription, request->channels,
 							  request->nchannels);
+		bindings_find_slots(database, request->channels, request->nchannels,
+							action->slots);
+		action->nslots = request->nchannels;
+	}
 	LWLockRelease(database->lock);
 	bindings_report(result, ERROR);
 

@@ -87,6 +87,23 @@ SELECT pgpubsub.publish('sub_a', 'back again');
 SELECT channel, payload, lost FROM pgpubsub.poll('regress_s1', 10, '10 s');
 SELECT pgpubsub.unsubscribe('regress_keep');
 
+-- the views show channels in the order given
+SELECT pgpubsub.subscribe('regress_order', '{sub_z,sub_m}', 'drop');
+SELECT pgpubsub.subscribe('regress_order', '{sub_b,sub_z,sub_*,sub_a,sub_m}', 'drop');
+SELECT s.channels, t.channels FROM pgpubsub.stat_subscriptions AS s
+  JOIN pgpubsub.subscription AS t ON t.name = s.subscription WHERE t.name = 'regress_order';
+BEGIN;
+SELECT pgpubsub.subscribe('regress_order', '{sub_m,sub_z}', 'drop');
+SAVEPOINT s;
+SELECT pgpubsub.subscribe('regress_order', '{sub_a}', 'drop');
+ROLLBACK TO s;
+SELECT pgpubsub.subscribe('regress_order', '{sub_m,sub_a,sub_z}', 'drop');
+COMMIT;
+SELECT channels FROM pgpubsub.stat_subscriptions WHERE subscription = 'regress_order';
+UPDATE pgpubsub.subscription SET channels = '{sub_y,sub_a,sub_m}' WHERE name = 'regress_order';
+SELECT pg_temp.wait_until($$SELECT channels = '{sub_y,sub_a,sub_m}' FROM pgpubsub.stat_subscriptions WHERE subscription = 'regress_order'$$);
+SELECT pgpubsub.unsubscribe('regress_order');
+
 -- a channel named twice is one
 SELECT pgpubsub.subscribe('regress_twice', '{sub_a,sub_a,sub_b,sub_a}', 'drop');
 SELECT channels, cardinality(channels) FROM pg_temp.subscriptions WHERE subscription = 'regress_twice';
