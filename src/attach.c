@@ -40,6 +40,7 @@
 #include "nodes/makefuncs.h"
 #include "parser/parse_func.h"
 #include "publish.h"
+#include "reader.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
 #include "trigger_options.h"
@@ -114,25 +115,11 @@ PG_FUNCTION_INFO_V1(pgpubsub_trigger_options);
  * ----------------------------------------------------------------------
  */
 
-/* Raise 22004 for an argument that must not be null. */
-static void
-null_argument(const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-			 errmsg("argument \"%s\" cannot be null", name),
-			 errhint("Leave the argument out to get its default.")));
-}
-
 /* The table that an argument names; 22004 if it is null. */
 static Oid
 relation_argument(FunctionCallInfo fcinfo, int arg)
 {
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"relation\" cannot be null"),
-				 errhint("Name the table.")));
+	reader_check_not_null(fcinfo, arg, "relation");
 	return PG_GETARG_OID(arg);
 }
 
@@ -140,14 +127,14 @@ relation_argument(FunctionCallInfo fcinfo, int arg)
 static char *
 text_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 {
-	if (PG_ARGISNULL(arg))
-		null_argument(name);
+	reader_check_not_null(fcinfo, arg, name);
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 
 /*
  * The elements of an array argument of type text[] or name[], as char *.
- * Raises 22023 if there are none, or one occurs twice, and 22004 for a null.
+ * Raises 22023 if there are none, or one occurs twice, 22004 for a null and
+ * 2202E for more than one dimension.
  */
 static List *
 array_argument(FunctionCallInfo fcinfo, int arg, const char *name,
@@ -160,13 +147,18 @@ array_argument(FunctionCallInfo fcinfo, int arg, const char *name,
 	int			nelements;
 	List	   *list = NIL;
 
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("%s must be a one-dimensional array", name),
+				 errhint("Write for instance '{a,b}'.")));
 	deconstruct_array(array, element_type, is_name ? NAMEDATALEN : -1, false,
 					  is_name ? TYPALIGN_CHAR : TYPALIGN_INT,
 					  &elements, &nulls, &nelements);
 	if (nelements == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" is an empty array", name),
+				 errmsg("%s cannot be empty", name),
 				 errhint("Name at least one, or leave the argument out to get its default.")));
 	for (int i = 0; i < nelements; i++)
 	{
@@ -176,7 +168,7 @@ array_argument(FunctionCallInfo fcinfo, int arg, const char *name,
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("argument \"%s\" contains a null", name),
+					 errmsg("%s cannot contain a null", name),
 					 errhint("Leave the null out.")));
 		element = is_name ? pstrdup(NameStr(*DatumGetName(elements[i]))) :
 			TextDatumGetCString(elements[i]);
@@ -184,7 +176,7 @@ array_argument(FunctionCallInfo fcinfo, int arg, const char *name,
 			if (strcmp((char *) lfirst(lc), element) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"%s\" occurs twice in argument \"%s\"",
+					 errmsg("\"%s\" occurs twice in %s",
 							element, name),
 					 errhint("Name it once.")));
 		list = lappend(list, element);
@@ -200,8 +192,7 @@ operations_argument(FunctionCallInfo fcinfo)
 	List	   *names;
 	ListCell   *lc;
 
-	if (PG_ARGISNULL(ARG_OPERATIONS))
-		null_argument("operations");
+	reader_check_not_null(fcinfo, ARG_OPERATIONS, "operations");
 	names = array_argument(fcinfo, ARG_OPERATIONS, "operations", TEXTOID);
 	foreach(lc, names)
 	{
@@ -214,7 +205,7 @@ operations_argument(FunctionCallInfo fcinfo)
 		if (event == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown operation: \"%s\"", name),
+					 errmsg("unrecognized operation: \"%s\"", name),
 					 errhint("Give insert, update, delete or truncate.")));
 		events |= event;
 	}
@@ -232,7 +223,7 @@ level_argument(FunctionCallInfo fcinfo)
 	if (strcmp(level, "row") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown level: \"%s\"", level),
+				 errmsg("unrecognized level: \"%s\"", level),
 				 errhint("Give row or statement.")));
 	return false;
 }
@@ -289,7 +280,7 @@ check_combination(const Attachment *attachment)
 	if (attachment->options.watch != NIL && !(events & TRIGGER_TYPE_UPDATE))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"watch\" needs the operation update"),
+				 errmsg("watch needs the operation update"),
 				 errdetail("It says which columns an UPDATE must change to be an event."),
 				 errhint("Leave watch out, or add update to operations.")));
 	if (attachment->statement && (events & ROW_EVENTS) &&

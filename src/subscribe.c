@@ -405,7 +405,7 @@ parse_on_full(Request *request)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unrecognized on_full: \"%s\"", name),
-				 errhint("It is drop, evict or block.")));
+				 errhint("Give drop, evict or block.")));
 
 	if (request->on_full == ON_FULL_BLOCK && !superuser() &&
 		!PGPUBSUB_OWNS_DATABASE(MyDatabaseId, GetUserId()))
@@ -435,7 +435,7 @@ parse_start_at(Request *request, const char *start_at)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unrecognized start_at: \"%s\"", start_at),
-					 errhint("It is now, oldest or a sequence number.")));
+					 errhint("Give now, oldest or a sequence number.")));
 		request->start = START_SEQ;
 		request->start_seq = (uint64) seq;
 	}

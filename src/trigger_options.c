@@ -51,7 +51,7 @@ parse_word(const char *option, const char *value,
 						 i == nwords - 1 ? " or " : ", ", words[i]);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("unknown %s: \"%s\"", option, value),
+			 errmsg("unrecognized %s: \"%s\"", option, value),
 			 errhint("Give %s.", list.data)));
 }
 

@@ -158,6 +158,7 @@ SELECT try($$attach('t', operations => '{}')$$);
 SELECT try($$attach('t', operations => '{insert,NULL}')$$);
 SELECT try($$attach('t', operations => '{insert,upsert}')$$);
 SELECT try($$attach('t', operations => '{insert,insert}')$$);
+SELECT try($$attach('t', operations => '{{insert},{update}}')$$);
 -- the columns
 SELECT try($$attach('t', columns => '{}')$$);
 SELECT try($$attach('t', columns => '{id,NULL}')$$);
