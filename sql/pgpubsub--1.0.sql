@@ -61,7 +61,7 @@ CREATE FUNCTION pgpubsub.publish(
 COMMENT ON FUNCTION pgpubsub.publish(text, text) IS
 'publish the payload on the channel when this transaction commits; identical calls of one transaction count once, as with NOTIFY.
 channel: 1 to 63 bytes; payload: at most pgpubsub.max_payload bytes, NULL stands for the empty text. Above 7999 bytes subscribers get all of it, native listeners {"truncated":true,"bytes":n,"id":"..."}.
-Errors: 22004 channel is null, 22023 it is empty or too long, 42939 it is reserved, 53400 the queue is full, 54000 the payload is too large';
+Errors: 22004 channel is null, 22023 it is empty or too long, 25006 standby, 42939 it is reserved, 53400 the queue is full, 54000 the payload is too large';
 
 CREATE FUNCTION pgpubsub.trigger_options(
     arguments bytea
@@ -141,11 +141,14 @@ CREATE FUNCTION pgpubsub.subscription_changed() RETURNS trigger
     LANGUAGE C;
 
 COMMENT ON FUNCTION pgpubsub.subscription_changed() IS
-'statement trigger of pgpubsub.subscription: has the relay re-read the table once the transaction has committed';
+'statement trigger of pgpubsub.subscription: has the relay re-read the table once the transaction has committed. Errors: 39P01 called otherwise';
 
 CREATE TRIGGER subscription_changed
     AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON pgpubsub.subscription
     FOR EACH STATEMENT EXECUTE FUNCTION pgpubsub.subscription_changed();
+
+COMMENT ON TRIGGER subscription_changed ON pgpubsub.subscription IS
+'has the relay re-read the table when somebody writes it by hand, pg_restore for instance';
 
 CREATE FUNCTION pgpubsub.subscribe(
     subscription name,
@@ -161,7 +164,7 @@ COMMENT ON FUNCTION pgpubsub.subscribe(name, text[], text, text, boolean) IS
 'create the subscription, or give it these channels and this on_full if it stands already; true if it was created.
 channels: 1 to 63 bytes each, * stands for any run of characters; on_full: drop, evict or block (block needs superuser or the database''s owner); start_at: now, oldest or a sequence number, the first to be read; temporary: it ends with this session.
 Returns once the relay listens: waits at most pgpubsub.publish_timeout for that. Undone if the transaction rolls back.
-Errors: 22023 bad argument, 42501 not the owner, 42710 exists with the other lifetime, 53400 a pool is full (names the setting), 55000 not preloaded or no relay, 55006 another session is reading it';
+Errors: 22004 a null, 2202E channels of more than one dimension, 22023 bad argument, 25006 standby or read-only transaction, 42501 not the owner, 42710 exists with the other lifetime, 42939 reserved channel, 53400 a pool is full (names the setting), 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
 
 CREATE FUNCTION pgpubsub.poll(
     subscription name,
@@ -184,7 +187,7 @@ COMMENT ON FUNCTION pgpubsub.poll(name, integer, interval, boolean) IS
 timeout: wait this long for the first one, at most pgpubsub.max_poll_wait; consume => false: look, and leave the position.
 A gap row comes first when events were missed: channel and payload NULL, lost their number, or -1 when it cannot be known.
 seq: increasing per database; pid: the publisher''s backend; relayed_at: when the relay queued it. Never put LIMIT or WHERE on it: the rows they hide are consumed.
-Errors: 22023 bad argument, 42501 not the owner, 42704 no such subscription, 55000 not preloaded, 55006 another session is reading it (names its pid)';
+Errors: 22004 a null, 22023 bad argument, 25006 standby, 42501 not the owner, 42704 no such subscription, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
 
 CREATE FUNCTION pgpubsub.ack(
     subscription name,
@@ -195,7 +198,7 @@ CREATE FUNCTION pgpubsub.ack(
 
 COMMENT ON FUNCTION pgpubsub.ack(name, bigint) IS
 'consume all events of the subscription up to and including seq, when this transaction commits; returns how many that were.
-Errors: 22023 bad argument or a seq that was not given out yet, 42501 not the owner, 42704 no such subscription, 55000 not preloaded, 55006 another session is reading it (names its pid)';
+Errors: 22004 a null, 22023 a negative seq or one that was not given out yet, 25006 standby, 42501 not the owner, 42704 no such subscription, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
 
 CREATE FUNCTION pgpubsub.unsubscribe(
     subscription name
@@ -205,7 +208,7 @@ CREATE FUNCTION pgpubsub.unsubscribe(
 
 COMMENT ON FUNCTION pgpubsub.unsubscribe(name) IS
 'drop the subscription when this transaction commits; false if there was none.
-Errors: 42501 not the owner, 55000 not preloaded, 55006 another session is reading it (names its pid)';
+Errors: 22004 subscription is null, 25006 standby or read-only transaction, 42501 not the owner, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
 
 --
 -- Monitor
