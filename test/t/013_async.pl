@@ -24,6 +24,7 @@ max_connections = 50
 log_statement = none
 });
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
+wait_for_relay($node, 'postgres');
 my $admin = client($node);
 my $relay = relay_pid($node, 'postgres');
 $admin->run(
