@@ -214,15 +214,20 @@ no_such_subscription(const char *name)
 			 errhint("Create it with pgpubsub.subscribe().")));
 }
 
-/* Raise the error for a subscription that another session reads. */
+/*
+ * Raise 55006 for a subscription that another session reads; change: this one
+ * is to change or drop it.
+ */
 static void
-subscription_in_use(const char *name, int pid)
+subscription_in_use(const char *name, int pid, bool change)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
 			 errmsg("subscription \"%s\" is being read by another session",
 					name),
 			 errdetail("Process %d has it until its transaction ends.", pid),
+			 change ?
+			 errhint("Try again when it has ended, or end that session with pg_terminate_backend().") :
 			 errhint("Give poll() a timeout to wait for it, or use one subscription per consumer.")));
 }
 
@@ -444,7 +449,7 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 			if (subscription == NULL)
 				no_such_subscription(name);
 			if (!wait_for_reader(subscription, deadline))
-				subscription_in_use(name, pid);
+				subscription_in_use(name, pid, change);
 			continue;
 		}
 		reader_check_owner(name, owner);
@@ -464,7 +469,7 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 			registry_wake_reader(subscription);
 		}
 		if ((change && !waits) || !wait_for_reader(subscription, deadline))
-			subscription_in_use(name, pid);
+			subscription_in_use(name, pid, change);
 	}
 }
 

@@ -175,6 +175,10 @@ $first->query_safe('BEGIN');
 is($first->query($poll), 'news|only one', 'a session reads');
 fails_with($second, undef, "SELECT * FROM pgpubsub.poll('s')",
 	'55006', qr/Process $pid has it/, 'a second one is told who has it');
+fails_with(
+	$second, undef, "SELECT pgpubsub.unsubscribe('s')",
+	'55006', qr/Process $pid has it.*\nHINT:  .*pg_terminate_backend/,
+	'and so is who wants to drop it');
 begin_query($second, $poll);
 ok( $node->poll_query_until(
 		'postgres',
