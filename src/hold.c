@@ -120,8 +120,11 @@ hold_recompute(Database *database, int channel, uint64 number)
 	{
 		Binding    *binding = dlist_container(Binding, channel_node, iter.cur);
 
+		/* one read: it may be committed anew while we look */
+		uint64		consumed = pg_atomic_read_u64(&binding->number);
+
 		if (holds(binding->subscription))
-			hold = Min(hold, pg_atomic_read_u64(&binding->number));
+			hold = Min(hold, consumed);
 	}
 	ring_set_hold(database->ring, channel, hold);
 	LWLockRelease(database->lock);
@@ -242,11 +245,11 @@ hold_find_holder(Database *database, int channel, uint64 number,
 	dlist_foreach(iter, &database->channels[channel].bindings)
 	{
 		Binding    *binding = dlist_container(Binding, channel_node, iter.cur);
+		uint64		consumed = pg_atomic_read_u64(&binding->number);
 
-		if (stands_at(binding, number) &&
-			pg_atomic_read_u64(&binding->number) < lowest)
+		if (stands_at(binding, number) && consumed < lowest)
 		{
-			lowest = pg_atomic_read_u64(&binding->number);
+			lowest = consumed;
 			furthest = binding;
 		}
 	}

@@ -543,8 +543,9 @@ bool
 ring_next_half(Ring *ring, RingRecord *record)
 {
 	RingPos		head = pg_atomic_read_u64(&ring->head);
+	RingPos		tail = pg_atomic_read_u64(&ring->tail);
 
-	ring->half = Max(ring->half, pg_atomic_read_u64(&ring->tail));
+	ring->half = Max(ring->half, tail);
 	while (head - ring->half > ring->size / 2)
 	{
 		RecordHeader *header = RECORD_AT(ring, ring->half);

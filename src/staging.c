@@ -432,11 +432,12 @@ StagedTake
 staging_take(Staging *staging, StagedView *view)
 {
 	uint64		head = pg_atomic_read_u64(&staging->head);
+	uint64		tail = pg_atomic_read_u64(&staging->tail);
 	uint64		pos;
 	bool		passed = false;
 
 	/* what lies behind tail is others' memory now */
-	staging->scan = Max(staging->scan, pg_atomic_read_u64(&staging->tail));
+	staging->scan = Max(staging->scan, tail);
 	pos = staging->scan;
 	pg_read_barrier();
 	while (pos < head)

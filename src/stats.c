@@ -140,6 +140,7 @@ put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 	RingState	ring;
 	uint64		published = pg_atomic_read_u64(&database->published);
 	uint64		bytes = pg_atomic_read_u64(&database->published_bytes);
+	uint64		peak = pg_atomic_read_u64(&database->peak_used);
 	uint64		published_base;
 	uint64		bytes_base;
 	TimestampTz stats_reset;
@@ -156,7 +157,7 @@ put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 	add_datum(&row, CStringGetTextDatum(relay_state_name(pg_atomic_read_u32(&database->relay_state))));
 	add_int64(&row, ring.size);
 	add_int64(&row, ring.used);
-	add_int64(&row, Max(pg_atomic_read_u64(&database->peak_used), ring.used));
+	add_int64(&row, Max(peak, ring.used));
 	add_int64(&row, ring.messages);
 	add_datum_if(&row, ring.messages > 0,
 				 Int64GetDatum((int64) ring.oldest.seq));
