@@ -334,12 +334,12 @@ fail_batch(Taking *before)
 
 /*
  * Send a batch in a transaction of its own.  Returns false if it failed;
+ * before is what was being taken before the batch, to go back to.
  * *listen_first as send_events().
  */
 static bool
-send_batch(bool *listen_first)
+send_batch(Taking *before, bool *listen_first)
 {
-	Taking		before = taking;
 	volatile bool done = false;
 	volatile bool listen = false;
 
@@ -354,7 +354,7 @@ send_batch(bool *listen_first)
 	}
 	PG_CATCH();
 	{
-		fail_batch(&before);
+		fail_batch(before);
 	}
 	PG_END_TRY();
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -415,6 +415,7 @@ StagedResult
 relay_staged_batch(ReadNotifications read)
 {
 	bool		listen_first = false;
+	Taking		before;
 
 	staging_free(staging);
 	if (taking.view.transaction == NULL && staging_idle(staging) &&
@@ -431,12 +432,13 @@ relay_staged_batch(ReadNotifications read)
 
 	num_sent = num_returned = num_taken = 0;
 	seen_reset(seen);
+	before = taking;
 	if (peek_event() == NULL)
 	{
 		check_pass(take_result == TAKE_NOTHING);
 		return STAGED_NOTHING;
 	}
-	if (!send_batch(&listen_first))
+	if (!send_batch(&before, &listen_first))
 		return STAGED_NOTHING;
 	if (num_sent > 0)
 		read();
