@@ -364,12 +364,19 @@ note_look(Poll *poll)
 		Cursor	   *shown = &poll->cursors[i];
 		Cursor	   *cursor = &poll->claim->position.cursors[i];
 		Binding    *binding = cursor->binding;
-
-		if (shown->number == cursor->number ||
-			shown->number < binding->looked_number)
-			continue;
-		binding->looked_first = shown->number - shown->delivered +
+		uint64		first = shown->number - shown->delivered +
 			cursor->delivered;
+
+		if (shown->number == cursor->number)
+			continue;
+
+		/* its gap row counts, even if an earlier look went further */
+		if (shown->number < binding->looked_number)
+		{
+			binding->looked_first = Max(binding->looked_first, first);
+			continue;
+		}
+		binding->looked_first = first;
 		binding->looked_number = shown->number;
 		binding->looked_seq = poll->last_seq;
 		if (poll->last_seq == 0)

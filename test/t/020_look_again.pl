@@ -1,0 +1,74 @@
+# A gap that a look has shown, and whose row was acked, is not shown again;
+# also when an earlier look had seen more.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+
+use PgPubsubClient;
+use PgPubsubTest;
+use Test::More;
+
+my $node = new_server('look_again', conf => q{
+pgpubsub.queue_size = 64kB
+log_statement = none
+});
+$node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
+my $session = client($node);
+my %written = (x => 0, y => 0);
+
+# Publish so many events of about a kilobyte; returns when they are queued.
+sub publish
+{
+	my ($channel, $count) = @_;
+	my $from = $written{$channel} + 1;
+
+	$written{$channel} += $count;
+	$session->run("SELECT pgpubsub.publish('$channel', i || repeat('-', 1000))"
+		  . " FROM generate_series($from, $written{$channel}) AS i");
+	$session->run(
+		"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
+}
+
+# Rows of a look or a poll: [seq, channel, number, lost].
+sub rows
+{
+	my ($max, $consume) = @_;
+
+	return $session->run(
+		"SELECT seq, channel, split_part(payload, '-', 1), lost FROM pgpubsub.poll('s', $max, consume => $consume)"
+	);
+}
+
+$session->run("SELECT pgpubsub.subscribe('s', '{x,y}', 'drop')");
+publish('y', 5);
+publish('x', 20);
+publish('y', 1);
+my @first = rows(100, 'false');
+is(scalar @first, 26, 'the first look shows everything');
+is($first[25][1], 'y', 'the last event too');
+
+# overwrite the first five of y and some of x, but not the sixth of y
+publish('x', 50);
+my @second = rows(1, 'false');
+is(scalar @second, 2, 'a second look shows a gap row and an event');
+is($second[1][1], 'x', 'of x');
+my $lost = $second[0][3];
+cmp_ok($lost, '>', 5, "$lost events are missing");
+is($lost - 5, $second[1][2] - 1, 'five of them of y');
+is($session->value("SELECT pgpubsub.ack('s', $second[1][0])"),
+	1, 'the event is acked, and the gap with it');
+is( $session->value(
+		"SELECT lost FROM pgpubsub.stat_subscriptions WHERE subscription = 's'"),
+	$lost,
+	'as the view says');
+
+my @rest = rows(1000, 'true');
+is(scalar(grep { defined $_->[3] } @rest), 0, 'the gap is not shown again');
+is(scalar(@rest) + 1 + $lost, $written{x} + $written{y}, 'all is read or lost, once');
+is(join(' ', map { $_->[2] } grep { $_->[1] eq 'y' } @rest), 6, 'the sixth of y is read');
+
+$node->stop;
+server_is_sound($node);
+done_testing();
