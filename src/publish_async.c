@@ -16,6 +16,8 @@
  *	  hold, or no room while all that was staged before has been notified, or
  *	  this session has consumed something and must not wait.  In each case
  *	  what was staged before is notified first, so that the order stands.
+ *	  While it is only the queue that is full, and somebody reads the events,
+ *	  the transaction waits instead: a relay that stops would lose them.
  *
  *-------------------------------------------------------------------------
  */
@@ -190,36 +192,6 @@ wait_until_notified(void)
 	room_end_staging(start);
 }
 
-/*
- * Take a place.  Returns false if there is no room although all that was
- * committed before is notified, or if this session must not wait for it.
- */
-static bool
-reserve_place(void)
-{
-	Staging    *staging = database->staging;
-	uint64		pass;
-	TimestampTz start;
-
-	place = staging_reserve(staging, end.bytes, end.nevents,
-							database_generation);
-	if (place || reader_any_consumed())
-		return place != NULL;
-
-	pass = staging_next_pass(staging);
-	start = room_begin_staging(database);
-	for (;;)
-	{
-		place = staging_reserve(staging, end.bytes, end.nevents,
-								database_generation);
-		if (place || staging_pass_done(staging, pass))
-			break;
-		room_sleep_staging(database, start);
-	}
-	room_end_staging(start);
-	return place != NULL;
-}
-
 /* The first channel of the events that somebody reads, or NULL. */
 static const char *
 find_bound_channel(void)
@@ -250,6 +222,67 @@ find_bound_channel(void)
 	}
 	LWLockRelease(database->lock);
 	return result;
+}
+
+/*
+ * There is no room in the staging queue although all that was committed
+ * before is notified.  Waits, if it comes free as the relay goes on and
+ * somebody reads what is to be staged; else returns false.
+ */
+static bool
+wait_for_place(TimestampTz *start)
+{
+	const char *channel;
+
+	if (staging_blocked(database->staging))
+		return false;
+	channel = find_bound_channel();
+	if (channel == NULL)
+		return false;
+	if (pg_atomic_read_u32(&database->relay_state) != RELAY_FULL)
+	{
+		room_sleep_staging(database, *start);
+		return true;
+	}
+
+	/* what holds the queue holds this one too */
+	room_end_staging(*start);
+	room_wait(database, channel);
+	*start = room_begin_staging(database);
+	return true;
+}
+
+/*
+ * Take a place.  Returns false if there is no room, and waiting for it would
+ * be in vain, or this session must not wait.
+ */
+static bool
+reserve_place(void)
+{
+	Staging    *staging = database->staging;
+	uint64		pass;
+	TimestampTz start;
+
+	place = staging_reserve(staging, end.bytes, end.nevents,
+							database_generation);
+	if (place || reader_any_consumed())
+		return place != NULL;
+
+	pass = staging_next_pass(staging);
+	start = room_begin_staging(database);
+	for (;;)
+	{
+		place = staging_reserve(staging, end.bytes, end.nevents,
+								database_generation);
+		if (place)
+			break;
+		if (!staging_pass_done(staging, pass))
+			room_sleep_staging(database, start);
+		else if (!wait_for_place(&start))
+			break;
+	}
+	room_end_staging(start);
+	return place != NULL;
 }
 
 /* Stage the events.  Returns false if they have to be published at once. */

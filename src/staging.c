@@ -326,6 +326,25 @@ staging_pass_done(Staging *staging, uint64 pass)
 }
 
 /*
+ * Does the oldest place belong to a transaction that has not ended?  Then
+ * nothing comes free before it does.
+ */
+bool
+staging_blocked(Staging *staging)
+{
+	uint64		tail;
+	bool		blocked;
+
+	/* under the mutex nobody reuses what comes free meanwhile */
+	SpinLockAcquire(&staging->mutex);
+	tail = pg_atomic_read_u64(&staging->tail);
+	blocked = pg_atomic_read_u64(&staging->head) != tail &&
+		pg_atomic_read_u32(&PLACE_AT(staging, tail)->status) == STAGED_PENDING;
+	SpinLockRelease(&staging->mutex);
+	return blocked;
+}
+
+/*
  * The relay
  */
 

@@ -76,6 +76,7 @@ extern char *staging_data(StagedTransaction *transaction);
 extern void staging_mark(StagedTransaction *transaction, bool committed);
 extern uint64 staging_next_pass(Staging *staging);
 extern bool staging_pass_done(Staging *staging, uint64 pass);
+extern bool staging_blocked(Staging *staging);
 extern ConditionVariable *staging_moved(Staging *staging);
 
 /* the relay */

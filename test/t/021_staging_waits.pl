@@ -1,0 +1,107 @@
+# The staging queue is full because the queue is: a writer whose events somebody
+# reads waits until they can be staged, and is not published in transactional
+# mode instead, in which a relay that stops would lose them.  One whose events
+# nobody reads does not wait.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+
+use PgPubsubClient;
+use PgPubsubTest;
+use Test::More;
+
+my $node = new_server('staging_waits', conf => q{
+pgpubsub.queue_size = 64kB
+pgpubsub.staging_size = 64kB
+pgpubsub.publish_mode = async
+pgpubsub.publish_timeout = 10min
+log_statement = none
+});
+$node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
+my $admin    = client($node);
+my $writer   = client($node);
+my $listener = client($node);
+$listener->run('LISTEN c; LISTEN quiet');
+my $relay = relay_pid($node, 'postgres');
+my $pad   = '-' x 1000;
+
+sub queue
+{
+	my ($column) = @_;
+
+	return $admin->value("SELECT $column FROM pgpubsub.stat_queue");
+}
+
+sub publish
+{
+	my ($channel, $i) = @_;
+
+	return "SELECT pgpubsub.publish('$channel', '$i$pad')";
+}
+
+# The queue has no room for another event, but is not found full yet.
+$admin->run("SELECT pgpubsub.subscribe('s', '{c}', 'block')");
+my $count = 0;
+do
+{
+	my $before = queue('used_bytes');
+
+	$writer->run(publish('c', ++$count));
+	wait_until(sub { queue('messages') == $count }, 'the event in the queue');
+	my $used = queue('used_bytes');
+	$count += 1000 if queue('queue_size') - $used < $used - $before;
+} while ($count < 1000);
+$count -= 1000;
+is(queue('relay_state'), 'listening', "$count events fill the queue");
+
+# The staging queue is full too.
+kill 'STOP', $relay;
+for (;;)
+{
+	$writer->begin(publish('c', ++$count));
+	last if waits_in_extension($admin, $writer);
+	is($writer->sqlstate, '', 'no error') if $writer->{error};
+}
+kill 'CONT', $relay;
+wait_until(sub { queue('relay_state') eq 'full' }, 'a full queue');
+
+# The relay notifies what is staged, and can free none of it.
+$listener->wait_for_notifications($count - 1);
+my $quiet = client($node);
+$quiet->run(publish('quiet', 1));
+my @quiet = $listener->wait_for_notifications(1);
+is("$quiet[0][0] $quiet[0][1]", "$quiet->{pid} quiet",
+	'an event that nobody reads is published in transactional mode, and does not wait');
+$quiet->quit;
+ok(waits_in_extension($admin, $writer), 'a writer to a subscription waits');
+$writer->finish unless $writer->{busy};
+
+my $other = client($node);
+$other->run("SET pgpubsub.publish_timeout = '100ms'");
+$other->query(publish('c', 'never'));
+is($other->sqlstate, '53400', 'another one waits in vain');
+like($other->{error}{D}, qr/Subscription "s" \(block\)/, 'the error names the subscription');
+$other->quit;
+
+my @read;
+while (@read < $count)
+{
+	my @new = $admin->run("SELECT payload, pid, lost FROM pgpubsub.poll('s', 10, '60s')");
+
+	last unless @new;
+	push @read, @new;
+}
+$writer->finish;
+is($writer->sqlstate, '', 'the writer goes on when there is room');
+is( join(' ', map { $_->[0] =~ s/-+$//r } @read),
+	join(' ', 1 .. $count),
+	'all has come, in order');
+my @native = $listener->wait_for_notifications(1);
+is("$native[0][0] " . ($native[0][2] =~ s/-+$//r),
+	"$relay $count", 'the event that waited was sent by the relay');
+
+$node->stop('fast');
+server_is_sound($node);
+done_testing();
