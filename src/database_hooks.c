@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * database_hooks.c
- *	  How databases, and the extension in them, come and go.
+ *	  How databases, the extension in them, and roles come and go.
  *
  * 1. CREATE EXTENSION calls relay_start(), which has a relay started although
  *	  nothing is committed yet: subscribe() works in the same transaction.  If
@@ -14,6 +14,13 @@
  *	  SET TABLESPACE need the database for themselves.  The session holds the
  *	  slot until its transaction ends: the relay leaves, and none is started.
  *	  Only a role that may run the command gets that far.
+ *
+ * 4. DROP OWNED and REASSIGN OWNED, once core has done its part, do the same
+ *	  to the subscriptions of this database.  DROP ROLE cannot: it means all
+ *	  databases.  At commit it has every relay read its table again, and that
+ *	  removes the subscriptions whose owner is no more.  (Not when it is a
+ *	  prepared transaction that is committed: then that waits until the table
+ *	  is next read.)
  *
  *-------------------------------------------------------------------------
  */
@@ -33,6 +40,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "registry.h"
+#include "subscription_table.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
@@ -56,6 +64,9 @@ static bool held_is_dropped = false;
 static int	created_level = 0;
 static int	dropped_level = 0;
 static bool drop_was_last = false;
+
+/* This transaction has dropped a role, unless a savepoint undid that. */
+static bool role_dropped = false;
 
 PG_FUNCTION_INFO_V1(pgpubsub_relay_start);
 
@@ -176,6 +187,68 @@ commit_drop(void)
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
+/*
+ * Roles
+ */
+
+/* The DROP ROLE stands: have relays look whose subscriptions are left. */
+static void
+commit_role_drop(void)
+{
+	for (int i = 0; i < pgpubsub_max_databases; i++)
+	{
+		Database   *database = &pgpubsub_control->databases[i];
+
+		/* a slot that is free, or just taken, is not harmed by it */
+		pg_atomic_fetch_add_u64(&database->reload_requested, 1);
+		registry_request(database);
+	}
+}
+
+/* The oids of the roles that a command names. */
+static List *
+role_oids(List *roles)
+{
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	foreach(cell, roles)
+		result = lappend_oid(result,
+							 get_rolespec_oid(lfirst_node(RoleSpec, cell),
+											  false));
+	return result;
+}
+
+/*
+ * The command has run, so the user may run it: do to subscriptions what it
+ * has done to core's objects.
+ */
+static void
+follow_command(Node *command)
+{
+	if (!IsA(command, DropOwnedStmt) && !IsA(command, ReassignOwnedStmt))
+		return;
+
+	/* the extension may have been among what was dropped */
+	CommandCounterIncrement();
+	if (!OidIsValid(get_extension_oid(PGPUBSUB_EXTENSION, true)))
+		return;
+	if (IsA(command, DropOwnedStmt))
+		subscription_table_drop_owned(role_oids(((DropOwnedStmt *) command)->roles));
+	else
+	{
+		ReassignOwnedStmt *reassign = (ReassignOwnedStmt *) command;
+
+		subscription_table_reassign_owned(role_oids(reassign->roles),
+										  get_rolespec_oid(reassign->newrole,
+														   false));
+	}
+}
+
+/*
+ * Ends
+ */
+
 /* What the end of a top transaction means. */
 static void
 hooks_xact_callback(XactEvent event, void *arg)
@@ -197,7 +270,10 @@ hooks_xact_callback(XactEvent event, void *arg)
 	if (dropped_level > 0 && event == XACT_EVENT_COMMIT &&
 		(drop_was_last || !created))
 		commit_drop();
+	if (role_dropped && event == XACT_EVENT_COMMIT)
+		commit_role_drop();
 	created_level = dropped_level = 0;
+	role_dropped = false;
 	release_database(event == XACT_EVENT_COMMIT);
 }
 
@@ -313,6 +389,8 @@ hooks_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		return;
 	if (class_id == DatabaseRelationId)
 		hold_database(object_id, true);
+	else if (class_id == AuthIdRelationId)
+		role_dropped = true;
 	else if (class_id == ExtensionRelationId &&
 			 object_id == get_extension_oid(PGPUBSUB_EXTENSION, true))
 	{
@@ -406,7 +484,7 @@ hold_for_command(Node *command)
 		hold_database(oid, false);
 }
 
-/* A utility command is about to run. */
+/* A utility command runs. */
 static void
 hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 					  bool readOnlyTree, ProcessUtilityContext context,
@@ -425,6 +503,7 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 	else
 		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 								params, queryEnv, dest, qc);
+	follow_command(pstmt->utilityStmt);
 }
 
 /*

@@ -13,6 +13,10 @@
  * become visible; so the relay notes that counter before it takes its
  * snapshot, and begins again if it has grown by the time it has the lock.
  *
+ * A row whose owner is no more is as good as none: after DROP ROLE the relay
+ * of each database drops such subscriptions and removes the rows.  It waits
+ * for nobody there either; what somebody has locked is tried again.
+ *
  *-------------------------------------------------------------------------
  */
 #include "relay_table.h"
@@ -20,6 +24,7 @@
 #include "access/xact.h"
 #include "bindings.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "hold.h"
 #include "miscadmin.h"
@@ -32,6 +37,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -52,6 +58,7 @@ typedef struct Rows
 {
 	Row		   *rows;
 	int			count;
+	int			orphans;		/* not among them: their owner is no more */
 } Rows;
 
 /* The table's oid, as far as this transaction can see it. */
@@ -123,8 +130,13 @@ read_rows(Rows *result, MemoryContext context)
 	MemoryContext old;
 
 	SPI_connect();
-	if (SPI_execute("SELECT name, owner::pg_catalog.oid, channels, on_full,"
-					" created_at FROM pgpubsub.subscription",
+
+	/* the join sees a DROP ROLE that our caches may not have heard of */
+	if (SPI_execute("SELECT s.name, s.owner::pg_catalog.oid, s.channels,"
+					" s.on_full, s.created_at, r.oid IS NULL"
+					" FROM pgpubsub.subscription AS s"
+					" LEFT JOIN pg_catalog.pg_authid AS r"
+					" ON r.oid OPERATOR(pg_catalog.=) s.owner",
 					true, 0) != SPI_OK_SELECT)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -135,8 +147,12 @@ read_rows(Rows *result, MemoryContext context)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		Row		   *row = &result->rows[result->count];
+		bool		isnull;
 
-		if (parse_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, row))
+		if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i],
+									   SPI_tuptable->tupdesc, 6, &isnull)))
+			result->orphans++;
+		else if (parse_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, row))
 			result->count++;
 		else
 			ereport(WARNING,
@@ -287,17 +303,138 @@ apply_rows(Database *database, Rows *rows, uint64 commits)
 	return true;
 }
 
+/* Delete the row, and say so. */
+static void
+remove_orphan(const char *name)
+{
+	Oid			types[] = {NAMEOID};
+	Datum		values[] = {CStringGetDatum(name)};
+
+	if (SPI_execute_with_args("DELETE FROM pgpubsub.subscription"
+							  " WHERE name OPERATOR(pg_catalog.=) $1",
+							  lengthof(types), types, values, NULL, false,
+							  0) != SPI_OK_DELETE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not write table pgpubsub.subscription")));
+	ereport(LOG,
+			(errmsg("dropped subscription \"%s\", whose owner was dropped",
+					name)));
+}
+
+/*
+ * Delete the rows whose owner is no more, but for those that somebody has
+ * locked.  Returns how many those were.
+ */
+static int
+delete_orphans(int expected)
+{
+	SPITupleTable *found;
+	uint64		count;
+
+	SPI_connect();
+	if (SPI_execute("SELECT s.name FROM pgpubsub.subscription AS s"
+					" WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_authid AS r"
+					" WHERE r.oid OPERATOR(pg_catalog.=) s.owner)"
+					" FOR UPDATE OF s SKIP LOCKED",
+					false, 0) != SPI_OK_SELECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not read table pgpubsub.subscription")));
+	found = SPI_tuptable;
+	count = SPI_processed;
+	for (uint64 i = 0; i < count; i++)
+	{
+		bool		isnull;
+
+		remove_orphan(NameStr(*DatumGetName(SPI_getbinval(found->vals[i],
+														  found->tupdesc, 1,
+														  &isnull))));
+	}
+	SPI_finish();
+	return Max(expected - (int) count, 0);
+}
+
+/*
+ * The same in a subtransaction: if it fails, as it does where somebody has
+ * made the table referenced, a warning says so and the rows stay.
+ */
+static int
+try_delete_orphans(int expected)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile int left = 0;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		left = delete_orphans(expected);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not delete subscriptions whose owner was dropped from table pgpubsub.subscription"),
+				 errdetail("%s", error->message),
+				 errhint("They are dropped all the same. Delete their rows.")));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return left;
+}
+
+/*
+ * Remove the rows whose owner is no more, in a transaction of its own.
+ * Returns false if some are locked, or the table is.
+ */
+static bool
+remove_orphans(int expected)
+{
+	Oid			table;
+	int			left = expected;
+
+	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, "removing subscriptions");
+	StartTransactionCommand();
+	table = find_table();
+	if (!OidIsValid(table))
+		left = 0;
+	else if (ConditionalLockRelationOid(table, RowExclusiveLock))
+	{
+		left = 0;
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table)))
+		{
+			PushActiveSnapshot(GetTransactionSnapshot());
+			left = try_delete_orphans(expected);
+			PopActiveSnapshot();
+		}
+	}
+	CommitTransactionCommand();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return left == 0;
+}
+
 /*
  * Read the table of subscriptions and bring shared memory in line with it.
  * Runs its own transaction.  The caller drops doomed subscriptions and
  * listens to what was bound, afterwards.  Returns false if the table is
- * locked: try again later.
+ * locked, or a row that is to be removed is: try again later.
  */
 bool
 relay_table_load(Database *database)
 {
 	bool		done = false;
 	bool		locked = true;
+	int			orphans = 0;
 
 	while (!done && locked)
 	{
@@ -320,8 +457,17 @@ relay_table_load(Database *database)
 		PopActiveSnapshot();
 		if (locked)
 			done = apply_rows(database, &rows, commits);
+		orphans = rows.orphans;
 		CommitTransactionCommand();
 		pgstat_report_activity(STATE_IDLE, NULL);
 	}
-	return locked;
+	if (!done || orphans == 0 || remove_orphans(orphans))
+		return locked;
+
+	/* nobody shall wait for that before the first look at the table is done */
+	if (pg_atomic_read_u32(&database->loaded) != 0)
+		return false;
+	pg_atomic_fetch_add_u64(&database->reload_requested, 1);
+	(void) registry_request(database);
+	return true;
 }

@@ -12,12 +12,20 @@
  * ourselves, shared memory is kept up to date by other means, and the trigger
  * asks subscription_table_writing() first.
  *
+ * A subscription belongs to a role, but pg_shdepend has no place for that: its
+ * entries name objects of core's classes, which DROP ROLE and DROP OWNED then
+ * describe and drop.  So DROP OWNED and REASSIGN OWNED come here, by a hook;
+ * DROP ROLE takes its subscriptions with it, see relay_table.c.  As with core's
+ * objects, a role to which an open transaction gives one is locked.
+ *
  *-------------------------------------------------------------------------
  */
 #include "subscription_table.h"
 
 #include "access/htup_details.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -72,10 +80,13 @@ subscription_table_oid(Oid *owner)
 	return table;
 }
 
-/* Run the statement on the table, as its owner. */
+/*
+ * Run the statement on the table, as its owner.  with_relay: the relay has to
+ * read the table again for it; else the caller sees to shared memory.
+ */
 static void
 write_table(const char *sql, int nargs, Oid *types, Datum *values,
-			int expected)
+			int expected, bool with_relay)
 {
 	Oid			owner;
 	Oid			user;
@@ -84,7 +95,7 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 	(void) subscription_table_oid(&owner);
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	writing_table = true;
+	writing_table = !with_relay;
 	PG_TRY();
 	{
 		SPI_connect();
@@ -101,7 +112,9 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 }
 
 /*
- * Write the new subscription of the current user into the table.
+ * Write the new subscription of the current user into the table.  Raises
+ * 42704 if that role was dropped meanwhile; until this transaction ends it
+ * cannot be.
  */
 void
 subscription_table_insert(const char *name, ArrayType *channels,
@@ -115,10 +128,11 @@ subscription_table_insert(const char *name, ArrayType *channels,
 		CStringGetTextDatum(on_full),
 	TimestampTzGetDatum(created_at)};
 
+	shdepLockAndCheckObject(AuthIdRelationId, GetUserId());
 	write_table("INSERT INTO pgpubsub.subscription"
 				" (name, owner, channels, on_full, created_at)"
 				" VALUES ($1, $2, $3, $4, $5)",
-				lengthof(types), types, values, SPI_OK_INSERT);
+				lengthof(types), types, values, SPI_OK_INSERT, false);
 }
 
 /*
@@ -136,7 +150,7 @@ subscription_table_update(const char *name, ArrayType *channels,
 	write_table("UPDATE pgpubsub.subscription"
 				" SET channels = $2, on_full = $3"
 				" WHERE name OPERATOR(pg_catalog.=) $1",
-				lengthof(types), types, values, SPI_OK_UPDATE);
+				lengthof(types), types, values, SPI_OK_UPDATE, false);
 }
 
 /*
@@ -150,5 +164,52 @@ subscription_table_delete(const char *name)
 
 	write_table("DELETE FROM pgpubsub.subscription"
 				" WHERE name OPERATOR(pg_catalog.=) $1",
-				lengthof(types), types, values, SPI_OK_DELETE);
+				lengthof(types), types, values, SPI_OK_DELETE, false);
+}
+
+/* The oids in the list, as oid[]. */
+static Datum
+oid_array(List *oids)
+{
+	Datum	   *elements = palloc(list_length(oids) * sizeof(Datum));
+	int			count = 0;
+	ListCell   *cell;
+
+	foreach(cell, oids)
+		elements[count++] = ObjectIdGetDatum(lfirst_oid(cell));
+	return PointerGetDatum(construct_array(elements, count, OIDOID,
+										   sizeof(Oid), true,
+										   TYPALIGN_INT));
+}
+
+/*
+ * DROP OWNED BY the roles: take their subscriptions out of the table.  The
+ * extension must be there.
+ */
+void
+subscription_table_drop_owned(List *roles)
+{
+	Oid			types[] = {OIDARRAYOID};
+	Datum		values[] = {oid_array(roles)};
+
+	write_table("DELETE FROM pgpubsub.subscription"
+				" WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)",
+				lengthof(types), types, values, SPI_OK_DELETE, true);
+}
+
+/*
+ * REASSIGN OWNED BY the roles TO another: make it the owner of their
+ * subscriptions.  The extension must be there.  Raises 42704 if the new owner
+ * was dropped meanwhile.
+ */
+void
+subscription_table_reassign_owned(List *roles, Oid new_owner)
+{
+	Oid			types[] = {OIDARRAYOID, REGROLEOID};
+	Datum		values[] = {oid_array(roles), ObjectIdGetDatum(new_owner)};
+
+	shdepLockAndCheckObject(AuthIdRelationId, new_owner);
+	write_table("UPDATE pgpubsub.subscription SET owner = $2"
+				" WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)",
+				lengthof(types), types, values, SPI_OK_UPDATE, true);
 }

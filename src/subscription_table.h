@@ -11,6 +11,7 @@
 #include "pgpubsub.h"
 
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 #include "utils/array.h"
 
 extern Oid	subscription_table_oid(Oid *owner);
@@ -21,5 +22,7 @@ extern void subscription_table_insert(const char *name, ArrayType *channels,
 extern void subscription_table_update(const char *name, ArrayType *channels,
 									  const char *on_full);
 extern void subscription_table_delete(const char *name);
+extern void subscription_table_drop_owned(List *roles);
+extern void subscription_table_reassign_owned(List *roles, Oid new_owner);
 
 #endif							/* PGPUBSUB_SUBSCRIPTION_TABLE_H */
