@@ -15,7 +15,13 @@
  * 3. A relay that ends wakes the launcher, which starts the next at once; one
  *	  that ends before it listened is started after a growing delay.
  *
- * 4. A slot marked dropping is freed when its relay has left.
+ * 4. A slot marked dropping is freed when its relay has left.  If databases
+ *	  were found that could get no slot, the launcher then goes through all of
+ *	  them again.
+ *
+ * 5. What cannot be mended by trying is tried seldom, and told seldom: a
+ *	  database that takes no connections once, that there are too many
+ *	  databases once for each look, that there are too few workers every 30 s.
  *
  * The hooks by which databases and the extension go away are in
  * database_hooks.c.
@@ -48,6 +54,9 @@
 #define FIRST_DELAY_MS	100
 #define LAST_DELAY_MS	30000
 
+/* What has to be had from elsewhere is asked for again after so long. */
+#define RETRY_MS		1000
+
 /* A database to be looked into. */
 typedef struct Candidate
 {
@@ -64,6 +73,8 @@ typedef struct Worker
 	int			delay;			/* ms, before the next one */
 	TimestampTz not_before;
 	bool		warned;			/* that it cannot have one */
+	TimestampTz refused_at;		/* when that was so; 0: it is not */
+	uint64		requested;		/* what the relay was asked for by then */
 } Worker;
 
 /* One per database slot. */
@@ -75,6 +86,14 @@ static Candidate *candidates = NULL;
 static int	num_candidates = 0;
 static int	max_candidates = 64;
 static int	next_candidate = 0;
+
+/* A database was found that could get no slot; control->version then. */
+static bool none_free = false;
+static uint32 none_free_version;
+
+/* When databases may be gone through again for that, and the delay, in ms. */
+static TimestampTz list_not_before = 0;
+static int	list_delay = 0;
 
 /*
  * Register the launcher; from _PG_init(), when preloaded.
@@ -250,10 +269,27 @@ worker_alive(BackgroundWorkerHandle *handle)
 		GetBackgroundWorkerPid(handle, &pid) != BGWH_STOPPED;
 }
 
+/* Is every slot taken?  If so, notes it. */
+static bool
+note_none_free(void)
+{
+	bool		found;
+
+	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+	found = registry_lookup_database(InvalidOid) != NULL;
+	if (!found)
+	{
+		none_free = true;
+		none_free_version = pg_atomic_read_u32(&pgpubsub_control->version);
+	}
+	LWLockRelease(pgpubsub_control->lock);
+	return !found;
+}
+
 /*
  * The probe has ended.  If the database has no slot now, and was not found
- * without the extension, the worker failed: look into it once more at the
- * end.
+ * without the extension, there was none left for it, as it has told; or the
+ * worker failed: look into it once more at the end.
  */
 static void
 end_probe(void)
@@ -262,8 +298,9 @@ end_probe(void)
 
 	pfree(probe);
 	probe = NULL;
-	if (candidate->again || pgpubsub_control->probed == candidate->oid ||
-		registry_find_database(candidate->oid) != NULL)
+	if (pgpubsub_control->probed == candidate->oid ||
+		registry_find_database(candidate->oid) != NULL || note_none_free() ||
+		candidate->again)
 		return;
 	if (num_candidates == max_candidates)
 	{
@@ -401,10 +438,14 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 	{
 		pg_atomic_write_u32(&database->unavailable, 1);
 		warn_cannot(worker, name, reason);
-		worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+		worker->refused_at = GetCurrentTimestamp();
+		worker->requested = pg_atomic_read_u64(&database->requested);
+		worker->not_before = TimestampTzPlusMilliseconds(worker->refused_at,
 														 LAST_DELAY_MS);
 		return;
 	}
+	worker->refused_at = 0;
+	worker->warned = false;
 	database->relay_listened = false;
 	worker->handle = start_relay(view->oid, name);
 	if (worker->handle == NULL)
@@ -412,8 +453,21 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 		pg_atomic_write_u32(&database->unavailable, 1);
 		warn_no_worker(name);
 		worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														 1000);
+														 RETRY_MS);
 	}
+}
+
+/*
+ * When the slot's next relay may be started.  If its database could not have
+ * one, and somebody has asked for something since, look again soon.
+ */
+static TimestampTz
+next_start(Database *database, Worker *worker)
+{
+	if (worker->refused_at != 0 &&
+		pg_atomic_read_u64(&database->requested) != worker->requested)
+		return TimestampTzPlusMilliseconds(worker->refused_at, RETRY_MS);
+	return worker->not_before;
 }
 
 /*
@@ -425,6 +479,7 @@ supervise(Database *database, Worker *worker)
 {
 	SlotView	view;
 	TimestampTz now;
+	TimestampTz start;
 
 	view_slot(database, &view);
 	if (view.oid != worker->database)
@@ -442,11 +497,12 @@ supervise(Database *database, Worker *worker)
 		return view.held ? 1000 : -1;
 
 	now = GetCurrentTimestamp();
-	if (worker->not_before > now)
-		return TimestampDifferenceMilliseconds(now, worker->not_before) + 1;
+	start = next_start(database, worker);
+	if (start > now)
+		return TimestampDifferenceMilliseconds(now, start) + 1;
 	start_slot_relay(database, worker, &view);
 	return worker->handle ? -1 :
-		TimestampDifferenceMilliseconds(now, worker->not_before) + 1;
+		TimestampDifferenceMilliseconds(now, next_start(database, worker)) + 1;
 }
 
 /* Go through all slots once; how long the launcher may sleep, as above. */
@@ -464,6 +520,16 @@ supervise_all(void)
 			timeout = wanted;
 	}
 	return timeout;
+}
+
+/* Go through all databases again, having gone through them. */
+static void
+list_again(void)
+{
+	pfree(candidates);
+	num_candidates = next_candidate = 0;
+	none_free = false;
+	list_candidates();
 }
 
 /* The setting pgpubsub.databases may have changed: relays left out leave. */
@@ -491,12 +557,33 @@ apply_setting(void)
 
 	/* those let in for the first time are looked into */
 	if (next_candidate == num_candidates && probe == NULL)
-	{
-		pfree(candidates);
-		num_candidates = next_candidate = 0;
-		list_candidates();
-	}
+		list_again();
 	pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
+}
+
+/*
+ * Go through the databases again if some could get no slot and one has become
+ * free since.  Returns how long the launcher may sleep until then, in ms; -1
+ * for ever.
+ */
+static long
+look_for_refused(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!none_free || next_candidate < num_candidates || probe != NULL ||
+		pg_atomic_read_u32(&pgpubsub_control->version) == none_free_version)
+		return -1;
+	if (list_not_before > now)
+		return TimestampDifferenceMilliseconds(now, list_not_before) + 1;
+
+	/* slots that come and go shall not have the log filled */
+	if (TimestampDifferenceExceeds(list_not_before, now, LAST_DELAY_MS))
+		list_delay = 0;
+	list_delay = Min(Max(2 * list_delay, FIRST_DELAY_MS), LAST_DELAY_MS);
+	list_not_before = TimestampTzPlusMilliseconds(now, list_delay);
+	list_again();
+	return 0;
 }
 
 /* At exit: nobody is to be woken any more. */
@@ -527,6 +614,7 @@ pgpubsub_launcher_main(Datum arg)
 	for (;;)
 	{
 		long		timeout;
+		long		look;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -538,9 +626,12 @@ pgpubsub_launcher_main(Datum arg)
 		release_probe();
 		advance_probe();
 		timeout = supervise_all();
+		look = look_for_refused();
+		if (look >= 0 && (timeout < 0 || timeout > look))
+			timeout = look;
 		if (next_candidate < num_candidates &&
-			(timeout < 0 || timeout > 1000))
-			timeout = 1000;
+			(timeout < 0 || timeout > RETRY_MS))
+			timeout = RETRY_MS;
 		pgstat_report_activity(STATE_IDLE, NULL);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
