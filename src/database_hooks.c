@@ -351,7 +351,8 @@ pgpubsub_relay_start(PG_FUNCTION_ARGS)
 {
 	Database   *database;
 
-	if (!pgpubsub_preloaded() || IsBinaryUpgrade || RecoveryInProgress())
+	if (!pgpubsub_preloaded() || IsBinaryUpgrade || !IsUnderPostmaster ||
+		RecoveryInProgress())
 		PG_RETURN_BOOL(false);
 	finish_drop();
 	database = take_slot();

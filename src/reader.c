@@ -68,7 +68,8 @@ no_relay_here(void)
 
 /*
  * The slot of this backend's database, for the SQL function of that name;
- * raises 55000 if subscriptions cannot be had here, 25006 on a standby.
+ * raises 55000 if subscriptions cannot be had here (in single-user mode too),
+ * 25006 on a standby.
  */
 Database *
 reader_database(const char *function)
@@ -87,6 +88,12 @@ reader_database(const char *function)
 				 errmsg("cannot execute %s() on a standby", function),
 				 errdetail("A standby has no NOTIFY and so no relay."),
 				 errhint("Connect to the primary server.")));
+	if (!IsUnderPostmaster)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot execute %s() in single-user mode", function),
+				 errdetail("There are no background workers and so no relay."),
+				 errhint("Start the server.")));
 
 	database = registry_my_database(true);
 	if (database == NULL)
