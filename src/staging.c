@@ -237,6 +237,19 @@ staging_moved(Staging *staging)
 }
 
 /*
+ * The place's bytes, 0 if it has no header yet.  What is read of the header
+ * afterwards is there.
+ */
+static inline uint32
+place_length(StagedTransaction *place)
+{
+	uint32		length = pg_atomic_read_u32(&place->length);
+
+	pg_read_barrier();
+	return length;
+}
+
+/*
  * Writers
  */
 
@@ -335,31 +348,25 @@ staging_blocked(Staging *staging)
 	uint64		tail;
 	bool		blocked;
 
-	/* under the mutex nobody reuses what comes free meanwhile */
-	SpinLockAcquire(&staging->mutex);
-	tail = pg_atomic_read_u64(&staging->tail);
-	blocked = pg_atomic_read_u64(&staging->head) != tail &&
-		pg_atomic_read_u32(&PLACE_AT(staging, tail)->status) == STAGED_PENDING;
-	SpinLockRelease(&staging->mutex);
+	/* look again if the place came free, and perhaps was reused, meanwhile */
+	do
+	{
+		StagedTransaction *place;
+
+		tail = pg_atomic_read_u64(&staging->tail);
+		place = PLACE_AT(staging, tail);
+		pg_read_barrier();
+		blocked = pg_atomic_read_u64(&staging->head) != tail &&
+			(place_length(place) == 0 ||
+			 pg_atomic_read_u32(&place->status) == STAGED_PENDING);
+		pg_read_barrier();
+	} while (tail != pg_atomic_read_u64(&staging->tail));
 	return blocked;
 }
 
 /*
  * The relay
  */
-
-/*
- * The place's bytes, 0 if it has no header yet.  What is read of the header
- * afterwards is there.
- */
-static inline uint32
-place_length(StagedTransaction *place)
-{
-	uint32		length = pg_atomic_read_u32(&place->length);
-
-	pg_read_barrier();
-	return length;
-}
 
 /* Is the place's transaction still in progress? */
 static bool
