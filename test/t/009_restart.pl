@@ -36,6 +36,10 @@ sub all_come_back
 	my $message = 'round ' . ++$round;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
+	# what is sent before the relay listens is in the gap
+	$node->poll_query_until('postgres',
+		"SELECT relay_state = 'listening' FROM pgpubsub.stat_queue WHERE datname = 'postgres'")
+	  or fail("$name: no relay");
 	is( $node->safe_psql('postgres',
 			q{SELECT string_agg(subscription || ' ' || array_to_string(channels, ',') || ' ' || on_full, '; ' ORDER BY subscription)
 			  FROM pgpubsub.stat_subscriptions}),
