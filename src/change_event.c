@@ -324,7 +324,8 @@ append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
 		 column->type.kind == JSON_KIND_JSON) &&
 		VARATT_IS_EXTENDED(DatumGetPointer(value)) &&
 		toast_raw_datum_size(value) > shape->max_payload)
-		change_too_large(shape, toast_raw_datum_size(value) - VARHDRSZ);
+		change_too_large(shape, buf->len + toast_raw_datum_size(value) -
+						 VARHDRSZ);
 
 	json_append_value(buf, &column->type, value);
 	if (unlikely((Size) buf->len > shape->max_payload))
