@@ -89,6 +89,11 @@ INSERT INTO literals VALUES
     ('dropped_column', '(1,sad)');
 
 INSERT INTO literals VALUES ('aclitem', format('%I=r*/%I', current_user, current_user));
+-- types that PostgreSQL 19 added
+INSERT INTO literals
+SELECT t.oid::regtype, new.literal
+  FROM (VALUES ('oid8', '18446744073709551615'), ('regdatabase', 'template1')) AS new (name, literal)
+  JOIN pg_type AS t ON t.typname = new.name AND t.typnamespace = 'pg_catalog'::regnamespace;
 
 -- some types have no input function; these have values in the catalogs
 CREATE TABLE correlated AS SELECT i % 3 AS a, i % 3 AS b FROM generate_series(1, 99) i;
