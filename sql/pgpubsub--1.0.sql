@@ -72,10 +72,12 @@ CREATE FUNCTION pgpubsub.trigger_options(
 COMMENT ON FUNCTION pgpubsub.trigger_options(bytea) IS
 'the arguments of a trigger that calls notify_change(), pg_trigger.tgargs, as an object of names and values; what the view attachments is made of. Raises no error for arguments that make no sense';
 
+-- Operators below are found by exact types, so in pg_catalog: somebody may have
+-- made the schema, with operators in it, before the extension.
 CREATE VIEW pgpubsub.attachments AS
     SELECT t.tgrelid::pg_catalog.regclass AS relation,
            t.tgname AS trigger,
-           COALESCE(a.arguments ->> 'channel', c.relname::pg_catalog.text) AS channel,
+           COALESCE(a.arguments ->> 'channel'::pg_catalog.text, c.relname::pg_catalog.text) AS channel,
            CASE WHEN t.tgtype::pg_catalog.int4 & 1 <> 0
                 THEN 'row' ELSE 'statement' END AS level,
            pg_catalog.array_remove(ARRAY[
@@ -84,14 +86,14 @@ CREATE VIEW pgpubsub.attachments AS
                CASE WHEN t.tgtype::pg_catalog.int4 & 8 <> 0 THEN 'delete' END,
                CASE WHEN t.tgtype::pg_catalog.int4 & 32 <> 0 THEN 'truncate' END
            ], NULL) AS operations,
-           a.arguments - 'channel' AS options,
-           t.tgenabled <> 'D' AS enabled
+           a.arguments - 'channel'::pg_catalog.text AS options,
+           t.tgenabled <> 'D'::pg_catalog."char" AS enabled
       FROM pg_catalog.pg_trigger AS t
       JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
      CROSS JOIN LATERAL pgpubsub.trigger_options(t.tgargs) AS a(arguments)
-     WHERE t.tgfoid = 'pgpubsub.notify_change()'::pg_catalog.regprocedure
+     WHERE t.tgfoid = 'pgpubsub.notify_change()'::pg_catalog.regprocedure::pg_catalog.oid
        AND NOT t.tgisinternal
-       AND t.tgparentid = 0;
+       AND t.tgparentid = 0::pg_catalog.oid;
 
 COMMENT ON VIEW pgpubsub.attachments IS
 'the triggers that publish changes: one row each, without those that a partition has from its parent';
