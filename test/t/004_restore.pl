@@ -45,6 +45,18 @@ sub subscriptions_become
 	return is(subscriptions($db), $expected, $name);
 }
 
+# All that there is to know of the database's attachments.
+sub attachments
+{
+	my ($server, $db) = @_;
+
+	return $server->safe_psql(
+		$db,
+		'SELECT a.*, t.tgenabled, pg_get_triggerdef(t.oid)'
+		  . ' FROM pgpubsub.attachments AS a JOIN pg_trigger AS t ON (t.tgrelid, t.tgname) = (a.relation, a.trigger)'
+		  . ' ORDER BY a.relation::text, a.trigger');
+}
+
 # A database with all there is
 
 $node->safe_psql(
@@ -56,7 +68,7 @@ $node->safe_psql(
 	'source', q{
 	CREATE EXTENSION pgpubsub;
 	GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgpubsub TO app;
-	CREATE TABLE orders (id int PRIMARY KEY, status text, note text);
+	CREATE TABLE orders (id int PRIMARY KEY, status text, note text, "Mixed, é" text);
 	CREATE TABLE measures (at int, value int) PARTITION BY RANGE (at);
 	CREATE TABLE measures_1 PARTITION OF measures FOR VALUES FROM (0) TO (10);
 	INSERT INTO orders VALUES (1, 'old', 'quiet');
@@ -64,6 +76,12 @@ $node->safe_psql(
 		condition => $$NEW.note IS DISTINCT FROM 'quiet'$$, operations => '{insert,update}');
 	SELECT pgpubsub.attach('measures');
 	SELECT pgpubsub.attach('orders', 'statements', level => 'statement');
+	SELECT pgpubsub.attach('orders', 'options é', '{insert,update,delete,truncate}', '{id,"Mixed, é"}', '{"Mixed, é",note}',
+		old_values => 'full', format => 'debezium', publish_mode => 'async');
+	SELECT pgpubsub.attach('orders', 'cloudy', '{delete,truncate}', level => 'statement', format => 'cloudevents', old_values => 'key');
+	SELECT pgpubsub.attach('orders', 'disabled'), pgpubsub.attach('orders', 'always', '{insert}');
+	ALTER TABLE orders DISABLE TRIGGER pgpubsub_disabled_row;
+	ALTER TABLE orders ENABLE ALWAYS TRIGGER pgpubsub_always_row;
 	SELECT pgpubsub.subscribe('all', '{*}', 'drop'),
 	       pgpubsub.subscribe('Some "thing"', ARRAY['Orders of "today"', 'with, comma']),
 	       pgpubsub.subscribe('blocking', '{measures}', 'block');
@@ -94,15 +112,10 @@ is( $node->safe_psql(
 		'target', 'SELECT name, created_at FROM pgpubsub.subscription ORDER BY 1'),
 	$created,
 	'created when they were');
-is( $node->safe_psql(
-		'target',
-		'SELECT relation, trigger, channel, level, operations, options FROM pgpubsub.attachments ORDER BY trigger'
-	),
-	$node->safe_psql(
-		'source',
-		'SELECT relation, trigger, channel, level, operations, options FROM pgpubsub.attachments ORDER BY trigger'
-	),
-	'and its attachments');
+my $attached = attachments($node, 'source');
+like($attached, qr/^orders\|pgpubsub_disabled_row\|.*\|f\|D\|/m,
+	'one of the attachments is disabled');
+is(attachments($node, 'target'), $attached, 'and its attachments');
 
 $node->safe_psql(
 	'target', q{
@@ -130,6 +143,65 @@ unlike(
 	join(' ', receive($node, 'target', 'all', 1, consume => 0)),
 	qr/"id":1\D/,
 	'the restored rows were no events');
+
+# A server that has never seen any of it, from either kind of dump.
+my $fresh = new_server('fresh');
+$fresh->safe_psql('postgres', 'CREATE ROLE app LOGIN');
+$node->command_ok(
+	[
+		'pg_dump', '-h', $node->host, '-p', $node->port, '-f',
+		"$dir/dump.sql", 'source'
+	],
+	'pg_dump as SQL');
+foreach my $kind ('custom', 'sql')
+{
+	my @to = ('-h', $fresh->host, '-p', $fresh->port, '-d', $kind);
+
+	$fresh->safe_psql('postgres', "CREATE DATABASE $kind");
+	$fresh->command_ok(
+		$kind eq 'custom'
+		? [ 'pg_restore', '--exit-on-error', @to, "$dir/dump" ]
+		: [ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', @to, '-f', "$dir/dump.sql" ],
+		"a fresh server: restore, $kind");
+	wait_for_relay($fresh, $kind);
+	is(attachments($fresh, $kind), $attached, "$kind: its attachments");
+	is( $fresh->safe_psql(
+			$kind,
+			'SELECT name, owner, channels, on_full, created_at FROM pgpubsub.subscription ORDER BY 1'),
+		$node->safe_psql(
+			'source',
+			'SELECT name, owner, channels, on_full, created_at FROM pgpubsub.subscription ORDER BY 1'),
+		"$kind: its subscriptions");
+
+	# when subscribe() returns, the relay has read the table
+	$fresh->safe_psql($kind,
+		"SELECT pgpubsub.subscribe('new', '{o*,cloudy,statements,always,disabled}', 'block')");
+	$fresh->safe_psql(
+		$kind, q{
+		SET pgpubsub.publish_mode = 'async';
+		INSERT INTO orders VALUES (4, 'new', 'quiet', 'x');
+		UPDATE orders SET status = 'paid', "Mixed, é" = 'y' WHERE id = 4;
+		UPDATE orders SET note = 'loud', status = 'sent' WHERE id = 4;
+		DELETE FROM orders WHERE id = 4;
+		INSERT INTO measures VALUES (5, 50)});
+	my @got = grep { !/^gap/ } receive($fresh, $kind, 'new', 10);
+	my %times;
+
+	/^([^:]+):/ and $times{$1}++ foreach @got;
+	is(join(', ', map { "$_ $times{$_}" } sort keys %times),
+		'always 1, cloudy 1, options é 4, statements 4',
+		"$kind: events of all but the disabled one");
+	is(scalar(grep { /^options é:.*"before":\{"id":4,"Mixed, é":"x"\},"after":\{"id":4,"Mixed, é":"y"\}/ } @got),
+		1, "$kind: with their options");
+	my @orders = grep { !/^gap/ } receive($fresh, $kind, 'Some "thing"', 1);
+	like($orders[0], qr/^Orders of "today":\{.*"op":"UPDATE".*"loud"/,
+		"$kind: a restored subscription reads");
+	like((grep { !/^gap/ } receive($fresh, $kind, 'of_app', 1))[0],
+		qr/^measures:\{.*"partition":"measures_1"/,
+		"$kind: another one, too");
+}
+$fresh->stop;
+log_is_clean($fresh);
 
 # In parts, as users do: schema first, then data.
 $node->safe_psql('postgres', 'CREATE DATABASE in_parts');
