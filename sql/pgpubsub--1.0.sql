@@ -67,7 +67,7 @@ CREATE FUNCTION pgpubsub.trigger_options(
     arguments bytea
 ) RETURNS jsonb
     AS 'MODULE_PATHNAME', 'pgpubsub_trigger_options'
-    LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
+    LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION pgpubsub.trigger_options(bytea) IS
 'the arguments of a trigger that calls notify_change(), pg_trigger.tgargs, as an object of names and values; what the view attachments is made of. Raises no error for arguments that make no sense';

@@ -96,7 +96,7 @@ SELECT lives_ok('PREPARE h AS SELECT pgpubsub.ack(subscription => ''s'', seq => 
 SELECT lives_ok('PREPARE i AS SELECT pgpubsub.unsubscribe(subscription => ''s'')', 'unsubscribe: by name');
 SELECT lives_ok('PREPARE j AS SELECT pgpubsub.publish(channel => ''c'', payload => ''p'')', 'publish: by name');
 
-SELECT is(provolatile, CASE proname WHEN 'trigger_options' THEN 'i' ELSE 'v' END::"char", proname || ': volatility')
+SELECT is(provolatile, CASE proname WHEN 'trigger_options' THEN 's' ELSE 'v' END::"char", proname || ': volatility')
   FROM pg_proc JOIN member ON objid = oid AND classid = 'pg_proc'::regclass;
 SELECT is(proparallel, 'u', proname || ': parallel unsafe')
   FROM pg_proc JOIN member ON objid = oid AND classid = 'pg_proc'::regclass;

@@ -302,6 +302,7 @@ subscriptions_become('one', 'other keeper', 'the next look removes the row');
 $node->stop;
 log_is_clean(
 	$node,
+	qr/WARNING:  no relay for database "two"/,
 	qr/ERROR:  role "only_granted" cannot be dropped/,
 	qr/ERROR:  permission denied to drop objects/,
 	qr/WARNING:  could not delete subscriptions whose owner was dropped/,
