@@ -89,6 +89,9 @@ struct Staging
 
 #define HEADER_SIZE MAXALIGN(sizeof(StagedTransaction))
 
+/* The longest place, header and alignment included, in bytes. */
+#define MAX_PLACE	((Size) 1024 * 1024 * 1024)
+
 #define PLACE_AT(staging, pos) \
 	((StagedTransaction *) ((staging)->data + (pos) % (staging)->size))
 
@@ -221,12 +224,13 @@ staging_used(Staging *staging)
 
 /*
  * The most bytes of events that a transaction can stage: a place is not
- * divided, so half of the queue is what always comes free in one piece.
+ * divided, so half of the queue is what always comes free in one piece; and
+ * its length has 32 bits.
  */
 Size
 staging_max_transaction(Staging *staging)
 {
-	return staging->size / 2 - HEADER_SIZE;
+	return Min(staging->size / 2, MAX_PLACE) - HEADER_SIZE;
 }
 
 /* Broadcast when space has come free or a pass has ended. */
