@@ -6,6 +6,7 @@
 #   make installcheck-tap     Perl TAP tests, on servers that they make
 #   make test                 all of them on a private throwaway server
 #   make demo, demo-stop      a small shop that publishes its changes
+#   make soak SECONDS=300     everything at once on a private server
 #
 # make test takes PG_MAJOR=17, KIND='regress isolation ...' and
 # TESTS='names or patterns'; see scripts/test.
@@ -115,3 +116,9 @@ style:
 
 bench:
 	@$(tree)/scripts/bench
+
+# Everything at once for a while; see scripts/soak.
+.PHONY: soak
+
+soak:
+	@SOAK_SECONDS='$(or $(SECONDS),300)' $(tree)/scripts/soak
