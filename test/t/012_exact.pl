@@ -159,18 +159,22 @@ sub read_subscription
 		# stop for a while: until there are more events, or no writers
 		if ($wildness && rand() < 0.1 * $wildness)
 		{
-			my $published =
-			  $session->value('SELECT published FROM pgpubsub.stat_queue');
+			# it may be terminated here too, by who has seen it read
+			eval {
+				my $published =
+				  $session->value('SELECT published FROM pgpubsub.stat_queue');
 
-			$session->quit if rand() < 0.5;
-			$session = client($node) if $session->{closed};
-			wait_until(
-				sub {
-					$session->value(
-						"SELECT published > $published + 400 OR relay_state = 'full' OR EXISTS (SELECT FROM flags)"
-						  . " FROM pgpubsub.stat_queue") eq 't';
-				},
-				'more events') if $session;
+				$session->quit if rand() < 0.5;
+				$session = client($node) if $session->{closed};
+				wait_until(
+					sub {
+						$session->value(
+							"SELECT published > $published + 400 OR relay_state = 'full' OR EXISTS (SELECT FROM flags)"
+							  . " FROM pgpubsub.stat_queue") eq 't';
+					},
+					'more events');
+				1;
+			} or $session->{closed} or die "$name: $@";
 		}
 	}
 	$session->quit;
