@@ -131,7 +131,7 @@ CREATE TABLE pgpubsub.subscription (
 COMMENT ON TABLE pgpubsub.subscription IS
 'the lasting subscriptions of this database; written by pgpubsub.subscribe() and unsubscribe(), kept by pg_dump; the relay re-reads it whenever it changes';
 COMMENT ON COLUMN pgpubsub.subscription.name IS 'name of the subscription';
-COMMENT ON COLUMN pgpubsub.subscription.owner IS 'role that may poll, ack, change and drop it, with its members';
+COMMENT ON COLUMN pgpubsub.subscription.owner IS 'role that may poll, ack, change and drop it, with its members; when that role is dropped, so is the subscription';
 COMMENT ON COLUMN pgpubsub.subscription.channels IS 'channel names; * in a name stands for any run of characters';
 COMMENT ON COLUMN pgpubsub.subscription.on_full IS 'what a full queue does to it: drop, evict or block';
 COMMENT ON COLUMN pgpubsub.subscription.created_at IS 'when it was created';

@@ -220,15 +220,12 @@ role_oids(List *roles)
 }
 
 /*
- * The command has run, so the user may run it: do to subscriptions what it
- * has done to core's objects.
+ * DROP OWNED or REASSIGN OWNED has run, so the user may run it: do to
+ * subscriptions what it has done to core's objects.
  */
 static void
 follow_command(Node *command)
 {
-	if (!IsA(command, DropOwnedStmt) && !IsA(command, ReassignOwnedStmt))
-		return;
-
 	/* the extension may have been among what was dropped */
 	CommandCounterIncrement();
 	if (!OidIsValid(get_extension_oid(PGPUBSUB_EXTENSION, true)))
@@ -492,6 +489,10 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 					  ParamListInfo params, QueryEnvironment *queryEnv,
 					  DestReceiver *dest, QueryCompletion *qc)
 {
+	/* a command that ends the transaction may be freed when it has run */
+	Node	   *followed = IsA(pstmt->utilityStmt, DropOwnedStmt) ||
+		IsA(pstmt->utilityStmt, ReassignOwnedStmt) ? pstmt->utilityStmt : NULL;
+
 	/* in a transaction block, of these only a renaming is possible */
 	if (IsTransactionState() &&
 		(IsA(pstmt->utilityStmt, RenameStmt) ||
@@ -504,7 +505,8 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 	else
 		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 								params, queryEnv, dest, qc);
-	follow_command(pstmt->utilityStmt);
+	if (followed)
+		follow_command(followed);
 }
 
 /*
