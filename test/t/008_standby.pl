@@ -116,6 +116,6 @@ log_is_clean(
 	$standby,
 	qr/ERROR:  cannot execute \S+ .*on a standby/,
 	qr/ERROR:  cannot execute .* during recovery/,
-	qr/FATAL:  (?:streaming replication receiver "standby" )?could not (?:connect to|receive data from|send end-of-streaming message to) .*/,
+	qr/FATAL:  (?:streaming replication receiver "\w+" )?could not (?:connect to|receive data from|send end-of-streaming message to) .*/,
 	qr/FATAL:  terminating walreceiver process due to administrator command/);
 done_testing();
