@@ -399,7 +399,11 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 		while (pos != RING_NONE && read_header(ring, pos, record))
 		{
 			if (record->number > number)
+			{
+				/* it may have come after we looked */
+				*newest = Max(*newest, record->number);
 				return RING_FOUND;
+			}
 			pos = record->next;
 		}
 

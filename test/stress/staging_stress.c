@@ -1,0 +1,708 @@
+/*-------------------------------------------------------------------------
+ *
+ * staging_stress.c
+ *	  The async queue's protocol under several processes, outside the server.
+ *
+ * Writers change rows as transactions do: they lock some, take a place in the
+ * queue with an event for each, copy the events, and commit or roll back; the
+ * rows are released before the place is marked, as in a server.  A relay
+ * takes, notifies and appends in batches as relay_staged.c does; batches
+ * fail, and the relay dies and comes back at any point.  What is checked:
+ *
+ * - Each row's committed versions are notified in ascending order, none left
+ *	 out, none twice; and are appended so.
+ * - Numbers are given without a gap, restarts of the relay included.
+ * - An event's payload is a stream that begins with a hash of its row,
+ *	 version, number of bytes and writer: nothing torn or freed is read.
+ * - When a pass is over that began after a commit, its event is notified.
+ *
+ * usage: staging_stress [SECONDS [SEED]]
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "steps.h"
+
+#include "compat.h"
+
+/* What the server tells of the process's PGPROC. */
+static int	my_process;
+
+#undef PGPUBSUB_MY_PROCNO
+#define PGPUBSUB_MY_PROCNO my_process
+
+#include "staging.c"
+
+#include "harness.h"
+
+#define MAX_ROWS		16
+#define MAX_WRITERS		8
+#define MAX_EVENTS		4		/* of a transaction */
+#define BATCH_EVENTS	20
+
+PROC_HDR   *ProcGlobal;
+PGPROC	   *MyProc;
+int			MyProcPid;
+
+/* What is tried. */
+typedef struct Config
+{
+	const char *name;
+	Size		bytes;			/* of the queue */
+	int			nwriters;
+	int			nrows;
+	uint64		start;			/* first position; 0: as it is */
+	uint64		number;			/* before the first */
+	int			max_payload;
+} Config;
+
+/* Multiples of 8 near the ends of narrower integers. */
+#define BEFORE(bits, bytes) ((UINT64CONST(1) << (bits)) - (bytes))
+
+static const Config configs[] = {
+	{"staging: one row", 2000, 4, 1, 0, 0, 100},
+	{"staging: 4 kB", 4096, 6, 6, 0, 0, 200},
+	{"staging: not a power of two", 7777, 6, 4, 0, 0, 500},
+	{"staging: many rows", 30000, MAX_WRITERS, MAX_ROWS, 0, 0, 300},
+	{"staging: large events", 40008, 4, 8, 0, 0, 4000},
+	{"staging: positions over 2^32", 3000, 4, 4, BEFORE(32, 40000), BEFORE(32, 100), 200},
+	{"staging: positions over 2^63", 3000, 4, 4, BEFORE(63, 40000), BEFORE(62, 100), 200},
+};
+
+/* A row, that transactions lock and change. */
+typedef struct Row
+{
+	int			owner;			/* process + 1, or 0 */
+	uint64		version;		/* by the owner */
+	uint64		notified;		/* by the relay */
+	uint64		appended;		/* by the relay */
+} Row;
+
+typedef struct Shared
+{
+	Row			rows[MAX_ROWS];
+	uint64		writers;		/* still running */
+	uint64		last_notified;	/* number */
+	uint64		last_appended;	/* number */
+	uint64		committed;
+	uint64		rolled_back;
+	uint64		full;			/* no room at first */
+	uint64		too_full;		/* nor after a pass */
+	uint64		passes;			/* waited for */
+	uint64		restarts;
+	uint64		recovered;		/* events that were found notified */
+	uint64		failed;			/* batches */
+	uint64		soon;			/* times the relay waited for a mark */
+	uint64		overtaken;		/* pending places passed over */
+} Shared;
+
+/* What an event says; its payload goes on with a stream. */
+typedef struct Body
+{
+	uint64		hash;
+	uint64		version;
+	int32		row;
+	int32		writer;
+} Body;
+
+static const Config *config;
+static Staging *staging;
+static Shared *shared;
+static double deadline;
+
+static uint64
+body_hash(const Body *body, Size len)
+{
+	uint64		h = stress_hash(body->row, body->version);
+
+	return stress_hash(stress_hash(h, body->writer), len);
+}
+
+/* The byte at i of a payload. */
+static inline char
+payload_byte(uint64 hash, Size i)
+{
+	return (char) ((hash >> (i % 57)) + i);
+}
+
+/* Nothing that the relay has to cope with was left out. */
+static bool
+covered(void)
+{
+	return shared->committed > 0 && shared->rolled_back > 0 &&
+		shared->passes > 0 && shared->restarts > 0 &&
+		shared->recovered > 0 && shared->failed > 0 &&
+		(config->nrows == 1 || shared->overtaken > 0);
+}
+
+/*
+ * Writers
+ */
+
+typedef struct Change
+{
+	int			row;
+	uint64		version;
+	Size		len;			/* of the payload */
+} Change;
+
+/* Lock the row, and see its version. */
+static void
+lock_row(int row)
+{
+	int			nobody = 0;
+
+	while (!__atomic_compare_exchange_n(&shared->rows[row].owner, &nobody,
+										my_process + 1, false,
+										__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+	{
+		nobody = 0;
+		stress_yield();
+	}
+	steps_drain();
+}
+
+/* Choose rows, in ascending order, and lock them. */
+static int
+choose_changes(Change *changes)
+{
+	int			count = 0;
+
+	for (int row = (int) stress_random(config->nrows);
+		 row < config->nrows && count < MAX_EVENTS;
+		 row += 1 + (int) stress_random(config->nrows))
+	{
+		Change	   *change = &changes[count++];
+
+		lock_row(row);
+		change->row = row;
+		change->version = shared->rows[row].version + 1;
+		change->len = sizeof(Body) + stress_random(config->max_payload);
+	}
+	return count;
+}
+
+/* The channel's name is the row's, so that it has to agree. */
+static void
+row_name(int row, char *name)
+{
+	name[0] = 'r';
+	name[1] = (char) ('a' + row);
+	name[2] = '\0';
+}
+
+static Size
+event_length(const Change *change)
+{
+	return staged_event_length(2, 1, change->len, 0);
+}
+
+static void
+write_event(StagedEvent *event, const Change *change)
+{
+	char		payload[sizeof(Body) + 8192];
+	char		channel[3];
+	Body		body = {.version = change->version,.row = change->row,
+	.writer = my_process};
+
+	body.hash = body_hash(&body, change->len);
+	memmove(payload, &body, sizeof(Body));
+	for (Size i = sizeof(Body); i < change->len; i++)
+		payload[i] = payload_byte(body.hash, i);
+	row_name(change->row, channel);
+	staged_event_write(event, channel, "i", payload, change->len, NULL);
+}
+
+/* As reserve_place() in publish_async.c. */
+static StagedTransaction *
+reserve(Size len, int nevents)
+{
+	StagedTransaction *place = staging_reserve(staging, len, nevents, 7);
+	uint64		pass;
+
+	if (place)
+		return place;
+	stress_add(&shared->full, 1);
+	pass = staging_next_pass(staging);
+	for (;;)
+	{
+		place = staging_reserve(staging, len, nevents, 7);
+		if (place || staging_pass_done(staging, pass))
+			return place;
+		stress_yield();
+	}
+}
+
+/* As ProcArrayEndTransaction(): from here on others see and get the rows. */
+static void
+end_in_procarray(const Change *changes, int count, bool commit)
+{
+	if (commit)
+	{
+		for (int i = 0; i < count; i++)
+			shared->rows[changes[i].row].version = changes[i].version;
+	}
+	steps_drain();
+	PGPUBSUB_LXID(MyProc) = InvalidLocalTransactionId;
+	steps_drain();
+	for (int i = 0; i < count; i++)
+		__atomic_store_n(&shared->rows[changes[i].row].owner, 0,
+						 __ATOMIC_SEQ_CST);
+}
+
+/* As wait_until_notified(), after a commit. */
+static void
+wait_until_notified(const Change *changes, int count)
+{
+	uint64		pass = staging_next_pass(staging);
+
+	while (!staging_pass_done(staging, pass) && !staging_idle(staging))
+		stress_yield();
+	steps_drain();
+	for (int i = 0; i < count; i++)
+	{
+		uint64		notified = stress_get(&shared->rows[changes[i].row].notified);
+
+		if (notified < changes[i].version)
+			stress_fail("row %d: the pass is over, and version %llu is not notified but %llu",
+						changes[i].row,
+						(unsigned long long) changes[i].version,
+						(unsigned long long) notified);
+	}
+	stress_add(&shared->passes, 1);
+}
+
+static void
+run_transaction(void)
+{
+	static LocalTransactionId next_lxid = 1;
+	Change		changes[MAX_EVENTS];
+	StagedTransaction *place;
+	int			count;
+	Size		bytes = 0;
+	bool		commit = stress_random(5) != 0;
+
+	PGPUBSUB_LXID(MyProc) = next_lxid++;
+	steps_drain();
+	count = choose_changes(changes);
+	for (int i = 0; i < count; i++)
+		bytes += event_length(&changes[i]);
+	if (bytes > staging_max_transaction(staging))
+		place = NULL;
+	else
+		place = reserve(bytes, count);
+	if (place)
+	{
+		char	   *p = staging_data(place);
+
+		for (int i = 0; i < count; i++)
+		{
+			write_event((StagedEvent *) p, &changes[i]);
+			p += event_length(&changes[i]);
+		}
+	}
+	else
+	{
+		stress_add(&shared->too_full, 1);
+		commit = false;
+	}
+
+	/* now and then a transaction takes long */
+	if (stress_random(100) == 0)
+		stress_sleep((int) stress_random(2000));
+	end_in_procarray(changes, count, commit);
+	stress_pause();
+	if (stress_random(200) == 0)
+		stress_sleep((int) stress_random(500));
+	if (place)
+		staging_mark(place, commit);
+	steps_drain();
+	stress_add(commit ? &shared->committed : &shared->rolled_back, 1);
+	if (commit && stress_random(20) == 0)
+		wait_until_notified(changes, count);
+}
+
+static void
+writer_main(int index)
+{
+	my_process = index;
+	MyProc = &ProcGlobal->allProcs[index];
+	MyProcPid = 1000 + index;
+	while (stress_goes_on(deadline, covered))
+	{
+		run_transaction();
+		if (stress_random(4) == 0)
+			stress_yield();
+	}
+	stress_add(&shared->writers, -1);
+}
+
+/*
+ * The relay
+ */
+
+typedef struct Taking
+{
+	StagedView	view;			/* transaction NULL: none */
+	const StagedEvent *event;
+	uint32		done;
+} Taking;
+
+typedef struct Sent
+{
+	const StagedEvent *event;
+	uint64		number;
+} Sent;
+
+/* A relay's own memory: gone when it dies. */
+typedef struct Relay
+{
+	Taking		taking;
+	StagedTake	take_result;
+	uint64		last_pos;
+	uint64		pass_end;
+	StagedView	taken[BATCH_EVENTS];
+	int			ntaken;
+	Sent		sent[BATCH_EVENTS];
+	int			nsent;
+} Relay;
+
+/* The relay dies here, now and then. */
+#define DIES() (stress_random(300) == 0)
+
+/* Check that the event is whole; returns its row's entry. */
+static Row *
+check_event(const StagedEvent *event, uint64 *version)
+{
+	const char *payload = staged_event_payload(event);
+	Body		body;
+	char		channel[3];
+
+	if (event->payload_len < sizeof(Body) ||
+		event->payload_len > sizeof(Body) + config->max_payload)
+		stress_fail("an event has %u bytes", event->payload_len);
+	memmove(&body, payload, sizeof(Body));
+	if (body.row < 0 || body.row >= config->nrows ||
+		body.hash != body_hash(&body, event->payload_len))
+		stress_fail("an event is torn at its beginning");
+	for (Size i = sizeof(Body); i < event->payload_len; i++)
+	{
+		if (payload[i] != payload_byte(body.hash, i))
+			stress_fail("row %d version %llu: the event is torn at byte %zu",
+						body.row, (unsigned long long) body.version,
+						(size_t) i);
+	}
+	row_name(body.row, channel);
+	if (strcmp(staged_event_channel(event), channel) != 0)
+		stress_fail("row %d: the event's channel is %s", body.row,
+					staged_event_channel(event));
+	*version = body.version;
+	return &shared->rows[body.row];
+}
+
+/* It is the next version of its row, and the next number. */
+static void
+check_order(const StagedEvent *event, uint64 number, bool append)
+{
+	uint64		version;
+	Row		   *row = check_event(event, &version);
+	uint64	   *last = append ? &row->appended : &row->notified;
+	uint64	   *last_number = append ? &shared->last_appended :
+		&shared->last_notified;
+
+	if (version != *last + 1)
+		stress_fail("row %d: version %llu is %s after %llu",
+					(int) (row - shared->rows), (unsigned long long) version,
+					append ? "appended" : "notified",
+					(unsigned long long) *last);
+	if (number != *last_number + 1)
+		stress_fail("number %llu is %s after %llu",
+					(unsigned long long) number,
+					append ? "appended" : "notified",
+					(unsigned long long) *last_number);
+	stress_set(last_number, number);
+	stress_set(last, version);
+}
+
+static void
+append_event(const StagedEvent *event, uint64 number)
+{
+	check_order(event, number, true);
+	staging_set_appended(staging, number);
+}
+
+/* As recover_view(). */
+static void
+recover_view(Relay *relay, StagedView *view)
+{
+	const StagedEvent *event = view->events;
+
+	if (view->generation != 7 || view->nevents < 1 ||
+		view->nevents > MAX_EVENTS)
+		stress_fail("a place is torn");
+	for (uint32 i = 0; i < view->nevents; i++)
+	{
+		uint64		number = view->first + i;
+
+		if (number > staging_notified(staging))
+		{
+			relay->taking.view = *view;
+			relay->taking.event = event;
+			relay->taking.done = i;
+			return;
+		}
+		if (number > staging_appended(staging))
+		{
+			append_event(event, number);
+			stress_add(&shared->recovered, 1);
+		}
+		event = staged_event_next(event);
+	}
+}
+
+/* A new relay. */
+static void
+relay_init(Relay *relay)
+{
+	StagedView *views;
+	int			nviews;
+
+	memset(relay, 0, sizeof(Relay));
+	steps_drain();
+	(void) staging_recover(staging, &views, &nviews);
+	for (int i = 0; i < nviews; i++)
+		recover_view(relay, &views[i]);
+	pfree(views);
+}
+
+/* As peek_event(). */
+static const StagedEvent *
+peek_event(Relay *relay)
+{
+	Taking	   *taking = &relay->taking;
+
+	if (taking->view.transaction != NULL && taking->done < taking->view.nevents)
+		return taking->event;
+	relay->take_result = staging_take(staging, &taking->view);
+	if (relay->take_result != TAKE_FOUND)
+	{
+		if (relay->take_result == TAKE_SOON)
+			stress_add(&shared->soon, 1);
+		memset(taking, 0, sizeof(Taking));
+		return NULL;
+	}
+	if (taking->view.pos > staging->scan)
+		stress_add(&shared->overtaken, 1);
+	if (taking->view.generation != 7 || taking->view.nevents < 1 ||
+		taking->view.nevents > MAX_EVENTS)
+		stress_fail("a place is torn");
+	staging_number(staging, &taking->view);
+	relay->taken[relay->ntaken++] = taking->view;
+	relay->last_pos = taking->view.pos;
+	taking->event = taking->view.events;
+	taking->done = 0;
+	return taking->event;
+}
+
+/* As send_batch(); false if it failed. */
+static bool
+send_batch(Relay *relay, Taking *before)
+{
+	const StagedEvent *event;
+	int			limit = 1 + (int) stress_random(BATCH_EVENTS);
+
+	while (relay->nsent < limit && relay->ntaken < BATCH_EVENTS &&
+		   (event = peek_event(relay)) != NULL)
+	{
+		Sent	   *item = &relay->sent[relay->nsent++];
+
+		item->event = event;
+		item->number = relay->taking.view.first + relay->taking.done;
+		relay->taking.event = staged_event_next(event);
+		relay->taking.done++;
+		if (stress_random(300) == 0)
+		{
+			while (relay->ntaken > 0)
+				staging_take_back(staging, &relay->taken[--relay->ntaken]);
+			relay->taking = *before;
+			relay->nsent = 0;
+			stress_add(&shared->failed, 1);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* As relay_staged_batch(); false if the relay dies. */
+static bool
+run_batch(Relay *relay)
+{
+	Taking		before;
+
+	staging_free(staging);
+	if (relay->taking.view.transaction == NULL && staging_idle(staging) &&
+		relay->pass_end == 0)
+	{
+		stress_yield();
+		return true;
+	}
+	if (relay->pass_end == 0)
+	{
+		relay->pass_end = staging_begin_pass(staging);
+		relay->last_pos = 0;
+	}
+	relay->nsent = relay->ntaken = 0;
+	before = relay->taking;
+	if (peek_event(relay) == NULL)
+	{
+		if (relay->pass_end != 0 && relay->take_result == TAKE_NOTHING)
+		{
+			staging_end_pass(staging);
+			relay->pass_end = 0;
+		}
+		stress_yield();
+		return true;
+	}
+	if (DIES())
+		return false;
+	if (!send_batch(relay, &before))
+		return true;
+	if (DIES())
+		return false;
+
+	/* commit */
+	for (int i = 0; i < relay->nsent; i++)
+		check_order(relay->sent[i].event, relay->sent[i].number, false);
+	if (relay->nsent > 0)
+		staging_set_notified(staging, relay->sent[relay->nsent - 1].number);
+	for (int i = 0; i < relay->nsent; i++)
+	{
+		if (DIES())
+			return false;
+		append_event(relay->sent[i].event, relay->sent[i].number);
+		if (stress_random(8) == 0)
+			staging_free(staging);
+	}
+	if (relay->pass_end != 0 && relay->last_pos >= relay->pass_end)
+	{
+		staging_end_pass(staging);
+		relay->pass_end = 0;
+	}
+	return true;
+}
+
+/* Nothing is left, and all that was committed has come through. */
+static void
+check_end(void)
+{
+	steps_drain();
+	if (staging_used(staging) != 0)
+		stress_fail("%zu bytes are left", (size_t) staging_used(staging));
+	for (int i = 0; i < config->nrows; i++)
+	{
+		Row		   *row = &shared->rows[i];
+
+		if (row->notified != row->version || row->appended != row->version)
+			stress_fail("row %d: of %llu versions %llu were notified, %llu appended",
+						i, (unsigned long long) row->version,
+						(unsigned long long) row->notified,
+						(unsigned long long) row->appended);
+	}
+}
+
+static void
+relay_main(int index)
+{
+	static Relay relay;
+
+	my_process = index;
+	MyProc = &ProcGlobal->allProcs[index];
+	relay_init(&relay);
+	for (;;)
+	{
+		bool		last = stress_get(&shared->writers) == 0;
+
+		if (!run_batch(&relay))
+		{
+			stress_add(&shared->restarts, 1);
+			relay_init(&relay);
+		}
+		else if (last && staging_idle(staging) &&
+				 relay.taking.view.transaction == NULL)
+			break;
+
+		/* what transactions that take long leave pending */
+		if (stress_random(50) == 0)
+			stress_sleep((int) stress_random(200));
+	}
+	check_end();
+}
+
+/*
+ * The tests
+ */
+
+static bool
+run_config(double seconds)
+{
+	Size		size = staging_shmem_size(config->bytes);
+	void	   *space = stress_map(size);
+	StressMain	mains[MAX_WRITERS + 1];
+	int			n = 0;
+	bool		good;
+
+	shared = stress_map(sizeof(Shared));
+	ProcGlobal = stress_map(sizeof(PROC_HDR));
+	ProcGlobal->allProcs = stress_map((MAX_WRITERS + 1) * sizeof(PGPROC));
+	staging = staging_init(space, config->bytes);
+	if (config->start != 0)
+	{
+		pg_atomic_write_u64(&staging->head, config->start);
+		pg_atomic_write_u64(&staging->tail, config->start);
+		staging->scan = config->start;
+	}
+	pg_atomic_write_u64(&staging->notified, config->number);
+	pg_atomic_write_u64(&staging->appended, config->number);
+	staging->numbered = config->number;
+	shared->last_notified = shared->last_appended = config->number;
+	shared->writers = config->nwriters;
+	steps_weak_reads(staging, staging->data);
+	steps_shared_memory(staging->data, staging->data + staging->size);
+	steps_drain();
+
+	deadline = stress_now() + seconds;
+	for (int i = 0; i < config->nwriters; i++)
+		mains[n++] = writer_main;
+	mains[n++] = relay_main;
+	good = stress_run(config->name, mains, n, seconds, covered);
+	printf("#   %llu committed, %llu rolled back, full %llu and %llu times, %llu passes, %llu restarts, %llu recovered, %llu batches failed, %llu overtaken, %llu soon\n",
+		   (unsigned long long) shared->committed,
+		   (unsigned long long) shared->rolled_back,
+		   (unsigned long long) shared->full,
+		   (unsigned long long) shared->too_full,
+		   (unsigned long long) shared->passes,
+		   (unsigned long long) shared->restarts,
+		   (unsigned long long) shared->recovered,
+		   (unsigned long long) shared->failed,
+		   (unsigned long long) shared->overtaken,
+		   (unsigned long long) shared->soon);
+	stress_unmap(ProcGlobal->allProcs, (MAX_WRITERS + 1) * sizeof(PGPROC));
+	stress_unmap(ProcGlobal, sizeof(PROC_HDR));
+	stress_unmap(shared, sizeof(Shared));
+	stress_unmap(space, size);
+	return good;
+}
+
+int
+main(int argc, char **argv)
+{
+	double		seconds;
+
+	stress_init(argc, argv, &seconds);
+	for (size_t i = 0; i < lengthof(configs); i++)
+	{
+		config = &configs[i];
+		if (!run_config(seconds / lengthof(configs)))
+			break;
+	}
+	return stress_summary();
+}
