@@ -222,6 +222,11 @@ private_server() {
     printf '%s\n' "$state" >"$place/root.state"
 }
 
+# How the tests build: what a compiler has to say counts.  Callbacks have
+# parameters that they do not need, hence the one exception.
+# shellcheck disable=SC2034
+test_copt="-Wextra -Wno-unused-parameter -Werror -DUSE_ASSERT_CHECKING"
+
 # build PLACE COPT: build PLACE/src in PLACE/obj and install it into the
 # private server.  Nothing of the caller's make reaches this one.
 build() {

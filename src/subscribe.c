@@ -449,7 +449,7 @@ parse_request(FunctionCallInfo fcinfo, Request *request)
 		"subscription", "channels", "on_full", "start_at", "temporary"
 	};
 
-	for (int i = 0; i < lengthof(names); i++)
+	for (int i = 0; i < (int) lengthof(names); i++)
 		reader_check_not_null(fcinfo, i, names[i]);
 	memset(request, 0, sizeof(Request));
 	request->name = NameStr(*PG_GETARG_NAME(0));
