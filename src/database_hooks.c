@@ -40,6 +40,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "registry.h"
+#include "subscribe.h"
 #include "subscription_table.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -226,20 +227,25 @@ role_oids(List *roles)
 static void
 follow_command(Node *command)
 {
+	bool		written;
+
 	/* the extension may have been among what was dropped */
 	CommandCounterIncrement();
 	if (!OidIsValid(get_extension_oid(PGPUBSUB_EXTENSION, true)))
 		return;
 	if (IsA(command, DropOwnedStmt))
-		subscription_table_drop_owned(role_oids(((DropOwnedStmt *) command)->roles));
+		written = subscription_table_drop_owned(role_oids(((DropOwnedStmt *) command)->roles));
 	else
 	{
 		ReassignOwnedStmt *reassign = (ReassignOwnedStmt *) command;
 
-		subscription_table_reassign_owned(role_oids(reassign->roles),
-										  get_rolespec_oid(reassign->newrole,
-														   false));
+		written =
+			subscription_table_reassign_owned(role_oids(reassign->roles),
+											  get_rolespec_oid(reassign->newrole,
+															   false));
 	}
+	if (written)
+		subscribe_table_written();
 }
 
 /*

@@ -318,6 +318,13 @@ drain_staging(void)
 		relay_append();
 		if (result == STAGED_LISTEN_FIRST)
 			relay_listen_to_bound(false);
+		else if (result == STAGED_NOTHING && relay_staged_soon())
+		{
+			/* it takes its writer a moment, unless it is not scheduled */
+			(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
+							 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
+			result = STAGED_BATCH;
+		}
 	} while (result != STAGED_NOTHING &&
 			 !staging_pass_done(my_slot->staging, pass));
 }
@@ -653,7 +660,7 @@ pgpubsub_relay_main(Datum database_oid)
 		if (staged == STAGED_LISTEN_FIRST)
 			relay_listen_to_bound(false);
 		relay_listen_reorder();
-		relay_pace(my_slot, relay_append_woken());
+		relay_pace(my_slot, relay_append_woken(), relay_staged_backlog());
 		if (notifyInterruptPending || staged != STAGED_NOTHING)
 			continue;
 		pgstat_report_stat(false);

@@ -17,7 +17,8 @@
  *	 next round finds most of them waiting, and each gets several events for
  *	 one wake-up; at most LONGEST_MS.
  *
- * It does not pause while the queue is full or somebody waits for a request.
+ * It does not pause while the queue is full, or the staging queue fills up, or
+ * somebody waits for a request.
  *
  *-------------------------------------------------------------------------
  */
@@ -91,18 +92,21 @@ needed_now(Database *database)
 }
 
 /*
- * Pause as befits a round that woke so many readers.  The relay's latch does
+ * Pause as befits a round that woke so many readers, unless there is a
+ * backlog.  The relay's latch does
  * not end the pause, so setting it costs the others no signal; interrupts do
  * within a millisecond.
  */
 void
-relay_pace(Database *database, int woken)
+relay_pace(Database *database, int woken, bool backlog)
 {
 	int			ms = Min(woken * READER_US / 1000, LONGEST_MS);
 
 	end_round();
 	if (busy)
 		ms = Max(ms, 1);
+	if (backlog)
+		return;
 	for (; ms > 0 && !needed_now(database); ms--)
 	{
 		CHECK_FOR_INTERRUPTS();

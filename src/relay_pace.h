@@ -12,6 +12,6 @@
 #include "registry.h"
 
 extern void relay_pace_event(int pid);
-extern void relay_pace(Database *database, int woken);
+extern void relay_pace(Database *database, int woken, bool backlog);
 
 #endif							/* PGPUBSUB_RELAY_PACE_H */

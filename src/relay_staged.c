@@ -33,6 +33,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "relay_pace.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -88,6 +89,7 @@ static FindChannel find_channel = NULL;
 
 static Taking taking;
 static StagedTake take_result = TAKE_NOTHING;
+static bool batch_full = false; /* the last batch ended at its limit */
 static uint64 last_pos = 0;		/* of the transaction last taken */
 static uint64 pass_end = 0;		/* places there were when the pass began */
 
@@ -295,6 +297,7 @@ send_events(void)
 		num_sent++;
 		advance_event();
 	}
+	batch_full = num_sent == BATCH_EVENTS || bytes >= BATCH_BYTES;
 	return false;
 }
 
@@ -317,6 +320,7 @@ fail_batch(Taking *before)
 	while (num_taken > 0)
 		staging_take_back(staging, &taken[--num_taken]);
 	taking = *before;
+	last_pos = 0;
 	num_sent = 0;
 	retry_at = TimestampTzPlusMilliseconds(now, RETRY_MS);
 	pg_atomic_write_u32(&database->notify_failing, 1);
@@ -333,9 +337,21 @@ fail_batch(Taking *before)
 }
 
 /*
- * Send a batch in a transaction of its own.  Returns false if it failed;
- * before is what was being taken before the batch, to go back to.
- * *listen_first as send_events().
+ * After a batch has failed: core moves the tail of its queue only when
+ * somebody sends, which a full queue forbids, or asks for its use.  So ask, or
+ * the queue would stay full when whoever held it has let go.
+ */
+static void
+advance_core_queue(void)
+{
+	if (pg_atomic_read_u32(&database->notify_failing) != 0)
+		(void) DirectFunctionCall1(pg_notification_queue_usage, (Datum) 0);
+}
+
+/*
+ * Send a batch in a transaction of its own.  Returns false if it failed, and
+ * then has gone back to what was being taken before it; *listen_first as
+ * send_events().
  */
 static bool
 send_batch(Taking *before, bool *listen_first)
@@ -348,6 +364,7 @@ send_batch(Taking *before, bool *listen_first)
 	PG_TRY();
 	{
 		StartTransactionCommand();
+		advance_core_queue();
 		listen = send_events();
 		CommitTransactionCommand();
 		done = true;
@@ -417,6 +434,8 @@ relay_staged_batch(ReadNotifications read)
 	bool		listen_first = false;
 	Taking		before;
 
+	take_result = TAKE_NOTHING;
+	batch_full = false;
 	staging_free(staging);
 	if (taking.view.transaction == NULL && staging_idle(staging) &&
 		pass_end == 0)
@@ -448,6 +467,26 @@ relay_staged_batch(ReadNotifications read)
 }
 
 /*
+ * Was a committed transaction left because of one that is just about to take
+ * shape or to be marked?
+ */
+bool
+relay_staged_soon(void)
+{
+	return take_result == TAKE_SOON;
+}
+
+/*
+ * Is more staged than the last batch took, or so much that writers may come
+ * to wait?
+ */
+bool
+relay_staged_backlog(void)
+{
+	return batch_full || staging_used(staging) > staging_size(staging) / 2;
+}
+
+/*
  * How long the relay may sleep before a batch is to be tried again, in ms;
  * -1: until it is woken.
  */
@@ -456,6 +495,9 @@ relay_staged_timeout(void)
 {
 	TimestampTz now;
 
+	/* nobody tells when it is no longer in the way */
+	if (take_result == TAKE_SOON)
+		return 1;
 	if (retry_at == 0)
 		return -1;
 	now = GetCurrentTimestamp();

@@ -34,6 +34,8 @@ extern void relay_staged_init(Database *database, Inbox *inbox,
 extern StagedResult relay_staged_batch(ReadNotifications read);
 extern bool relay_staged_receive(const char *channel, const char *payload,
 								 Size len);
+extern bool relay_staged_soon(void);
+extern bool relay_staged_backlog(void);
 extern long relay_staged_timeout(void);
 
 #endif							/* PGPUBSUB_RELAY_STAGED_H */

@@ -32,8 +32,10 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
+#include "subscription_table.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -303,25 +305,6 @@ apply_rows(Database *database, Rows *rows, uint64 commits)
 	return true;
 }
 
-/* Delete the row, and say so. */
-static void
-remove_orphan(const char *name)
-{
-	Oid			types[] = {NAMEOID};
-	Datum		values[] = {CStringGetDatum(name)};
-
-	if (SPI_execute_with_args("DELETE FROM pgpubsub.subscription"
-							  " WHERE name OPERATOR(pg_catalog.=) $1",
-							  lengthof(types), types, values, NULL, false,
-							  0) != SPI_OK_DELETE)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not write table pgpubsub.subscription")));
-	ereport(LOG,
-			(errmsg("dropped subscription \"%s\", whose owner was dropped",
-					name)));
-}
-
 /*
  * Delete the rows whose owner is no more, but for those that somebody has
  * locked.  Returns how many those were.
@@ -346,10 +329,14 @@ delete_orphans(int expected)
 	for (uint64 i = 0; i < count; i++)
 	{
 		bool		isnull;
+		const char *name = NameStr(*DatumGetName(SPI_getbinval(found->vals[i],
+															   found->tupdesc,
+															   1, &isnull)));
 
-		remove_orphan(NameStr(*DatumGetName(SPI_getbinval(found->vals[i],
-														  found->tupdesc, 1,
-														  &isnull))));
+		subscription_table_delete(name, true);
+		ereport(LOG,
+				(errmsg("dropped subscription \"%s\", whose owner was dropped",
+						name)));
 	}
 	SPI_finish();
 	return Max(expected - (int) count, 0);
@@ -414,7 +401,12 @@ remove_orphans(int expected)
 		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table)))
 		{
 			PushActiveSnapshot(GetTransactionSnapshot());
+
+			/* the relay must not wait for what somebody has locked */
+			SetConfigOption("lock_timeout", "100ms", PGC_SUSET,
+							PGC_S_OVERRIDE);
 			left = try_delete_orphans(expected);
+			SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 			PopActiveSnapshot();
 		}
 	}

@@ -219,6 +219,8 @@ staging_used(Staging *staging)
 {
 	uint64		tail = pg_atomic_read_u64(&staging->tail);
 
+	/* in this order, head is not behind tail */
+	pg_read_barrier();
 	return pg_atomic_read_u64(&staging->head) - tail;
 }
 
@@ -360,9 +362,11 @@ staging_blocked(Staging *staging)
 		tail = pg_atomic_read_u64(&staging->tail);
 		place = PLACE_AT(staging, tail);
 		pg_read_barrier();
+
+		/* without a length it is being taken, or freed, at this moment */
 		blocked = pg_atomic_read_u64(&staging->head) != tail &&
-			(place_length(place) == 0 ||
-			 pg_atomic_read_u32(&place->status) == STAGED_PENDING);
+			place_length(place) != 0 &&
+			pg_atomic_read_u32(&place->status) == STAGED_PENDING;
 		pg_read_barrier();
 	} while (tail != pg_atomic_read_u64(&staging->tail));
 	return blocked;

@@ -530,6 +530,16 @@ place_bindings(Database *database, Subscription *subscription,
 }
 
 /*
+ * The table was written: the relay has to read it again when that is
+ * committed.
+ */
+void
+subscribe_table_written(void)
+{
+	reload_database = registry_my_database(true);
+}
+
+/*
  * pgpubsub.subscription_changed() RETURNS trigger: somebody has written the
  * table; the relay re-reads it when that is committed.
  */
@@ -544,7 +554,7 @@ pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
 				 errmsg("pgpubsub.subscription_changed() was not called as the trigger of its table"),
 				 errhint("It is the trigger of table pgpubsub.subscription.")));
 	if (!subscription_table_writing())
-		reload_database = registry_my_database(true);
+		subscribe_table_written();
 	return PointerGetDatum(NULL);
 }
 
@@ -822,6 +832,6 @@ pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
 	enter_action(action, claim->subscription);
 	LWLockRelease(database->lock);
 	if (!temporary)
-		subscription_table_delete(name);
+		subscription_table_delete(name, false);
 	PG_RETURN_BOOL(true);
 }

@@ -12,5 +12,6 @@
 #include "pgpubsub.h"
 
 extern void subscribe_init(void);
+extern void subscribe_table_written(void);
 
 #endif							/* PGPUBSUB_SUBSCRIBE_H */

@@ -39,7 +39,7 @@
 static bool writing_table = false;
 
 /*
- * True while this backend writes the table for subscribe() or unsubscribe().
+ * True while this backend writes the table, and knows what is to follow.
  */
 bool
 subscription_table_writing(void)
@@ -81,26 +81,34 @@ subscription_table_oid(Oid *owner)
 }
 
 /*
- * Run the statement on the table, as its owner.  with_relay: the relay has to
- * read the table again for it; else the caller sees to shared memory.
+ * Run the statement on the table, as its owner, whose triggers may be on it.
+ * The caller sees to shared memory.  at_once: check what the owner may have
+ * deferred to the end of the transaction now.  Returns how many rows the
+ * statement has written.
  */
-static void
+static uint64
 write_table(const char *sql, int nargs, Oid *types, Datum *values,
-			int expected, bool with_relay)
+			int expected, bool at_once)
 {
+	volatile uint64 processed = 0;
 	Oid			owner;
 	Oid			user;
 	int			sec_context;
 
 	(void) subscription_table_oid(&owner);
 	GetUserIdAndSecContext(&user, &sec_context);
-	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	writing_table = !with_relay;
+	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	writing_table = true;
 	PG_TRY();
 	{
 		SPI_connect();
 		check_spi(SPI_execute_with_args(sql, nargs, types, values, NULL,
 										false, 0), expected);
+		processed = SPI_processed;
+		if (at_once)
+			check_spi(SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0),
+					  SPI_OK_UTILITY);
 		SPI_finish();
 	}
 	PG_FINALLY();
@@ -109,6 +117,7 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 		SetUserIdAndSecContext(user, sec_context);
 	}
 	PG_END_TRY();
+	return processed;
 }
 
 /*
@@ -154,17 +163,18 @@ subscription_table_update(const char *name, ArrayType *channels,
 }
 
 /*
- * Take the subscription out of the table.
+ * Take the subscription out of the table.  at_once: fail now rather than at
+ * commit if somebody has made the table referenced.
  */
 void
-subscription_table_delete(const char *name)
+subscription_table_delete(const char *name, bool at_once)
 {
 	Oid			types[] = {NAMEOID};
 	Datum		values[] = {CStringGetDatum(name)};
 
 	write_table("DELETE FROM pgpubsub.subscription"
 				" WHERE name OPERATOR(pg_catalog.=) $1",
-				lengthof(types), types, values, SPI_OK_DELETE, false);
+				lengthof(types), types, values, SPI_OK_DELETE, at_once);
 }
 
 /* The oids in the list, as oid[]. */
@@ -184,32 +194,35 @@ oid_array(List *oids)
 
 /*
  * DROP OWNED BY the roles: take their subscriptions out of the table.  The
- * extension must be there.
+ * extension must be there.  Returns whether there were any: then the relay has
+ * to read the table again.
  */
-void
+bool
 subscription_table_drop_owned(List *roles)
 {
 	Oid			types[] = {OIDARRAYOID};
 	Datum		values[] = {oid_array(roles)};
 
-	write_table("DELETE FROM pgpubsub.subscription"
-				" WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)",
-				lengthof(types), types, values, SPI_OK_DELETE, true);
+	return write_table("DELETE FROM pgpubsub.subscription"
+					   " WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)",
+					   lengthof(types), types, values, SPI_OK_DELETE,
+					   false) > 0;
 }
 
 /*
  * REASSIGN OWNED BY the roles TO another: make it the owner of their
  * subscriptions.  The extension must be there.  Raises 42704 if the new owner
- * was dropped meanwhile.
+ * was dropped meanwhile.  Returns as the above.
  */
-void
+bool
 subscription_table_reassign_owned(List *roles, Oid new_owner)
 {
 	Oid			types[] = {OIDARRAYOID, REGROLEOID};
 	Datum		values[] = {oid_array(roles), ObjectIdGetDatum(new_owner)};
 
 	shdepLockAndCheckObject(AuthIdRelationId, new_owner);
-	write_table("UPDATE pgpubsub.subscription SET owner = $2"
-				" WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)",
-				lengthof(types), types, values, SPI_OK_UPDATE, true);
+	return write_table("UPDATE pgpubsub.subscription SET owner = $2"
+					   " WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)",
+					   lengthof(types), types, values, SPI_OK_UPDATE,
+					   false) > 0;
 }

@@ -21,8 +21,8 @@ extern void subscription_table_insert(const char *name, ArrayType *channels,
 									  TimestampTz created_at);
 extern void subscription_table_update(const char *name, ArrayType *channels,
 									  const char *on_full);
-extern void subscription_table_delete(const char *name);
-extern void subscription_table_drop_owned(List *roles);
-extern void subscription_table_reassign_owned(List *roles, Oid new_owner);
+extern void subscription_table_delete(const char *name, bool at_once);
+extern bool subscription_table_drop_owned(List *roles);
+extern bool subscription_table_reassign_owned(List *roles, Oid new_owner);
 
 #endif							/* PGPUBSUB_SUBSCRIPTION_TABLE_H */
