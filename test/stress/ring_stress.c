@@ -480,7 +480,12 @@ find_head(Reader *reader, Cursor *cursor, uint64 newest_seq)
 		if (cursor->record.number > cursor->number + 1)
 			cursor->missed_upto = cursor->record.number - 1;
 		if (cursor->record.seq > newest_seq)
+		{
+			/* for the next poll; but what is found is whole */
 			cursor->found = RING_UP_TO_DATE;
+			if (ring_payload(ring, &cursor->record, payload))
+				check_payload(&cursor->record);
+		}
 	}
 	if (cursor->missed_upto > cursor->number && cursor->strict)
 		stress_fail("channel %d: %llu to %llu were overwritten, but held",
@@ -505,12 +510,31 @@ first_head(Reader *reader)
 	return first;
 }
 
+/* What is still there now was not gone when the reader took it for lost. */
+static void
+check_gone(const Cursor *cursor)
+{
+	RingChain  *chain = &ring->chains[cursor->channel];
+	RingRecord	oldest;
+	RingPos		pos;
+
+	steps_drain();
+	pos = pg_atomic_read_u64(&chain->first);
+	if (pos != RING_NONE && read_header(ring, pos, &oldest) &&
+		oldest.number <= cursor->missed_upto)
+		stress_fail("channel %d: %llu to %llu counted as lost, but %llu is there",
+					cursor->channel, (unsigned long long) cursor->number + 1,
+					(unsigned long long) cursor->missed_upto,
+					(unsigned long long) oldest.number);
+}
+
 /* Count what is gone as lost. */
 static void
 skip_missed(Cursor *cursor)
 {
 	if (cursor->missed_upto == 0)
 		return;
+	check_gone(cursor);
 	cursor->lost += cursor->missed_upto - cursor->number;
 	cursor->number = cursor->missed_upto;
 	cursor->pos = RING_NONE;
