@@ -24,7 +24,6 @@
 #include "access/xact.h"
 #include "bindings.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "hold.h"
 #include "miscadmin.h"
