@@ -326,8 +326,11 @@ async_pre_commit(PublishNow publish_now)
 
 	if (any && !stage())
 	{
-		for (Chunk *chunk = first_chunk; chunk; chunk = chunk->next)
+		/* core copies what it is given: do not hold a large one twice */
+		while (first_chunk)
 		{
+			Chunk	   *chunk = first_chunk;
+
 			for (Size pos = 0; pos < chunk->used;)
 			{
 				StagedEvent *event = (StagedEvent *) (chunk->data + pos);
@@ -338,7 +341,10 @@ async_pre_commit(PublishNow publish_now)
 							staged_event_payload(event), event->payload_len,
 							staged_event_native(event));
 			}
+			first_chunk = chunk->next;
+			pfree(chunk);
 		}
+		end.chunk = NULL;
 	}
 	closed = true;
 }

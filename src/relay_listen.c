@@ -276,6 +276,7 @@ move_some(void)
 {
 	dlist_head	moved = DLIST_STATIC_INIT(moved);
 	dlist_mutable_iter iter;
+	int			most = (int) Min(to_move, MOVE_AT_ONCE);
 	int			n = 0;
 
 	begin_listening();
@@ -283,7 +284,7 @@ move_some(void)
 	{
 		Listened   *entry = dlist_container(Listened, node, iter.cur);
 
-		if (n == Min(to_move, MOVE_AT_ONCE))
+		if (n == most)
 			break;
 		if (!entry->idle)
 			continue;
@@ -313,7 +314,8 @@ relay_listen_reorder(void)
 {
 #ifdef PGPUBSUB_LISTENS_BY_LIST
 	if (to_move == 0 &&
-		num_events >= Max(REORDER_EVENTS, hash_get_num_entries(listened)))
+		num_events >= (uint64) Max(REORDER_EVENTS,
+								   hash_get_num_entries(listened)))
 		to_move = count_worth_moving();
 	if (to_move > 0)
 		move_some();
