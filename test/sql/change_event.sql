@@ -109,6 +109,17 @@ TRUNCATE orders;
 :events
 SELECT pgpubsub.detach('orders');
 
+-- a row that leaves the condition is an event where the condition names OLD
+CREATE TABLE tasks (id int PRIMARY KEY, state text);
+SELECT pgpubsub.attach('tasks', 'open', '{update}', condition => 'NEW.state = ''open''');
+SELECT pgpubsub.attach('tasks', 'open or was', '{update}', condition => '''open'' IN (OLD.state, NEW.state)');
+INSERT INTO tasks VALUES (1, 'new');
+UPDATE tasks SET state = 'open';
+UPDATE tasks SET state = 'done';
+UPDATE tasks SET state = 'archived';
+:events
+DROP TABLE tasks;
+
 --
 -- What counts as a change: the stored value, not its text nor its storage
 --
