@@ -178,7 +178,7 @@ $node->stop;
 log_is_clean(
 	$node,
 	qr/ERROR:  (?:extension "pgpubsub" does not support|extension "pgpubsub" has no update path|cannot drop)/,
-	qr/ERROR:  table pgpubsub\.subscription does not exist/,
+	qr/ERROR:  (?:table pgpubsub\.subscription|schema "pgpubsub"|function pgpubsub\.\w+\(.*\)) does not exist/,
 	# sessions that create and drop it at once there; what they get is core's
 	qr/client backend postgres\@one \S+ ERROR:  /,
 	qr/ERROR:  queue is full|ERROR:  this database has no relay any more/,
