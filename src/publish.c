@@ -297,20 +297,49 @@ notify_frame(const char *text, void *arg)
 	Async_Notify(PGPUBSUB_FRAME_CHANNEL, text);
 }
 
-/* Publish the event as a NOTIFY of this transaction, with frames if need be. */
+/*
+ * Make an id, of at most FRAME_ID_MAX bytes, from channel and payload, so that
+ * core folds two identical calls of publish() in one transaction also where
+ * they travel as frames.
+ */
 static void
-publish_now(PublishChannel *channel, bool framed, const char *id,
-			const char *payload, Size len, const char *native_payload)
+make_content_id(char *id, const char *channel, const char *payload, Size len)
 {
+	uint32		seed = frame_crc(channel, strlen(channel)) + 1;
+
+	snprintf(id, FRAME_ID_MAX + 1, "%016llx%016llx",
+			 (unsigned long long)
+			 hash_bytes_extended((const unsigned char *) payload, (int) len, 0),
+			 (unsigned long long)
+			 hash_bytes_extended((const unsigned char *) payload, (int) len,
+								 seed));
+}
+
+/*
+ * Send the event as a NOTIFY of this transaction: with frames if framed, or if
+ * native listeners get something else.  The arguments are as for
+ * publish_event(), where an empty id stands for one made from the content.
+ */
+void
+publish_notify(const char *channel, bool framed, const char *id,
+			   const char *payload, Size len, const char *native_payload)
+{
+	char		content_id[FRAME_ID_MAX + 1];
+
 	if (native_payload == NULL)
 		native_payload = payload;
 	else
 		framed = true;
+	if (framed && id[0] == '\0')
+	{
+		make_content_id(content_id, channel, payload, len);
+		id = content_id;
+	}
 	if (framed)
-		frame_split(id, channel->name, payload, len,
+		frame_split(id, channel, payload, len,
 					frame_crc(native_payload, strlen(native_payload)),
 					notify_frame, NULL);
-	Async_Notify(channel->name, native_payload);
+	Async_Notify(channel, native_payload);
 }
 
 /* Publish at once what was to be staged, before commit. */
@@ -326,16 +355,17 @@ publish_unstaged(const char *name, const char *id, const char *payload,
 	if (database && use_channel(database, &channel) &&
 		pg_atomic_read_u32(&database->channels[channel.slot].nbindings) > 0)
 		framed = needs_frames(database, &channel);
-	publish_now(&channel, framed, id, payload, len, native_payload);
+	publish_notify(name, framed, id, payload, len, native_payload);
 }
 
 /*
  * Publish an event on the channel in this transaction.  id: unique, at most
- * FRAME_ID_MAX bytes, no space in it.  payload: len bytes, terminated, at
- * most publish_max_payload().  native_payload: what native listeners get if
- * payload is longer than PGPUBSUB_NATIVE_MAX, else NULL.  Transactional mode
- * waits while the queue is full, and raises 53400 if it stays full because of
- * a subscription that is never evicted; async mode does so before commit.
+ * FRAME_ID_MAX bytes, no space in it; or empty, see publish_notify().
+ * payload: len bytes, terminated, at most publish_max_payload().
+ * native_payload: what native listeners get if payload is longer than
+ * PGPUBSUB_NATIVE_MAX, else NULL.  Transactional mode waits while the queue is
+ * full, and raises 53400 if it stays full because of a subscription that is
+ * never evicted; async mode does so before commit.
  */
 void
 publish_event(PublishChannel *channel, const char *id, const char *payload,
@@ -361,7 +391,7 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 			room_wait(database, channel->name);
 		framed = needs_frames(database, channel);
 	}
-	publish_now(channel, framed, id, payload, len, native_payload);
+	publish_notify(channel->name, framed, id, payload, len, native_payload);
 }
 
 /*
@@ -431,8 +461,7 @@ check_payload(const char *channel, Size len)
 /*
  * pgpubsub.publish(channel text, payload text) RETURNS void
  *
- * The id is made from channel and payload, so that core folds two identical
- * calls of one transaction also where they travel as frames.
+ * Short text has an id only where it travels as a frame: see publish_notify().
  */
 Datum
 pgpubsub_publish(PG_FUNCTION_ARGS)
@@ -463,15 +492,13 @@ pgpubsub_publish(PG_FUNCTION_ARGS)
 	check_channel(name);
 	check_payload(name, len);
 
-	snprintf(id, sizeof(id), "%016llx%016llx",
-			 (unsigned long long)
-			 hash_bytes_extended((unsigned char *) payload, (int) len, 0),
-			 (unsigned long long)
-			 hash_bytes_extended((unsigned char *) payload, (int) len,
-								 frame_crc(name, strlen(name)) + 1));
+	id[0] = '\0';
 	if (len > PGPUBSUB_NATIVE_MAX)
+	{
+		make_content_id(id, name, payload, len);
 		native = psprintf("{\"truncated\":true,\"bytes\":%zu,\"id\":\"%s\"}",
 						  len, id);
+	}
 	publish_channel_init(&channel, name);
 	publish_event(&channel, id, payload, len, native);
 	PG_RETURN_VOID();

@@ -93,9 +93,8 @@ needed_now(Database *database)
 
 /*
  * Pause as befits a round that woke so many readers, unless there is a
- * backlog.  The relay's latch does
- * not end the pause, so setting it costs the others no signal; interrupts do
- * within a millisecond.
+ * backlog.  The relay's latch does not end the pause, so setting it costs the
+ * others no signal; interrupts do within a millisecond.
  */
 void
 relay_pace(Database *database, int woken, bool backlog)

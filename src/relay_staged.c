@@ -27,11 +27,10 @@
 #include "relay_staged.h"
 
 #include "access/xact.h"
-#include "commands/async.h"
 #include "common/hashfn.h"
-#include "frame.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "publish.h"
 #include "relay_pace.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -241,27 +240,6 @@ repeats(const StagedEvent *event)
 	return found;
 }
 
-/* Send one frame of an event. */
-static void
-notify_frame(const char *text, void *arg)
-{
-	Async_Notify(PGPUBSUB_FRAME_CHANNEL, text);
-}
-
-/* Send the event, in the batch's transaction. */
-static void
-send_event(const StagedEvent *event)
-{
-	const char *channel = staged_event_channel(event);
-	const char *native = native_payload(event);
-
-	if (event->native_len > 0)
-		frame_split(staged_event_id(event), channel,
-					staged_event_payload(event), event->payload_len,
-					frame_crc(native, strlen(native)), notify_frame, NULL);
-	Async_Notify(channel, native);
-}
-
 /*
  * Send as many events as a batch has.  Returns true if the relay has to
  * listen to a channel first.
@@ -290,7 +268,10 @@ send_events(void)
 				return true;
 			if (repeats(event))
 				return false;
-			send_event(event);
+			publish_notify(staged_event_channel(event), false,
+						   staged_event_id(event),
+						   staged_event_payload(event), event->payload_len,
+						   staged_event_native(event));
 		}
 		relay_pace_event(item->pid);
 		bytes += event->length;

@@ -14,8 +14,9 @@
  * snapshot, and begins again if it has grown by the time it has the lock.
  *
  * A row whose owner is no more is as good as none: after DROP ROLE the relay
- * of each database drops such subscriptions and removes the rows.  It waits
- * for nobody there either; what somebody has locked is tried again.
+ * of each database drops such subscriptions and removes the rows, as the
+ * table's owner.  It does not wait for the rows: what somebody has locked is
+ * tried again.  What refers to them may keep it for a tenth of a second.
  *
  *-------------------------------------------------------------------------
  */

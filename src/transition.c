@@ -11,8 +11,9 @@
  *	  the event.  Once they do not, it only counts how many parts are needed.
  * 2. The second pass writes and emits the parts.
  *
- * So no more than one event and one row are in memory, whatever the statement
- * touched.  The exception is an UPDATE whose old and new rows differ in
+ * So no more than one event and one row are in memory here, whatever the
+ * statement touched; what was published, core or publish_async.c keeps until
+ * commit.  The exception is an UPDATE whose old and new rows differ in
  * number (a trigger on the partition that a row moved to dropped it, say):
  * they are paired by key, for which the old rows are kept in memory.  Rows
  * that find no partner, or have no key, are shown without one: the new ones

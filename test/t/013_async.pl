@@ -431,14 +431,14 @@ wait_until(
 kill 'STOP', $relay;
 my $filled = 0;
 $writer->run("SET pgpubsub.publish_timeout = '200ms'");
-while ($filled < 1000)
+while ($filled < 2000)
 {
 	$writer->query("SELECT pgpubsub.publish('c', '" . ($filled + 1) . "')");
 	last if $writer->{error};
 	$filled++;
 }
 cmp_ok($filled, '>', 100, "the staging queue takes $filled events");
-cmp_ok($filled, '<', 1000, 'and then it is full');
+cmp_ok($filled, '<', 2000, 'and then it is full');
 is($writer->sqlstate, '53400', 'full staging queue: SQLSTATE');
 is($writer->{error}{M}, 'queue is full', 'message');
 like($writer->{error}{D}, qr/staging queue/, 'detail');
