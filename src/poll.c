@@ -86,21 +86,28 @@ typedef struct Poll
 /* Rows of a look that are remembered, at most. */
 #define LOOK_ROWS	10000
 
-/* A message that the last look of this session has shown. */
+/*
+ * A message that the last look of this session has shown, or the last one of a
+ * channel that its gap row told of.
+ */
 typedef struct ShownRow
 {
 	uint64		seq;
 	uint64		number;
 	int			channel;
+	bool		missed;
 } ShownRow;
 
-static struct
+/* The last look of this session. */
+typedef struct Look
 {
 	Subscription *subscription; /* NULL: nothing is remembered */
 	uint32		generation;
 	ShownRow   *rows;			/* in TopMemoryContext */
 	int			nrows;
-} last_look;
+} Look;
+
+static Look last_look;
 
 PG_FUNCTION_INFO_V1(pgpubsub_poll);
 PG_FUNCTION_INFO_V1(pgpubsub_ack);
@@ -191,6 +198,41 @@ fetch_payload(Poll *poll, const RingRecord *record)
 	return ring_payload(poll->ring, record, VARDATA(poll->payload));
 }
 
+/* Begin to remember the rows of a look, if they are not too many. */
+static void
+begin_look(Subscription *subscription, int max_messages)
+{
+	last_look.subscription = NULL;
+	last_look.nrows = 0;
+
+	if (last_look.rows == NULL)
+		last_look.rows = MemoryContextAlloc(TopMemoryContext,
+											LOOK_ROWS * sizeof(ShownRow));
+
+	if (max_messages > LOOK_ROWS)
+		return;
+	last_look.subscription = subscription;
+	last_look.generation = subscription->generation;
+}
+
+/* Remember a row of a look, or forget it all if there is no room. */
+static void
+remember_shown(int channel, uint64 seq, uint64 number, bool missed)
+{
+	ShownRow   *row;
+
+	if (last_look.nrows == LOOK_ROWS)
+		last_look.subscription = NULL;
+
+	if (last_look.subscription == NULL)
+		return;
+	row = &last_look.rows[last_look.nrows++];
+	row->channel = channel;
+	row->seq = seq;
+	row->number = number;
+	row->missed = missed;
+}
+
 /* Add the gap row to the result, and count what it tells as missed. */
 static void
 put_gap(Poll *poll)
@@ -216,41 +258,12 @@ put_gap(Poll *poll)
 
 		if (upto == 0)
 			continue;
+		if (!poll->consume)
+			remember_shown(cursor->channel, poll->gap_seq, upto, true);
 		cursor->lost += upto - cursor->number;
 		cursor->number = upto;
 		cursor->pos = RING_NONE;
 	}
-}
-
-/* Begin to remember the rows of a look, if they are not too many. */
-static void
-begin_look(Subscription *subscription, int max_messages)
-{
-	last_look.	subscription = NULL;
-	last_look.	nrows = 0;
-
-	if (last_look.rows == NULL)
-		last_look.	rows = MemoryContextAlloc(TopMemoryContext,
-											  LOOK_ROWS * sizeof(ShownRow));
-
-	if (max_messages > LOOK_ROWS)
-		return;
-	last_look.	subscription = subscription;
-	last_look.	generation = subscription->generation;
-}
-
-/* Remember a row of a look. */
-static void
-remember_shown(const RingRecord *record)
-{
-	ShownRow   *row;
-
-	if (last_look.subscription == NULL || last_look.nrows == LOOK_ROWS)
-		return;
-	row = &last_look.rows[last_look.nrows++];
-	row->channel = record->channel;
-	row->seq = record->seq;
-	row->number = record->number;
 }
 
 /* Add the record, whose payload was fetched, to the result. */
@@ -275,7 +288,7 @@ put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 	cursor->pos = record->pos;
 	cursor->delivered++;
 	if (!poll->consume)
-		remember_shown(record);
+		remember_shown(cursor->channel, record->seq, record->number, false);
 	poll->delivered_bytes += record->payload_len;
 	poll->last_seq = record->seq;
 	poll->rows++;
@@ -370,10 +383,14 @@ note_look(Poll *poll)
 		if (shown->number == cursor->number)
 			continue;
 
-		/* its gap row counts, even if an earlier look went further */
-		if (shown->number < binding->looked_number)
+		/*
+		 * Its gap row counts, even if an earlier look went further; unless
+		 * that began further on, too, in a transaction that was rolled back.
+		 */
+		if (shown->number < binding->looked_number &&
+			first >= binding->looked_first)
 		{
-			binding->looked_first = Max(binding->looked_first, first);
+			binding->looked_first = first;
 			continue;
 		}
 		binding->looked_first = first;
@@ -668,12 +685,13 @@ static bool
 remembers_look(Claim *claim)
 {
 	return last_look.subscription == claim->subscription &&
-	last_look.generation == claim->generation;
+		last_look.generation == claim->generation;
 }
 
 /*
  * How many events of the cursor's channel, after it and up to number, that
- * look has shown which the ack covers; *last is the last one's number.
+ * look has shown which the ack covers; *last is the number of the last one
+ * that it has shown or told as missing.
  */
 static uint64
 count_shown(Ack *ack, Cursor *cursor, uint64 number, uint64 *last)
@@ -688,7 +706,8 @@ count_shown(Ack *ack, Cursor *cursor, uint64 number, uint64 *last)
 		if (row->channel != cursor->channel || row->seq > ack->seq ||
 			row->number <= cursor->number || row->number > number)
 			continue;
-		shown++;
+		if (!row->missed)
+			shown++;
 		*last = row->number;
 	}
 	return shown;
@@ -731,9 +750,11 @@ ack_missing_upto(Ack *ack, Cursor *cursor, uint64 last_missing)
 	Binding    *binding = cursor->binding;
 	uint64		upto = 0;
 
-	if (remembers_look(ack->claim) &&
-		count_shown(ack, cursor, last_missing, &upto) > 0)
+	if (remembers_look(ack->claim))
+	{
+		(void) count_shown(ack, cursor, last_missing, &upto);
 		return upto;
+	}
 	if (binding->looked_seq > 0 && ack->seq >= binding->looked_seq)
 		upto = binding->looked_number;
 	else if (subscription->looked_gap_seq > 0 &&

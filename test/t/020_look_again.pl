@@ -1,5 +1,6 @@
-# A gap that a look has shown, and whose row was acked, is not shown again;
-# also when an earlier look had seen more.
+# A gap that a look has shown, and whose row was acked, is not shown again, nor
+# does the ack count more than that as lost; also when an earlier look had seen
+# more, or began further on in a transaction that was rolled back.
 
 use strict;
 use warnings;
@@ -16,7 +17,7 @@ log_statement = none
 });
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
 my $session = client($node);
-my %written = (x => 0, y => 0);
+my %written = (x => 0, y => 0, z => 0);
 
 # Publish so many events of about a kilobyte; returns when they are queued.
 sub publish
@@ -34,9 +35,9 @@ sub publish
 # Rows of a look or a poll: [seq, channel, number, lost].
 sub rows
 {
-	my ($max, $consume) = @_;
+	my ($max, $consume, $by) = @_;
 
-	return $session->run(
+	return ($by // $session)->run(
 		"SELECT seq, channel, split_part(payload, '-', 1), lost FROM pgpubsub.poll('s', $max, consume => $consume)"
 	);
 }
@@ -68,6 +69,55 @@ my @rest = rows(1000, 'true');
 is(scalar(grep { defined $_->[3] } @rest), 0, 'the gap is not shown again');
 is(scalar(@rest) + 1 + $lost, $written{x} + $written{y}, 'all is read or lost, once');
 is(join(' ', map { $_->[2] } grep { $_->[1] eq 'y' } @rest), 6, 'the sixth of y is read');
+
+# Looks that began further on, and were rolled back; then one that shows a gap,
+# and of the channels only one; then more is lost, and the look is acked, by
+# the session that looked or another one.
+my $other = client($node);
+$session->run("SELECT pgpubsub.subscribe('filler', '{z}', 'drop')");
+foreach my $acker ($session, $other)
+{
+	my $name = 'acked by ' . ($acker == $session ? 'the same session' : 'another one');
+	my $read = sub {
+		return $session->value(
+			"SELECT delivered || ' ' || lost FROM pgpubsub.stat_subscriptions WHERE subscription = 's'");
+	};
+	my ($delivered, $before) = split / /, $read->();
+	my $count = 25;
+
+	publish('y', 5);
+	foreach (1 .. 10)
+	{
+		publish('x', 1);
+		publish('y', 1);
+	}
+	$session->run('BEGIN');
+	my @shown = rows(100, 'false');
+	is(scalar(@shown), $count, "$name: all is there");
+	$session->run("SELECT pgpubsub.ack('s', $shown[19][0])");
+	is(scalar(rows(100, 'false')), $count - 20, "$name: the rest is there");
+	$session->run('ROLLBACK');
+
+	# some of y are lost, and the next one left is of x
+	my @look;
+	do
+	{
+		publish('z', 1);
+		@look = rows(1, 'false');
+	} until @look == 2 && $look[1][1] eq 'x' && $look[0][3] > 5 || $written{z} > 1000;
+	my $told = $look[0][3];
+
+	# some more are
+	publish('z', 6);
+	$acker->run("SELECT pgpubsub.ack('s', $look[1][0])");
+	my ($now) = split / /, $read->();
+	cmp_ok($now - $delivered, '<=', 1, "$name: one at most is delivered");
+	my @left = rows(1000, 'true');
+	my $then = $left[0][3];
+	cmp_ok($then, '>', 0, "$name: more are lost then");
+	is($told + $then + ($now - $delivered) + @left - 1, $count, "$name: all is read or lost, once");
+	is((split / /, $read->())[1] - $before, $told + $then, "$name: as the view says");
+}
 
 $node->stop;
 server_is_sound($node);
