@@ -17,7 +17,9 @@
  *	  this session has consumed something and must not wait.  In each case
  *	  what was staged before is notified first, so that the order stands.
  *	  While it is only the queue that is full, and somebody reads the events,
- *	  the transaction waits instead: a relay that stops would lose them.
+ *	  the transaction waits instead: a relay that stops would lose them.  It
+ *	  does not wait for long for a transaction that has a place and does not
+ *	  come to its end, for want of a synchronous standby, say.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +30,7 @@
 #include "reader.h"
 #include "room.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 /*
  * Bytes of the first chunk, which should not cost a small transaction more
@@ -36,6 +39,12 @@
  */
 #define FIRST_CHUNK_SIZE	1024
 #define LARGEST_CHUNK_SIZE	(64 * 1024)
+
+/*
+ * How long the oldest transaction of a full staging queue may take to end,
+ * from when it took its place, before the others stop waiting for it.
+ */
+#define PATIENCE_MS	1000
 
 typedef struct Chunk
 {
@@ -188,7 +197,7 @@ wait_until_notified(void)
 
 	while (!staging_pass_done(database->staging, pass) &&
 		   !staging_idle(database->staging))
-		room_sleep_staging(database, start);
+		room_sleep_staging(database, start, LONG_MAX);
 	room_end_staging(start);
 }
 
@@ -226,22 +235,29 @@ find_bound_channel(void)
 
 /*
  * There is no room in the staging queue although all that was committed
- * before is notified.  Waits, if it comes free as the relay goes on and
- * somebody reads what is to be staged; else returns false.
+ * before is notified.  Waits, if it may be expected to come free and somebody
+ * reads what is to be staged; else returns false.
  */
 static bool
 wait_for_place(TimestampTz *start)
 {
+	TimestampTz blocked = staging_blocked_since(database->staging);
+	long		patience = Min(PATIENCE_MS, pgpubsub_publish_timeout / 2);
 	const char *channel;
 
-	if (staging_blocked(database->staging))
-		return false;
+	if (blocked != 0)
+	{
+		patience -= TimestampDifferenceMilliseconds(blocked,
+													GetCurrentTimestamp());
+		if (patience <= 0)
+			return false;
+	}
 	channel = find_bound_channel();
 	if (channel == NULL)
 		return false;
 	if (pg_atomic_read_u32(&database->relay_state) != RELAY_FULL)
 	{
-		room_sleep_staging(database, *start);
+		room_sleep_staging(database, *start, patience);
 		return true;
 	}
 
@@ -264,7 +280,7 @@ reserve_place(void)
 	TimestampTz start;
 
 	place = staging_reserve(staging, end.bytes, end.nevents,
-							database_generation);
+							database_generation, GetCurrentTimestamp());
 	if (place || reader_any_consumed())
 		return place != NULL;
 
@@ -273,11 +289,11 @@ reserve_place(void)
 	for (;;)
 	{
 		place = staging_reserve(staging, end.bytes, end.nevents,
-								database_generation);
+								database_generation, GetCurrentTimestamp());
 		if (place)
 			break;
 		if (!staging_pass_done(staging, pass))
-			room_sleep_staging(database, start);
+			room_sleep_staging(database, start, LONG_MAX);
 		else if (!wait_for_place(&start))
 			break;
 	}

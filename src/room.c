@@ -124,11 +124,11 @@ room_begin_staging(Database *database)
 }
 
 /*
- * Sleep until the staging queue has changed.  Raises 53400 when the
- * transaction's budget is used up.
+ * Sleep until the staging queue has changed, or for at most so many
+ * milliseconds.  Raises 53400 when the transaction's budget is used up.
  */
 void
-room_sleep_staging(Database *database, TimestampTz start)
+room_sleep_staging(Database *database, TimestampTz start, long at_most)
 {
 	long		left = budget_left(start);
 
@@ -138,7 +138,8 @@ room_sleep_staging(Database *database, TimestampTz start)
 		end_wait(start);
 		staging_full(database);
 	}
-	ConditionVariableTimedSleep(staging_moved(database->staging), left,
+	ConditionVariableTimedSleep(staging_moved(database->staging),
+								Min(left, at_most),
 								pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
 }
 

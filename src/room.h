@@ -13,7 +13,8 @@
 
 extern void room_wait(Database *database, const char *channel);
 extern TimestampTz room_begin_staging(Database *database);
-extern void room_sleep_staging(Database *database, TimestampTz start);
+extern void room_sleep_staging(Database *database, TimestampTz start,
+							   long at_most);
 extern void room_end_staging(TimestampTz start);
 extern void room_at_end(void);
 

@@ -61,6 +61,7 @@ struct StagedTransaction
 	LocalTransactionId lxid;
 	uint32		nevents;
 	uint32		generation;		/* of the database slot */
+	TimestampTz taken_at;
 
 	/* the relay alone */
 	uint64		first;			/* number of its first event, 0: not taken */
@@ -262,7 +263,7 @@ place_length(StagedTransaction *place)
 /* Fill in the header of the place that this transaction has taken. */
 static void
 write_header(StagedTransaction *place, Size length, uint32 nevents,
-			 uint32 generation)
+			 uint32 generation, TimestampTz now)
 {
 	pg_atomic_write_u32(&place->status, STAGED_PENDING);
 	place->pid = MyProcPid;
@@ -270,6 +271,7 @@ write_header(StagedTransaction *place, Size length, uint32 nevents,
 	place->lxid = PGPUBSUB_LXID(MyProc);
 	place->nevents = nevents;
 	place->generation = generation;
+	place->taken_at = now;
 	place->first = 0;
 	pg_write_barrier();
 	pg_atomic_write_u32(&place->length, length);
@@ -280,7 +282,8 @@ write_header(StagedTransaction *place, Size length, uint32 nevents,
  * is no room now.  The caller must mark it when its transaction ends.
  */
 StagedTransaction *
-staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation)
+staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation,
+				TimestampTz now)
 {
 	Size		length = HEADER_SIZE + MAXALIGN(len);
 	uint64		tail = pg_atomic_read_u64(&staging->tail);
@@ -307,7 +310,7 @@ staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation)
 	if (left > 0)
 		pg_atomic_write_u32(&PLACE_AT(staging, head)->length, left);
 	place = PLACE_AT(staging, head + left);
-	write_header(place, length, nevents, generation);
+	write_header(place, length, nevents, generation, now);
 	return place;
 }
 
@@ -345,13 +348,14 @@ staging_pass_done(Staging *staging, uint64 pass)
 }
 
 /*
- * Does the oldest place belong to a transaction that has not ended?  Then
- * nothing comes free before it does.
+ * If the oldest place belongs to a transaction that has not ended, nothing
+ * comes free before it does: when it took the place.  Else 0.
  */
-bool
-staging_blocked(Staging *staging)
+TimestampTz
+staging_blocked_since(Staging *staging)
 {
 	uint64		tail;
+	TimestampTz since;
 	bool		blocked;
 
 	/* look again if the place came free, and perhaps was reused, meanwhile */
@@ -367,9 +371,10 @@ staging_blocked(Staging *staging)
 		blocked = pg_atomic_read_u64(&staging->head) != tail &&
 			place_length(place) != 0 &&
 			pg_atomic_read_u32(&place->status) == STAGED_PENDING;
+		since = blocked ? place->taken_at : 0;
 		pg_read_barrier();
 	} while (tail != pg_atomic_read_u64(&staging->tail));
-	return blocked;
+	return since;
 }
 
 /*

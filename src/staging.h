@@ -10,6 +10,7 @@
 
 #include "pgpubsub.h"
 
+#include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 
@@ -71,12 +72,13 @@ extern Size staging_max_transaction(Staging *staging);
 
 /* writers */
 extern StagedTransaction *staging_reserve(Staging *staging, Size len,
-										  uint32 nevents, uint32 generation);
+										  uint32 nevents, uint32 generation,
+										  TimestampTz now);
 extern char *staging_data(StagedTransaction *transaction);
 extern void staging_mark(StagedTransaction *transaction, bool committed);
 extern uint64 staging_next_pass(Staging *staging);
 extern bool staging_pass_done(Staging *staging, uint64 pass);
-extern bool staging_blocked(Staging *staging);
+extern TimestampTz staging_blocked_since(Staging *staging);
 extern ConditionVariable *staging_moved(Staging *staging);
 
 /* the relay */

@@ -44,6 +44,7 @@ pgpubsub.max_databases = 4
 pgpubsub.evict_timeout = 30ms
 pgpubsub.publish_timeout = 20s
 max_connections = 90
+max_worker_processes = 30
 autovacuum_naptime = 5s
 restart_after_crash = on
 log_statement = none
@@ -411,7 +412,14 @@ sub database_step
 		my ($db, $copy) = map { "gone_$_" } 1 + int rand 3, 4;
 
 		$client->run("CREATE DATABASE $db");
-		my $there = client($node, $db, application_name => 'soak in a database that goes');
+
+		# it may be terminated before it is there
+		my $there = eval { client($node, $db, application_name => 'soak in a database that goes') };
+		if (!$there)
+		{
+			$client->run("DROP DATABASE IF EXISTS $db WITH (FORCE)");
+			return;
+		}
 
 		eval {
 			$there->run('CREATE EXTENSION pgpubsub');
@@ -842,7 +850,8 @@ my @expected = (
 	qr/ERROR:  subscription "[^"]*" (?:is being read|already exists|does not exist)/,
 	qr/ERROR:  (?:too many (?:subscriptions|channels|bindings))/,
 	qr/ERROR:  (?:the relay of this database does not answer|this database has no relay)/,
-	qr/WARNING:  (?:no relay for database|this database gets no relay|no room for channel|pgpubsub queue is more than half full)/,
+	qr/WARNING:  (?:no relay for database "gone_|this database gets no relay|no room for channel|pgpubsub queue is more than half full)/,
+	qr/WARNING:  too many (?:channels|bindings)/,
 	qr/WARNING:  there is no transaction in progress/,
 	qr/ERROR:  (?:source )?database "gone_\d(?:_named)?" (?:is being accessed|already exists|does not exist)/,
 	$crash

@@ -216,7 +216,7 @@ write_event(StagedEvent *event, const Change *change)
 static StagedTransaction *
 reserve(Size len, int nevents)
 {
-	StagedTransaction *place = staging_reserve(staging, len, nevents, 7);
+	StagedTransaction *place = staging_reserve(staging, len, nevents, 7, 0);
 	uint64		pass;
 
 	if (place)
@@ -225,7 +225,7 @@ reserve(Size len, int nevents)
 	pass = staging_next_pass(staging);
 	for (;;)
 	{
-		place = staging_reserve(staging, len, nevents, 7);
+		place = staging_reserve(staging, len, nevents, 7, 0);
 		if (place || staging_pass_done(staging, pass))
 			return place;
 		stress_yield();

@@ -1,7 +1,8 @@
 # The staging queue is full because the queue is: a writer whose events somebody
 # reads waits until they can be staged, and is not published in transactional
 # mode instead, in which a relay that stops would lose them.  One whose events
-# nobody reads does not wait.
+# nobody reads does not wait.  Nor does one wait for long for a transaction that
+# has its place and does not come to its end.
 
 use strict;
 use warnings;
@@ -12,7 +13,7 @@ use PgPubsubClient;
 use PgPubsubTest;
 use Test::More;
 
-my $node = new_server('staging_waits', conf => q{
+my $node = new_server('staging_waits', init => { allows_streaming => 1 }, conf => q{
 pgpubsub.queue_size = 64kB
 pgpubsub.staging_size = 64kB
 pgpubsub.publish_mode = async
@@ -101,6 +102,38 @@ is( join(' ', map { $_->[0] =~ s/-+$//r } @read),
 my @native = $listener->wait_for_notifications(1);
 is("$native[0][0] " . ($native[0][2] =~ s/-+$//r),
 	"$relay $count", 'the event that waited was sent by the relay');
+
+# A commit that waits for a synchronous standby holds its place; what comes
+# behind it fills the staging queue.
+$admin->run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+$node->reload;
+wait_until(sub { $admin->value('SHOW synchronous_standby_names') eq 'nobody' }, 'setting');
+my $slow = client($node);
+$slow->run($_) foreach 'SET synchronous_commit = local', 'CREATE TABLE slow (i int)', 'RESET synchronous_commit';
+$admin->run('SET synchronous_commit = local');
+$writer->run('SET synchronous_commit = local');
+$slow->begin("INSERT INTO slow VALUES (1); SELECT pgpubsub.publish('c', 'slow')");
+my $began = $slow->{began};
+wait_until(
+	sub { $admin->value("SELECT wait_event FROM pg_stat_activity WHERE pid = $slow->{pid}") eq 'SyncRep' },
+	'a commit that waits');
+@read   = ();
+@native = ();
+$count  = 0;
+do
+{
+	$writer->run(publish('c', ++$count));
+	push @read, $admin->run("SELECT payload, pid, lost FROM pgpubsub.poll('s', 10, '60s')");
+	push @native, $listener->wait_for_notifications(1);
+} until $native[-1][0] == $writer->{pid} || $count == 100;
+cmp_ok($count, '>', 10, "$count events fill the staging queue");
+cmp_ok($count, '<', 100, 'and then one is published in transactional mode');
+cmp_ok($writer->{ended} - $began, '>', 0.99, 'but not at once');
+is(scalar(grep { $_->[0] == $relay } @native), $count - 1, 'all others in async mode');
+$admin->run("SELECT pg_cancel_backend($slow->{pid})");
+$slow->finish;
+push @read, $admin->run("SELECT payload, pid, lost FROM pgpubsub.poll('s', 10, '60s')");
+is(join(' ', map { $_->[0] =~ s/-+$//r } @read), join(' ', 1 .. $count, 'slow'), 'all has come, once');
 
 $node->stop('fast');
 server_is_sound($node);
