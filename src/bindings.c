@@ -19,34 +19,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-/* Report what is wrong with the name of a channel; true if nothing is. */
-static bool
-check_channel_name(const char *name, int elevel)
-{
-	if (name[0] == '\0')
-		ereport(elevel,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("channel name cannot be empty"),
-				 errhint("Give names of 1 to %d bytes.",
-						 PGPUBSUB_CHANNEL_MAX)));
-	else if (strlen(name) > PGPUBSUB_CHANNEL_MAX)
-		ereport(elevel,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("channel name is too long"),
-				 errdetail("\"%s\" has %zu bytes.", name, strlen(name)),
-				 errhint("Give names of 1 to %d bytes.",
-						 PGPUBSUB_CHANNEL_MAX)));
-	else if (strcmp(name, PGPUBSUB_FRAME_CHANNEL) == 0)
-		ereport(elevel,
-				(errcode(ERRCODE_RESERVED_NAME),
-				 errmsg("channel name \"%s\" is reserved", name),
-				 errdetail("It carries pgpubsub's own frames."),
-				 errhint("Subscribe to another channel.")));
-	else
-		return true;
-	return false;
-}
-
 /* Report what is wrong with the array; true if nothing is. */
 static bool
 check_array(ArrayType *array, int elevel)
@@ -101,7 +73,7 @@ bindings_parse(ArrayType *array, int elevel, int *count)
 		bool		repeated = false;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!check_channel_name(name, elevel))
+		if (!pgpubsub_check_channel_name(name, elevel))
 			return NULL;
 		for (int j = 0; j < *count && !repeated; j++)
 			repeated = strcmp(name, names[j]) == 0;

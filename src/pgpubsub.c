@@ -17,6 +17,7 @@
 #include "database_hooks.h"
 #include "fmgr.h"
 #include "launcher.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "publish.h"
 #include "registry.h"
@@ -186,6 +187,42 @@ define_server_settings(void)
 							   "*",
 							   PGC_SIGHUP, GUC_LIST_INPUT,
 							   check_databases, NULL, NULL);
+}
+
+/*
+ * Report at elevel what is wrong with the name of a channel, if anything is:
+ * 22023 if it is empty or too long, 42939 if it is reserved.  Returns true if
+ * nothing is.
+ */
+bool
+pgpubsub_check_channel_name(const char *name, int elevel)
+{
+	Size		len = strlen(name);
+
+	if (len == 0)
+		ereport(elevel,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("channel name cannot be empty"),
+				 errhint("Give a name of 1 to %d bytes.",
+						 PGPUBSUB_CHANNEL_MAX)));
+	else if (len > PGPUBSUB_CHANNEL_MAX)
+		ereport(elevel,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("channel name is too long"),
+				 errdetail("\"%.*s...\" has %zu bytes.",
+						   pg_mbcliplen(name, (int) len, PGPUBSUB_CHANNEL_MAX),
+						   name, len),
+				 errhint("Give a name of 1 to %d bytes.",
+						 PGPUBSUB_CHANNEL_MAX)));
+	else if (strcmp(name, PGPUBSUB_FRAME_CHANNEL) == 0)
+		ereport(elevel,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("channel name \"%s\" is reserved", name),
+				 errdetail("It carries pgpubsub's own frames."),
+				 errhint("Give another name.")));
+	else
+		return true;
+	return false;
 }
 
 /*

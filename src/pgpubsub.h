@@ -70,6 +70,7 @@ typedef enum PgpubsubWait
 
 /* pgpubsub.c */
 extern bool pgpubsub_preloaded(void);
+extern bool pgpubsub_check_channel_name(const char *name, int elevel);
 extern uint32 pgpubsub_wait_event(PgpubsubWait wait);
 
 #endif							/* PGPUBSUB_H */

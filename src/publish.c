@@ -418,31 +418,6 @@ publish_channel_known(const char *name)
 		registry_request(database);
 }
 
-/* Raise an error unless text may be published on the channel. */
-static void
-check_channel(const char *name)
-{
-	if (name[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("channel name cannot be empty"),
-				 errhint("Give a name of 1 to %d bytes.",
-						 PGPUBSUB_CHANNEL_MAX)));
-	if (strlen(name) > PGPUBSUB_CHANNEL_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("channel name is too long"),
-				 errdetail("It has %zu bytes.", strlen(name)),
-				 errhint("Give a name of 1 to %d bytes.",
-						 PGPUBSUB_CHANNEL_MAX)));
-	if (publish_channel_reserved(name))
-		ereport(ERROR,
-				(errcode(ERRCODE_RESERVED_NAME),
-				 errmsg("channel name \"%s\" is reserved", name),
-				 errdetail("It carries pgpubsub's own frames."),
-				 errhint("Publish on another channel.")));
-}
-
 /* Raise an error if a payload of this many bytes cannot be published. */
 static void
 check_payload(const char *channel, Size len)
@@ -489,7 +464,7 @@ pgpubsub_publish(PG_FUNCTION_ARGS)
 	payload = PG_ARGISNULL(1) ? pstrdup("") :
 		text_to_cstring(PG_GETARG_TEXT_PP(1));
 	len = strlen(payload);
-	check_channel(name);
+	(void) pgpubsub_check_channel_name(name, ERROR);
 	check_payload(name, len);
 
 	id[0] = '\0';

@@ -83,19 +83,7 @@ parse_publish_mode(const char *value)
 void
 check_channel_name(const char *name)
 {
-	if (name[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("channel name cannot be empty"),
-				 errhint("Give a name of 1 to %d bytes.",
-						 PGPUBSUB_CHANNEL_MAX)));
-	if (strlen(name) > PGPUBSUB_CHANNEL_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("channel name is too long"),
-				 errdetail("It has %zu bytes.", strlen(name)),
-				 errhint("Give a name of 1 to %d bytes.",
-						 PGPUBSUB_CHANNEL_MAX)));
+	(void) pgpubsub_check_channel_name(name, ERROR);
 	if (strchr(name, PGPUBSUB_WILDCARD) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -103,12 +91,6 @@ check_channel_name(const char *name)
 						name, PGPUBSUB_WILDCARD),
 				 errdetail("In a subscription that character stands for any run of characters, so no subscription could name this channel alone."),
 				 errhint("Give a name without it.")));
-	if (strcmp(name, PGPUBSUB_FRAME_CHANNEL) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_RESERVED_NAME),
-				 errmsg("channel name \"%s\" is reserved", name),
-				 errdetail("It carries pgpubsub's own frames."),
-				 errhint("Give another name.")));
 }
 
 /* Parse a list of column names; 22023 if it is malformed or empty. */
