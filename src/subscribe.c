@@ -813,12 +813,19 @@ pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
 	Claim	   *claim;
 	TimestampTz deadline;
 	bool		temporary;
+	bool		deleted;
 
 	reader_check_not_null(fcinfo, 0, "subscription");
 	name = NameStr(*PG_GETARG_NAME(0));
 	lock_name(name);
 	if (!OidIsValid(reader_subscription_owner(database, name)))
-		PG_RETURN_BOOL(false);
+	{
+		/* the relay may not have read it yet, or have had no room for it */
+		deleted = subscription_table_delete_unread(name);
+		if (deleted)
+			subscribe_table_written();
+		PG_RETURN_BOOL(deleted);
+	}
 
 	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 										   pgpubsub_publish_timeout);

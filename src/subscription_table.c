@@ -177,6 +177,25 @@ subscription_table_delete(const char *name, bool at_once)
 				lengthof(types), types, values, SPI_OK_DELETE, at_once);
 }
 
+/*
+ * Take a subscription that the current user may drop out of the table, though
+ * the relay does not have it.  Returns whether there was one: then the relay
+ * has to read the table again.
+ */
+bool
+subscription_table_delete_unread(const char *name)
+{
+	Oid			types[] = {NAMEOID, OIDOID};
+	Datum		values[] = {CStringGetDatum(name),
+	ObjectIdGetDatum(GetUserId())};
+
+	return write_table("DELETE FROM pgpubsub.subscription"
+					   " WHERE name OPERATOR(pg_catalog.=) $1"
+					   " AND pg_catalog.pg_has_role($2, owner::pg_catalog.oid, 'USAGE')",
+					   lengthof(types), types, values, SPI_OK_DELETE,
+					   false) > 0;
+}
+
 /* The oids in the list, as oid[]. */
 static Datum
 oid_array(List *oids)

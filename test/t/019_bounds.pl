@@ -277,6 +277,29 @@ is($client->value('SELECT count(*) FROM pgpubsub.stat_subscriptions'),
 cmp_ok($client->value('SELECT count(*) FROM pgpubsub.stat_channels'),
 	'<=', 8, 'and as many channels in eight');
 works($node, 'after that');
+
+# A row for which there is no room: it can be dropped.
+$client->run("SELECT pgpubsub.subscribe('first', '{c}')");
+$client->run("INSERT INTO pgpubsub.subscription (name, owner, channels, on_full) VALUES ('second', 'postgres', '{c}', 'drop')");
+$node->wait_for_log(qr/WARNING:  too many subscriptions/);
+$client->run('CREATE ROLE nobody; GRANT USAGE ON SCHEMA pgpubsub TO nobody; GRANT EXECUTE ON FUNCTION pgpubsub.unsubscribe TO nobody; SET ROLE nobody');
+is($client->value("SELECT pgpubsub.unsubscribe('second')"), 'f', 'another role cannot drop what there is no room for');
+$client->run('RESET ROLE');
+is($client->value("SELECT pgpubsub.unsubscribe('second')"), 't', 'its owner can');
+is($client->value("SELECT pgpubsub.unsubscribe('second')"), 'f', 'once');
+is($client->value('SELECT string_agg(name, $$ $$) FROM pgpubsub.subscription'), 'first', 'the other one is there');
+is($client->value("SELECT pgpubsub.unsubscribe('first')"), 't', 'and is dropped, too');
+
+# The relay may or may not have read a row that was just written.
+for my $i (1 .. 20)
+{
+	$client->run("INSERT INTO pgpubsub.subscription (name, owner, channels, on_full) VALUES ('s$i', 'postgres', '{c}', 'drop')");
+	$client->query("SELECT pgpubsub.unsubscribe('s$i')");
+	is($client->{rows}[0][0], 't', 'a row that was just written can be dropped');
+}
+wait_until(sub { $client->value('SELECT count(*) FROM pgpubsub.stat_subscriptions') == 0 }, 'the end of all subscriptions');
+is($client->value('SELECT count(*) FROM pgpubsub.subscription'), 0, 'and their rows are gone');
+works($node, 'after that, too');
 $node->stop('fast');
 server_is_sound($node);
 
