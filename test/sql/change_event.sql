@@ -3,42 +3,13 @@
 --
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgpubsub;
-SELECT pgpubsub.subscribe('change_event', '{*}', on_full => 'block', temporary => true);
+SELECT pgpubsub.subscribe('regress_events', '{*}', on_full => 'block', temporary => true);
 CREATE SCHEMA ce;
 SET search_path = ce;
 
--- what came on the channels since last time; "end" is published after the
--- events and ends them
-CREATE FUNCTION received(OUT channel text, OUT event text) RETURNS SETOF record LANGUAGE plpgsql AS $$
-DECLARE
-    m record;
-BEGIN
-    FOR i IN 1 .. 20 LOOP
-        FOR m IN SELECT * FROM pgpubsub.poll('change_event', 10000, '5s') LOOP
-            IF m.lost IS NOT NULL THEN
-                RAISE 'lost % events', m.lost;
-            ELSIF m.channel = 'end' THEN
-                RETURN;
-            END IF;
-            channel := m.channel;
-            event := m.payload;
-            RETURN NEXT;
-        END LOOP;
-    END LOOP;
-    RAISE 'the end did not come';
-END$$;
--- the same with what varies masked
-CREATE FUNCTION events(OUT channel text, OUT event text) RETURNS SETOF record LANGUAGE sql AS $$
-    SELECT channel,
-           replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(event,
-               '"id":"\d+-\d+"', '"id":"#"', 'g'),
-               '"(txid|txId|pid|ts_ms)":\d+', '"\1":0', 'g'),
-               '"(ts|time)":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"', '"\1":"#"', 'g'),
-               '"txid":0,"pid":0,"ts":"#"', '...'),
-               coalesce(pg_my_temp_schema()::regnamespace::text, '-'), 'pg_temp')
-      FROM received()
-$$;
-\set events 'DO $$BEGIN PERFORM pgpubsub.publish(\'end\', \'\'); END$$; SELECT * FROM events();'
+\getenv inputdir PG_ABS_SRCDIR
+\set include :inputdir '/sql/include/events.sql'
+\i :include
 
 --
 -- Operations
@@ -351,6 +322,6 @@ DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
 SELECT channel, length(event) > 10000 AS whole FROM received();
 
 RESET client_min_messages;
-SELECT pgpubsub.unsubscribe('change_event');
+SELECT pgpubsub.unsubscribe('regress_events');
 SET client_min_messages = warning;
 DROP SCHEMA ce CASCADE;

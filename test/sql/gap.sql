@@ -2,24 +2,9 @@
 -- Gaps: what is overwritten before it was read is counted, exactly.  An event
 -- is as long as makes 400 of them overrun the queue, whatever its size.
 --
-CREATE PROCEDURE pg_temp.settle()
-LANGUAGE plpgsql AS $$
--- Return once the relay has queued all that was committed before.
-DECLARE
-    marker   text := clock_timestamp();
-    deadline timestamptz := clock_timestamp() + '30 s';
-    found_it boolean := false;
-BEGIN
-    PERFORM pgpubsub.publish('regress_settle', marker);
-    COMMIT;
-    WHILE NOT found_it LOOP
-        ASSERT clock_timestamp() < deadline, 'the relay delivers nothing';
-        SELECT count(*) > 0 INTO found_it
-          FROM (SELECT payload FROM pgpubsub.poll('regress_settle', 100, '10 s')) AS p
-         WHERE payload = marker;
-        COMMIT;
-    END LOOP;
-END $$;
+\getenv inputdir PG_ABS_SRCDIR
+\set include :inputdir '/sql/include/settle.sql'
+\i :include
 SELECT pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
 -- Publish events numbered first to last, with bytes more than the number.
 CREATE PROCEDURE pg_temp.flood(channel text, first integer, last integer,

@@ -1,24 +1,9 @@
 --
 -- publish(): what comes through, and what PostgreSQL's own NOTIFY gets.
 --
-CREATE PROCEDURE pg_temp.settle()
-LANGUAGE plpgsql AS $$
--- Return once the relay has queued all that was committed before.
-DECLARE
-    marker   text := clock_timestamp();
-    deadline timestamptz := clock_timestamp() + '30 s';
-    found_it boolean := false;
-BEGIN
-    PERFORM pgpubsub.publish('regress_settle', marker);
-    COMMIT;
-    WHILE NOT found_it LOOP
-        ASSERT clock_timestamp() < deadline, 'the relay delivers nothing';
-        SELECT count(*) > 0 INTO found_it
-          FROM (SELECT payload FROM pgpubsub.poll('regress_settle', 100, '10 s')) AS p
-         WHERE payload = marker;
-        COMMIT;
-    END LOOP;
-END $$;
+\getenv inputdir PG_ABS_SRCDIR
+\set include :inputdir '/sql/include/settle.sql'
+\i :include
 SELECT pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
 
 SELECT pgpubsub.subscribe('regress_publish', '{pub_a,pub_b}', 'drop');

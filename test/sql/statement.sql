@@ -3,42 +3,13 @@
 --
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pgpubsub;
-SELECT pgpubsub.subscribe('statement', '{*}', on_full => 'block', temporary => true);
+SELECT pgpubsub.subscribe('regress_events', '{*}', on_full => 'block', temporary => true);
 CREATE SCHEMA st;
 SET search_path = st;
 
--- what came on the channels since last time; "end" is published after the
--- events and ends them
-CREATE FUNCTION received(OUT channel text, OUT event text) RETURNS SETOF record LANGUAGE plpgsql AS $$
-DECLARE
-    m record;
-BEGIN
-    FOR i IN 1 .. 20 LOOP
-        FOR m IN SELECT * FROM pgpubsub.poll('statement', 10000, '5s') LOOP
-            IF m.lost IS NOT NULL THEN
-                RAISE 'lost % events', m.lost;
-            ELSIF m.channel = 'end' THEN
-                RETURN;
-            END IF;
-            channel := m.channel;
-            event := m.payload;
-            RETURN NEXT;
-        END LOOP;
-    END LOOP;
-    RAISE 'the end did not come';
-END$$;
--- the same with what varies masked
-CREATE FUNCTION events(OUT channel text, OUT event text) RETURNS SETOF record LANGUAGE sql AS $$
-    SELECT channel,
-           replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(event,
-               '"id":"\d+-\d+"', '"id":"#"', 'g'),
-               '"(txid|txId|pid|ts_ms)":\d+', '"\1":0', 'g'),
-               '"(ts|time)":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"', '"\1":"#"', 'g'),
-               '"txid":0,"pid":0,"ts":"#"', '...'),
-               coalesce(pg_my_temp_schema()::regnamespace::text, '-'), 'pg_temp')
-      FROM received()
-$$;
-\set events 'DO $$BEGIN PERFORM pgpubsub.publish(\'end\', \'\'); END$$; SELECT * FROM events();'
+\getenv inputdir PG_ABS_SRCDIR
+\set include :inputdir '/sql/include/events.sql'
+\i :include
 
 CREATE TABLE t (id int PRIMARY KEY, v text);
 SELECT pgpubsub.attach('t', operations => '{insert,update,delete,truncate}', level => 'statement');
@@ -128,5 +99,5 @@ SELECT pgpubsub.attach('parent', level => 'statement');
 UPDATE parent SET v = v || '!';
 :events
 
-SELECT pgpubsub.unsubscribe('statement');
+SELECT pgpubsub.unsubscribe('regress_events');
 DROP SCHEMA st CASCADE;
