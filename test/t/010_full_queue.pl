@@ -333,29 +333,29 @@ foreach my $mode (qw(transactional async))
 
 # One budget for all waits of a transaction
 
-$other->run("SET pgpubsub.publish_timeout = '1500ms'");
+$other->run("SET pgpubsub.publish_timeout = '4s'");
 $other->run('BEGIN; SAVEPOINT s');
 $other->query("SELECT pgpubsub.publish('c', 'never')");
 is($other->sqlstate, '53400', 'budget: the first wait uses it up');
 $other->run('ROLLBACK TO s');
 $other->query("SELECT pgpubsub.publish('c', 'never')");
 is($other->sqlstate, '53400', 'budget: the second has nothing left');
-cmp_ok($other->duration, '<', 1, 'and fails at once');
+cmp_ok($other->duration, '<', 3, 'and fails at once');
 $other->run('ROLLBACK');
 $other->query("SELECT pgpubsub.publish('c', 'never')");
-cmp_ok($other->duration, '>=', 1.49, 'the next transaction has one of its own');
+cmp_ok($other->duration, '>=', 3.99, 'the next transaction has one of its own');
 
-$other->run("SET pgpubsub.publish_timeout = '3s'");
+$other->run("SET pgpubsub.publish_timeout = '6s'");
 $other->run('BEGIN');
 $other->begin("SELECT pgpubsub.publish('c', '${\ ++$published}')");
 ok(waits_in_extension($admin, $other), 'budget: a first wait');
 wait_until(
 	sub {
 		$admin->value(
-			"SELECT clock_timestamp() - query_start > '1500ms' FROM pg_stat_activity WHERE pid = $other->{pid}"
+			"SELECT clock_timestamp() - query_start > '3s' FROM pg_stat_activity WHERE pid = $other->{pid}"
 		) eq 't';
 	},
-	'a wait of 1.5 s');
+	'a wait of 3 s');
 
 # a reader that commits frees room, and wakes the writers
 
@@ -372,7 +372,7 @@ notify_many('c', 150);
 wait_for_queue("relay_state = 'full'");
 $other->query("SELECT pgpubsub.publish('c', 'never')");
 is($other->sqlstate, '53400', 'budget: the second wait fails');
-cmp_ok($other->duration, '<', 2.5, 'after what the first has left');
+cmp_ok($other->duration, '<', 5.5, 'after what the first has left');
 $other->run('ROLLBACK');
 $other->quit;
 $reader->quit;
@@ -583,13 +583,13 @@ notify_many('c', 20000);
 wait_for_queue("relay_state = 'full'");
 my $began = time;
 my $reads = 0;
-while (queue('evictions') == $evictions && time - $began < 5)
+while (queue('evictions') == $evictions && time - $began < 20)
 {
 	$admin->run("SELECT FROM pgpubsub.poll('one', 1)");
 	$reads++;
 }
 cmp_ok(queue('evictions'), '>', $evictions, "evicted although it has read $reads times");
-cmp_ok(time - $began, '<', 4, 'in about evict_timeout');
+cmp_ok(time - $began, '<', 15, 'in about evict_timeout');
 unsubscribe('one', 'elsewhere');
 
 # A fast shutdown ends waits.
