@@ -103,6 +103,7 @@ typedef struct Look
 {
 	Subscription *subscription; /* NULL: nothing is remembered */
 	uint32		generation;
+	uint64		number;			/* as noted in the subscription, or 0 */
 	ShownRow   *rows;			/* in TopMemoryContext */
 	int			nrows;
 } Look;
@@ -203,6 +204,7 @@ static void
 begin_look(Subscription *subscription, int max_messages)
 {
 	last_look.subscription = NULL;
+	last_look.number = 0;
 	last_look.nrows = 0;
 
 	if (last_look.rows == NULL)
@@ -367,11 +369,14 @@ note_look(Poll *poll)
 		LWLockRelease(database->lock);
 		return;
 	}
+	last_look.number = ++subscription->looks;
 	if (poll->missed > 0 || poll->gap_unknown)
 	{
 		subscription->looked_gap = poll->gap_epoch;
 		subscription->looked_gap_seq = poll->gap_seq;
 	}
+	else
+		subscription->looked_gap = subscription->looked_gap_seq = 0;
 	for (int i = 0; i < poll->ncursors; i++)
 	{
 		Cursor	   *shown = &poll->cursors[i];
@@ -381,7 +386,13 @@ note_look(Poll *poll)
 			cursor->delivered;
 
 		if (shown->number == cursor->number)
+		{
+			/* a look that began further on was rolled back */
+			if (binding->looked_first > cursor->number)
+				binding->looked_first = binding->looked_number =
+					binding->looked_seq = 0;
 			continue;
+		}
 
 		/*
 		 * Its gap row counts, even if an earlier look went further; unless
@@ -685,7 +696,9 @@ static bool
 remembers_look(Claim *claim)
 {
 	return last_look.subscription == claim->subscription &&
-		last_look.generation == claim->generation;
+		last_look.generation == claim->generation &&
+		last_look.number > 0 &&
+		last_look.number == claim->subscription->looks;
 }
 
 /*
@@ -699,6 +712,10 @@ count_shown(Ack *ack, Cursor *cursor, uint64 number, uint64 *last)
 	uint64		shown = 0;
 
 	*last = 0;
+
+	/* a binding made since is to another channel, or behind all that */
+	if (cursor->binding->looked_number == 0)
+		return 0;
 	for (int i = 0; i < last_look.nrows; i++)
 	{
 		ShownRow   *row = &last_look.rows[i];

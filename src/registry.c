@@ -405,6 +405,7 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 	pg_atomic_write_u64(&subscription->polls, 0);
 	pg_atomic_write_u64(&subscription->empty_polls, 0);
 	pg_atomic_write_u64(&subscription->last_poll_at, 0);
+	subscription->looks = 0;
 	subscription->looked_gap = subscription->looked_gap_seq = 0;
 	dlist_push_tail(&database->subscriptions, &subscription->node);
 	return subscription;

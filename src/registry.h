@@ -155,7 +155,8 @@ typedef struct Subscription
 	pg_atomic_uint64 seq;		/* last one consumed */
 	pg_atomic_uint64 gap_seen;	/* part of the gap epoch it was told of */
 
-	/* the reader alone: the gap row that the last look showed */
+	/* the reader alone: looks that showed anything, the last one's gap row */
+	uint64		looks;
 	uint64		looked_gap;		/* gap epoch */
 	uint64		looked_gap_seq;
 
