@@ -474,6 +474,7 @@ staging_take(Staging *staging, StagedView *view)
 	uint64		tail = pg_atomic_read_u64(&staging->tail);
 	uint64		pos;
 	bool		passed = false;
+	bool		soon = false;
 
 	/* what lies behind tail is others' memory now */
 	staging->scan = Max(staging->scan, tail);
@@ -489,7 +490,12 @@ staging_take(Staging *staging, StagedView *view)
 		if (length == 0)
 			return TAKE_SOON;
 		status = pg_atomic_read_u32(&place->status);
-		passed |= status == STAGED_PENDING;
+		if (status == STAGED_PENDING)
+		{
+			passed = true;
+			/* one that has ended may have been seen: a pass must not miss it */
+			soon |= !in_progress(place);
+		}
 		if (status != STAGED_COMMITTED || place->first != 0)
 		{
 			pos += length;
@@ -508,9 +514,9 @@ staging_take(Staging *staging, StagedView *view)
 		if (!again)
 			return TAKE_SOON;
 		pos = staging->scan;
-		passed = false;
+		passed = soon = false;
 	}
-	return TAKE_NOTHING;
+	return soon ? TAKE_SOON : TAKE_NOTHING;
 }
 
 /*
