@@ -34,11 +34,11 @@
 /* Changes of the writer in a millisecond that make a load. */
 #define BUSY_PER_MS	0.5
 
-/* A reader that is woken has come back after so long, in us. */
-#define READER_US	100
+/* A reader that is woken has come back, and left others some time, in us. */
+#define READER_US	200
 
 /* The longest pause. */
-#define LONGEST_MS	20
+#define LONGEST_MS	40
 
 /* The window at hand. */
 static TimestampTz window_start = 0;
