@@ -230,6 +230,7 @@ inbox_put(Inbox *inbox, int channel, int pid, uint64 staged,
 	entry->staged = staged;
 	entry->len = len;
 	memcpy(entry + 1, payload, len);
+	memset((char *) (entry + 1) + len, 0, needed - sizeof(Entry) - len);
 	chunk->end += needed;
 	return true;
 }

@@ -55,6 +55,7 @@
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/memdebug.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -176,6 +177,9 @@ receive_message(char msgtype, const char *s, size_t len)
 
 	if (msgtype != 'A' || my_slot == NULL || len < sizeof(pid) + 2)
 		return 0;
+
+	/* memcheck takes what others have put into core's queue for our padding */
+	VALGRIND_MAKE_MEM_DEFINED(s, len);
 	memcpy(&pid, s, sizeof(pid));
 	pid = pg_ntoh32(pid);
 	channel = s + sizeof(pid);
