@@ -94,9 +94,7 @@
 #endif
 
 /* 19 keeps what a session listens to in a hash table, before it was a list. */
-#if PG_VERSION_NUM < 190000
-#define PGPUBSUB_LISTENS_BY_LIST 1
-#endif
+#define PGPUBSUB_LISTENS_BY_LIST (PG_VERSION_NUM < 190000)
 
 /* 17 added transaction_timeout. */
 #if PG_VERSION_NUM >= 170000

@@ -312,12 +312,12 @@ move_some(void)
 void
 relay_listen_reorder(void)
 {
-#ifdef PGPUBSUB_LISTENS_BY_LIST
+	if (!PGPUBSUB_LISTENS_BY_LIST)
+		return;
 	if (to_move == 0 &&
 		num_events >= (uint64) Max(REORDER_EVENTS,
 								   hash_get_num_entries(listened)))
 		to_move = count_worth_moving();
 	if (to_move > 0)
 		move_some();
-#endif
 }
