@@ -317,7 +317,7 @@ run_transaction(void)
 		staging_mark(place, commit);
 	steps_drain();
 	stress_add(commit ? &shared->committed : &shared->rolled_back, 1);
-	if (commit && stress_random(20) == 0)
+	if (commit && stress_random(5) == 0)
 		wait_until_notified(changes, count);
 }
 
@@ -519,11 +519,12 @@ send_batch(Relay *relay, Taking *before)
 		item->number = relay->taking.view.first + relay->taking.done;
 		relay->taking.event = staged_event_next(event);
 		relay->taking.done++;
-		if (stress_random(300) == 0)
+		if (stress_random(100) == 0)
 		{
 			while (relay->ntaken > 0)
 				staging_take_back(staging, &relay->taken[--relay->ntaken]);
 			relay->taking = *before;
+			relay->last_pos = 0;
 			relay->nsent = 0;
 			stress_add(&shared->failed, 1);
 			return false;
