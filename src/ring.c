@@ -478,24 +478,29 @@ oldest_position(Ring *ring, RingPos tail)
 void
 ring_state(Ring *ring, RingState *state)
 {
-	RingPos		oldest;
-
-	do
+	for (;;)
 	{
 		RingPos		tail = pg_atomic_read_u64(&ring->tail);
+		RingPos		oldest;
 
 		pg_read_barrier();
 		state->size = ring->size;
 		state->messages = pg_atomic_read_u64(&ring->messages);
 		state->newest_seq = pg_atomic_read_u64(&ring->newest_seq);
 		state->used = pg_atomic_read_u64(&ring->head) - tail;
+		pg_read_barrier();
+		/* head may have gone a whole ring further meanwhile */
+		if (pg_atomic_read_u64(&ring->tail) != tail)
+			continue;
 		if (state->used == 0)
 			state->messages = 0;
 		if (state->messages == 0)
 			return;
 		oldest = oldest_position(ring, tail);
-	} while (oldest == RING_NONE ||
-			 !read_header(ring, oldest, &state->oldest));
+		if (oldest != RING_NONE &&
+			read_header(ring, oldest, &state->oldest))
+			return;
+	}
 }
 
 /*

@@ -218,11 +218,18 @@ staging_size(Staging *staging)
 Size
 staging_used(Staging *staging)
 {
-	uint64		tail = pg_atomic_read_u64(&staging->tail);
+	uint64		head;
+	uint64		tail;
 
-	/* in this order, head is not behind tail */
-	pg_read_barrier();
-	return pg_atomic_read_u64(&staging->head) - tail;
+	/* while tail stands, head is not behind it, nor more than size ahead */
+	do
+	{
+		tail = pg_atomic_read_u64(&staging->tail);
+		pg_read_barrier();
+		head = pg_atomic_read_u64(&staging->head);
+		pg_read_barrier();
+	} while (tail != pg_atomic_read_u64(&staging->tail));
+	return head - tail;
 }
 
 /*
