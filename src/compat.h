@@ -63,6 +63,20 @@
 	ShmemInitHash(name, size, size, ctl, flags)
 #endif
 
+/* 16 added a read that raises an error if it gets less. */
+#if PG_VERSION_NUM >= 160000
+#define PGPUBSUB_BUFFILE_READ(file, ptr, size) \
+	BufFileReadExact(file, ptr, size)
+#else
+#define PGPUBSUB_BUFFILE_READ(file, ptr, size) \
+	do { \
+		if (BufFileRead(file, ptr, size) != (size_t) (size)) \
+			ereport(ERROR, \
+					(errcode_for_file_access(), \
+					 errmsg("could not read from temporary file: %m"))); \
+	} while (0)
+#endif
+
 /* 16 replaced the ownership checks per kind of object. */
 #if PG_VERSION_NUM >= 160000
 #define PGPUBSUB_OWNS_DATABASE(dboid, role) \

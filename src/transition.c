@@ -4,12 +4,10 @@
  *	  The rows of a statement as change events.
  *
  * The rows come from the trigger's transition tables, which spill to disk by
- * themselves, and are read through read pointers of our own.  An event has to
- * say how many parts there are, so:
- *
- * 1. The first pass writes rows into one buffer.  If they all fit, that is
- *	  the event.  Once they do not, it only counts how many parts are needed.
- * 2. The second pass writes and emits the parts.
+ * themselves, and are read through read pointers of our own.  They are read
+ * and written once, into one buffer.  If they all fit, that is the event.  An
+ * event has to say how many parts there are, so parts wait in a temporary file
+ * until the last row is written.
  *
  * So no more than one event and one row are in memory here, whatever the
  * statement touched; what was published, core or publish_async.c keeps until
@@ -27,6 +25,7 @@
 #include "common/hashfn.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "storage/buffile.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -203,23 +202,6 @@ reader_close(RowReader *reader)
 	MemoryContextDelete(reader->scratch);
 }
 
-/* Read from the start again, with nothing paired yet. */
-static void
-reader_rewind(RowReader *reader)
-{
-	source_rewind(&reader->old_rows);
-	source_rewind(&reader->new_rows);
-	if (reader->keyed)
-	{
-		HASH_SEQ_STATUS seq;
-		KeyedRows  *entry;
-
-		hash_seq_init(&seq, reader->keyed);
-		while ((entry = hash_seq_search(&seq)) != NULL)
-			entry->taken = entry->passed = 0;
-	}
-}
-
 /* The old row that goes with this new one; NULL if there is none left. */
 static TupleTableSlot *
 take_partner(RowReader *reader, TupleTableSlot *new_row)
@@ -335,60 +317,104 @@ envelope_size(const ChangeEvent *event)
 	return size;
 }
 
-/*
- * Fill event->rows with rows up to limit bytes and emit them, part by part.
- * Without emit, stop filling at the first part's end and only count.
- * Returns the number of parts; 0 if there was no row.
+/* ----------------------------------------------------------------------
+ * Parts
+ * ----------------------------------------------------------------------
  */
-static uint32
-fill_parts(RowReader *reader, ChangeEvent *event, StringInfo row, Size limit,
-		   TransitionEmit emit, void *arg)
-{
-	uint32		parts = 0;
-	Size		filled = 0;		/* bytes in this part */
 
-	while (next_row_object(reader, row))
+/* Parts that wait for their number to be known. */
+typedef struct PartSpool
+{
+	BufFile    *file;			/* NULL: none yet */
+	uint32		nparts;
+} PartSpool;
+
+/* How a part lies in the file; its rows follow. */
+typedef struct PartHeader
+{
+	uint64		count;			/* rows */
+	int			len;			/* bytes */
+} PartHeader;
+
+/* Put event->rows aside as the next part, and empty it. */
+static void
+spool_part(PartSpool *spool, ChangeEvent *event)
+{
+	PartHeader	header;
+
+	memset(&header, 0, sizeof(header));
+	header.count = event->count;
+	header.len = event->rows->len;
+	if (spool->file == NULL)
+		spool->file = BufFileCreateTemp(false);
+	BufFileWrite(spool->file, &header, sizeof(header));
+	BufFileWrite(spool->file, event->rows->data, header.len);
+	spool->nparts++;
+	resetStringInfo(event->rows);
+	event->count = 0;
+}
+
+/* Emit the parts that were put aside. */
+static void
+emit_spooled(PartSpool *spool, ChangeEvent *event, TransitionEmit emit,
+			 void *arg)
+{
+	StringInfo	rows = event->rows;
+
+	if (BufFileSeek(spool->file, 0, 0, SEEK_SET) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not rewind the temporary file of a statement's events")));
+	event->parts = spool->nparts;
+	for (event->part = 1; event->part <= event->parts; event->part++)
 	{
-		if ((Size) row->len > limit)
-			change_too_large(event->shape,
-							 row->len + event->shape->max_payload - limit);
-		if (parts == 0 || filled + 1 + row->len > limit)
-		{
-			if (emit && parts > 0)
-			{
-				event->part = parts;
-				emit(event, arg);
-			}
-			if (emit || parts == 0)
-			{
-				resetStringInfo(event->rows);
-				event->count = 0;
-			}
-			parts++;
-			filled = 0;
-		}
-		filled += row->len + (filled > 0 ? 1 : 0);
-		if (emit || parts == 1)
-		{
-			if (event->rows->len > 0)
-				appendStringInfoChar(event->rows, ',');
-			appendBinaryStringInfo(event->rows, row->data, row->len);
-			event->count++;
-		}
-	}
-	if (emit && parts > 0)
-	{
-		event->part = parts;
+		PartHeader	header;
+
+		PGPUBSUB_BUFFILE_READ(spool->file, &header, sizeof(header));
+		event->count = header.count;
+		resetStringInfo(rows);
+		enlargeStringInfo(rows, header.len);
+		PGPUBSUB_BUFFILE_READ(spool->file, rows->data, header.len);
+		rows->len = header.len;
+		rows->data[rows->len] = '\0';
 		emit(event, arg);
+		CHECK_FOR_INTERRUPTS();
 	}
-	return parts;
+}
+
+/*
+ * Write all rows into event->rows; parts of at most limit bytes are put aside
+ * but for the last one.
+ */
+static void
+write_rows(RowReader *reader, ChangeEvent *event, Size limit, PartSpool *spool)
+{
+	StringInfoData row;
+
+	initStringInfo(&row);
+	while (next_row_object(reader, &row))
+	{
+		StringInfo	rows = event->rows;
+
+		if ((Size) row.len > limit)
+			change_too_large(event->shape,
+							 row.len + event->shape->max_payload - limit);
+		if (rows->len > 0 && (Size) rows->len + 1 + row.len > limit)
+			spool_part(spool, event);
+		if (rows->len > 0)
+			appendStringInfoChar(rows, ',');
+		appendBinaryStringInfo(rows, row.data, row.len);
+		event->count++;
+	}
+	pfree(row.data);
 }
 
 /*
  * Make the events of one statement and hand each to emit().  event: shape and
  * op are set, the shape's max_payload too.  A table that the operation does
  * not have is NULL.  Emits nothing if there are no rows, or none that the
- * trigger watches.  Raises 54000 if one row alone exceeds max_payload.
+ * trigger watches.  Raises 54000 if one row alone exceeds max_payload, and what
+ * temporary files raise.
  */
 void
 transition_emit(ChangeEvent *event, TupleDesc tupdesc,
@@ -396,32 +422,32 @@ transition_emit(ChangeEvent *event, TupleDesc tupdesc,
 				TransitionEmit emit, void *arg)
 {
 	RowReader	reader;
-	StringInfoData rows,
-				row;
+	StringInfoData rows;
+	PartSpool	spool = {NULL, 0};
 	Size		envelope;
 	Size		limit;
 
 	reader_open(&reader, event, tupdesc, old_table, new_table);
 	initStringInfo(&rows);
-	initStringInfo(&row);
 	envelope = envelope_size(event);
 	limit = event->shape->max_payload - Min(envelope,
 											event->shape->max_payload);
 
 	event->rows = &rows;
-	event->parts = fill_parts(&reader, event, &row, limit, NULL, NULL);
-	if (event->parts == 1)
+	event->count = 0;
+	write_rows(&reader, event, limit, &spool);
+	reader_close(&reader);
+	if (spool.file)
 	{
-		event->part = 1;
-		emit(event, arg);
+		spool_part(&spool, event);
+		emit_spooled(&spool, event, emit, arg);
+		BufFileClose(spool.file);
 	}
-	else if (event->parts > 1)
+	else if (event->count > 0)
 	{
-		reader_rewind(&reader);
-		fill_parts(&reader, event, &row, limit, emit, arg);
+		event->part = event->parts = 1;
+		emit(event, arg);
 	}
 	event->rows = NULL;
 	pfree(rows.data);
-	pfree(row.data);
-	reader_close(&reader);
 }
