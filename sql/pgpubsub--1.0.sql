@@ -72,6 +72,15 @@ CREATE FUNCTION pgpubsub.trigger_options(
 COMMENT ON FUNCTION pgpubsub.trigger_options(bytea) IS
 'the arguments of a trigger that calls notify_change(), pg_trigger.tgargs, as an object of names and values; what the view attachments is made of. Raises no error for arguments that make no sense';
 
+CREATE FUNCTION pgpubsub.trigger_condition(
+    trigger oid
+) RETURNS text
+    AS 'MODULE_PATHNAME', 'pgpubsub_trigger_condition'
+    LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION pgpubsub.trigger_condition(oid) IS
+'the condition of the trigger with that oid, as pg_get_triggerdef() writes it; NULL if it has none or there is no such trigger; what the view attachments is made of';
+
 -- Operators below are found by exact types, so in pg_catalog: somebody may have
 -- made the schema, with operators in it, before the extension.
 CREATE VIEW pgpubsub.attachments AS
@@ -86,23 +95,33 @@ CREATE VIEW pgpubsub.attachments AS
                CASE WHEN t.tgtype::pg_catalog.int4 & 8 <> 0 THEN 'delete' END,
                CASE WHEN t.tgtype::pg_catalog.int4 & 32 <> 0 THEN 'truncate' END
            ], NULL) AS operations,
-           a.arguments - 'channel'::pg_catalog.text AS options,
+           (a.arguments - 'channel'::pg_catalog.text)
+               OPERATOR(pg_catalog.||) CASE WHEN d.condition IS NULL THEN '{}'::pg_catalog.jsonb
+                   ELSE pg_catalog.jsonb_build_object('condition', d.condition) END
+               OPERATOR(pg_catalog.||) CASE t.tgenabled
+                   WHEN 'A'::pg_catalog."char" THEN '{"enable": "always"}'::pg_catalog.jsonb
+                   WHEN 'R'::pg_catalog."char" THEN '{"enable": "replica"}'::pg_catalog.jsonb
+                   ELSE '{}'::pg_catalog.jsonb END AS options,
            t.tgenabled <> 'D'::pg_catalog."char" AS enabled
       FROM pg_catalog.pg_trigger AS t
       JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+      LEFT JOIN pg_catalog.pg_trigger AS p ON p.oid = t.tgparentid
      CROSS JOIN LATERAL pgpubsub.trigger_options(t.tgargs) AS a(arguments)
+     CROSS JOIN LATERAL (
+         SELECT CASE WHEN t.tgqual IS NOT NULL
+                     THEN pgpubsub.trigger_condition(t.oid) END) AS d(condition)
      WHERE t.tgfoid = 'pgpubsub.notify_change()'::pg_catalog.regprocedure::pg_catalog.oid
        AND NOT t.tgisinternal
-       AND t.tgparentid = 0::pg_catalog.oid;
+       AND (p.oid IS NULL OR p.tgenabled <> t.tgenabled);
 
 COMMENT ON VIEW pgpubsub.attachments IS
-'the triggers that publish changes: one row each, without those that a partition has from its parent';
+'the triggers that publish changes: one row each, without those that a partition has from its parent, unless they are disabled or enabled in another way than the parent''s';
 COMMENT ON COLUMN pgpubsub.attachments.relation IS 'the table';
 COMMENT ON COLUMN pgpubsub.attachments.trigger IS 'name of the trigger';
 COMMENT ON COLUMN pgpubsub.attachments.channel IS 'channel of its events';
 COMMENT ON COLUMN pgpubsub.attachments.level IS 'row or statement; for truncate always statement';
 COMMENT ON COLUMN pgpubsub.attachments.operations IS 'insert, update, delete, truncate';
-COMMENT ON COLUMN pgpubsub.attachments.options IS 'its other options as far as they are not the default: columns, watch, old_values, format, publish_mode; pg_get_triggerdef() shows the condition';
+COMMENT ON COLUMN pgpubsub.attachments.options IS 'its other options as far as they are not the default: columns, watch, old_values, format, publish_mode, condition (as the server would write it), and enable where it is always or replica';
 COMMENT ON COLUMN pgpubsub.attachments.enabled IS 'false when disabled by ALTER TABLE ... DISABLE TRIGGER';
 
 --

@@ -27,10 +27,12 @@
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/catalog.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
@@ -109,11 +111,23 @@ typedef struct AttachedTrigger
 PG_FUNCTION_INFO_V1(pgpubsub_attach);
 PG_FUNCTION_INFO_V1(pgpubsub_detach);
 PG_FUNCTION_INFO_V1(pgpubsub_trigger_options);
+PG_FUNCTION_INFO_V1(pgpubsub_trigger_condition);
 
 /* ----------------------------------------------------------------------
  * Arguments
  * ----------------------------------------------------------------------
  */
+
+/* Raise 25006 on a standby, for the SQL function of that name. */
+static void
+check_not_standby(const char *function)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot execute %s() on a standby", function),
+				 errhint("Connect to the primary server; the standby gets its triggers.")));
+}
 
 /* The table that an argument names; 22004 if it is null. */
 static Oid
@@ -418,6 +432,35 @@ check_column(Relation rel, const char *argument, const char *name)
 				 errhint("Name the columns that it is computed from.")));
 }
 
+/*
+ * Raise 0A000 if the table is a foreign one or has such partitions or
+ * children: rows that a statement changes there cannot be collected, and the
+ * statement would fail.
+ */
+static void
+check_no_foreign(Relation rel)
+{
+	List	   *tables = find_all_inheritors(RelationGetRelid(rel), NoLock, NULL);
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("level statement does not support foreign tables"),
+				 relid == RelationGetRelid(rel) ?
+				 errdetail("Triggers on foreign tables cannot have transition tables.") :
+				 errdetail("\"%s\" is one, and a partition or child of \"%s\": statements that write there would fail.",
+						   get_rel_name(relid), RelationGetRelationName(rel)),
+				 errhint("Use level row.")));
+	}
+	list_free(tables);
+}
+
 /* Raise an error unless the table suits the attachment. */
 static void
 check_table(const Attachment *attachment, Relation rel)
@@ -428,13 +471,15 @@ check_table(const Attachment *attachment, Relation rel)
 		check_column(rel, "columns", lfirst(lc));
 	foreach(lc, attachment->options.watch)
 		check_column(rel, "watch", lfirst(lc));
-	if (attachment->statement && (attachment->events & ROW_EVENTS) &&
-		rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("level statement does not support foreign tables"),
-				 errdetail("Triggers on foreign tables cannot have transition tables."),
-				 errhint("Use level row.")));
+	if (attachment->statement && (attachment->events & ROW_EVENTS))
+		check_no_foreign(rel);
+	if (!attachment->statement && (attachment->events & ROW_EVENTS) &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE &&
+		has_subclass(RelationGetRelid(rel)))
+		ereport(NOTICE,
+				(errmsg("rows of tables that inherit from \"%s\" make no events",
+						RelationGetRelationName(rel)),
+				 errhint("Attach those tables too, or use level statement.")));
 }
 
 /* ----------------------------------------------------------------------
@@ -715,6 +760,7 @@ pgpubsub_attach(PG_FUNCTION_ARGS)
 	Relation	rel;
 	List	   *existing;
 
+	check_not_standby("pgpubsub.attach");
 	attachment.relid = relation_argument(fcinfo, ARG_RELATION);
 	check_relation_kind(attachment.relid);
 	check_trigger_privilege(attachment.relid);
@@ -754,6 +800,7 @@ pgpubsub_detach(PG_FUNCTION_ARGS)
 	List	   *triggers;
 	int			dropped;
 
+	check_not_standby("pgpubsub.detach");
 	relid = relation_argument(fcinfo, ARG_RELATION);
 	if (!PG_ARGISNULL(1))
 		channel = text_to_cstring(PG_GETARG_TEXT_PP(1));
@@ -802,7 +849,10 @@ append_name_array(StringInfo buf, const char *value)
 	return true;
 }
 
-/* Append one trigger argument as a member of a JSON object. */
+/*
+ * Append one trigger argument as a member of a JSON object, or nothing if it
+ * is no valid text: anybody may call the function.
+ */
 static void
 append_argument(StringInfo buf, const char *arg)
 {
@@ -811,6 +861,10 @@ append_argument(StringInfo buf, const char *arg)
 	bool		is_list = strncmp(arg, "columns=", 8) == 0 ||
 		strncmp(arg, "watch=", 6) == 0;
 
+	if (!pg_verifymbstr(arg, (int) strlen(arg), true))
+		return;
+	if (buf->len > 1)
+		appendStringInfoChar(buf, ',');
 	json_append_string(buf, arg, name_len);
 	appendStringInfoChar(buf, ':');
 	if (equals == NULL)
@@ -836,11 +890,81 @@ pgpubsub_trigger_options(PG_FUNCTION_ARGS)
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '{');
 	for (int i = 0; i < nargs; i++)
-	{
-		if (i > 0)
-			appendStringInfoChar(&buf, ',');
 		append_argument(&buf, args[i]);
-	}
 	appendStringInfoChar(&buf, '}');
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data)));
+}
+
+/* The end of the quoted piece that begins at p, its closing quote. */
+static const char *
+skip_quoted(const char *p)
+{
+	const char *end = strchr(p + 1, *p);
+
+	/* a quote within is doubled, and so begins another piece */
+	return end ? end : p + strlen(p) - 1;
+}
+
+/* What follows the first occurrence of text that is not quoted, or NULL. */
+static const char *
+find_unquoted(const char *p, const char *text)
+{
+	for (; *p; p++)
+	{
+		if (strncmp(p, text, strlen(text)) == 0)
+			return p + strlen(text);
+		if (*p == '"' || *p == '\'')
+			p = skip_quoted(p);
+	}
+	return NULL;
+}
+
+/* The parenthesis that closes the one before p. */
+static const char *
+find_closing(const char *p)
+{
+	int			depth = 1;
+
+	for (; *p; p++)
+	{
+		if (*p == '"' || *p == '\'')
+			p = skip_quoted(p);
+		else if (*p == '(')
+			depth++;
+		else if (*p == ')' && --depth == 0)
+			break;
+	}
+	return p;
+}
+
+/*
+ * pgpubsub.trigger_condition(trigger oid) RETURNS text
+ *
+ * The condition, taken from pg_get_triggerdef(): core has no function that
+ * writes an expression over two rows.  NULL if there is none.
+ */
+Datum
+pgpubsub_trigger_condition(PG_FUNCTION_ARGS)
+{
+	LOCAL_FCINFO(call, 2);
+	const char *begin;
+	char	   *definition;
+	Datum		result;
+
+	InitFunctionCallInfoData(*call, NULL, 2, InvalidOid, NULL, NULL);
+	call->args[0].value = PG_GETARG_DATUM(0);
+	call->args[0].isnull = false;
+	call->args[1].value = BoolGetDatum(true);	/* pretty */
+	call->args[1].isnull = false;
+	result = pg_get_triggerdef_ext(call);
+	if (call->isnull)
+		PG_RETURN_NULL();
+	definition = TextDatumGetCString(result);
+	begin = find_unquoted(definition, " FOR EACH ROW WHEN (");
+	if (begin == NULL)
+		begin = find_unquoted(definition, " FOR EACH STATEMENT WHEN (");
+	if (begin == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(begin,
+											  find_closing(begin) - begin));
 }

@@ -76,6 +76,11 @@ single_expression(const SelectStmt *select)
 	target = linitial_node(ResTarget, select->targetList);
 	if (target->name || target->indirection)
 		return NULL;
+
+	/* a bare * stands in a list of results only; parse analysis relies on it */
+	if (IsA(target->val, ColumnRef) &&
+		IsA(linitial(((ColumnRef *) target->val)->fields), A_Star))
+		return NULL;
 	return target->val;
 }
 

@@ -49,6 +49,7 @@ SELECT bag_eq(
       ('subscribe(name, text[], text, text, boolean)'),
       ('subscription_changed()'),
       ('subscription_stats()'),
+      ('trigger_condition(oid)'),
       ('trigger_options(bytea)'),
       ('unsubscribe(name)')$$,
     'functions');
@@ -96,7 +97,7 @@ SELECT lives_ok('PREPARE h AS SELECT pgpubsub.ack(subscription => ''s'', seq => 
 SELECT lives_ok('PREPARE i AS SELECT pgpubsub.unsubscribe(subscription => ''s'')', 'unsubscribe: by name');
 SELECT lives_ok('PREPARE j AS SELECT pgpubsub.publish(channel => ''c'', payload => ''p'')', 'publish: by name');
 
-SELECT is(provolatile, CASE proname WHEN 'trigger_options' THEN 's' ELSE 'v' END::"char", proname || ': volatility')
+SELECT is(provolatile, CASE WHEN proname IN ('trigger_options', 'trigger_condition') THEN 's' ELSE 'v' END::"char", proname || ': volatility')
   FROM pg_proc JOIN member ON objid = oid AND classid = 'pg_proc'::regclass;
 SELECT is(proparallel, 'u', proname || ': parallel unsafe')
   FROM pg_proc JOIN member ON objid = oid AND classid = 'pg_proc'::regclass;
@@ -176,6 +177,7 @@ INSERT INTO granted VALUES
     ('notify_change', true, true),
     -- what the views are made of; tells an owner of its own subscriptions
     ('subscription_stats', true, true), ('trigger_options', true, true),
+    ('trigger_condition', true, true),
     -- only the trigger of the table calls it
     ('subscription_changed', false, false);
 SELECT is(has_function_privilege('pgpubsub_test_nobody', p.oid, 'EXECUTE'), g.everybody, p.proname || ': EXECUTE for everybody')

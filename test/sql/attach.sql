@@ -49,6 +49,8 @@ CREATE TRIGGER mine AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION suppre
 CREATE TRIGGER by_hand AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION pgpubsub.notify_change();
 CREATE TRIGGER odd AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION pgpubsub.notify_change('x', 'columns=a,', 'channel=odd', '=');
 SELECT trigger, channel, options FROM pgpubsub.attachments WHERE relation = 't'::regclass ORDER BY trigger COLLATE "C";
+-- bytes that are no text are not made one
+SELECT pgpubsub.trigger_options('\x613dff00623d6300ff3d6400');
 SELECT pgpubsub.detach('t', 't');
 SELECT pgpubsub.detach('t');
 SELECT tgname FROM pg_trigger WHERE tgrelid = 't'::regclass;
@@ -107,6 +109,21 @@ SELECT pgpubsub.detach('part');
 SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('part'::regclass, 'leaf'::regclass);
 
 --
+-- What attachments shows of conditions, and of what ALTER TABLE has changed
+--
+CREATE TABLE "odd) FOR EACH ROW WHEN (true" (id int, ") EXECUTE FUNCTION (" text);
+SELECT pgpubsub.attach('"odd) FOR EACH ROW WHEN (true"', 'odd', '{update}',
+                       condition => $$NEW.") EXECUTE FUNCTION (" <> E'\\ '') ("' AND (NEW.id > 1 OR OLD.id IN (1, 2))$$);
+SELECT options FROM pgpubsub.attachments WHERE channel = 'odd';
+DROP TABLE "odd) FOR EACH ROW WHEN (true";
+SELECT pgpubsub.attach('part', 'p'), pgpubsub.attach('part', 'q', '{insert}');
+ALTER TABLE part ENABLE REPLICA TRIGGER pgpubsub_p_row;
+ALTER TABLE part ENABLE ALWAYS TRIGGER pgpubsub_q_row;
+ALTER TABLE leaf DISABLE TRIGGER pgpubsub_q_row;
+SELECT relation, trigger, options, enabled FROM pgpubsub.attachments WHERE relation IN ('part'::regclass, 'leaf') ORDER BY 1, 2;
+SELECT pgpubsub.detach('part');
+
+--
 -- What attach() refuses
 --
 CREATE FUNCTION try(command text) RETURNS text LANGUAGE plpgsql AS $$
@@ -142,6 +159,17 @@ SELECT try($$attach('pg_toast.pg_toast_1255')$$);
 SELECT try($$attach('ft')$$);
 SELECT try($$attach('ft', level => 'statement')$$);
 SELECT try($$detach('ft')$$);
+CREATE TABLE with_foreign (a int) PARTITION BY LIST (a);
+CREATE FOREIGN TABLE foreign_part PARTITION OF with_foreign FOR VALUES IN (1) SERVER dummy;
+SELECT try($$attach('with_foreign', level => 'statement')$$);
+SELECT try($$attach('with_foreign', operations => '{truncate}', level => 'statement')$$);
+SELECT try($$attach('with_foreign')$$);
+CREATE TABLE with_child (a int);
+CREATE FOREIGN TABLE foreign_child () INHERITS (with_child) SERVER dummy;
+SELECT try($$attach('with_child', level => 'statement')$$);
+SET client_min_messages = notice;
+SELECT try($$attach('with_child')$$);
+SET client_min_messages = warning;
 SELECT try($$detach(NULL)$$);
 SELECT try($$detach('v')$$);
 -- the channel
@@ -183,6 +211,7 @@ SELECT try($$attach('t', operations => '{update}', condition => '-- nothing')$$)
 SELECT try($$attach('t', operations => '{update}', condition => 'true) EXECUTE FUNCTION pg_sleep(')$$);
 SELECT try($$attach('t', operations => '{update}', condition => 'true; DROP TABLE t')$$);
 SELECT try($$attach('t', operations => '{update}', condition => 'true, true')$$);
+SELECT try($$attach('t', operations => '{update}', condition => '*')$$);
 SELECT try($$attach('t', operations => '{update}', condition => 'true AS x')$$);
 SELECT try($$attach('t', operations => '{update}', condition => 'true FROM t')$$);
 SELECT try($$attach('t', operations => '{update}', condition => 'true WHERE true')$$);
