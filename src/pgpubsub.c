@@ -98,6 +98,33 @@ check_databases(char **newval, void **extra, GucSource source)
 	return valid;
 }
 
+/* A node's name may have so many bytes: each event carries it. */
+#define NODE_NAME_MAX	255
+
+/*
+ * pgpubsub.node_name: short, and ASCII, since the databases of a server may
+ * differ in encoding.
+ */
+static bool
+check_node_name(char **newval, void **extra, GucSource source)
+{
+	if (strlen(*newval) > NODE_NAME_MAX)
+	{
+		GUC_check_errdetail("It has %zu bytes; at most %d are possible.",
+							strlen(*newval), NODE_NAME_MAX);
+		return false;
+	}
+	for (const char *p = *newval; *p; p++)
+	{
+		if (*p < ' ' || *p > '~')
+		{
+			GUC_check_errdetail("Only printable ASCII characters are possible.");
+			return false;
+		}
+	}
+	return true;
+}
+
 /* Settings that sessions without shared memory have too. */
 static void
 define_session_settings(void)
@@ -143,7 +170,7 @@ define_session_settings(void)
 							   NULL,
 							   &pgpubsub_node_name,
 							   "",
-							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+							   PGC_SIGHUP, 0, check_node_name, NULL, NULL);
 }
 
 /* Settings that size shared memory, or mean something only with it. */
@@ -225,22 +252,70 @@ pgpubsub_check_channel_name(const char *name, int elevel)
 	return false;
 }
 
+/* All settings, to check what was given before the library was loaded. */
+static const char *const setting_names[] = {
+	"pgpubsub.queue_size", "pgpubsub.staging_size", "pgpubsub.max_databases",
+	"pgpubsub.max_subscriptions", "pgpubsub.max_channels",
+	"pgpubsub.databases", "pgpubsub.publish_mode", "pgpubsub.publish_timeout",
+	"pgpubsub.evict_timeout", "pgpubsub.max_payload",
+	"pgpubsub.max_poll_wait", "pgpubsub.muted", "pgpubsub.node_name"
+};
+
+/* What the configuration gives for each; NULL where it says nothing. */
+static void
+note_given_values(char **given)
+{
+	for (int i = 0; i < (int) lengthof(setting_names); i++)
+	{
+		const char *value = GetConfigOption(setting_names[i], true, false);
+
+		given[i] = value ? pstrdup(value) : NULL;
+	}
+}
+
 /*
- * Called when the library is loaded.
+ * Raise the error, which stops the server's start, for a value that is not
+ * possible: where a setting of an extension is defined late, core warns of it
+ * and starts with the default.
+ */
+static void
+check_given_values(char **given)
+{
+	for (int i = 0; i < (int) lengthof(setting_names); i++)
+	{
+		if (given[i] == NULL)
+			continue;
+		(void) set_config_option(setting_names[i], given[i], PGC_POSTMASTER,
+								 PGC_S_FILE, GUC_ACTION_SET, false, ERROR,
+								 false);
+		pfree(given[i]);
+	}
+}
+
+/*
+ * Called when the library is loaded.  (Without shared memory the prefix is not
+ * reserved: the settings that size it may well be in the configuration, and
+ * each session would be warned of each.)
  */
 void
 _PG_init(void)
 {
-	define_session_settings();
-	publish_init();
-	subscribe_init();
+	char	   *given[lengthof(setting_names)];
+
 	if (!process_shared_preload_libraries_in_progress)
 	{
-		MarkGUCPrefixReserved("pgpubsub");
+		define_session_settings();
+		publish_init();
+		subscribe_init();
 		return;
 	}
 
+	note_given_values(given);
+	define_session_settings();
 	define_server_settings();
+	check_given_values(given);
+	publish_init();
+	subscribe_init();
 	MarkGUCPrefixReserved("pgpubsub");
 	shmem_init();
 	database_hooks_init();

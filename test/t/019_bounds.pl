@@ -348,39 +348,47 @@ sub set
 	close $out;
 }
 
-# A value out of its range: the log names the range, the default is in force,
-# as with any extension's settings.
+# A value that is not possible: the server does not start, and the log names
+# the range.
 foreach my $case (
-	[ 'queue_size',        '63kB',    '16MB', '64',   '2147483647' ],
-	[ 'queue_size',        '-1',      '16MB', '64',   '2147483647' ],
-	[ 'queue_size',        '3000GB',  '16MB', '64',   '2147483647' ],
-	[ 'staging_size',      '63kB',    '4MB',  '64',   '2147483647' ],
-	[ 'max_databases',     '0',       '4',    '1',    '1000' ],
-	[ 'max_databases',     '1001',    '4',    '1',    '1000' ],
-	[ 'max_subscriptions', '0',       '1024', '1',    '1000000' ],
-	[ 'max_subscriptions', '1000001', '1024', '1',    '1000000' ],
-	[ 'max_channels',      '7',       '1024', '8',    '1000000' ],
-	[ 'max_channels',      '1000001', '1024', '8',    '1000000' ],
-	[ 'max_payload',       '1023',    '1MB',  '1024', '268435456' ],
-	[ 'max_payload',       '257MB',   '1MB',  '1024', '268435456' ],
-	[ 'publish_timeout',   '-1',      '5s',   '0',    '2147483647' ],
-	[ 'evict_timeout',     '-1',      '1s',   '0',    '2147483647' ])
+	[ 'queue_size',        '63kB',    '64',   '2147483647' ],
+	[ 'queue_size',        '-1',      '64',   '2147483647' ],
+	[ 'queue_size',        '3000GB' ],
+	[ 'staging_size',      '63kB',    '64',   '2147483647' ],
+	[ 'max_databases',     '0',       '1',    '1000' ],
+	[ 'max_databases',     '1001',    '1',    '1000' ],
+	[ 'max_subscriptions', '0',       '1',    '1000000' ],
+	[ 'max_subscriptions', '1000001', '1',    '1000000' ],
+	[ 'max_channels',      '7',       '8',    '1000000' ],
+	[ 'max_channels',      '1000001', '8',    '1000000' ],
+	[ 'max_payload',       '1023',    '1024', '268435456' ],
+	[ 'max_payload',       '257MB',   '1024', '268435456' ],
+	[ 'publish_timeout',   '-1',      '0',    '2147483647' ],
+	[ 'evict_timeout',     '-1',      '0',    '2147483647' ],
+	[ 'databases',         'a,,b' ],
+	[ 'publish_mode',      'later' ],
+	[ 'node_name',         'x' x 256 ],
+	[ 'node_name',         'Köln' ])
 {
-	my ($setting, $value, $default, $least, $most) = @$case;
+	my ($setting, $value, $least, $most) = @$case;
 	my $offset = log_offset($node);
 
 	set("pgpubsub.$setting = '$value'");
-	$node->start;
+	ok(!$node->start(fail_ok => 1), "the server does not start with $setting = $value");
 	like(
 		slurp_file($node->logfile, $offset),
-		$value eq '3000GB'
-		? qr/invalid value for parameter "pgpubsub\.$setting": "3000GB"/
-		: qr/outside the valid range for parameter "pgpubsub\.$setting" \($least\D* \.\. $most\D*\)/,
-		"$setting = $value is outside the range, which the log names");
-	is($node->safe_psql('postgres', "SHOW pgpubsub.$setting"),
-		$default, 'the default is in force');
-	$node->stop('fast');
+		defined $least
+		? qr/FATAL:  .*outside the valid range for parameter "pgpubsub\.$setting" \($least\D* \.\. $most\D*\)/
+		: qr/FATAL:  invalid value for parameter "pgpubsub\.$setting": "\Q$value\E"/,
+		'and the log says what is possible');
 }
+
+# The least and the longest are.
+set("pgpubsub.queue_size = 64kB\npgpubsub.node_name = '" . 'n' x 255 . "'");
+$node->start;
+is($node->safe_psql('postgres', 'SELECT length(current_setting($$pgpubsub.node_name$$))'),
+	255, 'a long node_name');
+$node->stop('fast');
 
 # More than there is of memory: the server does not start, and says why.
 foreach my $case (
