@@ -9,7 +9,8 @@
  * error says what the writer has waited for.
  *
  * A full relay whose holders are all about to be evicted is not worth an
- * error: the writer waits on, which evict_timeout bounds.
+ * error: the writer waits on, for evict_timeout.  If nothing comes of it, the
+ * relay does not run although it is there, and that is an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +19,9 @@
 #include "hold.h"
 #include "miscadmin.h"
 #include "utils/timestamp.h"
+
+/* The eviction that a writer waits for may be late by so much. */
+#define EVICTION_LATE_MS	10000
 
 /* How long this top transaction has waited for room, in ms. */
 static long waited_ms = 0;
@@ -60,10 +64,35 @@ queue_full(const char *channel, const Holder *holder)
 			 errhint("Have the subscription read or dropped, raise pgpubsub.queue_size, or subscribe with another on_full.")));
 }
 
+/* When the relay should have evicted who holds the queue, at the latest. */
+static TimestampTz
+eviction_due(Database *database)
+{
+	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&database->full_since);
+
+	/* just over: the caller will see that */
+	if (since == 0)
+		since = GetCurrentTimestamp();
+	return TimestampTzPlusMilliseconds(since, (int64) pgpubsub_evict_timeout +
+									   EVICTION_LATE_MS);
+}
+
+/* Raise 53400: the relay neither makes room nor evicts. */
+static void
+relay_stuck(const char *channel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("queue is full"),
+			 errdetail("Cannot publish on channel \"%s\": the relay has not made room %d ms after pgpubsub.evict_timeout.",
+					   channel, EVICTION_LATE_MS),
+			 errhint("Look for the relay in pg_stat_activity and in the server log.")));
+}
+
 /*
  * While the relay waits for room in the queue, wait too.  channel is what the
  * error names.  Raises 53400 if a subscription that is never evicted keeps
- * the queue full.  No LWLock may be held.
+ * the queue full, or the relay hangs.  No LWLock may be held.
  */
 void
 room_wait(Database *database, const char *channel)
@@ -77,17 +106,23 @@ room_wait(Database *database, const char *channel)
 		Holder		blocker;
 
 		CHECK_FOR_INTERRUPTS();
-		if (left > 0)
-			ConditionVariableTimedSleep(&database->room_cv, left,
-										pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
-		else if (!hold_find_blocker(database, &blocker))
-			ConditionVariableSleep(&database->room_cv,
-								   pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
-		else
+		if (left <= 0)
 		{
-			end_wait(start);
-			queue_full(channel, &blocker);
+			if (hold_find_blocker(database, &blocker))
+			{
+				end_wait(start);
+				queue_full(channel, &blocker);
+			}
+			left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+												   eviction_due(database));
+			if (left <= 0)
+			{
+				end_wait(start);
+				relay_stuck(channel);
+			}
 		}
+		ConditionVariableTimedSleep(&database->room_cv, left,
+									pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
 	}
 	end_wait(start);
 }
