@@ -354,6 +354,8 @@ pgpubsub_relay_start(PG_FUNCTION_ARGS)
 {
 	Database   *database;
 
+	if (creating_extension)
+		subscription_table_check_schema();
 	if (!pgpubsub_preloaded() || IsBinaryUpgrade || !IsUnderPostmaster ||
 		RecoveryInProgress())
 		PG_RETURN_BOOL(false);

@@ -30,6 +30,7 @@
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
+#include "subscription_table.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -252,6 +253,22 @@ reader_check_owner(const char *name, Oid owner)
 				 errhint("Ask for membership in the role that owns it.")));
 }
 
+/* The owner of the subscription that shared memory has, or InvalidOid. */
+static Oid
+loaded_owner(Database *database, const char *name)
+{
+	Subscription *subscription;
+	Oid			owner = InvalidOid;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	check_slot(database);
+	subscription = registry_find_subscription(database, name);
+	if (subscription && reader_visible(subscription))
+		owner = subscription->owner;
+	LWLockRelease(database->lock);
+	return owner;
+}
+
 /*
  * The owner of the subscription; InvalidOid if this session knows of none
  * with that name.  Soon after the server's start, waits until the relay has
@@ -260,20 +277,37 @@ reader_check_owner(const char *name, Oid owner)
 Oid
 reader_subscription_owner(Database *database, const char *name)
 {
-	Subscription *subscription;
-	Oid			owner = InvalidOid;
-
 	if (pg_atomic_read_u32(&database->loaded) == 0)
 		reader_wait_for_relay(database,
 							  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														  pgpubsub_publish_timeout));
+	return loaded_owner(database, name);
+}
 
-	LWLockAcquire(database->lock, LW_SHARED);
-	check_slot(database);
-	subscription = registry_find_subscription(database, name);
-	if (subscription && reader_visible(subscription))
-		owner = subscription->owner;
-	LWLockRelease(database->lock);
+/*
+ * The same for one that is to be there.  If only the table has it, because it
+ * was written with its trigger off (by logical replication, say), or there was
+ * no room, has the relay read that again; raises 55000 if it does not come to
+ * be there.
+ */
+Oid
+reader_wanted_owner(Database *database, const char *name)
+{
+	Oid			owner = reader_subscription_owner(database, name);
+
+	if (OidIsValid(owner) || !subscription_table_has(name))
+		return owner;
+	pg_atomic_fetch_add_u64(&database->reload_requested, 1);
+	reader_wait_for_relay(database,
+						  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  pgpubsub_publish_timeout));
+	owner = loaded_owner(database, name);
+	if (!OidIsValid(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" could not be loaded", name),
+				 errdetail("Table pgpubsub.subscription has it, but the relay has not taken it over."),
+				 errhint("The server log tells why, if there was no room: raise pgpubsub.max_subscriptions or pgpubsub.max_channels, or unsubscribe others. If this transaction has written the table, commit first.")));
 	return owner;
 }
 
@@ -454,7 +488,11 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 		{
 			subscription = find_replacing(database, name, &pid);
 			if (subscription == NULL)
-				no_such_subscription(name);
+			{
+				if (!OidIsValid(reader_wanted_owner(database, name)))
+					no_such_subscription(name);
+				continue;
+			}
 			if (!wait_for_reader(subscription, deadline))
 				subscription_in_use(name, pid, change);
 			continue;

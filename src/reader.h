@@ -65,6 +65,7 @@ extern void reader_wait_for_relay(Database *database, TimestampTz deadline);
 extern bool reader_visible(Subscription *subscription);
 extern void reader_check_owner(const char *name, Oid owner);
 extern Oid	reader_subscription_owner(Database *database, const char *name);
+extern Oid	reader_wanted_owner(Database *database, const char *name);
 extern Claim *reader_claim(Database *database, const char *name,
 						   TimestampTz deadline, bool change);
 extern void reader_sync(Claim *claim);

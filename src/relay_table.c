@@ -13,6 +13,10 @@
  * become visible; so the relay notes that counter before it takes its
  * snapshot, and begins again if it has grown by the time it has the lock.
  *
+ * The relay is a superuser, and who owns the schema may put anything in the
+ * table's place: it looks only at the extension's own table, and reads it as
+ * the table's owner.
+ *
  * A row whose owner is no more is as good as none: after DROP ROLE the relay
  * of each database drops such subscriptions and removes the rows, as the
  * table's owner.  It does not wait for the rows: what somebody has locked is
@@ -63,17 +67,6 @@ typedef struct Rows
 	int			orphans;		/* not among them: their owner is no more */
 } Rows;
 
-/* The table's oid, as far as this transaction can see it. */
-static Oid
-find_table(void)
-{
-	Oid			schema = get_namespace_oid(PGPUBSUB_SCHEMA, true);
-
-	if (!OidIsValid(schema))
-		return InvalidOid;
-	return get_relname_relid("subscription", schema);
-}
-
 /*
  * Lock the table for reading, if it is there.  Returns false if somebody has
  * it locked: the relay does not wait for that.
@@ -81,7 +74,7 @@ find_table(void)
 static bool
 lock_table(Oid *table)
 {
-	*table = find_table();
+	*table = subscription_table_find();
 	if (!OidIsValid(*table))
 	{
 		/*
@@ -89,7 +82,7 @@ lock_table(Oid *table)
 		 * we remember as missing may just have been created.
 		 */
 		InvalidateSystemCaches();
-		*table = find_table();
+		*table = subscription_table_find();
 	}
 	if (!OidIsValid(*table))
 		return true;
@@ -97,7 +90,7 @@ lock_table(Oid *table)
 		return false;
 
 	/* it may have been dropped before we had the lock */
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(*table)))
+	if (subscription_table_find() != *table)
 		*table = InvalidOid;
 	return true;
 }
@@ -134,15 +127,12 @@ read_rows(Rows *result, MemoryContext context)
 	SPI_connect();
 
 	/* the join sees a DROP ROLE that our caches may not have heard of */
-	if (SPI_execute("SELECT s.name, s.owner::pg_catalog.oid, s.channels,"
-					" s.on_full, s.created_at, r.oid IS NULL"
-					" FROM pgpubsub.subscription AS s"
-					" LEFT JOIN pg_catalog.pg_authid AS r"
-					" ON r.oid OPERATOR(pg_catalog.=) s.owner",
-					true, 0) != SPI_OK_SELECT)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not read table pgpubsub.subscription")));
+	subscription_table_read("SELECT s.name, s.owner::pg_catalog.oid, s.channels,"
+							" s.on_full, s.created_at, r.oid IS NULL"
+							" FROM pgpubsub.subscription AS s"
+							" LEFT JOIN pg_catalog.pg_roles AS r"
+							" ON r.oid OPERATOR(pg_catalog.=) s.owner",
+							0, NULL, NULL, true);
 
 	old = MemoryContextSwitchTo(context);
 	result->rows = palloc(Max(SPI_processed, 1) * sizeof(Row));
@@ -316,14 +306,11 @@ delete_orphans(int expected)
 	uint64		count;
 
 	SPI_connect();
-	if (SPI_execute("SELECT s.name FROM pgpubsub.subscription AS s"
-					" WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_authid AS r"
-					" WHERE r.oid OPERATOR(pg_catalog.=) s.owner)"
-					" FOR UPDATE OF s SKIP LOCKED",
-					false, 0) != SPI_OK_SELECT)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not read table pgpubsub.subscription")));
+	subscription_table_read("SELECT s.name FROM pgpubsub.subscription AS s"
+							" WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r"
+							" WHERE r.oid OPERATOR(pg_catalog.=) s.owner)"
+							" FOR UPDATE OF s SKIP LOCKED",
+							0, NULL, NULL, false);
 	found = SPI_tuptable;
 	count = SPI_processed;
 	for (uint64 i = 0; i < count; i++)
@@ -392,13 +379,13 @@ remove_orphans(int expected)
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, "removing subscriptions");
 	StartTransactionCommand();
-	table = find_table();
+	table = subscription_table_find();
 	if (!OidIsValid(table))
 		left = 0;
 	else if (ConditionalLockRelationOid(table, RowExclusiveLock))
 	{
 		left = 0;
-		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table)))
+		if (subscription_table_find() == table)
 		{
 			PushActiveSnapshot(GetTransactionSnapshot());
 

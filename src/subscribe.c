@@ -431,7 +431,8 @@ parse_start_at(Request *request, const char *start_at)
 	{
 		errno = 0;
 		seq = strtoll(start_at, &end, 10);
-		if (errno != 0 || end == start_at || *end != '\0' || seq < 0)
+		if (errno != 0 || start_at[0] < '0' || start_at[0] > '9' ||
+			*end != '\0')
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unrecognized start_at: \"%s\"", start_at),
@@ -502,15 +503,31 @@ start_seq_gone(Database *database, uint64 seq)
 				  state.newest_seq + 1);
 }
 
-/* Give the bindings that have none a position. */
+/*
+ * Give the bindings that have none a position, now that the relay listens.
+ * created: a relay that has just started is no gap for a new subscription.
+ * Raises 55000 if the database's slot was given up in the meantime.
+ */
 static void
-place_bindings(Database *database, Subscription *subscription,
-			   Request *request)
+place_bindings(Claim *claim, Request *request, bool created)
 {
+	Database   *database = claim->database;
+	Subscription *subscription = claim->subscription;
 	dlist_iter	iter;
 	bool		placed = false;
 
 	LWLockAcquire(database->lock, LW_SHARED);
+	if (!reader_claim_valid(claim))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the relay of this database was given up meanwhile"),
+				 errdetail("The extension was dropped, or the setting pgpubsub.databases was changed."),
+				 errhint("Try again.")));
+	if (created)
+	{
+		claim->position.gap_seen = registry_gap_epoch(database, subscription);
+		pg_atomic_write_u64(&subscription->gap_seen, claim->position.gap_seen);
+	}
 	dlist_foreach(iter, &subscription->bindings)
 	{
 		Binding    *binding = dlist_container(Binding, subscription_node,
@@ -548,7 +565,7 @@ pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation) !=
-		subscription_table_oid(NULL))
+		subscription_table_oid())
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("pgpubsub.subscription_changed() was not called as the trigger of its table"),
@@ -562,13 +579,16 @@ pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
  * subscribe() and unsubscribe()
  */
 
-/* Wait for other transactions that change a subscription of this name. */
+/*
+ * Wait for other transactions that change a subscription of this name.  The
+ * extension cannot be dropped from then on.
+ */
 static void
 lock_name(const char *name)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, subscription_table_oid(NULL),
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, subscription_table_lock(),
 					   hash_bytes((const unsigned char *) name,
 								  (int) strlen(name)), 0);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
@@ -644,10 +664,7 @@ create_subscription(Database *database, Request *request,
 	claim = reader_claim(database, request->name, deadline, true);
 	reader_wait_for_relay(database, deadline);
 
-	/* a relay that has just started is no gap for a new subscription */
-	claim->position.gap_seen = registry_gap_epoch(database, subscription);
-	pg_atomic_write_u64(&subscription->gap_seen, claim->position.gap_seen);
-	place_bindings(database, subscription, request);
+	place_bindings(claim, request, true);
 	claim->synced = false;
 	reader_sync(claim);
 	if (!request->temporary)
@@ -725,7 +742,7 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 	bindings_report(result, ERROR);
 
 	reader_wait_for_relay(database, deadline);
-	place_bindings(database, subscription, request);
+	place_bindings(claim, request, false);
 	claim->synced = false;
 	reader_sync(claim);
 	if (!request->temporary)
@@ -760,7 +777,11 @@ subscribe_again(Database *database, Request *request, Oid owner,
 
 	check_lifetime(request, temporary, session_pid);
 	if (same)
+	{
 		reader_wait_for_relay(database, deadline);
+		if (!temporary)
+			subscription_table_expect(request->name);
+	}
 	else
 		change_subscription(reader_claim(database, request->name, deadline,
 										 true), request, deadline);
@@ -793,7 +814,7 @@ pgpubsub_subscribe(PG_FUNCTION_ARGS)
 
 	/* the relay may have the table still to read */
 	reader_wait_for_relay(database, deadline);
-	owner = reader_subscription_owner(database, request.name);
+	owner = reader_wanted_owner(database, request.name);
 	if (OidIsValid(owner))
 		subscribe_again(database, &request, owner, deadline);
 	else

@@ -23,13 +23,17 @@
 #include "subscription_table.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -47,37 +51,197 @@ subscription_table_writing(void)
 	return writing_table;
 }
 
-/* Raise an error: SPI said so, which nothing but a changed table explains. */
+/* Raise an error if SPI says what only a changed table explains. */
 static void
 check_spi(int result, int expected)
 {
 	if (result != expected)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not write table pgpubsub.subscription"),
+				 errmsg("could not read or write table pgpubsub.subscription"),
 				 errdetail("SPI said: %s.", SPI_result_code_string(result))));
 }
 
-/*
- * Oid of the table; with owner, of its owner too.  Raises 42P01 if it is not
- * there.
- */
-Oid
-subscription_table_oid(Oid *owner)
+/* The owner of a relation or schema that a syscache has; InvalidOid: gone. */
+static Oid
+owner_of(int cache, Oid object)
 {
-	Oid			schema = get_namespace_oid(PGPUBSUB_SCHEMA, false);
-	Oid			table = get_relname_relid("subscription", schema);
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	HeapTuple	tuple = SearchSysCache1(cache, ObjectIdGetDatum(object));
+	Oid			owner;
 
 	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	owner = cache == RELOID ? ((Form_pg_class) GETSTRUCT(tuple))->relowner :
+		((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * Could the schema's owner have us run code as the role?  Who owns it can put
+ * anything in the place of the extension's objects.
+ */
+static bool
+schema_endangers(Oid schema, Oid role)
+{
+	Oid			owner = owner_of(NAMESPACEOID, schema);
+
+	return owner != role && !superuser_arg(owner);
+}
+
+/*
+ * Oid of the extension's table, as far as this transaction can see it;
+ * InvalidOid if it is not there.  Another relation of that name is not it, nor
+ * is anything where the schema belongs to somebody who could swap it.
+ */
+Oid
+subscription_table_find(void)
+{
+	Oid			schema = get_namespace_oid(PGPUBSUB_SCHEMA, true);
+	Oid			table;
+	Oid			extension;
+
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	table = get_relname_relid("subscription", schema);
+	if (!OidIsValid(table) || get_rel_relkind(table) != RELKIND_RELATION ||
+		schema_endangers(schema, owner_of(RELOID, table)))
+		return InvalidOid;
+	extension = getExtensionOfObject(RelationRelationId, table);
+	if (!OidIsValid(extension) ||
+		extension != get_extension_oid(PGPUBSUB_EXTENSION, true))
+		return InvalidOid;
+	return table;
+}
+
+/*
+ * Warn if the extension's schema belongs to a role that could have the current
+ * user, who creates it, run its code.
+ */
+void
+subscription_table_check_schema(void)
+{
+	Oid			schema = get_namespace_oid(PGPUBSUB_SCHEMA, true);
+
+	if (OidIsValid(schema) && schema_endangers(schema, GetUserId()))
+		ereport(WARNING,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("schema \"%s\" belongs to a role that is no superuser",
+						PGPUBSUB_SCHEMA),
+				 errdetail("Its owner can put anything in the place of the extension's objects, which superusers run.  There are no subscriptions while that is so."),
+				 errhint("Give the schema to a superuser with ALTER SCHEMA ... OWNER TO.")));
+}
+
+/*
+ * Oid of the table; raises 42P01 if it is not there.
+ */
+Oid
+subscription_table_oid(void)
+{
+	Oid			table = subscription_table_find();
+
+	if (!OidIsValid(table))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table pgpubsub.subscription does not exist"),
-				 errhint("Create the extension again.")));
-	if (owner)
-		*owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
+				 errmsg("the extension's table pgpubsub.subscription is not there"),
+				 errdetail("The schema \"%s\" must have it, and belong to the table's owner or to a superuser.",
+						   PGPUBSUB_SCHEMA),
+				 errhint("Undo what was done to them, give the schema to a superuser, or create the extension again.")));
 	return table;
+}
+
+/*
+ * Lock the table, so that the extension stays until this transaction ends.
+ * Returns its oid; raises 42P01 if it is not there.
+ */
+Oid
+subscription_table_lock(void)
+{
+	Oid			table;
+
+	/* it may be another when we have the lock */
+	for (;;)
+	{
+		table = subscription_table_oid();
+		LockRelationOid(table, RowExclusiveLock);
+		if (subscription_table_find() == table)
+			return table;
+		UnlockRelationOid(table, RowExclusiveLock);
+	}
+}
+
+/* What user and security context were before become_owner(). */
+typedef struct Identity
+{
+	Oid			user;
+	int			sec_context;
+} Identity;
+
+/*
+ * Be the table's owner, and nothing else, for what is done to it: triggers
+ * may be on it that run that role's code.  Policies do not count, as they do
+ * not for an owner.  Raises 42P01.
+ */
+static void
+become_owner(Identity *before)
+{
+	Oid			owner = owner_of(RELOID, subscription_table_oid());
+
+	if (!OidIsValid(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table pgpubsub.subscription was dropped meanwhile")));
+	GetUserIdAndSecContext(&before->user, &before->sec_context);
+	SetUserIdAndSecContext(owner,
+						   before->sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION |
+						   SECURITY_NOFORCE_RLS);
+}
+
+/*
+ * Run the query, which only reads or locks the table, as its owner.  The
+ * caller is connected to SPI, holds a lock on the table, and finds the result
+ * there.
+ */
+void
+subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
+						bool read_only)
+{
+	Identity	before;
+
+	become_owner(&before);
+	PG_TRY();
+	{
+		check_spi(SPI_execute_with_args(sql, nargs, types, values, NULL,
+										read_only, 0), SPI_OK_SELECT);
+	}
+	PG_FINALLY();
+	{
+		SetUserIdAndSecContext(before.user, before.sec_context);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Has the table a row for the subscription that this transaction can see?
+ */
+bool
+subscription_table_has(const char *name)
+{
+	Oid			types[] = {NAMEOID};
+	Datum		values[] = {CStringGetDatum(name)};
+	bool		found;
+
+	if (!OidIsValid(subscription_table_find()))
+		return false;
+	SPI_connect();
+	/* not read-only: with a snapshot that is newer than the caller's */
+	subscription_table_read("SELECT FROM pgpubsub.subscription"
+							" WHERE name OPERATOR(pg_catalog.=) $1",
+							lengthof(types), types, values, false);
+	found = SPI_processed > 0;
+	SPI_finish();
+	return found;
 }
 
 /*
@@ -91,14 +255,9 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 			int expected, bool at_once)
 {
 	volatile uint64 processed = 0;
-	Oid			owner;
-	Oid			user;
-	int			sec_context;
+	Identity	before;
 
-	(void) subscription_table_oid(&owner);
-	GetUserIdAndSecContext(&user, &sec_context);
-	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
+	become_owner(&before);
 	writing_table = true;
 	PG_TRY();
 	{
@@ -114,7 +273,7 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 	PG_FINALLY();
 	{
 		writing_table = false;
-		SetUserIdAndSecContext(user, sec_context);
+		SetUserIdAndSecContext(before.user, before.sec_context);
 	}
 	PG_END_TRY();
 	return processed;
@@ -145,7 +304,41 @@ subscription_table_insert(const char *name, ArrayType *channels,
 }
 
 /*
- * Write the changed subscription into the table.
+ * Raise the error for a row that was to be there and is not: 40001 if this
+ * transaction keeps its snapshot, which may be too old to show it, else 55000:
+ * somebody deletes it by hand, or has dropped the extension and created it
+ * again in this transaction.
+ */
+static void
+row_missing(const char *name)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access to subscription \"%s\"",
+						name),
+				 errdetail("It was created after this transaction took its snapshot."),
+				 errhint("Try the transaction again.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("subscription \"%s\" is going away", name),
+			 errdetail("Its row in table pgpubsub.subscription was deleted."),
+			 errhint("If this transaction has deleted it, or created the extension again, commit first; else try again.")));
+}
+
+/*
+ * Raise an error, as above, unless the table has the subscription's row.
+ */
+void
+subscription_table_expect(const char *name)
+{
+	if (!subscription_table_has(name))
+		row_missing(name);
+}
+
+/*
+ * Write the changed subscription into the table.  Raises 40001 or 55000 if its
+ * row is not there.
  */
 void
 subscription_table_update(const char *name, ArrayType *channels,
@@ -156,15 +349,19 @@ subscription_table_update(const char *name, ArrayType *channels,
 		PointerGetDatum(channels),
 	CStringGetTextDatum(on_full)};
 
-	write_table("UPDATE pgpubsub.subscription"
-				" SET channels = $2, on_full = $3"
-				" WHERE name OPERATOR(pg_catalog.=) $1",
-				lengthof(types), types, values, SPI_OK_UPDATE, false);
+	if (write_table("UPDATE pgpubsub.subscription"
+					" SET channels = $2, on_full = $3"
+					" WHERE name OPERATOR(pg_catalog.=) $1",
+					lengthof(types), types, values, SPI_OK_UPDATE,
+					false) == 0)
+		row_missing(name);
 }
 
 /*
  * Take the subscription out of the table.  at_once: fail now rather than at
- * commit if somebody has made the table referenced.
+ * commit if somebody has made the table referenced.  Raises 40001 if this
+ * transaction's snapshot does not show the row; one that somebody has deleted
+ * by hand is no matter.
  */
 void
 subscription_table_delete(const char *name, bool at_once)
@@ -172,9 +369,11 @@ subscription_table_delete(const char *name, bool at_once)
 	Oid			types[] = {NAMEOID};
 	Datum		values[] = {CStringGetDatum(name)};
 
-	write_table("DELETE FROM pgpubsub.subscription"
-				" WHERE name OPERATOR(pg_catalog.=) $1",
-				lengthof(types), types, values, SPI_OK_DELETE, at_once);
+	if (write_table("DELETE FROM pgpubsub.subscription"
+					" WHERE name OPERATOR(pg_catalog.=) $1",
+					lengthof(types), types, values, SPI_OK_DELETE,
+					at_once) == 0 && IsolationUsesXactSnapshot())
+		row_missing(name);
 }
 
 /*

@@ -14,7 +14,14 @@
 #include "nodes/pg_list.h"
 #include "utils/array.h"
 
-extern Oid	subscription_table_oid(Oid *owner);
+extern Oid	subscription_table_find(void);
+extern Oid	subscription_table_oid(void);
+extern void subscription_table_check_schema(void);
+extern Oid	subscription_table_lock(void);
+extern void subscription_table_read(const char *sql, int nargs, Oid *types,
+									Datum *values, bool read_only);
+extern bool subscription_table_has(const char *name);
+extern void subscription_table_expect(const char *name);
 extern bool subscription_table_writing(void);
 extern void subscription_table_insert(const char *name, ArrayType *channels,
 									  const char *on_full,

@@ -74,10 +74,79 @@ $node->safe_psql('postgres', 'CREATE DATABASE before');
 $node->safe_psql('before',
 	'CREATE SCHEMA pgpubsub AUTHORIZATION evil;' . sprintf($plant, 'pgpubsub', 'other'));
 my ($ret, $out, $err) = $node->psql('before', 'CREATE EXTENSION pgpubsub');
-is($err, '', 'CREATE EXTENSION in a schema with traps');
+like($err, qr/^[^\n]*WARNING:  schema "pgpubsub" belongs to a role that is no superuser\n[^\n]*DETAIL:[^\n]*\n[^\n]*HINT:[^\n]*$/,
+	'CREATE EXTENSION in a schema with traps, of a role that could add more');
+fails_with($node, 'before', q{SELECT pgpubsub.subscribe('s', '{a}')}, '42P01', qr/to be a superuser|must have it/,
+	'there are no subscriptions while the schema is its');
+$node->safe_psql('before', 'ALTER SCHEMA pgpubsub OWNER TO CURRENT_USER');
 ($ret, $out, $err) = $node->psql('before', $everything, on_error_stop => 1);
 is($ret, 0, 'everything works there');
 is($err, '', 'and nobody is trapped');
+
+# Planted in the place of the extension's table, once the schema is somebody's:
+# the relay is a superuser, and reads the table at its start.
+
+$node->safe_psql(
+	'before', q{
+	CREATE FUNCTION public.seize() RETURNS text[] LANGUAGE plpgsql AS
+		$$BEGIN ALTER ROLE evil SUPERUSER; RETURN '{a}'; END$$;
+	ALTER FUNCTION public.seize() OWNER TO evil;
+	GRANT CREATE ON DATABASE before TO evil;
+	SELECT pgpubsub.subscribe('mine', '{a}');
+	GRANT EXECUTE ON FUNCTION pgpubsub.subscribe, pgpubsub.poll TO evil;
+	ALTER SCHEMA pgpubsub OWNER TO evil;
+	SET ROLE evil;
+	ALTER SCHEMA pgpubsub RENAME TO moved;
+	RESET ROLE;
+	CREATE SCHEMA pgpubsub AUTHORIZATION evil;
+	SET ROLE evil;
+	CREATE VIEW pgpubsub.subscription AS SELECT 'x'::name AS name, (SELECT oid FROM pg_roles WHERE rolname = 'evil')::regrole AS owner,
+		public.seize() AS channels, 'evict'::text AS on_full, now() AS created_at;
+});
+kill_relay($node, 'before');
+wait_for_relay($node, 'before');
+fails_with($node, 'before', q{SELECT moved.subscribe('s', '{a}')}, '42P01', qr/is not there/,
+	'subscribe() does not take it for the table');
+fails_with($node, 'before', q{SELECT moved.poll('x')}, '42704', qr/does not exist/, 'nor does poll()');
+is($node->safe_psql('postgres', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'evil'}),
+	'f', 'who owns the schema does not become a superuser by it');
+
+# So with a table that everything of was given away
+$node->safe_psql(
+	'before', q{
+	DROP SCHEMA pgpubsub CASCADE;
+	ALTER SCHEMA moved RENAME TO pgpubsub;
+	ALTER TABLE pgpubsub.subscription OWNER TO evil;
+	SET ROLE evil;
+	ALTER TABLE pgpubsub.subscription RENAME TO renamed;
+	CREATE VIEW pgpubsub.subscription AS SELECT 'x'::name AS name, (SELECT oid FROM pg_roles WHERE rolname = 'evil')::regrole AS owner,
+		public.seize() AS channels, 'evict'::text AS on_full, now() AS created_at;
+});
+kill_relay($node, 'before');
+wait_for_relay($node, 'before');
+fails_with($node, 'before', q{SELECT pgpubsub.subscribe('s', '{a}')}, '42P01', qr/is not there/,
+	'nor is a view in place of the table');
+$node->safe_psql(
+	'before', q{
+	DROP VIEW pgpubsub.subscription;
+	ALTER TABLE pgpubsub.renamed RENAME TO subscription;
+	GRANT CREATE ON SCHEMA public TO evil;
+	SET ROLE evil;
+	CREATE FUNCTION public.seize(regrole) RETURNS regrole LANGUAGE plpgsql AS
+		$$BEGIN ALTER ROLE evil SUPERUSER; RETURN $1; END$$;
+	ALTER TABLE pgpubsub.subscription ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+	CREATE POLICY p ON pgpubsub.subscription USING (public.seize(owner) IS NOT NULL);
+});
+kill_relay($node, 'before');
+$node->safe_psql('before', q{SELECT pgpubsub.subscribe('s', '{a}'), pgpubsub.unsubscribe('s')});
+is($node->safe_psql('postgres', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'evil'}),
+	'f', 'nor does who owns the table');
+$node->safe_psql('before', 'DROP POLICY p ON pgpubsub.subscription');
+$node->safe_psql('before', 'ALTER TABLE pgpubsub.subscription NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY');
+kill_relay($node, 'before');
+wait_for_relay($node, 'before');
+is($node->safe_psql('before', q{SELECT subscription FROM pgpubsub.stat_subscriptions WHERE subscription = 'mine'}),
+	'mine', 'undone, and everything is as it was');
 
 # Planted in the path of a session, of a database and of roles
 
@@ -210,6 +279,8 @@ $node->stop;
 log_is_clean(
 	$node,
 	qr/ERROR:  permission denied/,
+	qr/WARNING:  schema "pgpubsub" belongs to a role that is no superuser/,
+	qr/ERROR:  the extension's table pgpubsub.subscription is not there/,
 	qr/ERROR:  (?:trigger functions can only be called as triggers|function pgpubsub\.notify_change\(\) can only be called as a trigger)/,
 	qr/ERROR:  parameter "pgpubsub\.\w+" cannot be/);
 done_testing();
