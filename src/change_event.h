@@ -113,6 +113,9 @@ extern ChangeShape *change_shape_create(Relation rel,
 										const TriggerOptions *options);
 extern bool change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 								TupleTableSlot *new_row);
+extern bool change_same_key(const ChangeShape *shape, TupleTableSlot *a,
+							TupleTableSlot *b);
+extern uint64 change_hash_key(const ChangeShape *shape, TupleTableSlot *row);
 extern void change_append_key(StringInfo buf, const ChangeShape *shape,
 							  TupleTableSlot *row);
 extern void change_append_new(StringInfo buf, const ChangeShape *shape,
