@@ -320,15 +320,19 @@ change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 }
 
 /*
- * Raise the error for an event of at least size bytes, which is more than may
- * be published.
+ * Raise the error for an event of size bytes, which is more than may be
+ * published.  whole: that is all of it; else there would have been more.
  */
 void
-change_too_large(const ChangeShape *shape, Size size)
+change_too_large(const ChangeShape *shape, Size size, bool whole)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("change event is too large"),
+			 whole ?
+			 errdetail("The event for table \"%s.%s\" on channel \"%s\" has %zu bytes; at most %zu can be published.",
+					   shape->schema, shape->table, shape->channel,
+					   size, shape->max_payload) :
 			 errdetail("The event for table \"%s.%s\" on channel \"%s\" has %zu bytes or more; at most %zu can be published.",
 					   shape->schema, shape->table, shape->channel,
 					   size, shape->max_payload),
@@ -361,11 +365,11 @@ append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
 		VARATT_IS_EXTENDED(DatumGetPointer(value)) &&
 		toast_raw_datum_size(value) > shape->max_payload)
 		change_too_large(shape, buf->len + toast_raw_datum_size(value) -
-						 VARHDRSZ);
+						 VARHDRSZ, false);
 
 	json_append_value(buf, &column->type, value);
 	if (unlikely((Size) buf->len > shape->max_payload))
-		change_too_large(shape, buf->len);
+		change_too_large(shape, buf->len, false);
 }
 
 /* Which columns an object has. */

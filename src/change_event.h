@@ -126,7 +126,8 @@ extern void change_append_row(StringInfo buf, const ChangeShape *shape,
 							  ChangeOp op, TupleTableSlot *old_row,
 							  TupleTableSlot *new_row, bool with_key);
 extern bool change_has_old(const ChangeShape *shape, TupleTableSlot *row);
-pg_noreturn extern void change_too_large(const ChangeShape *shape, Size size);
+pg_noreturn extern void change_too_large(const ChangeShape *shape, Size size,
+										 bool whole);
 
 /* change_event_format.c */
 extern void change_shape_format(ChangeShape *shape, const ChangeNames *names);

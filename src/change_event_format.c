@@ -376,5 +376,5 @@ change_event_write(StringInfo buf, const ChangeEvent *event, int what)
 			break;
 	}
 	if ((Size) buf->len > event->shape->max_payload)
-		change_too_large(event->shape, buf->len);
+		change_too_large(event->shape, buf->len, true);
 }

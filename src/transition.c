@@ -160,7 +160,9 @@ emit_spooled(PartSpool *spool, ChangeEvent *event, TransitionEmit emit,
 
 /*
  * Write all rows into event->rows; parts of at most limit bytes are put aside
- * but for the last one.
+ * but for the last one.  A row beyond the limit is a part of its own: whether
+ * that can be published is known when it has its envelope, which may be less
+ * than the widest.
  */
 static void
 write_rows(RowReader *reader, ChangeEvent *event, Size limit, PartSpool *spool)
@@ -172,9 +174,6 @@ write_rows(RowReader *reader, ChangeEvent *event, Size limit, PartSpool *spool)
 	{
 		StringInfo	rows = event->rows;
 
-		if ((Size) row.len > limit)
-			change_too_large(event->shape,
-							 row.len + event->shape->max_payload - limit);
 		if (rows->len > 0 && (Size) rows->len + 1 + row.len > limit)
 			spool_part(spool, event);
 		if (rows->len > 0)
@@ -189,8 +188,8 @@ write_rows(RowReader *reader, ChangeEvent *event, Size limit, PartSpool *spool)
  * Make the events of one statement and hand each to emit().  event: shape and
  * op are set, the shape's max_payload too.  A table that the operation does
  * not have is NULL.  Emits nothing if there are no rows, or none that the
- * trigger watches.  Raises 54000 if one row alone exceeds max_payload, and what
- * temporary files raise.
+ * trigger watches.  Raises 54000 if an event of one row alone exceeds
+ * max_payload, and what temporary files raise.
  */
 void
 transition_emit(ChangeEvent *event, TupleDesc tupdesc,

@@ -321,6 +321,19 @@ SELECT id FROM large;
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
 SELECT channel, length(event) > 10000 AS whole FROM received();
 
+-- all of max_payload can be used, to the byte
+\set include :inputdir '/sql/include/size.sql'
+\i :include
+CREATE TABLE sized (id int, v text);
+SELECT pgpubsub.attach('sized');
+INSERT INTO sized VALUES (1, repeat('é€😀', 200));
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT octet_length(event) AS length FROM received() \gset
+SELECT size, result FROM try_size($$INSERT INTO sized VALUES (1, repeat('é€😀', 200))$$, :length - 40) \gset
+\echo :result
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT octet_length(event) = :size AS to_the_byte, event::jsonb #>> '{new,v}' = repeat('é€😀', 200) AS whole FROM received();
+
 RESET client_min_messages;
 SELECT pgpubsub.unsubscribe('regress_events');
 SET client_min_messages = warning;

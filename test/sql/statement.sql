@@ -64,6 +64,24 @@ DELETE FROM t;
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
 SELECT channel, event::jsonb ->> 'count' AS count, event::jsonb ? 'parts' AS parts FROM received();
 
+-- all of max_payload can be used, to the byte: by one row, also in a part of its own
+\set include :inputdir '/sql/include/size.sql'
+\i :include
+CREATE TABLE sized (id int, v text);
+SELECT pgpubsub.attach('sized', level => 'statement');
+INSERT INTO sized VALUES (1, repeat('é€😀', 200));
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT octet_length(event) AS length FROM received() \gset
+SELECT size, result FROM try_size($$INSERT INTO sized VALUES (1, repeat('é€😀', 200))$$, :length - 40) \gset
+\echo :result
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT octet_length(event) = :size AS to_the_byte, event::jsonb #>> '{rows,0,new,v}' = repeat('é€😀', 200) AS whole FROM received();
+SELECT set_config('pgpubsub.max_payload', (:length + 25)::text, false) > '' AS set;
+INSERT INTO sized SELECT i, CASE i WHEN 3 THEN repeat('é€😀', 200) ELSE 'small' END FROM generate_series(1, 4) i;
+RESET pgpubsub.max_payload;
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT event::jsonb -> 'part' AS part, event::jsonb -> 'parts' AS parts, event::jsonb -> 'count' AS count FROM received();
+
 -- partitions: the event is the statement's; a statement on a leaf is none
 CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
 CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
