@@ -63,7 +63,7 @@ typedef struct ChangeShape
 	char	   *heads[CHANGE_NUM_OPS];	/* of plain objects, after the id */
 	char	   *cloud_heads[CHANGE_NUM_OPS];	/* of cloud events */
 	char	   *names;			/* schema, table, partition */
-	char	   *db;
+	char	   *db;				/* the database's name, a JSON string */
 
 	bool	   *changed;		/* per column: the UPDATE at hand changed it */
 } ChangeShape;
