@@ -26,7 +26,6 @@
  */
 #include "change_event.h"
 
-#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "catalog/pg_attribute.h"
@@ -349,6 +348,7 @@ append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
 {
 	int			start = buf->len;
 	Datum		value = row->tts_values[column->index];
+	Size		least;
 
 	appendBinaryStringInfo(buf, column->label, column->label_len);
 	if (first)
@@ -359,13 +359,9 @@ append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
 		return;
 	}
 
-	/* do not fetch a text of gigabytes only to find it too long */
-	if ((column->type.kind == JSON_KIND_TEXT ||
-		 column->type.kind == JSON_KIND_JSON) &&
-		VARATT_IS_EXTENDED(DatumGetPointer(value)) &&
-		toast_raw_datum_size(value) > shape->max_payload)
-		change_too_large(shape, buf->len + toast_raw_datum_size(value) -
-						 VARHDRSZ, false);
+	least = buf->len + json_least_length(&column->type, value);
+	if (unlikely(least > shape->max_payload))
+		change_too_large(shape, least, false);
 
 	json_append_value(buf, &column->type, value);
 	if (unlikely((Size) buf->len > shape->max_payload))

@@ -21,14 +21,17 @@
  */
 #include "json_value.h"
 
+#include "access/detoast.h"
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "parser/parse_coerce.h"
 #include "utils/builtins.h"
+#include "utils/bytea.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
+#include "utils/varbit.h"
 
 /* Remember the type's output function in the context. */
 static void
@@ -60,6 +63,9 @@ json_type_init_other(JsonType *type, Oid typid, MemoryContext context)
 	{
 		type->kind = JSON_KIND_OTHER;
 		use_output_function(type, typid, context);
+		/* citext, for one, is text under another name */
+		type->size_tells = typid == BYTEAOID || typid == BITOID ||
+			typid == VARBITOID || type->function.fn_addr == textout;
 	}
 }
 
@@ -108,9 +114,11 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 		case VARCHAROID:
 		case BPCHAROID:
 			type->kind = JSON_KIND_TEXT;
+			type->size_tells = true;
 			break;
 		case JSONOID:
 			type->kind = JSON_KIND_JSON;
+			type->size_tells = true;
 			break;
 		case JSONBOID:
 			type->kind = JSON_KIND_JSONB;
@@ -132,6 +140,41 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 			else
 				json_type_init_other(type, typid, context);
 			break;
+	}
+}
+
+/*
+ * How many bytes json_append_value() will append at least, as far as the size
+ * of the value tells that; 0 if it does not.  The value is neither fetched nor
+ * decompressed for it: text of hundreds of megabytes need not be made only to
+ * find it too long, and beyond 1 GB it cannot be made.
+ */
+Size
+json_least_length(const JsonType *type, Datum value)
+{
+	Size		size;
+
+	/* (toast pointers are "short", too) */
+	if (!type->size_tells ||
+		(VARATT_IS_SHORT(DatumGetPointer(value)) &&
+		 !VARATT_IS_EXTERNAL(DatumGetPointer(value))))
+		return 0;
+	size = toast_raw_datum_size(value) - VARHDRSZ;
+	switch (type->base)
+	{
+		case JSONOID:
+			return size;
+		case BYTEAOID:
+			/* "\\x..", or one character or more for each byte */
+			return bytea_output == BYTEA_OUTPUT_HEX ? 2 * size + 5 : size + 2;
+		case BITOID:
+		case VARBITOID:
+			/* a digit for each bit, of which the last byte has one or more */
+			if (size <= VARBITHDRSZ)
+				return 2;
+			return (size - VARBITHDRSZ - 1) * BITS_PER_BYTE + 3;
+		default:
+			return size + 2;
 	}
 }
 

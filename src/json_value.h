@@ -38,11 +38,13 @@ typedef struct JsonType
 {
 	JsonKind	kind;
 	bool		runs_user_code; /* a user's function may run */
+	bool		size_tells;		/* of its text; see json_least_length() */
 	Oid			base;			/* the type below all domains */
 	FmgrInfo	function;		/* output or cast function, if kind has one */
 } JsonType;
 
 extern void json_type_init(JsonType *type, Oid typid, MemoryContext context);
+extern Size json_least_length(const JsonType *type, Datum value);
 extern void json_append_value(StringInfo buf, JsonType *type, Datum value);
 extern void json_append_string(StringInfo buf, const char *str, Size len);
 extern void json_append_uint64(StringInfo buf, uint64 number);
