@@ -33,6 +33,18 @@
 #include "utils/lsyscache.h"
 #include "utils/varbit.h"
 
+/*
+ * The last timestamptz and its text.  Most rows of a transaction have the same
+ * one, now(), and to break it down takes long.
+ */
+typedef struct KeptTime
+{
+	pg_tz	   *zone;			/* the TimeZone of text; NULL: no text yet */
+	TimestampTz value;
+	int			len;			/* bytes of text */
+	char		text[MAXDATELEN + 3];	/* quoted */
+} KeptTime;
+
 /* Remember the type's output function in the context. */
 static void
 use_output_function(JsonType *type, Oid typid, MemoryContext context)
@@ -109,6 +121,7 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 			break;
 		case TIMESTAMPTZOID:
 			type->kind = JSON_KIND_TIMESTAMPTZ;
+			type->kept = MemoryContextAllocZero(context, sizeof(KeptTime));
 			break;
 		case TEXTOID:
 		case VARCHAROID:
@@ -258,18 +271,45 @@ append_int64(StringInfo buf, int64 number)
 	appendBinaryStringInfo(buf, digits, pg_lltoa(number, digits));
 }
 
-/* Append a date or time as ISO 8601, in the session's TimeZone. */
-static void
-append_datetime(StringInfo buf, Datum value, Oid typid)
+/*
+ * Write a date or time as ISO 8601, in the session's TimeZone and quoted, into
+ * MAXDATELEN + 3 bytes.  Returns its length.
+ */
+static int
+encode_datetime(char *text, Datum value, Oid typid)
 {
-	char		text[MAXDATELEN + 3];
 	int			len;
 
 	text[0] = '"';
 	JsonEncodeDateTime(text + 1, value, typid, NULL);
 	len = strlen(text);
 	text[len++] = '"';
-	appendBinaryStringInfo(buf, text, len);
+	return len;
+}
+
+/* Append a date, or a time without its zone. */
+static void
+append_datetime(StringInfo buf, Datum value, Oid typid)
+{
+	char		text[MAXDATELEN + 3];
+
+	appendBinaryStringInfo(buf, text, encode_datetime(text, value, typid));
+}
+
+/* Append a time, as it was written before if it is the same again. */
+static void
+append_timestamptz(StringInfo buf, KeptTime *kept, Datum value)
+{
+	if (kept->zone != session_timezone ||
+		kept->value != DatumGetTimestampTz(value))
+	{
+		/* an error may leave half of the text */
+		kept->zone = NULL;
+		kept->len = encode_datetime(kept->text, value, TIMESTAMPTZOID);
+		kept->value = DatumGetTimestampTz(value);
+		kept->zone = session_timezone;
+	}
+	appendBinaryStringInfo(buf, kept->text, kept->len);
 }
 
 /* Append a number's output: quoted if it is NaN or an infinity. */
@@ -334,7 +374,7 @@ json_append_value(StringInfo buf, JsonType *type, Datum value)
 			append_datetime(buf, value, TIMESTAMPOID);
 			break;
 		case JSON_KIND_TIMESTAMPTZ:
-			append_datetime(buf, value, TIMESTAMPTZOID);
+			append_timestamptz(buf, type->kept, value);
 			break;
 		case JSON_KIND_TEXT:
 			append_text(buf, value, true);

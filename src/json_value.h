@@ -33,6 +33,8 @@ typedef enum JsonKind
 	JSON_KIND_OTHER				/* output function, quoted */
 } JsonKind;
 
+struct KeptTime;
+
 /* What is needed to write values of one type; cached by the caller. */
 typedef struct JsonType
 {
@@ -41,6 +43,7 @@ typedef struct JsonType
 	bool		size_tells;		/* of its text; see json_least_length() */
 	Oid			base;			/* the type below all domains */
 	FmgrInfo	function;		/* output or cast function, if kind has one */
+	struct KeptTime *kept;		/* of JSON_KIND_TIMESTAMPTZ only */
 } JsonType;
 
 extern void json_type_init(JsonType *type, Oid typid, MemoryContext context);

@@ -108,6 +108,27 @@ UPDATE vals SET t = NULL;
 UPDATE vals SET arr = '{}';
 :events
 
+-- times follow TimeZone, also where the same one was written before
+CREATE TABLE times (n int GENERATED ALWAYS AS IDENTITY, a timestamptz, b timestamptz);
+SELECT pgpubsub.attach('times', operations => '{insert}', columns => '{a,b}');
+SET TimeZone = 'UTC';
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-11-21 03:12Z'), ('2026-11-21 03:12Z', 'infinity'), (NULL, 'infinity');
+SET TimeZone = 'Asia/Kathmandu';
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', 'infinity');
+BEGIN;
+SET LOCAL TimeZone = 'America/St_Johns';
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-07-21 03:12Z');
+SAVEPOINT s;
+SET TimeZone = '<X-3>-3';
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-07-21 03:12Z');
+ROLLBACK TO s;
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-07-21 03:12Z'), ('2026-11-21 03:12:00.000001Z', '0044-03-15 BC');
+COMMIT;
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-07-21 03:12Z');
+RESET TimeZone;
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT event::json -> 'new' AS new FROM received();
+
 --
 -- Keys
 --
