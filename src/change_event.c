@@ -26,12 +26,12 @@
  */
 #include "change_event.h"
 
-#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "common/hashfn.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/rel.h"
@@ -254,6 +254,46 @@ same_value(const ChangeColumn *column, Datum a, Datum b)
 	return datum_image_eq(a, b, column->byval, column->len);
 }
 
+/* Is the column null in both rows, or the same bytes? */
+static bool
+same_column(const ChangeColumn *column, TupleTableSlot *a, TupleTableSlot *b)
+{
+	int			index = column->index;
+
+	if (a->tts_isnull[index] || b->tts_isnull[index])
+		return a->tts_isnull[index] == b->tts_isnull[index];
+	return same_value(column, a->tts_values[index], b->tts_values[index]);
+}
+
+/* Do the two rows have the same key?  The table must have one. */
+bool
+change_same_key(const ChangeShape *shape, TupleTableSlot *a,
+				TupleTableSlot *b)
+{
+	for (int i = 0; i < shape->nkeys; i++)
+		if (!same_column(&shape->columns[shape->keys[i]], a, b))
+			return false;
+	return true;
+}
+
+/* A hash of the row's key: equal for those that change_same_key() equates. */
+uint64
+change_hash_key(const ChangeShape *shape, TupleTableSlot *row)
+{
+	uint64		hash = 0;
+
+	for (int i = 0; i < shape->nkeys; i++)
+	{
+		const ChangeColumn *column = &shape->columns[shape->keys[i]];
+		int			index = column->index;
+
+		hash = hash_combine64(hash, row->tts_isnull[index] ? 0 :
+							  datum_image_hash(row->tts_values[index],
+											   column->byval, column->len));
+	}
+	return hash;
+}
+
 /*
  * Note which columns differ between the two rows of an UPDATE.  Returns false
  * if the trigger watches columns and none of them changed.
@@ -267,16 +307,11 @@ change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 	for (int i = 0; i < shape->ncolumns; i++)
 	{
 		const ChangeColumn *column = &shape->columns[i];
-		int			index = column->index;
 		bool		differs;
 
 		if (!column->carried && !column->watched)
 			continue;
-		if (old_row->tts_isnull[index] || new_row->tts_isnull[index])
-			differs = old_row->tts_isnull[index] != new_row->tts_isnull[index];
-		else
-			differs = !same_value(column, old_row->tts_values[index],
-								  new_row->tts_values[index]);
+		differs = !same_column(column, old_row, new_row);
 		shape->changed[i] = differs;
 		wanted |= differs && column->watched;
 	}
@@ -284,15 +319,19 @@ change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 }
 
 /*
- * Raise the error for an event of at least size bytes, which is more than may
- * be published.
+ * Raise the error for an event of size bytes, which is more than may be
+ * published.  whole: that is all of it; else there would have been more.
  */
 void
-change_too_large(const ChangeShape *shape, Size size)
+change_too_large(const ChangeShape *shape, Size size, bool whole)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("change event is too large"),
+			 whole ?
+			 errdetail("The event for table \"%s.%s\" on channel \"%s\" has %zu bytes; at most %zu can be published.",
+					   shape->schema, shape->table, shape->channel,
+					   size, shape->max_payload) :
 			 errdetail("The event for table \"%s.%s\" on channel \"%s\" has %zu bytes or more; at most %zu can be published.",
 					   shape->schema, shape->table, shape->channel,
 					   size, shape->max_payload),
@@ -309,6 +348,7 @@ append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
 {
 	int			start = buf->len;
 	Datum		value = row->tts_values[column->index];
+	Size		least;
 
 	appendBinaryStringInfo(buf, column->label, column->label_len);
 	if (first)
@@ -319,17 +359,13 @@ append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
 		return;
 	}
 
-	/* do not fetch a text of gigabytes only to find it too long */
-	if ((column->type.kind == JSON_KIND_TEXT ||
-		 column->type.kind == JSON_KIND_JSON) &&
-		VARATT_IS_EXTENDED(DatumGetPointer(value)) &&
-		toast_raw_datum_size(value) > shape->max_payload)
-		change_too_large(shape, buf->len + toast_raw_datum_size(value) -
-						 VARHDRSZ);
+	least = buf->len + json_least_length(&column->type, value);
+	if (unlikely(least > shape->max_payload))
+		change_too_large(shape, least, false);
 
 	json_append_value(buf, &column->type, value);
 	if (unlikely((Size) buf->len > shape->max_payload))
-		change_too_large(shape, buf->len);
+		change_too_large(shape, buf->len, false);
 }
 
 /* Which columns an object has. */

@@ -63,7 +63,7 @@ typedef struct ChangeShape
 	char	   *heads[CHANGE_NUM_OPS];	/* of plain objects, after the id */
 	char	   *cloud_heads[CHANGE_NUM_OPS];	/* of cloud events */
 	char	   *names;			/* schema, table, partition */
-	char	   *db;
+	char	   *db;				/* the database's name, a JSON string */
 
 	bool	   *changed;		/* per column: the UPDATE at hand changed it */
 } ChangeShape;
@@ -113,6 +113,9 @@ extern ChangeShape *change_shape_create(Relation rel,
 										const TriggerOptions *options);
 extern bool change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 								TupleTableSlot *new_row);
+extern bool change_same_key(const ChangeShape *shape, TupleTableSlot *a,
+							TupleTableSlot *b);
+extern uint64 change_hash_key(const ChangeShape *shape, TupleTableSlot *row);
 extern void change_append_key(StringInfo buf, const ChangeShape *shape,
 							  TupleTableSlot *row);
 extern void change_append_new(StringInfo buf, const ChangeShape *shape,
@@ -123,7 +126,8 @@ extern void change_append_row(StringInfo buf, const ChangeShape *shape,
 							  ChangeOp op, TupleTableSlot *old_row,
 							  TupleTableSlot *new_row, bool with_key);
 extern bool change_has_old(const ChangeShape *shape, TupleTableSlot *row);
-pg_noreturn extern void change_too_large(const ChangeShape *shape, Size size);
+pg_noreturn extern void change_too_large(const ChangeShape *shape, Size size,
+										 bool whole);
 
 /* change_event_format.c */
 extern void change_shape_format(ChangeShape *shape, const ChangeNames *names);

@@ -6,14 +6,20 @@
  * Plain:		{"id":,"op":,"schema":,"table":,"partition":,
  *				 "key":,"new":,"old":,"changed":,"txid":,"pid":,"ts":,"node":}
  *	 statement: "count":,"part":,"parts":,"rows":[..] instead of key .. changed
- * Debezium:	{"id":,"before":,"after":,"source":{..},"op":,"ts_ms":,"node":}
+ * Debezium:	{"id":,"key":,"before":,"after":,"source":{"version":,
+ *				 "connector":,"name":,"ts_ms":,"db":,"schema":,"table":,
+ *				 "partition":,"txId":},"op":,"ts_ms":,"node":}
  * CloudEvents: {"specversion":,"id":,"source":,"type":,"subject":,"time":,
  *				 "datacontenttype":,"data":{the plain object}}
  *
  * An event that native listeners cannot get is written a second time for
  * them, without its body (new, old and changed; before and after; rows) and
- * with "truncated":true at its end.  Debezium has no key in its envelope, so
- * the short form adds it.  If even that is too long, the key goes as well.
+ * with "truncated":true at its end.  If even that is too long, the key goes as
+ * well.
+ *
+ * Debezium's connectors give the key beside the envelope, as the message's own;
+ * here it has to be inside.  Of source, Debezium requires version, connector,
+ * name, ts_ms, db, schema and table; name is what tells servers apart.
  *
  * Times are the clock's, not the transaction's; UTC whatever TimeZone says.
  *
@@ -35,6 +41,9 @@ static const char *const plain_ops[CHANGE_NUM_OPS] =
 static const char *const debezium_ops[CHANGE_NUM_OPS] = {"c", "u", "d", "t"};
 static const char *const cloud_ops[CHANGE_NUM_OPS] =
 {"insert", "update", "delete", "truncate"};
+
+/* As default_version in pgpubsub.control: the test formats compares them. */
+#define EXTENSION_VERSION "1.0"
 
 #define APPEND_LITERAL(buf, literal) \
 	appendBinaryStringInfo(buf, literal, sizeof(literal) - 1)
@@ -118,7 +127,7 @@ change_shape_format(ChangeShape *shape, const ChangeNames *names)
 	shape->names = buf.data;
 
 	initStringInfo(&buf);
-	append_name(&buf, "\"db\":", db);
+	json_append_string(&buf, db, strlen(db));
 	shape->db = buf.data;
 
 	for (int op = 0; op < CHANGE_NUM_OPS; op++)
@@ -205,11 +214,18 @@ append_ms(StringInfo buf, TimestampTz at)
 					   (USECS_PER_DAY / 1000));
 }
 
+/* Is there a name for this node? */
+static bool
+has_node_name(void)
+{
+	return pgpubsub_node_name && pgpubsub_node_name[0] != '\0';
+}
+
 /* Append the end that all objects share: node and truncated. */
 static void
 append_end(StringInfo buf, int what)
 {
-	if (pgpubsub_node_name && pgpubsub_node_name[0] != '\0')
+	if (has_node_name())
 		append_name(buf, ",\"node\":", pgpubsub_node_name);
 	if (what & CHANGE_TRUNCATED)
 		APPEND_LITERAL(buf, ",\"truncated\":true");
@@ -293,6 +309,29 @@ append_before_after(StringInfo buf, const ChangeEvent *event)
 		APPEND_LITERAL(buf, "null");
 }
 
+/* Append where a Debezium event comes from. */
+static void
+append_debezium_source(StringInfo buf, const ChangeEvent *event)
+{
+	const ChangeShape *shape = event->shape;
+
+	APPEND_LITERAL(buf, ",\"source\":{\"version\":\"" EXTENSION_VERSION
+				   "\",\"connector\":\"pgpubsub\",\"name\":");
+	if (has_node_name())
+		json_append_string(buf, pgpubsub_node_name,
+						   strlen(pgpubsub_node_name));
+	else
+		appendStringInfoString(buf, shape->db);
+	APPEND_LITERAL(buf, ",\"ts_ms\":");
+	append_ms(buf, event->at);
+	APPEND_LITERAL(buf, ",\"db\":");
+	appendStringInfoString(buf, shape->db);
+	appendStringInfoString(buf, shape->names);
+	APPEND_LITERAL(buf, ",\"txId\":");
+	json_append_uint64(buf, event->txid);
+	appendStringInfoChar(buf, '}');
+}
+
 /* Append the event in Debezium's envelope. */
 static void
 append_debezium(StringInfo buf, const ChangeEvent *event, int what)
@@ -303,21 +342,15 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 	APPEND_LITERAL(buf, "{\"id\":\"");
 	appendStringInfoString(buf, event->id);
 	appendStringInfoChar(buf, '"');
-	if (what & CHANGE_WITH_BODY)
-		append_before_after(buf, event);
-	else if (keyed && (what & CHANGE_WITH_KEY))
+	if (keyed && (what & CHANGE_WITH_KEY))
 	{
 		APPEND_LITERAL(buf, ",\"key\":");
 		change_append_key(buf, shape, keyed);
 	}
-	APPEND_LITERAL(buf, ",\"source\":{\"connector\":\"pgpubsub\",");
-	appendStringInfoString(buf, shape->db);
-	appendStringInfoString(buf, shape->names);
-	APPEND_LITERAL(buf, ",\"txId\":");
-	json_append_uint64(buf, event->txid);
-	APPEND_LITERAL(buf, ",\"ts_ms\":");
-	append_ms(buf, event->at);
-	APPEND_LITERAL(buf, "},\"op\":\"");
+	if (what & CHANGE_WITH_BODY)
+		append_before_after(buf, event);
+	append_debezium_source(buf, event);
+	APPEND_LITERAL(buf, ",\"op\":\"");
 	appendStringInfoString(buf, debezium_ops[event->op]);
 	APPEND_LITERAL(buf, "\",\"ts_ms\":");
 	append_ms(buf, event->at);
@@ -376,5 +409,5 @@ change_event_write(StringInfo buf, const ChangeEvent *event, int what)
 			break;
 	}
 	if ((Size) buf->len > event->shape->max_payload)
-		change_too_large(event->shape, buf->len);
+		change_too_large(event->shape, buf->len, true);
 }

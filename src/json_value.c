@@ -21,14 +21,29 @@
  */
 #include "json_value.h"
 
+#include "access/detoast.h"
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "parser/parse_coerce.h"
 #include "utils/builtins.h"
+#include "utils/bytea.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
+#include "utils/varbit.h"
+
+/*
+ * The last timestamptz and its text.  Most rows of a transaction have the same
+ * one, now(), and to break it down takes long.
+ */
+typedef struct KeptTime
+{
+	pg_tz	   *zone;			/* the TimeZone of text; NULL: no text yet */
+	TimestampTz value;
+	int			len;			/* bytes of text */
+	char		text[MAXDATELEN + 3];	/* quoted */
+} KeptTime;
 
 /* Remember the type's output function in the context. */
 static void
@@ -60,6 +75,9 @@ json_type_init_other(JsonType *type, Oid typid, MemoryContext context)
 	{
 		type->kind = JSON_KIND_OTHER;
 		use_output_function(type, typid, context);
+		/* citext, for one, is text under another name */
+		type->size_tells = typid == BYTEAOID || typid == BITOID ||
+			typid == VARBITOID || type->function.fn_addr == textout;
 	}
 }
 
@@ -103,14 +121,17 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 			break;
 		case TIMESTAMPTZOID:
 			type->kind = JSON_KIND_TIMESTAMPTZ;
+			type->kept = MemoryContextAllocZero(context, sizeof(KeptTime));
 			break;
 		case TEXTOID:
 		case VARCHAROID:
 		case BPCHAROID:
 			type->kind = JSON_KIND_TEXT;
+			type->size_tells = true;
 			break;
 		case JSONOID:
 			type->kind = JSON_KIND_JSON;
+			type->size_tells = true;
 			break;
 		case JSONBOID:
 			type->kind = JSON_KIND_JSONB;
@@ -132,6 +153,41 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 			else
 				json_type_init_other(type, typid, context);
 			break;
+	}
+}
+
+/*
+ * How many bytes json_append_value() will append at least, as far as the size
+ * of the value tells that; 0 if it does not.  The value is neither fetched nor
+ * decompressed for it: text of hundreds of megabytes need not be made only to
+ * find it too long, and beyond 1 GB it cannot be made.
+ */
+Size
+json_least_length(const JsonType *type, Datum value)
+{
+	Size		size;
+
+	/* (toast pointers are "short", too) */
+	if (!type->size_tells ||
+		(VARATT_IS_SHORT(DatumGetPointer(value)) &&
+		 !VARATT_IS_EXTERNAL(DatumGetPointer(value))))
+		return 0;
+	size = toast_raw_datum_size(value) - VARHDRSZ;
+	switch (type->base)
+	{
+		case JSONOID:
+			return size;
+		case BYTEAOID:
+			/* "\\x..", or one character or more for each byte */
+			return bytea_output == BYTEA_OUTPUT_HEX ? 2 * size + 5 : size + 2;
+		case BITOID:
+		case VARBITOID:
+			/* a digit for each bit, of which the last byte has one or more */
+			if (size <= VARBITHDRSZ)
+				return 2;
+			return (size - VARBITHDRSZ - 1) * BITS_PER_BYTE + 3;
+		default:
+			return size + 2;
 	}
 }
 
@@ -215,18 +271,45 @@ append_int64(StringInfo buf, int64 number)
 	appendBinaryStringInfo(buf, digits, pg_lltoa(number, digits));
 }
 
-/* Append a date or time as ISO 8601, in the session's TimeZone. */
-static void
-append_datetime(StringInfo buf, Datum value, Oid typid)
+/*
+ * Write a date or time as ISO 8601, in the session's TimeZone and quoted, into
+ * MAXDATELEN + 3 bytes.  Returns its length.
+ */
+static int
+encode_datetime(char *text, Datum value, Oid typid)
 {
-	char		text[MAXDATELEN + 3];
 	int			len;
 
 	text[0] = '"';
 	JsonEncodeDateTime(text + 1, value, typid, NULL);
 	len = strlen(text);
 	text[len++] = '"';
-	appendBinaryStringInfo(buf, text, len);
+	return len;
+}
+
+/* Append a date, or a time without its zone. */
+static void
+append_datetime(StringInfo buf, Datum value, Oid typid)
+{
+	char		text[MAXDATELEN + 3];
+
+	appendBinaryStringInfo(buf, text, encode_datetime(text, value, typid));
+}
+
+/* Append a time, as it was written before if it is the same again. */
+static void
+append_timestamptz(StringInfo buf, KeptTime *kept, Datum value)
+{
+	if (kept->zone != session_timezone ||
+		kept->value != DatumGetTimestampTz(value))
+	{
+		/* an error may leave half of the text */
+		kept->zone = NULL;
+		kept->len = encode_datetime(kept->text, value, TIMESTAMPTZOID);
+		kept->value = DatumGetTimestampTz(value);
+		kept->zone = session_timezone;
+	}
+	appendBinaryStringInfo(buf, kept->text, kept->len);
 }
 
 /* Append a number's output: quoted if it is NaN or an infinity. */
@@ -291,7 +374,7 @@ json_append_value(StringInfo buf, JsonType *type, Datum value)
 			append_datetime(buf, value, TIMESTAMPOID);
 			break;
 		case JSON_KIND_TIMESTAMPTZ:
-			append_datetime(buf, value, TIMESTAMPTZOID);
+			append_timestamptz(buf, type->kept, value);
 			break;
 		case JSON_KIND_TEXT:
 			append_text(buf, value, true);

@@ -33,16 +33,21 @@ typedef enum JsonKind
 	JSON_KIND_OTHER				/* output function, quoted */
 } JsonKind;
 
+struct KeptTime;
+
 /* What is needed to write values of one type; cached by the caller. */
 typedef struct JsonType
 {
 	JsonKind	kind;
 	bool		runs_user_code; /* a user's function may run */
+	bool		size_tells;		/* of its text; see json_least_length() */
 	Oid			base;			/* the type below all domains */
 	FmgrInfo	function;		/* output or cast function, if kind has one */
+	struct KeptTime *kept;		/* of JSON_KIND_TIMESTAMPTZ only */
 } JsonType;
 
 extern void json_type_init(JsonType *type, Oid typid, MemoryContext context);
+extern Size json_least_length(const JsonType *type, Datum value);
 extern void json_append_value(StringInfo buf, JsonType *type, Datum value);
 extern void json_append_string(StringInfo buf, const char *str, Size len);
 extern void json_append_uint64(StringInfo buf, uint64 number);

@@ -108,6 +108,27 @@ UPDATE vals SET t = NULL;
 UPDATE vals SET arr = '{}';
 :events
 
+-- times follow TimeZone, also where the same one was written before
+CREATE TABLE times (n int GENERATED ALWAYS AS IDENTITY, a timestamptz, b timestamptz);
+SELECT pgpubsub.attach('times', operations => '{insert}', columns => '{a,b}');
+SET TimeZone = 'UTC';
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-11-21 03:12Z'), ('2026-11-21 03:12Z', 'infinity'), (NULL, 'infinity');
+SET TimeZone = 'Asia/Kathmandu';
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', 'infinity');
+BEGIN;
+SET LOCAL TimeZone = 'America/St_Johns';
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-07-21 03:12Z');
+SAVEPOINT s;
+SET TimeZone = '<X-3>-3';
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-07-21 03:12Z');
+ROLLBACK TO s;
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-07-21 03:12Z'), ('2026-11-21 03:12:00.000001Z', '0044-03-15 BC');
+COMMIT;
+INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-07-21 03:12Z');
+RESET TimeZone;
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT event::json -> 'new' AS new FROM received();
+
 --
 -- Keys
 --
@@ -316,10 +337,54 @@ SELECT try_large(1, repeat('x', 10000));
 SELECT try_large(2, repeat('x', 19990));
 SELECT try_large(3, repeat('x', 1000000));
 SELECT try_large(4, repeat(E'\n', 10000));
-RESET pgpubsub.max_payload;
 SELECT id FROM large;
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
 SELECT channel, length(event) > 10000 AS whole FROM received();
+
+-- told by the size of the value, before its text is made: how many bytes at least
+CREATE TYPE mytext;
+CREATE FUNCTION mytext_in(cstring) RETURNS mytext LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+CREATE FUNCTION mytext_out(mytext) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+CREATE TYPE mytext (input = mytext_in, output = mytext_out, storage = extended);
+CREATE TABLE bytes (b bytea, v varbit, t mytext);
+ALTER TABLE bytes ALTER b SET STORAGE EXTERNAL;
+SELECT pgpubsub.attach('bytes', format => 'debezium');
+CREATE FUNCTION try_bytes(b bytea, v varbit, t mytext) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    detail text;
+BEGIN
+    INSERT INTO bytes VALUES (b, v, t);
+    RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+    RETURN SQLSTATE || ': ' || regexp_replace(detail, '\d{4} bytes', 'xxxx bytes');
+END$$;
+SELECT try_bytes(decode(repeat('00', 3000000), 'hex'), NULL, NULL);
+SET bytea_output = 'escape';
+SELECT try_bytes(decode(repeat('00', 3000000), 'hex'), NULL, NULL);
+SELECT try_bytes(repeat('x', 2000)::bytea, NULL, NULL);
+SELECT try_bytes(decode(repeat('5c', 9000), 'hex'), NULL, NULL);
+RESET bytea_output;
+SELECT try_bytes(NULL, repeat('10', 1500000)::varbit, NULL);
+SELECT try_bytes(NULL, NULL, repeat('x', 3000000)::mytext);
+SELECT try_bytes('\x00', '1', 'x'), try_bytes('', '', '');
+SELECT try_bytes(repeat('x', 2000)::bytea, repeat('10', 1500)::varbit, repeat('x', 3000)::mytext);
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT count(*) FROM received();
+RESET pgpubsub.max_payload;
+
+-- all of max_payload can be used, to the byte
+\set include :inputdir '/sql/include/size.sql'
+\i :include
+CREATE TABLE sized (id int, v text);
+SELECT pgpubsub.attach('sized');
+INSERT INTO sized VALUES (1, repeat('é€😀', 200));
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT octet_length(event) AS length FROM received() \gset
+SELECT size, result FROM try_size($$INSERT INTO sized VALUES (1, repeat('é€😀', 200))$$, :length - 40) \gset
+\echo :result
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT octet_length(event) = :size AS to_the_byte, event::jsonb #>> '{new,v}' = repeat('é€😀', 200) AS whole FROM received();
 
 RESET client_min_messages;
 SELECT pgpubsub.unsubscribe('regress_events');

@@ -64,6 +64,24 @@ DELETE FROM t;
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
 SELECT channel, event::jsonb ->> 'count' AS count, event::jsonb ? 'parts' AS parts FROM received();
 
+-- all of max_payload can be used, to the byte: by one row, also in a part of its own
+\set include :inputdir '/sql/include/size.sql'
+\i :include
+CREATE TABLE sized (id int, v text);
+SELECT pgpubsub.attach('sized', level => 'statement');
+INSERT INTO sized VALUES (1, repeat('é€😀', 200));
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT octet_length(event) AS length FROM received() \gset
+SELECT size, result FROM try_size($$INSERT INTO sized VALUES (1, repeat('é€😀', 200))$$, :length - 40) \gset
+\echo :result
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT octet_length(event) = :size AS to_the_byte, event::jsonb #>> '{rows,0,new,v}' = repeat('é€😀', 200) AS whole FROM received();
+SELECT set_config('pgpubsub.max_payload', (:length + 25)::text, false) > '' AS set;
+INSERT INTO sized SELECT i, CASE i WHEN 3 THEN repeat('é€😀', 200) ELSE 'small' END FROM generate_series(1, 4) i;
+RESET pgpubsub.max_payload;
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT event::jsonb -> 'part' AS part, event::jsonb -> 'parts' AS parts, event::jsonb -> 'count' AS count FROM received();
+
 -- partitions: the event is the statement's; a statement on a leaf is none
 CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
 CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
@@ -89,6 +107,56 @@ TRUNCATE part;
 INSERT INTO part VALUES (1, 'forget'), (2, 'b');
 UPDATE part SET id = id + CASE id WHEN 1 THEN 10 ELSE 0 END;
 :events
+
+-- keys are compared by their bytes, not by what is shown of them; old rows of one key are used in their order
+CREATE TABLE keyed (id float8, t text, v text, PRIMARY KEY (id, t) DEFERRABLE INITIALLY DEFERRED) PARTITION BY RANGE (id);
+CREATE TABLE keyed_1 PARTITION OF keyed FOR VALUES FROM (0) TO (10);
+CREATE TABLE keyed_2 PARTITION OF keyed FOR VALUES FROM (10) TO (20);
+CREATE TRIGGER forget BEFORE INSERT ON keyed_2 FOR EACH ROW EXECUTE FUNCTION forget();
+INSERT INTO keyed VALUES (1.00000000001, 'k', 'forget'), (1.00000000002, 'k', 'b'), (2, '', 'c'), (3, repeat('long', 10000), 'd');
+SELECT pgpubsub.attach('keyed', level => 'statement', columns => '{id,v}', old_values => 'full');
+SET extra_float_digits = -6;
+UPDATE keyed SET id = CASE v WHEN 'forget' THEN 11 ELSE id END, v = CASE v WHEN 'forget' THEN v ELSE v || '!' END;
+BEGIN;
+DELETE FROM keyed;
+INSERT INTO keyed VALUES (1, 'k', 'a'), (1, 'k', 'b'), (1, 'k', 'forget'), (1, 'other', 'c'), (2, 'k', 'forget'), (1, 'k', 'd');
+UPDATE keyed SET id = CASE v WHEN 'forget' THEN 11 ELSE id END, v = CASE v WHEN 'forget' THEN v ELSE v || '!' END;
+DELETE FROM keyed;
+COMMIT;
+RESET extra_float_digits;
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT n, r #>> '{key,id}' AS id, left(r #>> '{key,t}', 5) AS t, r #>> '{new,v}' AS new, r #>> '{old,v}' AS old
+  FROM received() WITH ORDINALITY AS e(channel, event, n), json_array_elements(event::json -> 'rows') WITH ORDINALITY AS rows(r, o)
+ WHERE event ~ 'UPDATE' ORDER BY n, o;
+-- within work_mem, on disk beyond it: the value that is written in between says how much memory is in use
+CREATE TYPE probe AS ENUM ('look');
+CREATE FUNCTION probe_json(probe) RETURNS json LANGUAGE sql AS $$
+    SELECT to_json(sum(total_bytes) - current_setting('st.before')::bigint < 6000000) FROM pg_backend_memory_contexts
+$$;
+CREATE CAST (probe AS json) WITH FUNCTION probe_json(probe);
+CREATE TABLE many (id int PRIMARY KEY, v text, p probe) PARTITION BY RANGE (id);
+CREATE TABLE many_1 PARTITION OF many FOR VALUES FROM (0) TO (30000);
+CREATE TABLE many_2 PARTITION OF many FOR VALUES FROM (30000) TO (60000);
+CREATE TRIGGER forget BEFORE INSERT ON many_2 FOR EACH ROW EXECUTE FUNCTION forget();
+INSERT INTO many SELECT g * 7919 % 20011, CASE WHEN g % 1000 = 0 THEN 'forget' ELSE repeat('v', g % 100) END FROM generate_series(1, 20000) g;
+SELECT pgpubsub.attach('many', operations => '{update}', level => 'statement', old_values => 'full');
+SET pgpubsub.max_payload = '20kB';
+SET work_mem = '64kB';
+CREATE TABLE in_order AS SELECT array_agg(id::text ORDER BY v = 'forget', ctid) AS ids FROM many;
+SELECT set_config('st.before', sum(total_bytes)::text, false) > '' AS before FROM pg_backend_memory_contexts;
+UPDATE many SET id = id + CASE v WHEN 'forget' THEN 30000 ELSE 0 END,
+                v = v || CASE v WHEN 'forget' THEN '' ELSE '!' END,
+                p = CASE id WHEN 1 THEN 'look'::probe END;
+RESET work_mem;
+RESET pgpubsub.max_payload;
+TRUNCATE raw RESTART IDENTITY;
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+INSERT INTO raw (length, e) SELECT octet_length(event), event::jsonb FROM received();
+SELECT count(*), count(r -> 'old') AS old, count(r -> 'changed') AS paired,
+       bool_and(r #> '{new,id}' = r #> '{old,id}') AS ids, bool_and(r #>> '{new,v}' = (r #>> '{old,v}') || '!') AS vs,
+       count(*) FILTER (WHERE r #> '{new,p}' = 'true') AS bounded,
+       array_agg(r #>> '{key,id}' ORDER BY n, o) = (SELECT ids FROM in_order) AS in_order
+  FROM raw, jsonb_array_elements(e -> 'rows') WITH ORDINALITY AS rows(r, o);
 
 -- inheritance: the children's rows are the statement's, too
 CREATE TABLE parent (id int PRIMARY KEY, v text);

@@ -73,6 +73,9 @@ foreach my $name ('Berlin "1" é', '', 'b')
 	  foreach 'node', 'node d', 'node s';
 	is($json->encode([ $events{'node c'}{data}{node} ]),
 		$expected, "node_name '$name', in a cloud event's data");
+	is($json->encode([ $events{'node d'}{source}{name} ]),
+		$name eq '' ? $json->encode(['postgres']) : $expected,
+		"node_name '$name', as Debezium's name of the server");
 	is(exists $events{node}{node} ? 1 : 0,
 		$name eq '' ? 0 : 1, 'no field without a name');
 }
