@@ -41,17 +41,25 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-/* A channel that this transaction has published on. */
-typedef struct UsedChannel
-{
-	Database   *database;
-	int			slot;
-} UsedChannel;
-
-/* Those channels, in TopTransactionContext; gone when it ends. */
-static UsedChannel *used_channels = NULL;
+/*
+ * The channels that this transaction has published on, in
+ * TopTransactionContext; gone when it ends.
+ */
+static Channel **used_channels = NULL;
 static int	num_used = 0;
 static int	max_used = 0;
+
+/*
+ * Is a channel among them?  For each channel of this database: the
+ * transaction, as numbered here from 1, that has published on it last.
+ */
+static Database *marked_database = NULL;
+static uint32 *marks = NULL;
+static uint32 transaction_number = 1;
+
+/* Channels of publish(), by a hash of the name: it has no place of its own. */
+#define NAMED_CHANNELS	16
+static PublishChannel named_channels[NAMED_CHANNELS];
 
 /* Events that this top transaction has numbered. */
 static uint64 event_number = 0;
@@ -66,11 +74,13 @@ static void
 forget_used_channels(void)
 {
 	for (int i = 0; i < num_used; i++)
-	{
-		UsedChannel *used = &used_channels[i];
+		pg_atomic_fetch_sub_u32(&used_channels[i]->publishers, 1);
 
-		pg_atomic_fetch_sub_u32(&used->database->channels[used->slot].publishers,
-								1);
+	/* when the numbers start again, old marks must not come true */
+	if (num_used > 0 && ++transaction_number == 0)
+	{
+		memset(marks, 0, pgpubsub_max_channels * sizeof(uint32));
+		transaction_number = 1;
 	}
 	used_channels = NULL;
 	num_used = max_used = 0;
@@ -127,11 +137,28 @@ publish_channel_init(PublishChannel *channel, const char *name)
 	channel->mode = PUBLISH_MODE_SETTING;
 }
 
+/*
+ * What is cached of the channel of that name, where the caller keeps nothing.
+ * A full table is looked at anew each time.
+ */
+static PublishChannel *
+named_channel(const char *name)
+{
+	uint32		hash = hash_bytes((const unsigned char *) name,
+								  (int) strlen(name));
+	PublishChannel *channel = &named_channels[hash % NAMED_CHANNELS];
+
+	if (strcmp(channel->name, name) != 0)
+		publish_channel_init(channel, name);
+	channel->version = 0;
+	return channel;
+}
+
 /* True if the cached slot is still the channel's. */
 static bool
 channel_current(Database *database, PublishChannel *channel)
 {
-	return channel->resolved &&
+	return channel->resolved && channel->database == database &&
 		channel->database_generation ==
 		pg_atomic_read_u32(&database->generation) &&
 		channel->channel_generation ==
@@ -190,6 +217,7 @@ resolve_channel(Database *database, PublishChannel *channel)
 		pg_atomic_write_u32(&database->channels[slot].used, 1);
 		pg_atomic_fetch_add_u32(&database->channels[slot].publishers, 1);
 		channel->slot = slot;
+		channel->database = database;
 		channel->database_generation =
 			pg_atomic_read_u32(&database->generation);
 		channel->channel_generation =
@@ -207,30 +235,54 @@ resolve_channel(Database *database, PublishChannel *channel)
 static bool
 channel_used(Database *database, PublishChannel *channel)
 {
-	/* the last one is the likely one */
-	for (int i = num_used - 1; i >= 0; i--)
-	{
-		if (used_channels[i].slot == channel->slot &&
-			used_channels[i].database == database)
-			return true;
-	}
-	return false;
+	return database == marked_database &&
+		marks[channel->slot] == transaction_number;
 }
 
-/* Make room for one more used channel; may raise out of memory. */
+/*
+ * Make room to note one more used channel of the database; may raise out of
+ * memory.
+ */
 static void
-reserve_used_channel(void)
+reserve_used_channel(Database *database)
 {
+	Size		marks_size = pgpubsub_max_channels * sizeof(uint32);
 	int			larger = Max(8, 2 * max_used);
 
+	if (marks == NULL)
+		marks = MemoryContextAllocZero(TopMemoryContext, marks_size);
+	if (marked_database != database)
+	{
+		/* one that was used before this is noted twice, which is no harm */
+		memset(marks, 0, marks_size);
+		marked_database = database;
+	}
 	if (num_used < max_used)
 		return;
 	if (used_channels == NULL)
 		used_channels = MemoryContextAlloc(TopTransactionContext,
-										   larger * sizeof(UsedChannel));
+										   larger * sizeof(Channel *));
 	else
-		used_channels = repalloc(used_channels, larger * sizeof(UsedChannel));
+		used_channels = repalloc(used_channels, larger * sizeof(Channel *));
 	max_used = larger;
+}
+
+/*
+ * Note that the transaction counts among the channel's publishers; once is
+ * enough.
+ */
+static void
+note_used_channel(Database *database, PublishChannel *channel)
+{
+	Channel    *slot = &database->channels[channel->slot];
+
+	if (channel_used(database, channel))
+		pg_atomic_fetch_sub_u32(&slot->publishers, 1);
+	else
+	{
+		marks[channel->slot] = transaction_number;
+		used_channels[num_used++] = slot;
+	}
 }
 
 /*
@@ -240,41 +292,36 @@ reserve_used_channel(void)
 static bool
 use_channel(Database *database, PublishChannel *channel)
 {
-	bool		counted = false;
-
-	if (channel_current(database, channel) && channel_used(database, channel))
-		return true;
-
-	reserve_used_channel();
-	if (!channel_current(database, channel))
+	if (channel_current(database, channel))
 	{
-		if (channel->version != 0 &&
-			channel->version == pg_atomic_read_u32(&database->version) &&
-			pg_atomic_read_u32(&database->npatterns) == 0)
-			return false;
-		if (!resolve_channel(database, channel))
-		{
-			channel_table_full(database, channel);
-			return false;
-		}
-		counted = true;
-	}
-	if (!counted)
-	{
+		if (channel_used(database, channel))
+			return true;
+
+		/* it may be reused before we are counted */
+		reserve_used_channel(database);
 		pg_atomic_fetch_add_u32(&database->channels[channel->slot].publishers,
 								1);
-		/* it may have been reused before we were counted */
-		if (!channel_current(database, channel))
+		if (channel_current(database, channel))
 		{
-			pg_atomic_fetch_sub_u32(&database->channels[channel->slot].publishers,
-									1);
-			channel->resolved = false;
-			return use_channel(database, channel);
+			note_used_channel(database, channel);
+			return true;
 		}
+		pg_atomic_fetch_sub_u32(&database->channels[channel->slot].publishers,
+								1);
+		channel->resolved = false;
 	}
-	used_channels[num_used].database = database;
-	used_channels[num_used].slot = channel->slot;
-	num_used++;
+
+	if (channel->version != 0 &&
+		channel->version == pg_atomic_read_u32(&database->version) &&
+		pg_atomic_read_u32(&database->npatterns) == 0)
+		return false;
+	reserve_used_channel(database);
+	if (!resolve_channel(database, channel))
+	{
+		channel_table_full(database, channel);
+		return false;
+	}
+	note_used_channel(database, channel);
 	return true;
 }
 
@@ -348,13 +395,12 @@ publish_unstaged(const char *name, const char *id, const char *payload,
 				 Size len, const char *native_payload)
 {
 	Database   *database = registry_my_database(false);
-	PublishChannel channel;
+	PublishChannel *channel = named_channel(name);
 	bool		framed = false;
 
-	publish_channel_init(&channel, name);
-	if (database && use_channel(database, &channel) &&
-		pg_atomic_read_u32(&database->channels[channel.slot].nbindings) > 0)
-		framed = needs_frames(database, &channel);
+	if (database && use_channel(database, channel) &&
+		pg_atomic_read_u32(&database->channels[channel->slot].nbindings) > 0)
+		framed = needs_frames(database, channel);
 	publish_notify(name, framed, id, payload, len, native_payload);
 }
 
@@ -441,7 +487,6 @@ check_payload(const char *channel, Size len)
 Datum
 pgpubsub_publish(PG_FUNCTION_ARGS)
 {
-	PublishChannel channel;
 	char	   *name;
 	char	   *payload;
 	Size		len;
@@ -474,8 +519,7 @@ pgpubsub_publish(PG_FUNCTION_ARGS)
 		native = psprintf("{\"truncated\":true,\"bytes\":%zu,\"id\":\"%s\"}",
 						  len, id);
 	}
-	publish_channel_init(&channel, name);
-	publish_event(&channel, id, payload, len, native);
+	publish_event(named_channel(name), id, payload, len, native);
 	PG_RETURN_VOID();
 }
 
