@@ -49,7 +49,7 @@ typedef struct Channel
 	uint64		published_bytes_base;
 
 	/* changed under database->lock, exclusive; read without */
-	pg_atomic_uint32 generation;	/* grows when the slot is freed */
+	pg_atomic_uint32 generation;	/* grows before the slot is freed */
 	pg_atomic_uint32 nbindings;
 
 	/* written by the relay alone */
