@@ -96,13 +96,16 @@ publish_next_event_number(void)
 }
 
 /*
- * The longest payload that the queues can take, in bytes, whatever the
- * setting says; shared memory must be there.
+ * The longest payload that the queues take, in bytes, whatever max_payload
+ * says, which each session may have set otherwise; shared memory must be there.
  */
 Size
 publish_payload_limit(void)
 {
-	return (Size) Min(pgpubsub_queue_size, pgpubsub_staging_size) * 1024 / 4;
+	Size		queues = (Size) Min(pgpubsub_queue_size,
+									pgpubsub_staging_size) * 1024;
+
+	return Min(queues / 4, PGPUBSUB_PAYLOAD_MAX);
 }
 
 /*
