@@ -14,7 +14,8 @@
  *
  * 3. The relay may not listen to a channel yet although it is bound: it was
  *	  just made known, and a pattern matches.  Such an event is sent as frames
- *	  too, and so is one that is too long for a NOTIFY.  The native
+ *	  too, and so is one that is too long for a NOTIFY, even on a channel that
+ *	  nobody reads: that may change before it is committed.  The native
  *	  notification follows its frames in the same transaction.
  *
  * 4. While the relay waits for room in the queue, a writer to a channel that
@@ -328,11 +329,18 @@ use_channel(Database *database, PublishChannel *channel)
 	return true;
 }
 
+/* Does any subscription read the channel, which is used? */
+static bool
+is_bound(Database *database, PublishChannel *channel)
+{
+	return pg_atomic_read_u32(&database->channels[channel->slot].nbindings) > 0;
+}
+
 /*
  * True if the relay does not listen yet to the channel, which somebody reads.
  */
 static bool
-needs_frames(Database *database, PublishChannel *channel)
+not_heard_yet(Database *database, PublishChannel *channel)
 {
 	Channel    *slot = &database->channels[channel->slot];
 
@@ -366,9 +374,9 @@ make_content_id(char *id, const char *channel, const char *payload, Size len)
 }
 
 /*
- * Send the event as a NOTIFY of this transaction: with frames if framed, or if
- * native listeners get something else.  The arguments are as for
- * publish_event(), where an empty id stands for one made from the content.
+ * Send the event as a NOTIFY of this transaction, after its frames if framed.
+ * The arguments are as for publish_event(), where an empty id stands for one
+ * made from the content.
  */
 void
 publish_notify(const char *channel, bool framed, const char *id,
@@ -378,8 +386,6 @@ publish_notify(const char *channel, bool framed, const char *id,
 
 	if (native_payload == NULL)
 		native_payload = payload;
-	else
-		framed = true;
 	if (framed && id[0] == '\0')
 	{
 		make_content_id(content_id, channel, payload, len);
@@ -399,11 +405,11 @@ publish_unstaged(const char *name, const char *id, const char *payload,
 {
 	Database   *database = registry_my_database(false);
 	PublishChannel *channel = named_channel(name);
-	bool		framed = false;
+	bool		framed = database && native_payload;
 
 	if (database && use_channel(database, channel) &&
-		pg_atomic_read_u32(&database->channels[channel->slot].nbindings) > 0)
-		framed = needs_frames(database, channel);
+		is_bound(database, channel))
+		framed |= not_heard_yet(database, channel);
 	publish_notify(name, framed, id, payload, len, native_payload);
 }
 
@@ -423,7 +429,7 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 	Database   *database = registry_my_database(true);
 	int			mode = channel->mode == PUBLISH_MODE_SETTING ?
 		pgpubsub_publish_mode : channel->mode;
-	bool		framed = false;
+	bool		framed = database && native_payload;
 	bool		known;
 
 	Assert(native_payload || len <= PGPUBSUB_NATIVE_MAX);
@@ -431,14 +437,13 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 	if (database && mode == PUBLISH_ASYNC &&
 		async_add(database, channel->name, id, payload, len, native_payload))
 		return;
-	if (known &&
-		pg_atomic_read_u32(&database->channels[channel->slot].nbindings) > 0)
+	if (known && is_bound(database, channel))
 	{
 		/* a session that has something to commit may be what is waited for */
 		if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL &&
 			!reader_any_consumed())
 			room_wait(database, channel->name);
-		framed = needs_frames(database, channel);
+		framed |= not_heard_yet(database, channel);
 	}
 	publish_notify(channel->name, framed, id, payload, len, native_payload);
 }
