@@ -115,6 +115,16 @@ save_end(void)
 	saved_ends = saved;
 }
 
+/* Forget the innermost of those. */
+static void
+drop_saved_end(void)
+{
+	SavedEnd   *saved = saved_ends;
+
+	saved_ends = saved->upper;
+	pfree(saved);
+}
+
 /* Room for an event of so many bytes. */
 static StagedEvent *
 make_room(Size length)
@@ -407,7 +417,7 @@ async_at_subcommit(int level)
 	/* the parent's own mark, if it has one, is the older */
 	if (level - 1 <= 1 ||
 		(saved_ends->upper && saved_ends->upper->level == level - 1))
-		saved_ends = saved_ends->upper;
+		drop_saved_end();
 	else
 		saved_ends->level = level - 1;
 }
@@ -421,7 +431,7 @@ async_at_subabort(int level)
 		Chunk	   *chunk = end.chunk;
 
 		end = saved_ends->end;
-		saved_ends = saved_ends->upper;
+		drop_saved_end();
 		while (chunk != end.chunk)
 		{
 			Chunk	   *prev = chunk->prev;
