@@ -169,17 +169,32 @@ channel_current(Database *database, PublishChannel *channel)
 		pg_atomic_read_u32(&database->channels[channel->slot].generation);
 }
 
+/*
+ * Is the slot still this database's, in which we have found it?  The
+ * database's lock must be held: it is not freed meanwhile.
+ */
+static bool
+is_mine(Database *database)
+{
+	Assert(LWLockHeldByMe(database->lock));
+	return pg_atomic_read_u32(&database->generation) ==
+		registry_my_generation();
+}
+
 /* Tell patterns that match, and the log, that the channel table is full. */
 static void
 channel_table_full(Database *database, PublishChannel *channel)
 {
 	static uint32 warned_version = 0;
-	uint32		version;
-	bool		missed;
+	uint32		version = 0;
+	bool		missed = false;
 
 	LWLockAcquire(database->lock, LW_SHARED);
-	missed = registry_gap_for_matching(database, channel->name);
-	version = pg_atomic_read_u32(&database->version);
+	if (is_mine(database))
+	{
+		missed = registry_gap_for_matching(database, channel->name);
+		version = pg_atomic_read_u32(&database->version);
+	}
 	LWLockRelease(database->lock);
 	channel->version = version;
 
@@ -196,6 +211,22 @@ channel_table_full(Database *database, PublishChannel *channel)
 }
 
 /*
+ * The channel's slot, which is made if there is none; -1 if there is no room
+ * or the database's slot was freed.  *bound: somebody reads the channel.  The
+ * database's lock must be held, exclusive.
+ */
+static int
+make_channel(Database *database, const char *name, bool *bound)
+{
+	int			slot = is_mine(database) ?
+		registry_make_channel(database, name, false) : -1;
+
+	*bound = slot >= 0 &&
+		pg_atomic_read_u32(&database->channels[slot].nbindings) > 0;
+	return slot;
+}
+
+/*
  * Find or make the channel's slot.  Returns false if there is no room.  The
  * slot's generation is read, and the publisher counted, under the lock, so
  * that it cannot be reused in between.
@@ -207,14 +238,13 @@ resolve_channel(Database *database, PublishChannel *channel)
 	bool		bound = false;
 
 	LWLockAcquire(database->lock, LW_SHARED);
-	slot = registry_find_channel(database, channel->name, false);
+	slot = is_mine(database) ?
+		registry_find_channel(database, channel->name, false) : -1;
 	if (slot < 0)
 	{
 		LWLockRelease(database->lock);
 		LWLockAcquire(database->lock, LW_EXCLUSIVE);
-		slot = registry_make_channel(database, channel->name, false);
-		bound = slot >= 0 &&
-			pg_atomic_read_u32(&database->channels[slot].nbindings) > 0;
+		slot = make_channel(database, channel->name, &bound);
 	}
 	if (slot >= 0)
 	{
@@ -462,9 +492,7 @@ publish_channel_known(const char *name)
 	if (database == NULL)
 		return;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	slot = registry_make_channel(database, name, false);
-	bound = slot >= 0 &&
-		pg_atomic_read_u32(&database->channels[slot].nbindings) > 0;
+	slot = make_channel(database, name, &bound);
 	if (slot >= 0)
 		pg_atomic_write_u32(&database->channels[slot].used, 1);
 	LWLockRelease(database->lock);

@@ -153,7 +153,8 @@ make_room(Size length)
 }
 
 /*
- * Add an event to those that are staged at commit.  The arguments are as for
+ * Add an event to those that are staged at commit, in the slot that
+ * registry_my_database() has just returned.  The other arguments are as for
  * publish_event().  Returns false if it is too late for that, or the relay
  * cannot be had: publish it at once then.
  */
@@ -177,7 +178,7 @@ async_add(Database *my_database, const char *channel, const char *id,
 	if (database == NULL)
 	{
 		database = my_database;
-		database_generation = pg_atomic_read_u32(&database->generation);
+		database_generation = registry_my_generation();
 	}
 	return true;
 }
