@@ -14,8 +14,9 @@
  *	  rollback to its savepoint returns.  No two of these share their cursors.
  *
  * 3. Commit allocates nothing: it copies numbers into bindings that cannot
- *	  have gone, since only the reader removes them.  The exception is a
- *	  database slot that was freed, which the generations show.
+ *	  have gone, since only the reader removes them.  The exceptions are a
+ *	  database slot that was freed, which the generations show, and what the
+ *	  same commit has just removed, which its binding shows.
  *
  * 4. A reader that waits in poll() and has consumed nothing gives the claim
  *	  up for a moment when a session wants to change or drop the
@@ -710,8 +711,14 @@ publish_position(Claim *claim)
 		if (cursor->delivered == 0 && cursor->lost == 0)
 			continue;
 		Assert(cursor->number != BINDING_UNPLACED);
-		pg_atomic_write_u64(&cursor->binding->number, cursor->number);
-		cursor->binding->pos = cursor->pos;
+
+		/* a change of this transaction may just have removed the binding */
+		if (cursor->binding->subscription == subscription &&
+			cursor->binding->channel == cursor->channel)
+		{
+			pg_atomic_write_u64(&cursor->binding->number, cursor->number);
+			cursor->binding->pos = cursor->pos;
+		}
 		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
 		pg_atomic_fetch_add_u64(&channel->lost, cursor->lost);
 		delivered += cursor->delivered;
