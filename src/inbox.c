@@ -270,6 +270,27 @@ stop_spilling(Inbox *inbox)
 }
 
 /*
+ * The first chunk, which is read from the file if need be; NULL if there is
+ * none.  Raises an error if the file cannot be read.
+ */
+static Chunk *
+first_chunk(Inbox *inbox)
+{
+	if (dlist_is_empty(&inbox->chunks))
+	{
+		if (inbox->read_pos >= inbox->write_pos)
+			stop_spilling(inbox);
+		else if (!load_chunk(inbox))
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not read the relay's temporary file: %m")));
+		if (dlist_is_empty(&inbox->chunks))
+			return NULL;
+	}
+	return dlist_head_element(Chunk, node, &inbox->chunks);
+}
+
+/*
  * The first message, which stays.  Returns false if there is none.  Raises an
  * error if the file cannot be read: the relay is then started anew, which
  * tells the subscriptions that they missed something.
@@ -277,25 +298,16 @@ stop_spilling(Inbox *inbox)
 bool
 inbox_peek(Inbox *inbox, InboxMessage *message)
 {
-	Chunk	   *chunk;
+	Chunk	   *chunk = first_chunk(inbox);
 	Entry	   *entry;
 
-	if (dlist_is_empty(&inbox->chunks))
+	/* one may be empty that had no memory for what was to follow it */
+	while (chunk && chunk->start == chunk->end)
 	{
-		if (inbox->read_pos < inbox->write_pos)
-		{
-			if (!load_chunk(inbox))
-				ereport(ERROR,
-						(errcode_for_file_access(),
-						 errmsg("could not read the relay's temporary file: %m")));
-		}
-		else
-			stop_spilling(inbox);
-		if (dlist_is_empty(&inbox->chunks))
-			return false;
+		unlink_chunk(inbox, chunk);
+		chunk = first_chunk(inbox);
 	}
-	chunk = dlist_head_element(Chunk, node, &inbox->chunks);
-	if (chunk->start == chunk->end)
+	if (chunk == NULL)
 		return false;
 	entry = (Entry *) (chunk->data + chunk->start);
 	message->channel = entry->channel;

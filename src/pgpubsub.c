@@ -151,7 +151,7 @@ define_session_settings(void)
 							"Sets the longest payload that can be published.",
 							"A quarter of pgpubsub.queue_size and of pgpubsub.staging_size bound it too.",
 							&pgpubsub_max_payload,
-							1024 * 1024, 1024, 256 * 1024 * 1024,
+							1024 * 1024, 1024, PGPUBSUB_PAYLOAD_MAX,
 							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.max_poll_wait",
 							"Sets how long poll() waits at most, whatever its timeout.",

@@ -24,6 +24,12 @@
 /* The longest payload, in bytes, that a native NOTIFY carries. */
 #define PGPUBSUB_NATIVE_MAX		7999
 
+/*
+ * The longest payload, in bytes, that pgpubsub.max_payload can allow: one that
+ * is much longer does not go through SQL.
+ */
+#define PGPUBSUB_PAYLOAD_MAX	(256 * 1024 * 1024)
+
 /* The longest channel name, in bytes. */
 #define PGPUBSUB_CHANNEL_MAX	(NAMEDATALEN - 1)
 

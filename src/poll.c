@@ -584,20 +584,33 @@ sleep_until_new(Claim *claim, long timeout)
 	PG_END_TRY();
 }
 
-/* Show that the reader waits in poll(), or no more. */
-static void
-set_waiting(Subscription *subscription, bool waiting)
+/*
+ * Show that the reader waits in poll(), or no more.  Returns false if it is
+ * not the reader any more: the subscription's slot was freed, and may be
+ * another's.
+ */
+static bool
+set_waiting(Claim *claim, bool waiting)
 {
+	Subscription *subscription = claim->subscription;
+	bool		mine;
+
 	SpinLockAcquire(&subscription->mutex);
-	subscription->waiting = waiting;
+	mine = subscription->reader_pid == MyProcPid;
+	if (mine)
+		subscription->waiting = waiting;
 	SpinLockRelease(&subscription->mutex);
+	return mine;
 }
 
 /* The poll is over: count it. */
 static void
-end_poll(Subscription *subscription, bool any)
+end_poll(Claim *claim, bool any)
 {
-	set_waiting(subscription, false);
+	Subscription *subscription = claim->subscription;
+
+	if (!set_waiting(claim, false))
+		return;
 	pg_atomic_fetch_add_u64(&subscription->polls, 1);
 	if (!any)
 		pg_atomic_fetch_add_u64(&subscription->empty_polls, 1);
@@ -622,15 +635,15 @@ poll_until(Database *database, const char *name, int max_messages,
 
 		if (left <= 0)
 		{
-			end_poll(claim->subscription, false);
+			end_poll(claim, false);
 			return;
 		}
-		set_waiting(claim->subscription, true);
+		(void) set_waiting(claim, true);
 		sleep_until_new(claim, left);
 		if (!reader_step_aside(claim))
 			claim = reader_claim(database, name, deadline, false);
 	}
-	end_poll(claim->subscription, true);
+	end_poll(claim, true);
 }
 
 /* The interval as milliseconds, cut to pgpubsub.max_poll_wait. */

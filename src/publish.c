@@ -14,7 +14,8 @@
  *
  * 3. The relay may not listen to a channel yet although it is bound: it was
  *	  just made known, and a pattern matches.  Such an event is sent as frames
- *	  too, and so is one that is too long for a NOTIFY.  The native
+ *	  too, and so is one that is too long for a NOTIFY, even on a channel that
+ *	  nobody reads: that may change before it is committed.  The native
  *	  notification follows its frames in the same transaction.
  *
  * 4. While the relay waits for room in the queue, a writer to a channel that
@@ -41,17 +42,25 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-/* A channel that this transaction has published on. */
-typedef struct UsedChannel
-{
-	Database   *database;
-	int			slot;
-} UsedChannel;
-
-/* Those channels, in TopTransactionContext; gone when it ends. */
-static UsedChannel *used_channels = NULL;
+/*
+ * The channels that this transaction has published on, in
+ * TopTransactionContext; gone when it ends.
+ */
+static Channel **used_channels = NULL;
 static int	num_used = 0;
 static int	max_used = 0;
+
+/*
+ * Is a channel among them?  For each channel of this database: the
+ * transaction, as numbered here from 1, that has published on it last.
+ */
+static Database *marked_database = NULL;
+static uint32 *marks = NULL;
+static uint32 transaction_number = 1;
+
+/* Channels of publish(), by a hash of the name: it has no place of its own. */
+#define NAMED_CHANNELS	16
+static PublishChannel named_channels[NAMED_CHANNELS];
 
 /* Events that this top transaction has numbered. */
 static uint64 event_number = 0;
@@ -66,11 +75,13 @@ static void
 forget_used_channels(void)
 {
 	for (int i = 0; i < num_used; i++)
-	{
-		UsedChannel *used = &used_channels[i];
+		pg_atomic_fetch_sub_u32(&used_channels[i]->publishers, 1);
 
-		pg_atomic_fetch_sub_u32(&used->database->channels[used->slot].publishers,
-								1);
+	/* when the numbers start again, old marks must not come true */
+	if (num_used > 0 && ++transaction_number == 0)
+	{
+		memset(marks, 0, pgpubsub_max_channels * sizeof(uint32));
+		transaction_number = 1;
 	}
 	used_channels = NULL;
 	num_used = max_used = 0;
@@ -86,13 +97,16 @@ publish_next_event_number(void)
 }
 
 /*
- * The longest payload that the queues can take, in bytes, whatever the
- * setting says; shared memory must be there.
+ * The longest payload that the queues take, in bytes, whatever max_payload
+ * says, which each session may have set otherwise; shared memory must be there.
  */
 Size
 publish_payload_limit(void)
 {
-	return (Size) Min(pgpubsub_queue_size, pgpubsub_staging_size) * 1024 / 4;
+	Size		queues = (Size) Min(pgpubsub_queue_size,
+									pgpubsub_staging_size) * 1024;
+
+	return Min(queues / 4, PGPUBSUB_PAYLOAD_MAX);
 }
 
 /*
@@ -127,15 +141,44 @@ publish_channel_init(PublishChannel *channel, const char *name)
 	channel->mode = PUBLISH_MODE_SETTING;
 }
 
+/*
+ * What is cached of the channel of that name, where the caller keeps nothing.
+ * A full table is looked at anew each time.
+ */
+static PublishChannel *
+named_channel(const char *name)
+{
+	uint32		hash = hash_bytes((const unsigned char *) name,
+								  (int) strlen(name));
+	PublishChannel *channel = &named_channels[hash % NAMED_CHANNELS];
+
+	if (strcmp(channel->name, name) != 0)
+		publish_channel_init(channel, name);
+	channel->version = 0;
+	return channel;
+}
+
 /* True if the cached slot is still the channel's. */
 static bool
 channel_current(Database *database, PublishChannel *channel)
 {
-	return channel->resolved &&
+	return channel->resolved && channel->database == database &&
 		channel->database_generation ==
 		pg_atomic_read_u32(&database->generation) &&
 		channel->channel_generation ==
 		pg_atomic_read_u32(&database->channels[channel->slot].generation);
+}
+
+/*
+ * Is the slot still this database's, in which we have found it?  The
+ * database's lock must be held: it is not freed meanwhile.
+ */
+static bool
+is_mine(Database *database)
+{
+	Assert(LWLockHeldByMe(database->lock));
+	return pg_atomic_read_u32(&database->generation) ==
+		registry_my_generation();
 }
 
 /* Tell patterns that match, and the log, that the channel table is full. */
@@ -143,12 +186,15 @@ static void
 channel_table_full(Database *database, PublishChannel *channel)
 {
 	static uint32 warned_version = 0;
-	uint32		version;
-	bool		missed;
+	uint32		version = 0;
+	bool		missed = false;
 
 	LWLockAcquire(database->lock, LW_SHARED);
-	missed = registry_gap_for_matching(database, channel->name);
-	version = pg_atomic_read_u32(&database->version);
+	if (is_mine(database))
+	{
+		missed = registry_gap_for_matching(database, channel->name);
+		version = pg_atomic_read_u32(&database->version);
+	}
 	LWLockRelease(database->lock);
 	channel->version = version;
 
@@ -165,6 +211,22 @@ channel_table_full(Database *database, PublishChannel *channel)
 }
 
 /*
+ * The channel's slot, which is made if there is none; -1 if there is no room
+ * or the database's slot was freed.  *bound: somebody reads the channel.  The
+ * database's lock must be held, exclusive.
+ */
+static int
+make_channel(Database *database, const char *name, bool *bound)
+{
+	int			slot = is_mine(database) ?
+		registry_make_channel(database, name, false) : -1;
+
+	*bound = slot >= 0 &&
+		pg_atomic_read_u32(&database->channels[slot].nbindings) > 0;
+	return slot;
+}
+
+/*
  * Find or make the channel's slot.  Returns false if there is no room.  The
  * slot's generation is read, and the publisher counted, under the lock, so
  * that it cannot be reused in between.
@@ -176,20 +238,20 @@ resolve_channel(Database *database, PublishChannel *channel)
 	bool		bound = false;
 
 	LWLockAcquire(database->lock, LW_SHARED);
-	slot = registry_find_channel(database, channel->name, false);
+	slot = is_mine(database) ?
+		registry_find_channel(database, channel->name, false) : -1;
 	if (slot < 0)
 	{
 		LWLockRelease(database->lock);
 		LWLockAcquire(database->lock, LW_EXCLUSIVE);
-		slot = registry_make_channel(database, channel->name, false);
-		bound = slot >= 0 &&
-			pg_atomic_read_u32(&database->channels[slot].nbindings) > 0;
+		slot = make_channel(database, channel->name, &bound);
 	}
 	if (slot >= 0)
 	{
 		pg_atomic_write_u32(&database->channels[slot].used, 1);
 		pg_atomic_fetch_add_u32(&database->channels[slot].publishers, 1);
 		channel->slot = slot;
+		channel->database = database;
 		channel->database_generation =
 			pg_atomic_read_u32(&database->generation);
 		channel->channel_generation =
@@ -207,30 +269,54 @@ resolve_channel(Database *database, PublishChannel *channel)
 static bool
 channel_used(Database *database, PublishChannel *channel)
 {
-	/* the last one is the likely one */
-	for (int i = num_used - 1; i >= 0; i--)
-	{
-		if (used_channels[i].slot == channel->slot &&
-			used_channels[i].database == database)
-			return true;
-	}
-	return false;
+	return database == marked_database &&
+		marks[channel->slot] == transaction_number;
 }
 
-/* Make room for one more used channel; may raise out of memory. */
+/*
+ * Make room to note one more used channel of the database; may raise out of
+ * memory.
+ */
 static void
-reserve_used_channel(void)
+reserve_used_channel(Database *database)
 {
+	Size		marks_size = pgpubsub_max_channels * sizeof(uint32);
 	int			larger = Max(8, 2 * max_used);
 
+	if (marks == NULL)
+		marks = MemoryContextAllocZero(TopMemoryContext, marks_size);
+	if (marked_database != database)
+	{
+		/* one that was used before this is noted twice, which is no harm */
+		memset(marks, 0, marks_size);
+		marked_database = database;
+	}
 	if (num_used < max_used)
 		return;
 	if (used_channels == NULL)
 		used_channels = MemoryContextAlloc(TopTransactionContext,
-										   larger * sizeof(UsedChannel));
+										   larger * sizeof(Channel *));
 	else
-		used_channels = repalloc(used_channels, larger * sizeof(UsedChannel));
+		used_channels = repalloc(used_channels, larger * sizeof(Channel *));
 	max_used = larger;
+}
+
+/*
+ * Note that the transaction counts among the channel's publishers; once is
+ * enough.
+ */
+static void
+note_used_channel(Database *database, PublishChannel *channel)
+{
+	Channel    *slot = &database->channels[channel->slot];
+
+	if (channel_used(database, channel))
+		pg_atomic_fetch_sub_u32(&slot->publishers, 1);
+	else
+	{
+		marks[channel->slot] = transaction_number;
+		used_channels[num_used++] = slot;
+	}
 }
 
 /*
@@ -240,49 +326,51 @@ reserve_used_channel(void)
 static bool
 use_channel(Database *database, PublishChannel *channel)
 {
-	bool		counted = false;
-
-	if (channel_current(database, channel) && channel_used(database, channel))
-		return true;
-
-	reserve_used_channel();
-	if (!channel_current(database, channel))
+	if (channel_current(database, channel))
 	{
-		if (channel->version != 0 &&
-			channel->version == pg_atomic_read_u32(&database->version) &&
-			pg_atomic_read_u32(&database->npatterns) == 0)
-			return false;
-		if (!resolve_channel(database, channel))
-		{
-			channel_table_full(database, channel);
-			return false;
-		}
-		counted = true;
-	}
-	if (!counted)
-	{
+		if (channel_used(database, channel))
+			return true;
+
+		/* it may be reused before we are counted */
+		reserve_used_channel(database);
 		pg_atomic_fetch_add_u32(&database->channels[channel->slot].publishers,
 								1);
-		/* it may have been reused before we were counted */
-		if (!channel_current(database, channel))
+		if (channel_current(database, channel))
 		{
-			pg_atomic_fetch_sub_u32(&database->channels[channel->slot].publishers,
-									1);
-			channel->resolved = false;
-			return use_channel(database, channel);
+			note_used_channel(database, channel);
+			return true;
 		}
+		pg_atomic_fetch_sub_u32(&database->channels[channel->slot].publishers,
+								1);
+		channel->resolved = false;
 	}
-	used_channels[num_used].database = database;
-	used_channels[num_used].slot = channel->slot;
-	num_used++;
+
+	if (channel->version != 0 &&
+		channel->version == pg_atomic_read_u32(&database->version) &&
+		pg_atomic_read_u32(&database->npatterns) == 0)
+		return false;
+	reserve_used_channel(database);
+	if (!resolve_channel(database, channel))
+	{
+		channel_table_full(database, channel);
+		return false;
+	}
+	note_used_channel(database, channel);
 	return true;
+}
+
+/* Does any subscription read the channel, which is used? */
+static bool
+is_bound(Database *database, PublishChannel *channel)
+{
+	return pg_atomic_read_u32(&database->channels[channel->slot].nbindings) > 0;
 }
 
 /*
  * True if the relay does not listen yet to the channel, which somebody reads.
  */
 static bool
-needs_frames(Database *database, PublishChannel *channel)
+not_heard_yet(Database *database, PublishChannel *channel)
 {
 	Channel    *slot = &database->channels[channel->slot];
 
@@ -316,9 +404,9 @@ make_content_id(char *id, const char *channel, const char *payload, Size len)
 }
 
 /*
- * Send the event as a NOTIFY of this transaction: with frames if framed, or if
- * native listeners get something else.  The arguments are as for
- * publish_event(), where an empty id stands for one made from the content.
+ * Send the event as a NOTIFY of this transaction, after its frames if framed.
+ * The arguments are as for publish_event(), where an empty id stands for one
+ * made from the content.
  */
 void
 publish_notify(const char *channel, bool framed, const char *id,
@@ -328,8 +416,6 @@ publish_notify(const char *channel, bool framed, const char *id,
 
 	if (native_payload == NULL)
 		native_payload = payload;
-	else
-		framed = true;
 	if (framed && id[0] == '\0')
 	{
 		make_content_id(content_id, channel, payload, len);
@@ -348,13 +434,12 @@ publish_unstaged(const char *name, const char *id, const char *payload,
 				 Size len, const char *native_payload)
 {
 	Database   *database = registry_my_database(false);
-	PublishChannel channel;
-	bool		framed = false;
+	PublishChannel *channel = named_channel(name);
+	bool		framed = database && native_payload;
 
-	publish_channel_init(&channel, name);
-	if (database && use_channel(database, &channel) &&
-		pg_atomic_read_u32(&database->channels[channel.slot].nbindings) > 0)
-		framed = needs_frames(database, &channel);
+	if (database && use_channel(database, channel) &&
+		is_bound(database, channel))
+		framed |= not_heard_yet(database, channel);
 	publish_notify(name, framed, id, payload, len, native_payload);
 }
 
@@ -374,7 +459,7 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 	Database   *database = registry_my_database(true);
 	int			mode = channel->mode == PUBLISH_MODE_SETTING ?
 		pgpubsub_publish_mode : channel->mode;
-	bool		framed = false;
+	bool		framed = database && native_payload;
 	bool		known;
 
 	Assert(native_payload || len <= PGPUBSUB_NATIVE_MAX);
@@ -382,14 +467,13 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 	if (database && mode == PUBLISH_ASYNC &&
 		async_add(database, channel->name, id, payload, len, native_payload))
 		return;
-	if (known &&
-		pg_atomic_read_u32(&database->channels[channel->slot].nbindings) > 0)
+	if (known && is_bound(database, channel))
 	{
 		/* a session that has something to commit may be what is waited for */
 		if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL &&
 			!reader_any_consumed())
 			room_wait(database, channel->name);
-		framed = needs_frames(database, channel);
+		framed |= not_heard_yet(database, channel);
 	}
 	publish_notify(channel->name, framed, id, payload, len, native_payload);
 }
@@ -408,9 +492,7 @@ publish_channel_known(const char *name)
 	if (database == NULL)
 		return;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	slot = registry_make_channel(database, name, false);
-	bound = slot >= 0 &&
-		pg_atomic_read_u32(&database->channels[slot].nbindings) > 0;
+	slot = make_channel(database, name, &bound);
 	if (slot >= 0)
 		pg_atomic_write_u32(&database->channels[slot].used, 1);
 	LWLockRelease(database->lock);
@@ -441,7 +523,6 @@ check_payload(const char *channel, Size len)
 Datum
 pgpubsub_publish(PG_FUNCTION_ARGS)
 {
-	PublishChannel channel;
 	char	   *name;
 	char	   *payload;
 	Size		len;
@@ -474,8 +555,7 @@ pgpubsub_publish(PG_FUNCTION_ARGS)
 		native = psprintf("{\"truncated\":true,\"bytes\":%zu,\"id\":\"%s\"}",
 						  len, id);
 	}
-	publish_channel_init(&channel, name);
-	publish_event(&channel, id, payload, len, native);
+	publish_event(named_channel(name), id, payload, len, native);
 	PG_RETURN_VOID();
 }
 

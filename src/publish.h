@@ -19,6 +19,7 @@
 typedef struct PublishChannel
 {
 	char		name[NAMEDATALEN];
+	struct Database *database;
 	uint32		database_generation;
 	uint32		channel_generation;
 	int			slot;

@@ -115,6 +115,16 @@ save_end(void)
 	saved_ends = saved;
 }
 
+/* Forget the innermost of those. */
+static void
+drop_saved_end(void)
+{
+	SavedEnd   *saved = saved_ends;
+
+	saved_ends = saved->upper;
+	pfree(saved);
+}
+
 /* Room for an event of so many bytes. */
 static StagedEvent *
 make_room(Size length)
@@ -143,7 +153,8 @@ make_room(Size length)
 }
 
 /*
- * Add an event to those that are staged at commit.  The arguments are as for
+ * Add an event to those that are staged at commit, in the slot that
+ * registry_my_database() has just returned.  The other arguments are as for
  * publish_event().  Returns false if it is too late for that, or the relay
  * cannot be had: publish it at once then.
  */
@@ -167,7 +178,7 @@ async_add(Database *my_database, const char *channel, const char *id,
 	if (database == NULL)
 	{
 		database = my_database;
-		database_generation = pg_atomic_read_u32(&database->generation);
+		database_generation = registry_my_generation();
 	}
 	return true;
 }
@@ -407,7 +418,7 @@ async_at_subcommit(int level)
 	/* the parent's own mark, if it has one, is the older */
 	if (level - 1 <= 1 ||
 		(saved_ends->upper && saved_ends->upper->level == level - 1))
-		saved_ends = saved_ends->upper;
+		drop_saved_end();
 	else
 		saved_ends->level = level - 1;
 }
@@ -421,7 +432,7 @@ async_at_subabort(int level)
 		Chunk	   *chunk = end.chunk;
 
 		end = saved_ends->end;
-		saved_ends = saved_ends->upper;
+		drop_saved_end();
 		while (chunk != end.chunk)
 		{
 			Chunk	   *prev = chunk->prev;

@@ -11,11 +11,12 @@
  * 2. While it has the claim it works on a copy of the bindings' positions, in
  *	  its own memory.  Commit writes them back; an abort only forgets them.
  *	  The first change within a subtransaction saves a copy, to which a
- *	  rollback to its savepoint returns.
+ *	  rollback to its savepoint returns.  No two of these share their cursors.
  *
  * 3. Commit allocates nothing: it copies numbers into bindings that cannot
- *	  have gone, since only the reader removes them.  The exception is a
- *	  database slot that was freed, which the generations show.
+ *	  have gone, since only the reader removes them.  The exceptions are a
+ *	  database slot that was freed, which the generations show, and what the
+ *	  same commit has just removed, which its binding shows.
  *
  * 4. A reader that waits in poll() and has consumed nothing gives the claim
  *	  up for a moment when a session wants to change or drop the
@@ -634,6 +635,35 @@ reader_sync(Claim *claim)
 		pfree(old);
 }
 
+/* Free the position's cursors, if it has any yet. */
+static void
+free_cursors(Position *position)
+{
+	if (position->cursors)
+		pfree(position->cursors);
+}
+
+/* Forget the innermost saved position. */
+static void
+drop_saved(Claim *claim)
+{
+	SavedPosition *saved = claim->saved;
+
+	claim->saved = saved->upper;
+	free_cursors(&saved->position);
+	pfree(saved);
+}
+
+/* Free a claim that has ended before its transaction. */
+static void
+free_claim(Claim *claim)
+{
+	while (claim->saved)
+		drop_saved(claim);
+	free_cursors(&claim->position);
+	pfree(claim);
+}
+
 /*
  * To be called before the claim's position moves: save it for a rollback to
  * the current savepoint, unless that was done.
@@ -719,8 +749,14 @@ publish_position(Claim *claim)
 		if (cursor->delivered == 0 && cursor->lost == 0)
 			continue;
 		Assert(cursor->number != BINDING_UNPLACED);
-		pg_atomic_write_u64(&cursor->binding->number, cursor->number);
-		cursor->binding->pos = cursor->pos;
+
+		/* a change of this transaction may just have removed the binding */
+		if (cursor->binding->subscription == subscription &&
+			cursor->binding->channel == cursor->channel)
+		{
+			pg_atomic_write_u64(&cursor->binding->number, cursor->number);
+			cursor->binding->pos = cursor->pos;
+		}
 		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
 		pg_atomic_fetch_add_u64(&channel->lost, cursor->lost);
 		delivered += cursor->delivered;
@@ -799,7 +835,7 @@ reader_at_subcommit(int level)
 		/* the parent's own copy, if it has one, is the older */
 		if (level - 1 <= claim->level ||
 			(saved->upper && saved->upper->level == level - 1))
-			claim->saved = saved->upper;
+			drop_saved(claim);
 		else
 			saved->level = level - 1;
 	}
@@ -819,12 +855,17 @@ reader_at_subabort(int level)
 		{
 			*link = claim->next;
 			end_claim(claim, false);
+			free_claim(claim);
 			continue;
 		}
 		if (claim->saved && claim->saved->level >= level)
 		{
+			/* the saved cursors become the claim's, and the others go */
+			Position	moved = claim->position;
+
 			claim->position = claim->saved->position;
-			claim->saved = claim->saved->upper;
+			claim->saved->position = moved;
+			drop_saved(claim);
 		}
 		if (claim->changing_level >= level)
 			claim->changing_level = 0;
@@ -861,7 +902,7 @@ reader_shall_step_aside(Claim *claim)
 /*
  * Let a session in that wants to change or drop the subscription, if this
  * transaction has consumed nothing from it.  Returns false if it did, or if
- * the subscription is gone: the claim is no longer good then.
+ * the subscription is gone: there is no claim any more then.
  */
 bool
 reader_step_aside(Claim *claim)
@@ -880,5 +921,6 @@ reader_step_aside(Claim *claim)
 		}
 	}
 	end_claim(claim, false);
+	free_claim(claim);
 	return false;
 }

@@ -99,12 +99,35 @@ channel_reusable(Database *database, int slot)
 		ring_channel_empty(database->ring, slot);
 }
 
+/*
+ * Take the slot from its channel.  Returns false, and leaves it, if somebody
+ * has begun to publish on it.
+ *
+ * A publisher that has its slot in mind takes no lock: it counts itself, then
+ * looks at the generation.  The other way round here, and both are full
+ * barriers: if it has found the old generation, it is seen.  It finds its slot
+ * anew when the generation has grown for nothing.
+ */
+static bool
+free_channel_slot(Database *database, int slot)
+{
+	Channel    *channel = &database->channels[slot];
+	ChannelKey	key;
+
+	pg_atomic_fetch_add_u32(&channel->generation, 1);
+	if (pg_atomic_read_u32(&channel->publishers) != 0)
+		return false;
+	channel_key(&key, channel->name, channel->is_pattern);
+	hash_search(registry_channel_hashes[database->index], &key, HASH_REMOVE,
+				NULL);
+	channel->in_use = false;
+	return true;
+}
+
 /* A free channel slot, one that is reused if need be; -1 if there is none. */
 static int
 take_channel_slot(Database *database)
 {
-	ChannelKey	key;
-
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 	{
 		if (!database->channels[slot].in_use)
@@ -112,17 +135,9 @@ take_channel_slot(Database *database)
 	}
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 	{
-		Channel    *channel = &database->channels[slot];
-
-		if (channel_reusable(database, slot))
-		{
-			channel_key(&key, channel->name, channel->is_pattern);
-			hash_search(registry_channel_hashes[database->index], &key, HASH_REMOVE,
-						NULL);
-			channel->in_use = false;
-			pg_atomic_fetch_add_u32(&channel->generation, 1);
+		if (channel_reusable(database, slot) &&
+			free_channel_slot(database, slot))
 			return slot;
-		}
 	}
 	return -1;
 }

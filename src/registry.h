@@ -49,7 +49,7 @@ typedef struct Channel
 	uint64		published_bytes_base;
 
 	/* changed under database->lock, exclusive; read without */
-	pg_atomic_uint32 generation;	/* grows when the slot is freed */
+	pg_atomic_uint32 generation;	/* grows before the slot is freed */
 	pg_atomic_uint32 nbindings;
 
 	/* written by the relay alone */
@@ -271,6 +271,7 @@ extern int	registry_num_locks(void);
 extern Database *registry_find_database(Oid oid);
 extern Database *registry_lookup_database(Oid oid);
 extern Database *registry_my_database(bool create);
+extern uint32 registry_my_generation(void);
 extern Database *registry_acquire_database(Oid oid);
 extern bool registry_database_allowed(const char *name);
 extern void registry_free_database(Database *database);

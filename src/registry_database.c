@@ -191,29 +191,40 @@ registry_database_allowed(const char *name)
 	return allowed;
 }
 
-/* Give this backend's database a slot and ask for a relay; NULL if none. */
-static Database *
+/*
+ * Remember the slot as this backend's, or NULL.  The control lock must be
+ * held: the slot is not freed in between.
+ */
+static void
+set_my_database(Database *database)
+{
+	Assert(LWLockHeldByMe(pgpubsub_control->lock));
+	my_database = database;
+	if (database)
+		my_generation = pg_atomic_read_u32(&database->generation);
+}
+
+/* Give this backend's database a slot, if it can get one; ask for a relay. */
+static void
 acquire_my_database(void)
 {
 	uint32		version = pg_atomic_read_u32(&pgpubsub_control->version);
 	char	   *name;
-	Database   *database = NULL;
 
 	if (my_database_refused && refused_version == version)
-		return NULL;
+		return;
 
 	name = get_database_name(MyDatabaseId);
 	if (name && registry_database_allowed(name))
 	{
 		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-		database = registry_acquire_database(MyDatabaseId);
+		set_my_database(registry_acquire_database(MyDatabaseId));
 		LWLockRelease(pgpubsub_control->lock);
-		if (database)
+		if (my_database)
 			registry_wake(&pgpubsub_control->launcher_procno);
 	}
-	my_database_refused = (database == NULL);
+	my_database_refused = (my_database == NULL);
 	refused_version = version;
-	return database;
 }
 
 /*
@@ -230,12 +241,22 @@ registry_my_database(bool create)
 		pg_atomic_read_u32(&my_database->generation) == my_generation)
 		return my_database;
 
-	my_database = registry_find_database(MyDatabaseId);
+	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+	set_my_database(registry_lookup_database(MyDatabaseId));
+	LWLockRelease(pgpubsub_control->lock);
 	if (my_database == NULL && create)
-		my_database = acquire_my_database();
-	if (my_database)
-		my_generation = pg_atomic_read_u32(&my_database->generation);
+		acquire_my_database();
 	return my_database;
+}
+
+/*
+ * The generation in which the slot that registry_my_database() has returned
+ * last is this backend's database's.
+ */
+uint32
+registry_my_generation(void)
+{
+	return my_generation;
 }
 
 /*

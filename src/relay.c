@@ -62,10 +62,15 @@
 /* A request that could not be done is tried again after so long. */
 #define RETRY_MS	200
 
-/* The native notification that a complete frame was delivered in place of. */
+/*
+ * The native notification that a complete frame was delivered in place of.  It
+ * follows at once, if we listen to its channel when core comes to it: that may
+ * be after this read, and so after a LISTEN; see listen_to_bound().
+ */
 typedef struct Twin
 {
 	bool		expected;
+	bool		overdue;		/* with the next read it comes or never does */
 	int			pid;
 	uint32		crc;
 	char		channel[NAMEDATALEN];
@@ -121,8 +126,8 @@ receive_frame(int pid, const char *text, Size len)
 		}
 	}
 
-	/* the native notification follows at once, if we listen to its channel */
-	twin.expected = relay_listen_find(assembly.channel) >= 0;
+	twin.expected = true;
+	twin.overdue = false;
 	twin.pid = pid;
 	twin.crc = assembly.native_crc;
 	strlcpy(twin.channel, assembly.channel, NAMEDATALEN);
@@ -271,6 +276,31 @@ read_notifications(bool force)
 }
 
 /*
+ * Listen to what is bound, as relay_listen_to_bound().
+ *
+ * Core's read may have ended between a frame and its native notification,
+ * although their transaction is committed: it goes as far as the queue went
+ * when it began, and a transaction's entries get there a page at a time.  If
+ * we listen to the channel by now, the next read begins with the native one;
+ * if not, it comes never.  What could be mistaken for it, the same text sent
+ * by that session without a frame, is not sent before the channel is
+ * announced.
+ */
+static void
+listen_to_bound(bool first)
+{
+	relay_listen_to_bound(first);
+	twin.overdue = true;
+	if (twin.expected)
+		read_notifications(true);
+
+	/* that read may have ended just behind another frame */
+	if (twin.overdue)
+		twin.expected = false;
+	relay_listen_announce();
+}
+
+/*
  * Requests
  */
 
@@ -321,7 +351,7 @@ drain_staging(void)
 		result = relay_staged_batch(read_own_notifications);
 		relay_append();
 		if (result == STAGED_LISTEN_FIRST)
-			relay_listen_to_bound(false);
+			listen_to_bound(false);
 		else if (result == STAGED_NOTHING && relay_staged_soon())
 		{
 			/* it takes its writer a moment, unless it is not scheduled */
@@ -367,7 +397,7 @@ handle_requests(void)
 		return true;
 
 	done = reload_table();
-	relay_listen_to_bound(false);
+	listen_to_bound(false);
 
 	/* what is committed by now was sent before whatever is asked for */
 	drain_staging();
@@ -586,7 +616,7 @@ start_listening(void)
 
 	set_relay_state(RELAY_STARTING);
 	loaded = reload_table();
-	relay_listen_to_bound(true);
+	listen_to_bound(true);
 	relay_staged_init(my_slot, inbox, find_channel);
 	pg_atomic_fetch_add_u64(&my_slot->gap_epoch, 1);
 	my_slot->relay_listened = true;
@@ -662,7 +692,7 @@ pgpubsub_relay_main(Datum database_oid)
 		staged = relay_staged_batch(read_own_notifications);
 		relay_append();
 		if (staged == STAGED_LISTEN_FIRST)
-			relay_listen_to_bound(false);
+			listen_to_bound(false);
 		relay_listen_reorder();
 		relay_pace(my_slot, relay_append_woken(), relay_staged_backlog());
 		if (notifyInterruptPending || staged != STAGED_NOTHING)

@@ -352,13 +352,18 @@ relay_append_timeout(void)
 {
 	TimestampTz now;
 	TimestampTz deadline;
+	long		left;
 
 	if (full_since == 0)
 		return -1;
 	now = GetCurrentTimestamp();
 	deadline = TimestampTzPlusMilliseconds(full_since, pgpubsub_evict_timeout);
-	return deadline > now ?
-		TimestampDifferenceMilliseconds(now, deadline) + 1 : -1;
+	if (deadline <= now)
+		return -1;
+	left = TimestampDifferenceMilliseconds(now, deadline);
+
+	/* a latch waits for no more than that */
+	return Min(left, INT_MAX - 1) + 1;
 }
 
 /*

@@ -5,7 +5,9 @@
  *
  * 1. The relay listens to the channels that are bound, and to the reserved
  *	  one.  While it listens to a channel, Channel.listening is set, and its
- *	  slot is not reused.
+ *	  slot is not reused.  It is set and reset a moment after that changes,
+ *	  when the relay has dealt with what it had received before: until then
+ *	  publishers send frames.
  *
  * 2. Core, up to 18, keeps what a session listens to in a list, in the order
  *	  of the LISTENs, and searches it from its head for each notification.
@@ -188,8 +190,6 @@ apply_change(ListenChange *change)
 		dlist_delete(&entry->node);
 		(void) hash_search(listened, change->name, HASH_REMOVE, NULL);
 	}
-	pg_atomic_write_u32(&database->channels[change->slot].listening,
-						change->listen ? 1 : 0);
 }
 
 /* Begin and end a transaction that changes what we listen to. */
@@ -211,7 +211,7 @@ end_listening(void)
 /*
  * Listen to the channels that are bound and only to those; the first time
  * to the reserved one too.  A channel whose bindings change meanwhile brings
- * another request.
+ * another request.  relay_listen_announce() comes next.
  */
 void
 relay_listen_to_bound(bool first)
@@ -233,6 +233,17 @@ relay_listen_to_bound(bool first)
 	end_listening();
 	for (int i = 0; i < num_changes; i++)
 		apply_change(&changes[i]);
+}
+
+/*
+ * Let publishers know of the changes, and of that the slots may be reused.
+ */
+void
+relay_listen_announce(void)
+{
+	for (int i = 0; i < num_changes; i++)
+		pg_atomic_write_u32(&database->channels[changes[i].slot].listening,
+							changes[i].listen ? 1 : 0);
 	relay_listen_exit();
 }
 

@@ -13,6 +13,7 @@
 
 extern void relay_listen_init(Database *database);
 extern void relay_listen_to_bound(bool first);
+extern void relay_listen_announce(void);
 extern int	relay_listen_find(const char *name);
 extern int	relay_listen_receive(const char *name);
 extern void relay_listen_reorder(void);

@@ -13,8 +13,10 @@
  *	  order that native listeners see.  They are recognized by the relay's
  *	  pid, channel and payload, and get the pid of their writer.
  *
- * 3. Events on channels that nobody reads do not come back.  They leave a
- *	  marker in the inbox, so that the mark appended gets over them in order.
+ * 3. Events on channels that nobody reads need no frames and do not come
+ *	  back.  They leave a marker in the inbox, so that the mark appended gets
+ *	  over them in order.  Who reads what is decided when an event is sent:
+ *	  who comes later has its request handled after the batch.
  *
  * 4. A batch that fails (core's queue may be full) is rolled back, and what it
  *	  had taken is taken back; it is tried again later.  The relay goes on.
@@ -253,6 +255,7 @@ send_events(void)
 	while (num_sent < BATCH_EVENTS && bytes < BATCH_BYTES &&
 		   (event = peek_event()) != NULL)
 	{
+		const char *native = staged_event_native(event);
 		Sent	   *item = &sent[num_sent];
 		bool		listening = true;
 
@@ -268,10 +271,10 @@ send_events(void)
 				return true;
 			if (repeats(event))
 				return false;
-			publish_notify(staged_event_channel(event), false,
-						   staged_event_id(event),
+			publish_notify(staged_event_channel(event),
+						   item->slot >= 0 && native, staged_event_id(event),
 						   staged_event_payload(event), event->payload_len,
-						   staged_event_native(event));
+						   native);
 		}
 		relay_pace_event(item->pid);
 		bytes += event->length;

@@ -380,6 +380,37 @@ SELECT state FROM pg_temp.subscriptions;
 SELECT pg_temp.take('regress_tx');
 ROLLBACK PREPARED 'regress_tx';
 
+-- savepoints cost no memory once they are gone
+CREATE FUNCTION pg_temp.memory() RETURNS bigint LANGUAGE sql AS $$
+SELECT used_bytes FROM pg_backend_memory_contexts WHERE name = 'TopTransactionContext';
+$$;
+CREATE PROCEDURE pg_temp.acks(times integer) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 1 .. times LOOP
+        BEGIN
+            PERFORM pgpubsub.ack('regress_many', 0);
+            PERFORM pgpubsub.publish('tx_b', i::text);
+            IF i % 2 = 0 THEN
+                RAISE division_by_zero;
+            END IF;
+            BEGIN
+                PERFORM pgpubsub.ack('regress_many', 0);
+                PERFORM pgpubsub.publish('tx_b', i::text);
+            EXCEPTION WHEN syntax_error THEN
+            END;
+        EXCEPTION WHEN division_by_zero THEN
+        END;
+    END LOOP;
+END $$;
+SELECT pgpubsub.subscribe('regress_many', ARRAY(SELECT 'tx_many_' || n FROM generate_series(1, 300) AS n), 'drop');
+BEGIN;
+CALL pg_temp.acks(4);
+CREATE TEMP TABLE memory AS SELECT pg_temp.memory() AS before;
+CALL pg_temp.acks(400);
+SELECT pg_temp.memory() - before < 200000 AS little FROM memory;
+ROLLBACK;
+SELECT pgpubsub.unsubscribe('regress_many');
+
 -- temporary subscriptions: undone like others
 BEGIN;
 SELECT pgpubsub.subscribe('regress_temp', '{tx_a}', 'drop', 'oldest', true);

@@ -16,7 +16,7 @@ $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
 # Publishing
 
 my $listener = open_session($node);
-$listener->query_safe('LISTEN news; LISTEN orders');
+$listener->query_safe('LISTEN news; LISTEN orders; LISTEN pgpubsub');
 
 $node->safe_psql(
 	'postgres', q{
@@ -39,7 +39,7 @@ $node->safe_psql('postgres',
 	"SELECT pgpubsub.publish('news', repeat('x', 8000))");
 like(join(' ', notifications($listener)),
 	qr/^news:\{"truncated":true,"bytes":8000,"id":"[^"]+"\}$/,
-	'a long payload comes as a short one');
+	'a long payload comes as a short one, and not in frames');
 
 $node->safe_psql(
 	'postgres', q{

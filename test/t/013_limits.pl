@@ -53,10 +53,14 @@ fails_with($node, 'three', "SELECT * FROM pgpubsub.poll('s')",
 	'55000', qr/max_databases/, 'and so does poll()');
 
 my $listener = open_session($node, 'three');
-$listener->query_safe('LISTEN news');
+$listener->query_safe('LISTEN news; LISTEN pgpubsub');
 publish('three', 'news', 'native');
 is(join(' ', notifications($listener)),
 	'news:native', 'publish() notifies there all the same');
+publish('three', 'news', 'x' x 8000);
+like(join(' ', notifications($listener)),
+	qr/^news:\{"truncated":true,"bytes":8000,"id":"[^"]+"\}$/,
+	'without frames, which nobody would read');
 $listener->quit;
 works($_, "$_ works on") foreach qw(one two);
 
@@ -129,6 +133,12 @@ $node->restart;
 wait_for_relay($node, 'two');
 fails_with($node, 'one', 'SELECT * FROM pgpubsub.poll($$s1$$)',
 	'55000', qr/pgpubsub\.databases/, 'left out from the start: poll() names the setting');
+$listener = open_session($node, 'one');
+$listener->query_safe('LISTEN news; LISTEN pgpubsub');
+publish('one', 'news', 'x' x 8000);
+like(join(' ', notifications($listener)),
+	qr/^news:\{"truncated":true[^ ]*$/, 'a long payload has no frames there');
+$listener->quit;
 is(relay_pid($node, 'one'), '', 'and no relay runs');
 $node->append_conf('postgresql.conf', "pgpubsub.databases = '*'");
 $node->reload;

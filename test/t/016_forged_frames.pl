@@ -355,6 +355,36 @@ is( $writer->value(
 	),
 	0,
 	'no pattern has matched the reserved channel');
+
+# A frame that stands for a notification that never came hides none that comes
+# after the relay has begun, or ended and begun again, to listen.
+
+$writer->run("SELECT pgpubsub.unsubscribe('all')");
+sub later_are
+{
+	my ($name, @expected) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @got;
+
+	while (@got < @expected)
+	{
+		my @new = $reader->run("SELECT payload FROM pgpubsub.poll('later', timeout => '$PgPubsubTest::wait')");
+		last unless @new;
+		push @got, map { $_->[0] } @new;
+	}
+	return is(join(' ', @got), join(' ', @expected), $name);
+}
+send_all($mallory, frame('10-1', 1, 1, 'later', 'forged', crc => crc('word')));
+$writer->run("SELECT pgpubsub.subscribe('later', '{later}')");
+send_all($mallory, [ 'later', 'word' ], [ 'later', 'next' ]);
+later_are('a frame from before LISTEN hides nothing', 'word', 'next');
+send_all($mallory, frame('10-2', 1, 1, 'later', 'forged', crc => crc('word')));
+later_are('a frame that is read', 'forged');
+$writer->run("SELECT pgpubsub.unsubscribe('later')");
+$writer->run("SELECT pgpubsub.subscribe('later', '{later}')");
+send_all($mallory, [ 'later', 'word' ], [ 'later', 'next' ]);
+later_are('a frame from before UNLISTEN hides nothing', 'word', 'next');
+$writer->run("SELECT pgpubsub.unsubscribe('later')");
 is($writer->value('SELECT relay_restarts FROM pgpubsub.stat_queue'),
 	0, 'the relay was not started anew');
 is(relay_pid($node, 'postgres'), $relay, 'it is the same');
