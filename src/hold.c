@@ -260,11 +260,11 @@ hold_find_holder(Database *database, int channel, uint64 number,
 }
 
 /*
- * A subscription with on_full block that the full queue waits for; false if
- * there is none.
+ * A subscription that the full queue waits for, with on_full block if it is to
+ * be one of those; false if there is none.
  */
 bool
-hold_find_blocker(Database *database, Holder *holder)
+hold_find_awaited(Database *database, bool block, Holder *holder)
 {
 	dlist_iter	iter;
 	bool		found = false;
@@ -275,7 +275,8 @@ hold_find_blocker(Database *database, Holder *holder)
 		Subscription *subscription = dlist_container(Subscription, node,
 													 iter.cur);
 
-		if (subscription->holding && subscription->on_full == ON_FULL_BLOCK)
+		if (subscription->holding &&
+			(!block || subscription->on_full == ON_FULL_BLOCK))
 		{
 			describe_holder(database, subscription, holder);
 			found = true;

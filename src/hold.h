@@ -42,7 +42,7 @@ extern bool hold_mark(Database *database, int channel, uint64 number);
 extern void hold_unmark_all(Database *database);
 extern bool hold_find_holder(Database *database, int channel, uint64 number,
 							 Holder *holder);
-extern bool hold_find_blocker(Database *database, Holder *holder);
+extern bool hold_find_awaited(Database *database, bool block, Holder *holder);
 extern void hold_again(Database *database, Subscription *subscription);
 extern char *hold_describe(const Holder *holder);
 

@@ -686,6 +686,8 @@ pgpubsub_poll(PG_FUNCTION_ARGS)
 				 errdetail("It is %d.", max_messages),
 				 errhint("Give the number of events that one poll may return at most.")));
 	timeout = poll_timeout(PG_GETARG_INTERVAL_P(2));
+	if (PG_GETARG_BOOL(3))
+		reader_note_call();
 
 	InitMaterializedSRF(fcinfo, 0);
 	poll_until(database, NameStr(*PG_GETARG_NAME(0)), max_messages,
@@ -873,6 +875,7 @@ pgpubsub_ack(PG_FUNCTION_ARGS)
 
 	reader_check_not_null(fcinfo, 0, "subscription");
 	reader_check_not_null(fcinfo, 1, "seq");
+	reader_note_call();
 	ack.claim = reader_claim(database, NameStr(*PG_GETARG_NAME(0)), 0, false);
 	check_ack_seq(database, PG_GETARG_INT64(1));
 	ack.seq = (uint64) PG_GETARG_INT64(1);

@@ -471,7 +471,7 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 	{
 		/* a session that has something to commit may be what is waited for */
 		if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL &&
-			!reader_any_consumed())
+			!reader_may_be_awaited())
 			room_wait(database, channel->name);
 		framed |= not_heard_yet(database, channel);
 	}

@@ -292,7 +292,7 @@ reserve_place(void)
 
 	place = staging_reserve(staging, end.bytes, end.nevents,
 							database_generation, GetCurrentTimestamp());
-	if (place || reader_any_consumed())
+	if (place || reader_may_be_awaited())
 		return place != NULL;
 
 	pass = staging_next_pass(staging);
@@ -322,7 +322,7 @@ stage(void)
 		return false;
 	if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL)
 	{
-		if (reader_any_consumed())
+		if (reader_may_be_awaited())
 			return false;
 		channel = find_bound_channel();
 		if (channel)
@@ -332,7 +332,7 @@ stage(void)
 		return false;
 	if (end.bytes > staging_max_transaction(database->staging))
 	{
-		if (!reader_any_consumed())
+		if (!reader_may_be_awaited())
 			wait_until_notified();
 		return false;
 	}

@@ -40,6 +40,12 @@
 /* This transaction's claims, in TopTransactionContext. */
 static Claim *claims = NULL;
 
+/*
+ * The lowest nesting level at which this transaction has called what it cannot
+ * prepare, whatever came of it; 0: none.
+ */
+static int	called_level = 0;
+
 /* The subscription among whose wanting sessions this one is counted. */
 static Subscription *wanted_subscription = NULL;
 
@@ -689,17 +695,31 @@ reader_save(Claim *claim)
 }
 
 /*
- * True if this transaction has consumed events and not committed that.
+ * May it be this transaction that a full queue waits for?  It has consumed or
+ * changed something that is not committed, or is the only one that can read a
+ * subscription that holds the queue.
  */
 bool
-reader_any_consumed(void)
+reader_may_be_awaited(void)
 {
 	for (Claim *claim = claims; claim; claim = claim->next)
 	{
-		if (claim->position.consumed)
+		if (claim->position.consumed || claim->changing_level > 0 ||
+			claim->subscription->on_full != ON_FULL_DROP)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * The SQL function that is running reads or changes subscriptions with its
+ * transaction.
+ */
+void
+reader_note_call(void)
+{
+	if (called_level == 0)
+		called_level = GetCurrentTransactionNestLevel();
 }
 
 /*
@@ -709,16 +729,13 @@ reader_any_consumed(void)
 void
 reader_pre_prepare(void)
 {
-	for (Claim *claim = claims; claim; claim = claim->next)
-	{
-		if (claim->position.consumed || claim->changing_level > 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("cannot prepare a transaction that has read or changed subscriptions"),
-					 errdetail("The transaction has subscription \"%s\".",
-							   claim->subscription->name),
-					 errhint("Commit it with COMMIT, or poll in a transaction of its own.")));
-	}
+	if (called_level > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot prepare a transaction that has read or changed subscriptions"),
+				 claims ? errdetail("The transaction has subscription \"%s\".",
+									claims->subscription->name) : 0,
+				 errhint("Commit it with COMMIT, or poll in a transaction of its own.")));
 }
 
 /*
@@ -806,6 +823,7 @@ reader_at_commit(void)
 	for (Claim *claim = claims; claim; claim = claim->next)
 		end_claim(claim, true);
 	claims = NULL;
+	called_level = 0;
 }
 
 /* The transaction has aborted or was prepared.  Cannot fail. */
@@ -817,12 +835,14 @@ reader_at_abort(void)
 	for (Claim *claim = claims; claim; claim = claim->next)
 		end_claim(claim, false);
 	claims = NULL;
+	called_level = 0;
 }
 
 /* A subtransaction has ended well: what it did is its parent's. */
 void
 reader_at_subcommit(int level)
 {
+	called_level = Min(called_level, level - 1);
 	for (Claim *claim = claims; claim; claim = claim->next)
 	{
 		SavedPosition *saved = claim->saved;
@@ -847,6 +867,8 @@ reader_at_subabort(int level)
 {
 	Claim	  **link = &claims;
 
+	if (called_level >= level)
+		called_level = 0;
 	while (*link)
 	{
 		Claim	   *claim = *link;

@@ -73,7 +73,8 @@ extern void reader_save(Claim *claim);
 extern bool reader_claim_valid(Claim *claim);
 extern bool reader_shall_step_aside(Claim *claim);
 extern bool reader_step_aside(Claim *claim);
-extern bool reader_any_consumed(void);
+extern bool reader_may_be_awaited(void);
+extern void reader_note_call(void);
 
 /* for the transaction callbacks, which are in subscribe.c */
 extern void reader_pre_prepare(void);

@@ -40,6 +40,9 @@
 /* A warning about the same thing comes at most so often. */
 #define WARN_EVERY_MS	5000
 
+/* ... and while the queue stays full, so often. */
+#define FULL_WARN_EVERY_MS	60000
+
 static Database *database = NULL;
 static Inbox *inbox = NULL;
 
@@ -58,6 +61,7 @@ static int	num_woken = 0;
 
 /* Since when the queue is full; 0: it is not. */
 static TimestampTz full_since = 0;
+static bool full_warned = false;	/* since then */
 
 /*
  * Append to the database's ring what comes into the inbox.
@@ -238,6 +242,7 @@ end_full(RelayState state)
 		   TimestampDifferenceMilliseconds((TimestampTz) pg_atomic_read_u64(&database->full_since),
 										   GetCurrentTimestamp()));
 	full_since = 0;
+	full_warned = false;
 	pg_atomic_write_u64(&database->full_since, 0);
 	hold_unmark_all(database);
 	pg_atomic_write_u32(&database->relay_state, state);
@@ -278,6 +283,23 @@ append_inbox(void)
 	return all;
 }
 
+/* Not before this time is there another warning. */
+static TimestampTz
+warning_due(void)
+{
+	return TimestampTzPlusMilliseconds((TimestampTz) pg_atomic_read_u64(&database->half_warned_at),
+									   full_warned ? FULL_WARN_EVERY_MS :
+									   WARN_EVERY_MS);
+}
+
+/* There was a warning; count from when it was written, however long that took. */
+static void
+note_warning(void)
+{
+	pg_atomic_write_u64(&database->half_warned_at,
+						(uint64) GetCurrentTimestamp());
+}
+
 /* Warn about who holds more than half of the queue. */
 static void
 warn_half_full(void)
@@ -290,9 +312,7 @@ warn_half_full(void)
 
 		if (record.number <= ring_hold(database->ring, record.channel))
 			continue;
-		if (!TimestampDifferenceExceeds((TimestampTz) pg_atomic_read_u64(&database->half_warned_at),
-										GetCurrentTimestamp(),
-										WARN_EVERY_MS) ||
+		if (warning_due() > GetCurrentTimestamp() ||
 			!hold_recompute(database, record.channel, record.number) ||
 			!hold_find_holder(database, record.channel, record.number,
 							  &holder))
@@ -302,11 +322,26 @@ warn_half_full(void)
 				 errmsg("pgpubsub queue is more than half full"),
 				 errdetail_internal("%s", hold_describe(&holder)),
 				 errhint("Have its reader catch up, or raise pgpubsub.queue_size.")));
-
-		/* from when it was written, however long that took */
-		pg_atomic_write_u64(&database->half_warned_at,
-							(uint64) GetCurrentTimestamp());
+		note_warning();
 	}
+}
+
+/* Warn about whom the full queue waits for. */
+static void
+warn_full(void)
+{
+	Holder		holder;
+
+	if (warning_due() > GetCurrentTimestamp() ||
+		!hold_find_awaited(database, false, &holder))
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("pgpubsub queue is full"),
+			 errdetail_internal("%s", hold_describe(&holder)),
+			 errhint("Have its reader catch up, drop it, or raise pgpubsub.queue_size.")));
+	note_warning();
+	full_warned = true;
 }
 
 /*
@@ -324,6 +359,8 @@ relay_append(void)
 		all = append_inbox();
 	}
 	warn_half_full();
+	if (!all)
+		warn_full();
 	if (all && full_since != 0 &&
 		make_room(ring_size(database->ring) / 8))
 		end_full(RELAY_LISTENING);
@@ -352,12 +389,16 @@ relay_append_timeout(void)
 {
 	TimestampTz now;
 	TimestampTz deadline;
+	TimestampTz warning;
 	long		left;
 
 	if (full_since == 0)
 		return -1;
 	now = GetCurrentTimestamp();
 	deadline = TimestampTzPlusMilliseconds(full_since, pgpubsub_evict_timeout);
+	warning = warning_due();
+	if (warning > now && (deadline <= now || deadline > warning))
+		deadline = warning;
 	if (deadline <= now)
 		return -1;
 	left = TimestampDifferenceMilliseconds(now, deadline);

@@ -108,7 +108,7 @@ room_wait(Database *database, const char *channel)
 		CHECK_FOR_INTERRUPTS();
 		if (left <= 0)
 		{
-			if (hold_find_blocker(database, &blocker))
+			if (hold_find_awaited(database, true, &blocker))
 			{
 				end_wait(start);
 				queue_full(channel, &blocker);

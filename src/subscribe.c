@@ -799,6 +799,7 @@ pgpubsub_subscribe(PG_FUNCTION_ARGS)
 	Oid			owner;
 
 	parse_request(fcinfo, &request);
+	reader_note_call();
 	if (request.start == START_SEQ &&
 		request.start_seq > ring_newest_seq(database->ring) + 1)
 		ereport(ERROR,
@@ -838,6 +839,7 @@ pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
 
 	reader_check_not_null(fcinfo, 0, "subscription");
 	name = NameStr(*PG_GETARG_NAME(0));
+	reader_note_call();
 	lock_name(name);
 	if (!OidIsValid(reader_subscription_owner(database, name)))
 	{
