@@ -495,38 +495,6 @@ notify_change_name(void)
 					  makeString(pstrdup("notify_change")));
 }
 
-/* Take pg_trigger.tgargs apart: nargs strings, each ended by a zero byte. */
-static char **
-split_arguments(bytea *arguments, int *nargs)
-{
-	char	   *next = VARDATA_ANY(arguments);
-	char	   *end = next + VARSIZE_ANY_EXHDR(arguments);
-	char	  **args = palloc((VARSIZE_ANY_EXHDR(arguments) + 1) *
-							  sizeof(char *));
-
-	*nargs = 0;
-	while (next < end)
-	{
-		Size		len = strnlen(next, end - next);
-
-		args[(*nargs)++] = pnstrdup(next, len);
-		next += len + 1;
-	}
-	return args;
-}
-
-/* The arguments of a trigger, from its tuple in pg_trigger. */
-static char **
-trigger_arguments(Relation catalog, HeapTuple tuple, int *nargs)
-{
-	bool		isnull;
-	Datum		value = heap_getattr(tuple, Anum_pg_trigger_tgargs,
-									 RelationGetDescr(catalog), &isnull);
-
-	*nargs = 0;
-	return isnull ? NULL : split_arguments(DatumGetByteaPP(value), nargs);
-}
-
 /*
  * Our triggers on the table, of the channel, or of all if it is NULL: a list
  * of AttachedTrigger.
@@ -555,7 +523,7 @@ find_triggers(Relation rel, const char *channel)
 		if (form->tgfoid != function)
 			continue;
 		trigger = palloc(sizeof(AttachedTrigger));
-		args = trigger_arguments(catalog, tuple, &nargs);
+		args = trigger_options_of(catalog, tuple, &nargs);
 		trigger->name = pstrdup(NameStr(form->tgname));
 		trigger->channel = trigger_options_find(nargs, args, "channel");
 		if (trigger->channel == NULL)
@@ -886,7 +854,7 @@ pgpubsub_trigger_options(PG_FUNCTION_ARGS)
 	char	  **args;
 	int			nargs;
 
-	args = split_arguments(PG_GETARG_BYTEA_PP(0), &nargs);
+	args = trigger_options_split(PG_GETARG_BYTEA_PP(0), &nargs);
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '{');
 	for (int i = 0; i < nargs; i++)

@@ -26,17 +26,22 @@
  */
 #include "relay_table.h"
 
+#include "access/genam.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "bindings.h"
-#include "catalog/namespace.h"
+#include "catalog/pg_trigger.h"
 #include "executor/spi.h"
 #include "hold.h"
 #include "miscadmin.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "subscription_table.h"
+#include "trigger_options.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -403,7 +408,68 @@ remove_orphans(int expected)
 }
 
 /*
- * Read the table of subscriptions and bring shared memory in line with it.
+ * The channels of the triggers that there are, in the current context; those
+ * cloned from a parent's have the parent's.  Does not wait for the catalog.
+ */
+static List *
+find_attached_channels(void)
+{
+	List	   *function_name =
+	list_make2(makeString(pstrdup(PGPUBSUB_SCHEMA)),
+			   makeString(pstrdup("notify_change")));
+	Oid			function = LookupFuncName(function_name, 0, NULL, true);
+	List	   *channels = NIL;
+	Relation	catalog;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (!OidIsValid(function) ||
+		!ConditionalLockRelationOid(TriggerRelationId, AccessShareLock))
+		return NIL;
+	catalog = table_open(TriggerRelationId, NoLock);
+	scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+		const char *channel;
+		char	  **args;
+		int			nargs;
+
+		if (form->tgfoid != function || OidIsValid(form->tgparentid))
+			continue;
+		args = trigger_options_of(catalog, tuple, &nargs);
+		channel = trigger_options_find(nargs, args, "channel");
+		if (channel == NULL)
+			channel = get_rel_name(form->tgrelid);
+		if (channel && pgpubsub_check_channel_name(channel, DEBUG2))
+			channels = lappend(channels, (void *) channel);
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return channels;
+}
+
+/* Make the channels known, as far as there is room, so that patterns match. */
+static void
+make_channels_known(Database *database, const List *channels)
+{
+	ListCell   *lc;
+
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	foreach(lc, channels)
+	{
+		int			slot = registry_make_channel(database, lfirst(lc), false);
+
+		if (slot < 0)
+			break;
+		pg_atomic_write_u32(&database->channels[slot].used, 1);
+	}
+	LWLockRelease(database->lock);
+}
+
+/*
+ * Read the table of subscriptions and bring shared memory in line with it; the
+ * first time, also make the channels of triggers known.
  * Runs its own transaction.  The caller drops doomed subscriptions and
  * listens to what was bound, afterwards.  Returns false if the table is
  * locked, or a row that is to be removed is: try again later.
@@ -418,6 +484,7 @@ relay_table_load(Database *database)
 	while (!done && locked)
 	{
 		Rows		rows = {0};
+		List	   *attached = NIL;
 		uint64		commits;
 		Oid			table;
 
@@ -433,9 +500,13 @@ relay_table_load(Database *database)
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (locked && OidIsValid(table))
 			read_rows(&rows, CurTransactionContext);
+		if (pg_atomic_read_u32(&database->loaded) == 0)
+			attached = find_attached_channels();
 		PopActiveSnapshot();
 		if (locked)
 			done = apply_rows(database, &rows, commits);
+		if (done)
+			make_channels_known(database, attached);
 		orphans = rows.orphans;
 		CommitTransactionCommand();
 		pgstat_report_activity(STATE_IDLE, NULL);

@@ -82,14 +82,14 @@ put_row(FunctionCallInfo fcinfo, RowBuilder *row)
 	row->column = 0;
 }
 
-/* The name of a relay's state. */
+/* The name of a relay's state; asked_for: the first one was just asked for. */
 static const char *
-relay_state_name(uint32 state)
+relay_state_name(uint32 state, bool asked_for)
 {
 	switch ((RelayState) state)
 	{
 		case RELAY_STOPPED:
-			return "stopped";
+			return asked_for ? "starting" : "stopped";
 		case RELAY_STARTING:
 			return "starting";
 		case RELAY_LISTENING:
@@ -154,7 +154,9 @@ put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 
 	add_datum(&row, ObjectIdGetDatum(view->oid));
 	add_datum_if(&row, view->relay_pid != 0, Int32GetDatum(view->relay_pid));
-	add_datum(&row, CStringGetTextDatum(relay_state_name(pg_atomic_read_u32(&database->relay_state))));
+	add_datum(&row, CStringGetTextDatum(relay_state_name(pg_atomic_read_u32(&database->relay_state),
+														 view->relay_starts == 0 &&
+														 pg_atomic_read_u32(&database->unavailable) == 0)));
 	add_int64(&row, ring.size);
 	add_int64(&row, ring.used);
 	add_int64(&row, Max(peak, ring.used));

@@ -21,9 +21,12 @@
  */
 #include "trigger_options.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_trigger.h"
 #include "lib/stringinfo.h"
 #include "nodes/value.h"
 #include "utils/builtins.h"
+#include "utils/rel.h"
 #include "utils/varlena.h"
 
 /* The words that an option knows; the index is the value of its enum. */
@@ -233,4 +236,41 @@ trigger_options_arguments(const TriggerOptions *options)
 					   makeString(psprintf("publish_mode=%s",
 										   publish_mode_words[options->publish_mode])));
 	return args;
+}
+
+/*
+ * Take pg_trigger.tgargs apart: nargs strings, each ended by a zero byte.
+ */
+char	  **
+trigger_options_split(bytea *arguments, int *nargs)
+{
+	char	   *next = VARDATA_ANY(arguments);
+	char	   *end = next + VARSIZE_ANY_EXHDR(arguments);
+	char	  **args = palloc((VARSIZE_ANY_EXHDR(arguments) + 1) *
+							  sizeof(char *));
+
+	*nargs = 0;
+	while (next < end)
+	{
+		Size		len = strnlen(next, end - next);
+
+		args[(*nargs)++] = pnstrdup(next, len);
+		next += len + 1;
+	}
+	return args;
+}
+
+/*
+ * The arguments of a trigger, from its tuple in pg_trigger.
+ */
+char	  **
+trigger_options_of(Relation catalog, HeapTuple tuple, int *nargs)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, Anum_pg_trigger_tgargs,
+									 RelationGetDescr(catalog), &isnull);
+
+	*nargs = 0;
+	return isnull ? NULL :
+		trigger_options_split(DatumGetByteaPP(value), nargs);
 }

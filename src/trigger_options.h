@@ -11,7 +11,9 @@
 
 #include "pgpubsub.h"
 
+#include "access/htup.h"
 #include "nodes/pg_list.h"
+#include "utils/relcache.h"
 
 /* What of the old row an UPDATE or DELETE carries. */
 typedef enum OldValues
@@ -45,6 +47,9 @@ extern void trigger_options_parse(TriggerOptions *options, int nargs,
 extern List *trigger_options_arguments(const TriggerOptions *options);
 extern const char *trigger_options_find(int nargs, char **args,
 										const char *name);
+
+extern char **trigger_options_split(bytea *arguments, int *nargs);
+extern char **trigger_options_of(Relation catalog, HeapTuple tuple, int *nargs);
 
 extern void check_channel_name(const char *name);
 extern OldValues parse_old_values(const char *value);
