@@ -288,16 +288,20 @@ hold_find_awaited(Database *database, bool block, Holder *holder)
 }
 
 /*
- * The subscription is polled: if it was evicted, it holds again from here on.
+ * The subscription is polled: if it was evicted, it holds again from here on;
+ * unless its slot was freed since it had this generation.
  */
 void
-hold_again(Database *database, Subscription *subscription)
+hold_again(Database *database, Subscription *subscription, uint32 generation)
 {
 	if (!subscription->evicted)
 		return;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	subscription->evicted = false;
-	hold_start(database, subscription);
+	if (subscription->generation == generation)
+	{
+		subscription->evicted = false;
+		hold_start(database, subscription);
+	}
 	LWLockRelease(database->lock);
 }
 

@@ -43,7 +43,8 @@ extern void hold_unmark_all(Database *database);
 extern bool hold_find_holder(Database *database, int channel, uint64 number,
 							 Holder *holder);
 extern bool hold_find_awaited(Database *database, bool block, Holder *holder);
-extern void hold_again(Database *database, Subscription *subscription);
+extern void hold_again(Database *database, Subscription *subscription,
+					   uint32 generation);
 extern char *hold_describe(const Holder *holder);
 
 #endif							/* PGPUBSUB_HOLD_H */

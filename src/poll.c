@@ -627,7 +627,7 @@ poll_until(Database *database, const char *name, int max_messages,
 {
 	Claim	   *claim = reader_claim(database, name, deadline, false);
 
-	hold_again(database, claim->subscription);
+	hold_again(database, claim->subscription, claim->generation);
 	while (!poll_once(claim, max_messages, consume, result))
 	{
 		long		left =
