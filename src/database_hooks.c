@@ -31,8 +31,11 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
@@ -287,17 +290,37 @@ role_oids(List *roles)
 }
 
 /*
+ * Is the extension's table of subscriptions where it should be?  An owner may
+ * have renamed its schema or dropped it.
+ */
+static bool
+table_in_place(Oid extension)
+{
+	Oid			schema = get_namespace_oid(PGPUBSUB_SCHEMA, true);
+	Oid			table;
+
+	if (!OidIsValid(schema))
+		return false;
+	table = get_relname_relid("subscription", schema);
+	return OidIsValid(table) &&
+		getExtensionOfObject(RelationRelationId, table) == extension;
+}
+
+/*
  * DROP OWNED or REASSIGN OWNED has run, so the user may run it: do to
- * subscriptions what it has done to core's objects.
+ * subscriptions what it has done to core's objects.  It must not fail for
+ * want of the table.
  */
 static void
 follow_command(Node *command)
 {
+	Oid			extension;
 	bool		written;
 
 	/* the extension may have been among what was dropped */
 	CommandCounterIncrement();
-	if (!OidIsValid(get_extension_oid(PGPUBSUB_EXTENSION, true)))
+	extension = get_extension_oid(PGPUBSUB_EXTENSION, true);
+	if (!OidIsValid(extension) || !table_in_place(extension))
 		return;
 	if (IsA(command, DropOwnedStmt))
 		written = subscription_table_drop_owned(role_oids(((DropOwnedStmt *) command)->roles));
