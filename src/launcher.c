@@ -594,6 +594,24 @@ launcher_exit(int code, Datum arg)
 }
 
 /*
+ * End without core's FATAL message, if the launcher is told to end: it has
+ * nothing under way here.  The exit status is what has the postmaster start
+ * it again, unless the server stops.
+ */
+static void
+exit_if_terminated(void)
+{
+	if (!ProcDiePending)
+		return;
+
+	/* ereport() looks for interrupts too */
+	ProcDiePending = false;
+	ereport(DEBUG1,
+			(errmsg_internal("pgpubsub launcher shutting down")));
+	proc_exit(1);
+}
+
+/*
  * The launcher's entry point.
  */
 void
@@ -616,6 +634,7 @@ pgpubsub_launcher_main(Datum arg)
 		long		timeout;
 		long		look;
 
+		exit_if_terminated();
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{

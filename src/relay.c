@@ -271,6 +271,24 @@ read_notifications(bool force)
 }
 
 /*
+ * End without core's FATAL message, if the relay is told to end: it has
+ * nothing under way here, and who watches the log shall not be alarmed by an
+ * orderly shutdown.
+ */
+static void
+exit_if_terminated(void)
+{
+	if (!ProcDiePending)
+		return;
+
+	/* ereport() looks for interrupts too */
+	ProcDiePending = false;
+	ereport(DEBUG1,
+			(errmsg_internal("pgpubsub relay shutting down")));
+	proc_exit(0);
+}
+
+/*
  * Requests
  */
 
@@ -317,6 +335,7 @@ drain_staging(void)
 
 	do
 	{
+		exit_if_terminated();
 		CHECK_FOR_INTERRUPTS();
 		result = relay_staged_batch(read_own_notifications);
 		relay_append();
@@ -650,6 +669,7 @@ pgpubsub_relay_main(Datum database_oid)
 
 	while (!asked_to_leave())
 	{
+		exit_if_terminated();
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
