@@ -12,8 +12,9 @@
  *	  database's slot before it does anything, under the control lock, and
  *	  leaves if there is one: so there are never two.
  *
- * 3. A relay that ends wakes the launcher, which starts the next at once; one
- *	  that ends before it listened is started after a growing delay.
+ * 3. A relay that ends wakes the launcher, which starts the next at once.
+ *	  After one that ended before it listened, or by an error soon after it was
+ *	  started, that is after a delay, which grows while they do so.
  *
  * 4. A slot marked dropping is freed when its relay has left.  If databases
  *	  were found that could get no slot, the launcher then goes through all of
@@ -50,9 +51,12 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* The first delay after a relay that ended before it listened, and the last. */
+/* The first delay after a relay that ended too soon, and the last. */
 #define FIRST_DELAY_MS	100
 #define LAST_DELAY_MS	30000
+
+/* An error within so long of its start is too soon. */
+#define SOON_MS			10000
 
 /* What has to be had from elsewhere is asked for again after so long. */
 #define RETRY_MS		1000
@@ -70,6 +74,7 @@ typedef struct Worker
 {
 	Oid			database;
 	BackgroundWorkerHandle *handle; /* NULL: none */
+	TimestampTz started_at;
 	int			delay;			/* ms, before the next one */
 	TimestampTz not_before;
 	bool		warned;			/* that it cannot have one */
@@ -381,21 +386,25 @@ view_slot(Database *database, SlotView *view)
 	LWLockRelease(pgpubsub_control->lock);
 }
 
-/* Wait longer after each relay of the slot that ended too soon. */
+/*
+ * Wait longer after each relay of the slot that ended too soon.  One that was
+ * asked to leave, or terminated, did not.
+ */
 static void
 note_end(Worker *worker, Database *database)
 {
-	bool		listened = database->relay_listened;
+	TimestampTz now = GetCurrentTimestamp();
 
 	pfree(worker->handle);
 	worker->handle = NULL;
-	if (listened)
+	if (database->relay_listened &&
+		(!database->relay_failed ||
+		 TimestampDifferenceExceeds(worker->started_at, now, SOON_MS)))
 		worker->delay = 0;
 	else
 		worker->delay = Min(Max(2 * worker->delay, FIRST_DELAY_MS),
 							LAST_DELAY_MS);
-	worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													 worker->delay);
+	worker->not_before = TimestampTzPlusMilliseconds(now, worker->delay);
 }
 
 /* Warn once that the database of a slot cannot have a relay. */
@@ -446,7 +455,8 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 	}
 	worker->refused_at = 0;
 	worker->warned = false;
-	database->relay_listened = false;
+	database->relay_listened = database->relay_failed = false;
+	worker->started_at = GetCurrentTimestamp();
 	worker->handle = start_relay(view->oid, name);
 	if (worker->handle == NULL)
 	{
@@ -621,6 +631,10 @@ pgpubsub_launcher_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	/* connected to no database, it has only what the configuration sets */
+	SetConfigOption("default_transaction_isolation", "read committed",
+					PGC_SUSET, PGC_S_OVERRIDE);
 
 	before_shmem_exit(launcher_exit, (Datum) 0);
 	pg_atomic_write_u32(&pgpubsub_control->launcher_procno,

@@ -453,6 +453,8 @@ relay_exit(int code, Datum arg)
 		forget_received(slot);
 	LWLockRelease(my_slot->lock);
 	my_slot->relay_pid = 0;
+	my_slot->relay_failed = code != 0 &&
+		pgStatSessionEndCause != DISCONNECT_KILLED;
 	my_slot->leave = false;
 	pg_atomic_write_u32(&my_slot->relay_procno, PG_UINT32_MAX);
 	LWLockRelease(pgpubsub_control->lock);
