@@ -6,7 +6,10 @@
  * 1. The launcher is a static background worker, connected to no database.
  *	  When it starts it goes through the databases, one at a time, and starts a
  *	  relay in each; a relay that does not find the extension there leaves at
- *	  once.  After that it keeps a relay running for each database slot.
+ *	  once.  After that it keeps a relay running for each database slot.  The
+ *	  order is that of pgpubsub.databases, and of the oids among those that one
+ *	  item of it lets in: if there are more than there are slots, the same ones
+ *	  get them each time.
  *
  * 2. Only the launcher starts relays.  A relay writes its pid into its
  *	  database's slot before it does anything, under the control lock, and
@@ -50,6 +53,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/varlena.h"
 
 /* The first delay after a relay that ended too soon, and the last. */
 #define FIRST_DELAY_MS	100
@@ -66,6 +70,7 @@ typedef struct Candidate
 {
 	Oid			oid;
 	char		name[NAMEDATALEN];
+	int			rank;			/* the item of the setting that lets it in */
 	bool		again;			/* the first look failed */
 } Candidate;
 
@@ -187,6 +192,36 @@ may_have_relay(HeapTuple tuple, const char **reason)
 	return *reason == NULL;
 }
 
+/* The first of the setting's items that lets in a database of that name. */
+static int
+find_item(List *items, const char *name)
+{
+	int			index = 0;
+	ListCell   *cell;
+
+	foreach(cell, items)
+	{
+		const char *item = (const char *) lfirst(cell);
+
+		if (strcmp(item, "*") == 0 || strcmp(item, name) == 0)
+			break;
+		index++;
+	}
+	return index;
+}
+
+/* In what order databases are looked into; for qsort(). */
+static int
+compare_candidates(const void *a, const void *b)
+{
+	const Candidate *left = a;
+	const Candidate *right = b;
+
+	if (left->rank != right->rank)
+		return left->rank < right->rank ? -1 : 1;
+	return left->oid < right->oid ? -1 : left->oid > right->oid ? 1 : 0;
+}
+
 /* Make the list of databases to look into, from all of pg_database. */
 static void
 list_candidates(void)
@@ -194,6 +229,7 @@ list_candidates(void)
 	Relation	relation;
 	TableScanDesc scan;
 	HeapTuple	tuple;
+	List	   *items;
 	const char *reason;
 
 	candidates = MemoryContextAlloc(TopMemoryContext,
@@ -201,6 +237,9 @@ list_candidates(void)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
+
+	/* the setting's check hook has made sure that this succeeds */
+	(void) SplitGUCList(pstrdup(pgpubsub_databases), ',', &items);
 	relation = table_open(DatabaseRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(relation, 0, NULL);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
@@ -218,12 +257,15 @@ list_candidates(void)
 		candidates[num_candidates].oid = form->oid;
 		strlcpy(candidates[num_candidates].name, NameStr(form->datname),
 				NAMEDATALEN);
+		candidates[num_candidates].rank =
+			find_item(items, NameStr(form->datname));
 		candidates[num_candidates].again = false;
 		num_candidates++;
 	}
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
 	CommitTransactionCommand();
+	qsort(candidates, num_candidates, sizeof(Candidate), compare_candidates);
 }
 
 /*
