@@ -23,9 +23,12 @@
  *	  were found that could get no slot, the launcher then goes through all of
  *	  them again.
  *
- * 5. What cannot be mended by trying is tried seldom, and told seldom: a
- *	  database that takes no connections once, that there are too many
- *	  databases once for each look, that there are too few workers every 30 s.
+ * 5. When pgpubsub.databases has changed, all databases are gone through again
+ *	  too.  One that could get no slot is left out then, while none is free.
+ *
+ * 6. What cannot be mended by trying is tried seldom, and told seldom: why a
+ *	  database may not have a relay once, that it could get no slot once until
+ *	  one is free, that there are too few workers every 30 s.
  *
  * The hooks by which databases and the extension go away are in
  * database_hooks.c.
@@ -72,7 +75,17 @@ typedef struct Candidate
 	char		name[NAMEDATALEN];
 	int			rank;			/* the item of the setting that lets it in */
 	bool		again;			/* the first look failed */
+	bool		refused;		/* has the extension, but could get no slot */
 } Candidate;
+
+/* Why a database may not have a relay. */
+typedef enum Refusal
+{
+	REFUSAL_NONE,				/* it may */
+	REFUSAL_NO_CONNECTIONS,
+	REFUSAL_INVALID,
+	REFUSAL_LEFT_OUT
+} Refusal;
 
 /* What the launcher knows of the relay that it started for a slot. */
 typedef struct Worker
@@ -82,7 +95,7 @@ typedef struct Worker
 	TimestampTz started_at;
 	int			delay;			/* ms, before the next one */
 	TimestampTz not_before;
-	bool		warned;			/* that it cannot have one */
+	Refusal		warned;			/* why it cannot have one, as was told */
 	TimestampTz refused_at;		/* when that was so; 0: it is not */
 	uint64		requested;		/* what the relay was asked for by then */
 } Worker;
@@ -96,6 +109,10 @@ static Candidate *candidates = NULL;
 static int	num_candidates = 0;
 static int	max_candidates = 64;
 static int	next_candidate = 0;
+
+/* pgpubsub.databases as the list was made by; is it to be made again? */
+static char *listed_by = NULL;
+static bool list_wanted = false;
 
 /* A database was found that could get no slot; control->version then. */
 static bool none_free = false;
@@ -176,20 +193,37 @@ warn_no_worker(const char *name)
  * Looking at pg_database
  */
 
-/* The database's row if a relay may run there; with the reason if not. */
-static bool
-may_have_relay(HeapTuple tuple, const char **reason)
+/* May a relay run in the database of that row? */
+static Refusal
+find_refusal(HeapTuple tuple)
 {
 	Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 
-	*reason = NULL;
 	if (!form->datallowconn)
-		*reason = "It does not allow connections (ALLOW_CONNECTIONS).";
-	else if (database_is_invalid_form(form))
-		*reason = "It is invalid: DROP DATABASE was interrupted.";
-	else if (!registry_database_allowed(NameStr(form->datname)))
-		*reason = "The setting pgpubsub.databases leaves it out.";
-	return *reason == NULL;
+		return REFUSAL_NO_CONNECTIONS;
+	if (database_is_invalid_form(form))
+		return REFUSAL_INVALID;
+	if (!registry_database_allowed(NameStr(form->datname)))
+		return REFUSAL_LEFT_OUT;
+	return REFUSAL_NONE;
+}
+
+/* The refusal as a sentence. */
+static const char *
+describe_refusal(Refusal refusal)
+{
+	switch (refusal)
+	{
+		case REFUSAL_NONE:
+			break;
+		case REFUSAL_NO_CONNECTIONS:
+			return "It does not allow connections (ALLOW_CONNECTIONS).";
+		case REFUSAL_INVALID:
+			return "It is invalid: DROP DATABASE was interrupted.";
+		case REFUSAL_LEFT_OUT:
+			return "The setting pgpubsub.databases leaves it out.";
+	}
+	return "";
 }
 
 /* The first of the setting's items that lets in a database of that name. */
@@ -230,7 +264,6 @@ list_candidates(void)
 	TableScanDesc scan;
 	HeapTuple	tuple;
 	List	   *items;
-	const char *reason;
 
 	candidates = MemoryContextAlloc(TopMemoryContext,
 									max_candidates * sizeof(Candidate));
@@ -246,7 +279,7 @@ list_candidates(void)
 	{
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 
-		if (!may_have_relay(tuple, &reason))
+		if (find_refusal(tuple) != REFUSAL_NONE)
 			continue;
 		if (num_candidates == max_candidates)
 		{
@@ -260,6 +293,7 @@ list_candidates(void)
 		candidates[num_candidates].rank =
 			find_item(items, NameStr(form->datname));
 		candidates[num_candidates].again = false;
+		candidates[num_candidates].refused = false;
 		num_candidates++;
 	}
 	table_endscan(scan);
@@ -269,18 +303,18 @@ list_candidates(void)
 }
 
 /*
- * The name of the database, if it exists; *reason is why it may not have a
- * relay, or NULL.
+ * The name of the database, if it exists; *refusal is why it may not have a
+ * relay.
  */
 static bool
-look_up_database(Oid oid, char *name, const char **reason)
+look_up_database(Oid oid, char *name, Refusal *refusal)
 {
 	Relation	relation;
 	TableScanDesc scan;
 	HeapTuple	tuple;
 	bool		found = false;
 
-	*reason = NULL;
+	*refusal = REFUSAL_NONE;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
@@ -294,7 +328,7 @@ look_up_database(Oid oid, char *name, const char **reason)
 			continue;
 		found = true;
 		strlcpy(name, NameStr(form->datname), NAMEDATALEN);
-		(void) may_have_relay(tuple, reason);
+		*refusal = find_refusal(tuple);
 	}
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
@@ -333,6 +367,29 @@ note_none_free(void)
 	return !found;
 }
 
+/* Go through all databases again, whether or not that was done. */
+static void
+list_again(void)
+{
+	Candidate  *old = candidates;
+	int			num_old = num_candidates;
+
+	Assert(probe == NULL);
+	list_wanted = false;
+	num_candidates = next_candidate = 0;
+	none_free = false;
+	list_candidates();
+	for (int i = 0; i < num_candidates; i++)
+	{
+		for (int j = 0; j < num_old; j++)
+		{
+			if (old[j].oid == candidates[i].oid)
+				candidates[i].refused |= old[j].refused;
+		}
+	}
+	pfree(old);
+}
+
 /*
  * The probe has ended.  If the database has no slot now, and was not found
  * without the extension, there was none left for it, as it has told; or the
@@ -345,9 +402,11 @@ end_probe(void)
 
 	pfree(probe);
 	probe = NULL;
+	candidate->refused = pgpubsub_control->probed != candidate->oid &&
+		registry_find_database(candidate->oid) == NULL && note_none_free();
 	if (pgpubsub_control->probed == candidate->oid ||
-		registry_find_database(candidate->oid) != NULL || note_none_free() ||
-		candidate->again)
+		registry_find_database(candidate->oid) != NULL ||
+		candidate->refused || candidate->again)
 		return;
 	if (num_candidates == max_candidates)
 	{
@@ -369,12 +428,15 @@ advance_probe(void)
 		return;
 	if (probe)
 		end_probe();
+	if (list_wanted)
+		list_again();
 	while (next_candidate < num_candidates)
 	{
 		candidate = &candidates[next_candidate];
 
-		/* it may have got its slot by itself */
-		if (registry_find_database(candidate->oid) != NULL)
+		/* it may have got its slot by itself, or would be told the same */
+		if (registry_find_database(candidate->oid) != NULL ||
+			(candidate->refused && note_none_free()))
 		{
 			next_candidate++;
 			continue;
@@ -449,17 +511,17 @@ note_end(Worker *worker, Database *database)
 	worker->not_before = TimestampTzPlusMilliseconds(now, worker->delay);
 }
 
-/* Warn once that the database of a slot cannot have a relay. */
+/* Warn, unless that was told, why the database of a slot has no relay. */
 static void
-warn_cannot(Worker *worker, const char *name, const char *reason)
+warn_cannot(Worker *worker, const char *name, Refusal refusal)
 {
-	if (worker->warned)
+	if (worker->warned == refusal)
 		return;
-	worker->warned = true;
+	worker->warned = refusal;
 	ereport(WARNING,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("no relay for database \"%s\"", name),
-			 errdetail("%s", reason),
+			 errdetail("%s", describe_refusal(refusal)),
 			 errhint("Its subscriptions get no events until that is changed and the configuration is reloaded.")));
 }
 
@@ -478,17 +540,17 @@ static void
 start_slot_relay(Database *database, Worker *worker, SlotView *view)
 {
 	char		name[NAMEDATALEN];
-	const char *reason;
+	Refusal		refusal;
 
-	if (!look_up_database(view->oid, name, &reason))
+	if (!look_up_database(view->oid, name, &refusal))
 	{
 		drop_slot(database, view->oid);
 		return;
 	}
-	if (reason != NULL)
+	if (refusal != REFUSAL_NONE)
 	{
 		pg_atomic_write_u32(&database->unavailable, 1);
-		warn_cannot(worker, name, reason);
+		warn_cannot(worker, name, refusal);
 		worker->refused_at = GetCurrentTimestamp();
 		worker->requested = pg_atomic_read_u64(&database->requested);
 		worker->not_before = TimestampTzPlusMilliseconds(worker->refused_at,
@@ -496,7 +558,7 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 		return;
 	}
 	worker->refused_at = 0;
-	worker->warned = false;
+	worker->warned = REFUSAL_NONE;
 	database->relay_listened = database->relay_failed = false;
 	worker->started_at = GetCurrentTimestamp();
 	worker->handle = start_relay(view->oid, name);
@@ -574,43 +636,51 @@ supervise_all(void)
 	return timeout;
 }
 
-/* Go through all databases again, having gone through them. */
+/* Ask the slot's relay to leave, if it has one. */
 static void
-list_again(void)
+send_away(Database *database, Oid oid)
 {
-	pfree(candidates);
-	num_candidates = next_candidate = 0;
-	none_free = false;
-	list_candidates();
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->oid == oid && database->relay_pid != 0)
+		database->leave = true;
+	LWLockRelease(pgpubsub_control->lock);
+	registry_wake(&database->relay_procno);
 }
 
-/* The setting pgpubsub.databases may have changed: relays left out leave. */
+/*
+ * The configuration was read again: relays whose databases may have none now
+ * leave, and whatever could not be started is tried at once.
+ */
 static void
-apply_setting(void)
+review_slots(void)
 {
 	for (int i = 0; i < pgpubsub_max_databases; i++)
 	{
 		Database   *database = &pgpubsub_control->databases[i];
 		Oid			oid = database->oid;
 		char		name[NAMEDATALEN];
-		const char *reason;
+		Refusal		refusal;
 
-		workers[i].warned = false;
 		workers[i].not_before = 0;
-		if (!OidIsValid(oid) || !look_up_database(oid, name, &reason) ||
-			reason == NULL)
-			continue;
-		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-		if (database->oid == oid && database->relay_pid != 0)
-			database->leave = true;
-		LWLockRelease(pgpubsub_control->lock);
-		registry_wake(&database->relay_procno);
+		if (OidIsValid(oid) && look_up_database(oid, name, &refusal) &&
+			refusal != REFUSAL_NONE)
+			send_away(database, oid);
 	}
+}
 
-	/* those let in for the first time are looked into */
-	if (next_candidate == num_candidates && probe == NULL)
-		list_again();
-	pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
+/* Look into databases that pgpubsub.databases lets in since it was changed. */
+static void
+follow_setting(void)
+{
+	if (listed_by != NULL && strcmp(listed_by, pgpubsub_databases) == 0)
+		return;
+	if (listed_by != NULL)
+	{
+		pfree(listed_by);
+		list_wanted = true;
+		pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
+	}
+	listed_by = MemoryContextStrdup(TopMemoryContext, pgpubsub_databases);
 }
 
 /*
@@ -623,7 +693,8 @@ look_for_refused(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!none_free || next_candidate < num_candidates || probe != NULL ||
+	if (!none_free || list_wanted || next_candidate < num_candidates ||
+		probe != NULL ||
 		pg_atomic_read_u32(&pgpubsub_control->version) == none_free_version)
 		return -1;
 	if (list_not_before > now)
@@ -684,6 +755,7 @@ pgpubsub_launcher_main(Datum arg)
 	workers = MemoryContextAllocZero(TopMemoryContext,
 									 pgpubsub_max_databases * sizeof(Worker));
 	list_candidates();
+	follow_setting();
 
 	for (;;)
 	{
@@ -696,7 +768,8 @@ pgpubsub_launcher_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			apply_setting();
+			review_slots();
+			follow_setting();
 		}
 		release_probe();
 		advance_probe();
