@@ -666,6 +666,23 @@ asked_to_leave(void)
 	return leave;
 }
 
+/*
+ * Before it leaves: notify what is staged and committed, if the queue may not
+ * outlive the relay.  Whoever needs the database for himself does not wait for
+ * that; there, the next relay does it.
+ */
+static void
+finish_staged(void)
+{
+	bool		held;
+
+	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+	held = my_slot->hold_pid != 0 || my_slot->dropping;
+	LWLockRelease(pgpubsub_control->lock);
+	if (!held)
+		drain_staging();
+}
+
 /* The shorter of two timeouts, of which -1 is the longest. */
 static long
 shorter_timeout(long a, long b)
@@ -733,6 +750,7 @@ pgpubsub_relay_main(Datum database_oid)
 						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
 		ResetLatch(MyLatch);
 	}
+	finish_staged();
 	ereport(LOG,
 			(errmsg("pgpubsub relay for database \"%s\" leaves",
 					MyBgworkerEntry->bgw_extra)));
