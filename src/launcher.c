@@ -44,6 +44,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -71,6 +72,9 @@
 
 /* How long databases that are let in wait for those that are left out. */
 #define LIST_WAIT_MS	5000
+
+/* So many databases are named in one warning. */
+#define NAMES_IN_WARNING	20
 
 /* A database to be looked into. */
 typedef struct Candidate
@@ -102,6 +106,7 @@ typedef struct Worker
 	Refusal		warned;			/* why it cannot have one, as was told */
 	TimestampTz refused_at;		/* when that was so; 0: it is not */
 	uint64		requested;		/* what the relay was asked for by then */
+	TimestampTz no_worker_at;	/* when it was told that none is free */
 	bool		left_out;		/* by pgpubsub.databases */
 	TimestampTz left_out_at;	/* and has no relay since; 0: it has */
 } Worker;
@@ -178,22 +183,64 @@ start_relay(Oid database, const char *name)
 	return started ? handle : NULL;
 }
 
-/* Warn that no worker slot is free; every LAST_DELAY_MS at most. */
-static void
-warn_no_worker(const char *name)
+/* Was *last not within LAST_DELAY_MS?  It is now, then. */
+static bool
+time_to_warn(TimestampTz *last)
 {
-	static TimestampTz last = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!TimestampDifferenceExceeds(last, now, LAST_DELAY_MS))
+	if (!TimestampDifferenceExceeds(*last, now, LAST_DELAY_MS))
+		return false;
+	*last = now;
+	return true;
+}
+
+/* Warn now and then that no worker slot is free for the slot's relay. */
+static void
+warn_no_worker(Worker *worker, const char *name)
+{
+	if (time_to_warn(&worker->no_worker_at))
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no relay for database \"%s\"", name),
+				 errdetail("No background worker slot is free."),
+				 errhint("Raise max_worker_processes (%d) and restart the server.",
+						 max_worker_processes)));
+}
+
+/*
+ * Warn now and then that no worker slot is free to look into databases.  Which
+ * of them have the extension is not known, so name all that are still to come.
+ */
+static void
+warn_no_probe(void)
+{
+	static TimestampTz last = 0;
+	StringInfoData names;
+	int			count = 0;
+
+	if (!time_to_warn(&last))
 		return;
-	last = now;
+	initStringInfo(&names);
+	for (int i = next_candidate; i < num_candidates; i++)
+	{
+		if (registry_find_database(candidates[i].oid) != NULL)
+			continue;
+		if (++count > NAMES_IN_WARNING)
+		{
+			appendStringInfoString(&names, ", ...");
+			break;
+		}
+		appendStringInfo(&names, "%s\"%s\"", count > 1 ? ", " : "",
+						 candidates[i].name);
+	}
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("no relay for database \"%s\"", name),
-			 errdetail("No background worker slot is free."),
+			 errmsg("no background worker slot is free to look for databases that want a relay"),
+			 errdetail("These have none, and may want one: %s.", names.data),
 			 errhint("Raise max_worker_processes (%d) and restart the server.",
 					 max_worker_processes)));
+	pfree(names.data);
 }
 
 /*
@@ -471,7 +518,7 @@ advance_probe(void)
 		if (probe)
 			next_candidate++;
 		else
-			warn_no_worker(candidate->name);
+			warn_no_probe();
 		return;
 	}
 }
@@ -630,7 +677,7 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 	if (worker->handle == NULL)
 	{
 		pg_atomic_write_u32(&database->unavailable, 1);
-		warn_no_worker(name);
+		warn_no_worker(worker, name);
 		worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														 RETRY_MS);
 	}

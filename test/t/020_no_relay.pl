@@ -163,19 +163,22 @@ $node->append_conf('postgresql.conf', 'max_worker_processes = 2');
 $offset = log_offset($node);
 $node->restart;
 $node->wait_for_log(
-	qr/WARNING:  no relay for database "\w+".*\n.*No background worker slot is free.*\n.*HINT:  Raise max_worker_processes \(2\)/,
+	qr/WARNING:  no background worker slot is free to look for .*\n.*DETAIL:  .*"$without".*\n.*HINT:  Raise max_worker_processes \(2\)/,
 	$offset);
 $began = time;
 fails_with(
 	$node, $without,
 	"SET pgpubsub.publish_timeout = 100; SELECT pgpubsub.subscribe('newest', '{news}')",
 	'55000', qr/max_worker_processes/, 'subscribe() names the setting');
+$node->wait_for_log(
+	qr/WARNING:  no relay for database "$without".*\n.*No background worker slot is free.*\n.*HINT:  Raise max_worker_processes \(2\)/,
+	$offset);
 $node->safe_psql($without, "SELECT pgpubsub.publish('news', 'nobody')");
 $node->safe_psql($without,
 	"SET pgpubsub.publish_mode = async; SELECT pgpubsub.publish('news', 'nobody')");
 many_rounds($without) foreach 1 .. 3;
-cmp_ok(warnings('no relay for database', $offset),
-	'<=', 2 + (time - $began) / 30, 'the warning is not repeated at every look');
+cmp_ok(warnings('no (?:relay for database|background worker slot)', $offset),
+	'<=', 3 + 2 * (time - $began) / 30, 'no warning is repeated at every look');
 $node->append_conf('postgresql.conf', 'max_worker_processes = 8');
 $node->restart;
 wait_for_relay($node, $without);
@@ -196,6 +199,7 @@ log_is_clean(
 	$node,
 	qr/WARNING:  this database gets no relay/,
 	qr/WARNING:  no relay for database/,
+	qr/WARNING:  no background worker slot is free/,
 	qr/ERROR:  this database has no relay/,
 	qr/ERROR:  the relay of this database does not answer/);
 done_testing();
