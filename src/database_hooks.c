@@ -12,7 +12,9 @@
  *
  * 3. DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE RENAME and
  *	  SET TABLESPACE need the database for themselves.  The session holds the
- *	  slot until its transaction ends: the relay leaves, and none is started.
+ *	  slot until its transaction ends, or the subtransaction that took it is
+ *	  rolled back: the relay leaves, and none is started.  A transaction may
+ *	  rename several databases, so it may hold as many slots as there are.
  *	  Only a role that may run the command gets that far.
  *
  * 4. DROP OWNED and REASSIGN OWNED, once core has done its part, do the same
@@ -29,8 +31,11 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
@@ -45,6 +50,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -54,9 +60,20 @@
 static object_access_hook_type prev_object_access_hook = NULL;
 static ProcessUtility_hook_type prev_process_utility_hook = NULL;
 
-/* The slot that this transaction holds, and whether its database goes away. */
-static Database *held = NULL;
-static bool held_is_dropped = false;
+/* A slot that this transaction holds. */
+typedef struct Held
+{
+	Database   *database;
+	bool		is_dropped;		/* the database goes away if this commits */
+	int			level;			/* nesting level that holds it */
+} Held;
+
+/*
+ * What this transaction holds, each slot once.  There is room for all of
+ * them before the first is held, so letting go cannot fail.
+ */
+static Held *held = NULL;
+static int	num_held = 0;
 
 /*
  * This transaction's CREATE and DROP EXTENSION: nesting level, or 0; and
@@ -104,45 +121,97 @@ wait_until_left(Database *database)
 	ConditionVariableCancelSleep();
 }
 
-/* Keep relays out of the database until this transaction ends. */
+/* This transaction's entry for the slot; a new one if it has none. */
+static Held *
+find_held(Database *database)
+{
+	for (int i = 0; i < num_held; i++)
+	{
+		if (held[i].database == database)
+			return &held[i];
+	}
+	Assert(num_held < pgpubsub_max_databases);
+	held[num_held].database = database;
+	return &held[num_held++];
+}
+
+/*
+ * Write this process into the slot, if it is still that database's.  Returns
+ * whether it is there; another process may be.
+ */
+static bool
+take_hold(Database *database, Oid oid, bool is_dropped)
+{
+	bool		result;
+
+	if (held == NULL)
+		held = MemoryContextAlloc(TopMemoryContext,
+								  pgpubsub_max_databases * sizeof(Held));
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->oid == oid && database->hold_pid == 0)
+	{
+		Held	   *entry = find_held(database);
+
+		database->hold_pid = MyProcPid;
+		entry->is_dropped = is_dropped;
+		entry->level = GetCurrentTransactionNestLevel();
+	}
+	result = database->oid == oid && database->hold_pid == MyProcPid;
+	LWLockRelease(pgpubsub_control->lock);
+	return result;
+}
+
+/* Keep relays out of the database until this (sub)transaction ends. */
 static void
 hold_database(Oid oid, bool is_dropped)
 {
 	Database   *database = registry_find_database(oid);
 
-	if (database == NULL || held != NULL)
-		return;
-	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->hold_pid == 0)
+	if (database != NULL && take_hold(database, oid, is_dropped))
 	{
-		database->hold_pid = MyProcPid;
-		held = database;
-		held_is_dropped = is_dropped;
-	}
-	LWLockRelease(pgpubsub_control->lock);
-	if (held)
-	{
-		ask_to_leave(held);
-		wait_until_left(held);
+		ask_to_leave(database);
+		wait_until_left(database);
 	}
 }
 
-/* Let relays in again, or free the slot if its database went away. */
+/*
+ * Let relays into the databases again that this nesting level or one below it
+ * holds; free the slots of those that went away.  Cannot fail.
+ */
 static void
-release_database(bool commit)
+release_databases(int level, bool commit)
 {
-	if (held == NULL)
+	int			left = 0;
+
+	if (num_held == 0)
 		return;
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (held->hold_pid == MyProcPid)
+	for (int i = 0; i < num_held; i++)
 	{
-		held->hold_pid = 0;
-		if (commit && held_is_dropped)
-			held->dropping = true;
+		Database   *database = held[i].database;
+
+		if (held[i].level < level)
+			held[left++] = held[i];
+
+		/* a slot that was freed meanwhile is nobody's, or another's */
+		else if (database->hold_pid == MyProcPid)
+		{
+			database->hold_pid = 0;
+			if (commit && held[i].is_dropped)
+				database->dropping = true;
+		}
 	}
 	LWLockRelease(pgpubsub_control->lock);
-	held = NULL;
+	num_held = left;
 	registry_wake(&pgpubsub_control->launcher_procno);
+}
+
+/* The subtransaction of that level stands: its parent holds what it held. */
+static void
+pass_on_databases(int level)
+{
+	for (int i = 0; i < num_held; i++)
+		held[i].level = Min(held[i].level, level - 1);
 }
 
 /*
@@ -222,7 +291,8 @@ role_oids(List *roles)
 
 /*
  * DROP OWNED or REASSIGN OWNED has run, so the user may run it: do to
- * subscriptions what it has done to core's objects.
+ * subscriptions what it has done to core's objects.  It must not fail for
+ * want of the table.
  */
 static void
 follow_command(Node *command)
@@ -231,7 +301,7 @@ follow_command(Node *command)
 
 	/* the extension may have been among what was dropped */
 	CommandCounterIncrement();
-	if (!OidIsValid(get_extension_oid(PGPUBSUB_EXTENSION, true)))
+	if (!OidIsValid(subscription_table_find()))
 		return;
 	if (IsA(command, DropOwnedStmt))
 		written = subscription_table_drop_owned(role_oids(((DropOwnedStmt *) command)->roles));
@@ -277,7 +347,7 @@ hooks_xact_callback(XactEvent event, void *arg)
 		commit_role_drop();
 	created_level = dropped_level = 0;
 	role_dropped = false;
-	release_database(event == XACT_EVENT_COMMIT);
+	release_databases(0, event == XACT_EVENT_COMMIT);
 }
 
 /* What the end of a subtransaction means. */
@@ -291,6 +361,7 @@ hooks_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 	{
 		created_level = Min(created_level, level - 1);
 		dropped_level = Min(dropped_level, level - 1);
+		pass_on_databases(level);
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
@@ -298,6 +369,7 @@ hooks_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 			end_creation(false);
 		if (dropped_level >= level)
 			dropped_level = 0;
+		release_databases(level, false);
 	}
 }
 

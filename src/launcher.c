@@ -6,22 +6,30 @@
  * 1. The launcher is a static background worker, connected to no database.
  *	  When it starts it goes through the databases, one at a time, and starts a
  *	  relay in each; a relay that does not find the extension there leaves at
- *	  once.  After that it keeps a relay running for each database slot.
+ *	  once.  After that it keeps a relay running for each database slot.  The
+ *	  order is that of pgpubsub.databases, and of the oids among those that one
+ *	  item of it lets in: if there are more than there are slots, the same ones
+ *	  get them each time.
  *
  * 2. Only the launcher starts relays.  A relay writes its pid into its
  *	  database's slot before it does anything, under the control lock, and
  *	  leaves if there is one: so there are never two.
  *
- * 3. A relay that ends wakes the launcher, which starts the next at once; one
- *	  that ends before it listened is started after a growing delay.
+ * 3. A relay that ends wakes the launcher, which starts the next at once.
+ *	  After one that ended before it listened, or by an error soon after it was
+ *	  started, that is after a delay, which grows while they do so.
  *
- * 4. A slot marked dropping is freed when its relay has left.  If databases
- *	  were found that could get no slot, the launcher then goes through all of
- *	  them again.
+ * 4. A slot marked dropping is freed when its relay has left, and so is that of
+ *	  a database that pgpubsub.databases leaves out; its subscriptions are in
+ *	  its table.  If databases were found that could get no slot, the launcher
+ *	  then goes through all of them again.
  *
- * 5. What cannot be mended by trying is tried seldom, and told seldom: a
- *	  database that takes no connections once, that there are too many
- *	  databases once for each look, that there are too few workers every 30 s.
+ * 5. When pgpubsub.databases has changed, all databases are gone through again
+ *	  too.  One that could get no slot is left out then, while none is free.
+ *
+ * 6. What cannot be mended by trying is tried seldom, and told seldom: why a
+ *	  database may not have a relay once, that it could get no slot once until
+ *	  one is free, that there are too few workers every 30 s.
  *
  * The hooks by which databases and the extension go away are in
  * database_hooks.c.
@@ -36,6 +44,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -49,32 +58,57 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/varlena.h"
 
-/* The first delay after a relay that ended before it listened, and the last. */
+/* The first delay after a relay that ended too soon, and the last. */
 #define FIRST_DELAY_MS	100
 #define LAST_DELAY_MS	30000
 
+/* An error within so long of its start is too soon. */
+#define SOON_MS			10000
+
 /* What has to be had from elsewhere is asked for again after so long. */
 #define RETRY_MS		1000
+
+/* How long databases that are let in wait for those that are left out. */
+#define LIST_WAIT_MS	5000
+
+/* So many databases are named in one warning. */
+#define NAMES_IN_WARNING	20
 
 /* A database to be looked into. */
 typedef struct Candidate
 {
 	Oid			oid;
 	char		name[NAMEDATALEN];
+	int			rank;			/* the item of the setting that lets it in */
 	bool		again;			/* the first look failed */
+	bool		refused;		/* has the extension, but could get no slot */
 } Candidate;
+
+/* Why a database may not have a relay. */
+typedef enum Refusal
+{
+	REFUSAL_NONE,				/* it may */
+	REFUSAL_NO_CONNECTIONS,
+	REFUSAL_INVALID,
+	REFUSAL_LEFT_OUT
+} Refusal;
 
 /* What the launcher knows of the relay that it started for a slot. */
 typedef struct Worker
 {
 	Oid			database;
 	BackgroundWorkerHandle *handle; /* NULL: none */
+	TimestampTz started_at;
 	int			delay;			/* ms, before the next one */
 	TimestampTz not_before;
-	bool		warned;			/* that it cannot have one */
+	Refusal		warned;			/* why it cannot have one, as was told */
 	TimestampTz refused_at;		/* when that was so; 0: it is not */
 	uint64		requested;		/* what the relay was asked for by then */
+	TimestampTz no_worker_at;	/* when it was told that none is free */
+	bool		left_out;		/* by pgpubsub.databases */
+	TimestampTz left_out_at;	/* and has no relay since; 0: it has */
 } Worker;
 
 /* One per database slot. */
@@ -86,6 +120,11 @@ static Candidate *candidates = NULL;
 static int	num_candidates = 0;
 static int	max_candidates = 64;
 static int	next_candidate = 0;
+
+/* pgpubsub.databases as the list was made by; is it to be made again? */
+static char *listed_by = NULL;
+static bool list_wanted = false;
+static TimestampTz list_wanted_at;
 
 /* A database was found that could get no slot; control->version then. */
 static bool none_free = false;
@@ -144,42 +183,131 @@ start_relay(Oid database, const char *name)
 	return started ? handle : NULL;
 }
 
-/* Warn that no worker slot is free; every LAST_DELAY_MS at most. */
-static void
-warn_no_worker(const char *name)
+/* Was *last not within LAST_DELAY_MS?  It is now, then. */
+static bool
+time_to_warn(TimestampTz *last)
 {
-	static TimestampTz last = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!TimestampDifferenceExceeds(last, now, LAST_DELAY_MS))
+	if (!TimestampDifferenceExceeds(*last, now, LAST_DELAY_MS))
+		return false;
+	*last = now;
+	return true;
+}
+
+/* Warn now and then that no worker slot is free for the slot's relay. */
+static void
+warn_no_worker(Worker *worker, const char *name)
+{
+	if (time_to_warn(&worker->no_worker_at))
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no relay for database \"%s\"", name),
+				 errdetail("No background worker slot is free."),
+				 errhint("Raise max_worker_processes (%d) and restart the server.",
+						 max_worker_processes)));
+}
+
+/*
+ * Warn now and then that no worker slot is free to look into databases.  Which
+ * of them have the extension is not known, so name all that are still to come.
+ */
+static void
+warn_no_probe(void)
+{
+	static TimestampTz last = 0;
+	StringInfoData names;
+	int			count = 0;
+
+	if (!time_to_warn(&last))
 		return;
-	last = now;
+	initStringInfo(&names);
+	for (int i = next_candidate; i < num_candidates; i++)
+	{
+		if (registry_find_database(candidates[i].oid) != NULL)
+			continue;
+		if (++count > NAMES_IN_WARNING)
+		{
+			appendStringInfoString(&names, ", ...");
+			break;
+		}
+		appendStringInfo(&names, "%s\"%s\"", count > 1 ? ", " : "",
+						 candidates[i].name);
+	}
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("no relay for database \"%s\"", name),
-			 errdetail("No background worker slot is free."),
+			 errmsg("no background worker slot is free to look for databases that want a relay"),
+			 errdetail("These have none, and may want one: %s.", names.data),
 			 errhint("Raise max_worker_processes (%d) and restart the server.",
 					 max_worker_processes)));
+	pfree(names.data);
 }
 
 /*
  * Looking at pg_database
  */
 
-/* The database's row if a relay may run there; with the reason if not. */
-static bool
-may_have_relay(HeapTuple tuple, const char **reason)
+/* May a relay run in the database of that row? */
+static Refusal
+find_refusal(HeapTuple tuple)
 {
 	Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 
-	*reason = NULL;
 	if (!form->datallowconn)
-		*reason = "It does not allow connections (ALLOW_CONNECTIONS).";
-	else if (database_is_invalid_form(form))
-		*reason = "It is invalid: DROP DATABASE was interrupted.";
-	else if (!registry_database_allowed(NameStr(form->datname)))
-		*reason = "The setting pgpubsub.databases leaves it out.";
-	return *reason == NULL;
+		return REFUSAL_NO_CONNECTIONS;
+	if (database_is_invalid_form(form))
+		return REFUSAL_INVALID;
+	if (!registry_database_allowed(NameStr(form->datname)))
+		return REFUSAL_LEFT_OUT;
+	return REFUSAL_NONE;
+}
+
+/* The refusal as a sentence. */
+static const char *
+describe_refusal(Refusal refusal)
+{
+	switch (refusal)
+	{
+		case REFUSAL_NONE:
+			break;
+		case REFUSAL_NO_CONNECTIONS:
+			return "It does not allow connections (ALLOW_CONNECTIONS).";
+		case REFUSAL_INVALID:
+			return "It is invalid: DROP DATABASE was interrupted.";
+		case REFUSAL_LEFT_OUT:	/* as it is meant to be */
+			break;
+	}
+	return "";
+}
+
+/* The first of the setting's items that lets in a database of that name. */
+static int
+find_item(List *items, const char *name)
+{
+	int			index = 0;
+	ListCell   *cell;
+
+	foreach(cell, items)
+	{
+		const char *item = (const char *) lfirst(cell);
+
+		if (strcmp(item, "*") == 0 || strcmp(item, name) == 0)
+			break;
+		index++;
+	}
+	return index;
+}
+
+/* In what order databases are looked into; for qsort(). */
+static int
+compare_candidates(const void *a, const void *b)
+{
+	const Candidate *left = a;
+	const Candidate *right = b;
+
+	if (left->rank != right->rank)
+		return left->rank < right->rank ? -1 : 1;
+	return left->oid < right->oid ? -1 : left->oid > right->oid ? 1 : 0;
 }
 
 /* Make the list of databases to look into, from all of pg_database. */
@@ -189,20 +317,23 @@ list_candidates(void)
 	Relation	relation;
 	TableScanDesc scan;
 	HeapTuple	tuple;
-	const char *reason;
+	List	   *items;
 
 	candidates = MemoryContextAlloc(TopMemoryContext,
 									max_candidates * sizeof(Candidate));
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
+
+	/* the setting's check hook has made sure that this succeeds */
+	(void) SplitGUCList(pstrdup(pgpubsub_databases), ',', &items);
 	relation = table_open(DatabaseRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(relation, 0, NULL);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 
-		if (!may_have_relay(tuple, &reason))
+		if (find_refusal(tuple) != REFUSAL_NONE)
 			continue;
 		if (num_candidates == max_candidates)
 		{
@@ -213,27 +344,31 @@ list_candidates(void)
 		candidates[num_candidates].oid = form->oid;
 		strlcpy(candidates[num_candidates].name, NameStr(form->datname),
 				NAMEDATALEN);
+		candidates[num_candidates].rank =
+			find_item(items, NameStr(form->datname));
 		candidates[num_candidates].again = false;
+		candidates[num_candidates].refused = false;
 		num_candidates++;
 	}
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
 	CommitTransactionCommand();
+	qsort(candidates, num_candidates, sizeof(Candidate), compare_candidates);
 }
 
 /*
- * The name of the database, if it exists; *reason is why it may not have a
- * relay, or NULL.
+ * The name of the database, if it exists; *refusal is why it may not have a
+ * relay.
  */
 static bool
-look_up_database(Oid oid, char *name, const char **reason)
+look_up_database(Oid oid, char *name, Refusal *refusal)
 {
 	Relation	relation;
 	TableScanDesc scan;
 	HeapTuple	tuple;
 	bool		found = false;
 
-	*reason = NULL;
+	*refusal = REFUSAL_NONE;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
@@ -247,7 +382,7 @@ look_up_database(Oid oid, char *name, const char **reason)
 			continue;
 		found = true;
 		strlcpy(name, NameStr(form->datname), NAMEDATALEN);
-		(void) may_have_relay(tuple, reason);
+		*refusal = find_refusal(tuple);
 	}
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
@@ -286,6 +421,29 @@ note_none_free(void)
 	return !found;
 }
 
+/* Go through all databases again, whether or not that was done. */
+static void
+list_again(void)
+{
+	Candidate  *old = candidates;
+	int			num_old = num_candidates;
+
+	Assert(probe == NULL);
+	list_wanted = false;
+	num_candidates = next_candidate = 0;
+	none_free = false;
+	list_candidates();
+	for (int i = 0; i < num_candidates; i++)
+	{
+		for (int j = 0; j < num_old; j++)
+		{
+			if (old[j].oid == candidates[i].oid)
+				candidates[i].refused |= old[j].refused;
+		}
+	}
+	pfree(old);
+}
+
 /*
  * The probe has ended.  If the database has no slot now, and was not found
  * without the extension, there was none left for it, as it has told; or the
@@ -298,9 +456,11 @@ end_probe(void)
 
 	pfree(probe);
 	probe = NULL;
+	candidate->refused = pgpubsub_control->probed != candidate->oid &&
+		registry_find_database(candidate->oid) == NULL && note_none_free();
 	if (pgpubsub_control->probed == candidate->oid ||
-		registry_find_database(candidate->oid) != NULL || note_none_free() ||
-		candidate->again)
+		registry_find_database(candidate->oid) != NULL ||
+		candidate->refused || candidate->again)
 		return;
 	if (num_candidates == max_candidates)
 	{
@@ -310,6 +470,25 @@ end_probe(void)
 	}
 	candidates[num_candidates] = *candidate;
 	candidates[num_candidates++].again = true;
+}
+
+/*
+ * Is it time to make the list?  Databases that are let in shall find the
+ * places of those that are left out by the same change.
+ */
+static bool
+list_due(void)
+{
+	if (!list_wanted)
+		return false;
+	for (int i = 0; i < pgpubsub_max_databases; i++)
+	{
+		if (workers[i].left_out)
+			return TimestampDifferenceExceeds(list_wanted_at,
+											  GetCurrentTimestamp(),
+											  LIST_WAIT_MS);
+	}
+	return true;
 }
 
 /* Look into the next database, when the last was looked into. */
@@ -322,12 +501,15 @@ advance_probe(void)
 		return;
 	if (probe)
 		end_probe();
+	if (list_due())
+		list_again();
 	while (next_candidate < num_candidates)
 	{
 		candidate = &candidates[next_candidate];
 
-		/* it may have got its slot by itself */
-		if (registry_find_database(candidate->oid) != NULL)
+		/* it may have got its slot by itself, or would be told the same */
+		if (registry_find_database(candidate->oid) != NULL ||
+			(candidate->refused && note_none_free()))
 		{
 			next_candidate++;
 			continue;
@@ -336,7 +518,7 @@ advance_probe(void)
 		if (probe)
 			next_candidate++;
 		else
-			warn_no_worker(candidate->name);
+			warn_no_probe();
 		return;
 	}
 }
@@ -381,34 +563,38 @@ view_slot(Database *database, SlotView *view)
 	LWLockRelease(pgpubsub_control->lock);
 }
 
-/* Wait longer after each relay of the slot that ended too soon. */
+/*
+ * Wait longer after each relay of the slot that ended too soon.  One that was
+ * asked to leave, or terminated, did not.
+ */
 static void
 note_end(Worker *worker, Database *database)
 {
-	bool		listened = database->relay_listened;
+	TimestampTz now = GetCurrentTimestamp();
 
 	pfree(worker->handle);
 	worker->handle = NULL;
-	if (listened)
+	if (database->relay_listened &&
+		(!database->relay_failed ||
+		 TimestampDifferenceExceeds(worker->started_at, now, SOON_MS)))
 		worker->delay = 0;
 	else
 		worker->delay = Min(Max(2 * worker->delay, FIRST_DELAY_MS),
 							LAST_DELAY_MS);
-	worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													 worker->delay);
+	worker->not_before = TimestampTzPlusMilliseconds(now, worker->delay);
 }
 
-/* Warn once that the database of a slot cannot have a relay. */
+/* Warn, unless that was told, why the database of a slot has no relay. */
 static void
-warn_cannot(Worker *worker, const char *name, const char *reason)
+warn_cannot(Worker *worker, const char *name, Refusal refusal)
 {
-	if (worker->warned)
+	if (worker->warned == refusal)
 		return;
-	worker->warned = true;
+	worker->warned = refusal;
 	ereport(WARNING,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("no relay for database \"%s\"", name),
-			 errdetail("%s", reason),
+			 errdetail("%s", describe_refusal(refusal)),
 			 errhint("Its subscriptions get no events until that is changed and the configuration is reloaded.")));
 }
 
@@ -422,36 +608,76 @@ drop_slot(Database *database, Oid oid)
 	LWLockRelease(pgpubsub_control->lock);
 }
 
+/*
+ * pgpubsub.databases leaves the slot's database out, and it has no relay: free
+ * the slot for another database, after a while.  Sessions that have not heard
+ * of the setting yet would take one again and again.
+ */
+static void
+free_left_out(Database *database, Worker *worker, Oid oid, const char *name)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	worker->left_out = true;
+	pg_atomic_write_u32(&database->unavailable, 1);
+	if (worker->left_out_at == 0)
+		worker->left_out_at = now;
+	worker->not_before = TimestampTzPlusMilliseconds(worker->left_out_at,
+													 RETRY_MS);
+	if (worker->not_before > now)
+		return;
+	if (staging_used(database->staging) > 0)
+		ereport(WARNING,
+				(errmsg("events of database \"%s\" that were staged may be lost",
+						name),
+				 errdetail("The setting pgpubsub.databases leaves it out, and its relay has left before them.")));
+	ereport(LOG,
+			(errmsg("pgpubsub keeps no queue for database \"%s\" any more",
+					name),
+			 errdetail("The setting pgpubsub.databases leaves it out.")));
+	drop_slot(database, oid);
+
+	/* if somebody was faster, begin anew */
+	worker->left_out = false;
+	worker->database = InvalidOid;
+}
+
 /* Start the slot's relay, if its database may have one. */
 static void
 start_slot_relay(Database *database, Worker *worker, SlotView *view)
 {
 	char		name[NAMEDATALEN];
-	const char *reason;
+	Refusal		refusal;
 
-	if (!look_up_database(view->oid, name, &reason))
+	if (!look_up_database(view->oid, name, &refusal))
 	{
 		drop_slot(database, view->oid);
 		return;
 	}
-	if (reason != NULL)
+	if (refusal == REFUSAL_LEFT_OUT)
+	{
+		free_left_out(database, worker, view->oid, name);
+		return;
+	}
+	if (refusal != REFUSAL_NONE)
 	{
 		pg_atomic_write_u32(&database->unavailable, 1);
-		warn_cannot(worker, name, reason);
+		warn_cannot(worker, name, refusal);
 		worker->refused_at = GetCurrentTimestamp();
 		worker->requested = pg_atomic_read_u64(&database->requested);
 		worker->not_before = TimestampTzPlusMilliseconds(worker->refused_at,
 														 LAST_DELAY_MS);
 		return;
 	}
-	worker->refused_at = 0;
-	worker->warned = false;
-	database->relay_listened = false;
+	worker->refused_at = worker->left_out_at = 0;
+	worker->warned = REFUSAL_NONE;
+	database->relay_listened = database->relay_failed = false;
+	worker->started_at = GetCurrentTimestamp();
 	worker->handle = start_relay(view->oid, name);
 	if (worker->handle == NULL)
 	{
 		pg_atomic_write_u32(&database->unavailable, 1);
-		warn_no_worker(name);
+		warn_no_worker(worker, name);
 		worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														 RETRY_MS);
 	}
@@ -470,6 +696,34 @@ next_start(Database *database, Worker *worker)
 	return worker->not_before;
 }
 
+/* Ask the slot's relay to leave, if it has one. */
+static void
+send_away(Database *database, Oid oid)
+{
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->oid == oid && database->relay_pid != 0)
+		database->leave = true;
+	LWLockRelease(pgpubsub_control->lock);
+	registry_wake(&database->relay_procno);
+}
+
+/* Another database has the slot now, or none. */
+static void
+adopt_slot(Worker *worker, Oid oid)
+{
+	char		name[NAMEDATALEN];
+	Refusal		refusal;
+
+	if (worker->handle)
+		pfree(worker->handle);
+	memset(worker, 0, sizeof(Worker));
+	worker->database = oid;
+
+	/* who has taken it may not have heard of the setting yet */
+	worker->left_out = OidIsValid(oid) &&
+		look_up_database(oid, name, &refusal) && refusal == REFUSAL_LEFT_OUT;
+}
+
 /*
  * See to it that the slot has a relay, if it shall.  Returns how long the
  * launcher may sleep on its account, in ms; -1 for ever.
@@ -483,13 +737,9 @@ supervise(Database *database, Worker *worker)
 
 	view_slot(database, &view);
 	if (view.oid != worker->database)
-	{
-		/* another database has the slot now */
-		if (worker->handle)
-			pfree(worker->handle);
-		memset(worker, 0, sizeof(Worker));
-		worker->database = view.oid;
-	}
+		adopt_slot(worker, view.oid);
+	if (worker->left_out && view.running)
+		send_away(database, view.oid);
 	if (worker->handle && !worker_alive(worker->handle))
 		note_end(worker, database);
 	if (!OidIsValid(view.oid) || view.dropping || view.running ||
@@ -522,43 +772,43 @@ supervise_all(void)
 	return timeout;
 }
 
-/* Go through all databases again, having gone through them. */
+/*
+ * The configuration was read again: relays whose databases may have none now
+ * leave, and whatever could not be started is tried at once.
+ */
 static void
-list_again(void)
-{
-	pfree(candidates);
-	num_candidates = next_candidate = 0;
-	none_free = false;
-	list_candidates();
-}
-
-/* The setting pgpubsub.databases may have changed: relays left out leave. */
-static void
-apply_setting(void)
+review_slots(void)
 {
 	for (int i = 0; i < pgpubsub_max_databases; i++)
 	{
 		Database   *database = &pgpubsub_control->databases[i];
 		Oid			oid = database->oid;
 		char		name[NAMEDATALEN];
-		const char *reason;
+		Refusal		refusal;
 
-		workers[i].warned = false;
 		workers[i].not_before = 0;
-		if (!OidIsValid(oid) || !look_up_database(oid, name, &reason) ||
-			reason == NULL)
+		if (!OidIsValid(oid) || !look_up_database(oid, name, &refusal))
 			continue;
-		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-		if (database->oid == oid && database->relay_pid != 0)
-			database->leave = true;
-		LWLockRelease(pgpubsub_control->lock);
-		registry_wake(&database->relay_procno);
+		workers[i].left_out = refusal == REFUSAL_LEFT_OUT;
+		if (refusal != REFUSAL_NONE)
+			send_away(database, oid);
 	}
+}
 
-	/* those let in for the first time are looked into */
-	if (next_candidate == num_candidates && probe == NULL)
-		list_again();
-	pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
+/* Look into databases that pgpubsub.databases lets in since it was changed. */
+static void
+follow_setting(void)
+{
+	if (listed_by != NULL && strcmp(listed_by, pgpubsub_databases) == 0)
+		return;
+	if (listed_by != NULL)
+	{
+		pfree(listed_by);
+		list_wanted = true;
+		list_wanted_at = GetCurrentTimestamp();
+		pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
+	}
+	listed_by = MemoryContextStrdup(TopMemoryContext, pgpubsub_databases);
 }
 
 /*
@@ -571,7 +821,8 @@ look_for_refused(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!none_free || next_candidate < num_candidates || probe != NULL ||
+	if (!none_free || list_wanted || next_candidate < num_candidates ||
+		probe != NULL ||
 		pg_atomic_read_u32(&pgpubsub_control->version) == none_free_version)
 		return -1;
 	if (list_not_before > now)
@@ -594,6 +845,24 @@ launcher_exit(int code, Datum arg)
 }
 
 /*
+ * End without core's FATAL message, if the launcher is told to end: it has
+ * nothing under way here.  The exit status is what has the postmaster start
+ * it again, unless the server stops.
+ */
+static void
+exit_if_terminated(void)
+{
+	if (!ProcDiePending)
+		return;
+
+	/* ereport() looks for interrupts too */
+	ProcDiePending = false;
+	ereport(DEBUG1,
+			(errmsg_internal("pgpubsub launcher shutting down")));
+	proc_exit(1);
+}
+
+/*
  * The launcher's entry point.
  */
 void
@@ -604,24 +873,31 @@ pgpubsub_launcher_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
+	/* connected to no database, it has only what the configuration sets */
+	SetConfigOption("default_transaction_isolation", "read committed",
+					PGC_SUSET, PGC_S_OVERRIDE);
+
 	before_shmem_exit(launcher_exit, (Datum) 0);
 	pg_atomic_write_u32(&pgpubsub_control->launcher_procno,
 						(uint32) PGPUBSUB_MY_PROCNO);
 	workers = MemoryContextAllocZero(TopMemoryContext,
 									 pgpubsub_max_databases * sizeof(Worker));
 	list_candidates();
+	follow_setting();
 
 	for (;;)
 	{
 		long		timeout;
 		long		look;
 
+		exit_if_terminated();
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			apply_setting();
+			review_slots();
+			follow_setting();
 		}
 		release_probe();
 		advance_probe();
@@ -629,7 +905,7 @@ pgpubsub_launcher_main(Datum arg)
 		look = look_for_refused();
 		if (look >= 0 && (timeout < 0 || timeout > look))
 			timeout = look;
-		if (next_candidate < num_candidates &&
+		if ((list_wanted || next_candidate < num_candidates) &&
 			(timeout < 0 || timeout > RETRY_MS))
 			timeout = RETRY_MS;
 		pgstat_report_activity(STATE_IDLE, NULL);

@@ -194,6 +194,7 @@ typedef struct Database
 	int			relay_pid;		/* 0: none runs */
 	uint32		relay_starts;
 	bool		relay_listened; /* the last one came so far */
+	bool		relay_failed;	/* and ended by an error */
 
 	/* changed under the control lock, exclusive; read without */
 	pg_atomic_uint32 generation;

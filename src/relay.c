@@ -31,6 +31,7 @@
 #include "relay.h"
 
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "commands/async.h"
 #include "commands/extension.h"
 #include "frame.h"
@@ -301,6 +302,24 @@ listen_to_bound(bool first)
 }
 
 /*
+ * End without core's FATAL message, if the relay is told to end: it has
+ * nothing under way here, and who watches the log shall not be alarmed by an
+ * orderly shutdown.
+ */
+static void
+exit_if_terminated(void)
+{
+	if (!ProcDiePending)
+		return;
+
+	/* ereport() looks for interrupts too */
+	ProcDiePending = false;
+	ereport(DEBUG1,
+			(errmsg_internal("pgpubsub relay shutting down")));
+	proc_exit(0);
+}
+
+/*
  * Requests
  */
 
@@ -347,6 +366,7 @@ drain_staging(void)
 
 	do
 	{
+		exit_if_terminated();
 		CHECK_FOR_INTERRUPTS();
 		result = relay_staged_batch(read_own_notifications);
 		relay_append();
@@ -463,6 +483,8 @@ relay_exit(int code, Datum arg)
 		forget_received(slot);
 	LWLockRelease(my_slot->lock);
 	my_slot->relay_pid = 0;
+	my_slot->relay_failed = code != 0 &&
+		pgStatSessionEndCause != DISCONNECT_KILLED;
 	my_slot->leave = false;
 	pg_atomic_write_u32(&my_slot->relay_procno, PG_UINT32_MAX);
 	LWLockRelease(pgpubsub_control->lock);
@@ -557,13 +579,21 @@ extension_being_created(void)
 }
 
 /*
- * Override what a database or a role may have set for sessions; a relay
- * depends on it.  Then have what core sends to a frontend.
+ * Override what a database, its owner or a role may have set for sessions; a
+ * relay depends on it.  Before it connects: connecting applies their settings,
+ * and ignores those that were set from a higher source.
  */
 static void
-set_up_session(void)
+override_settings(void)
 {
 	static const char *const settings[][2] = {
+		/* whose rights the relay has; for session_authorization see below */
+		{"role", "none"},
+		{"row_security", "off"},
+		{"session_replication_role", "origin"},
+
+		/* what ends it, or has it wait */
+		{"exit_on_error", "off"},
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
 #ifdef PGPUBSUB_HAVE_TRANSACTION_TIMEOUT
@@ -572,20 +602,42 @@ set_up_session(void)
 		{"idle_in_transaction_session_timeout", "0"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
-		{"client_min_messages", "error"},
-		{"search_path", "pg_catalog"},
+		{"default_transaction_deferrable", "off"},
 		{"synchronous_commit", "off"},
-		{"row_security", "off"},
-		{"temp_file_limit", "-1"}
+		{"temp_file_limit", "-1"},
+
+		/* any database has a conversion to this one, which is none */
+		{"client_encoding", "SQL_ASCII"},
+
+		/* what its queries mean, take, and say */
+		{"search_path", "pg_catalog"},
+		{"max_parallel_workers_per_gather", "0"},
+		{"jit", "off"},
+		{"client_min_messages", "error"},
+		{"debug_print_parse", "off"},
+		{"debug_print_rewritten", "off"},
+		{"debug_print_plan", "off"}
 	};
 
-	/* first: it decides what the rest, and the relay, may do */
-	SetConfigOption("role", "none", PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("client_encoding", GetDatabaseEncodingName(), PGC_SUSET,
-					PGC_S_OVERRIDE);
 	for (int i = 0; i < (int) lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
 						PGC_S_OVERRIDE);
+}
+
+/*
+ * Override what could not be before the relay was connected.  Then have what
+ * core sends to a frontend.
+ */
+static void
+set_up_session(void)
+{
+	/*
+	 * session_authorization cannot be set outside of a transaction, nor
+	 * without a role's name; but the relay runs as what it connected as.
+	 */
+	SetSessionAuthorization(BOOTSTRAP_SUPERUSERID, true);
+	SetConfigOption("client_encoding", GetDatabaseEncodingName(), PGC_SUSET,
+					PGC_S_OVERRIDE);
 
 	whereToSendOutput = DestRemote;
 	FrontendProtocol = PG_PROTOCOL_LATEST;
@@ -644,6 +696,23 @@ asked_to_leave(void)
 	return leave;
 }
 
+/*
+ * Before it leaves: notify what is staged and committed, if the queue may not
+ * outlive the relay.  Whoever needs the database for himself does not wait for
+ * that; there, the next relay does it.
+ */
+static void
+finish_staged(void)
+{
+	bool		held;
+
+	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+	held = my_slot->hold_pid != 0 || my_slot->dropping;
+	LWLockRelease(pgpubsub_control->lock);
+	if (!held)
+		drain_staging();
+}
+
 /* The shorter of two timeouts, of which -1 is the longest. */
 static long
 shorter_timeout(long a, long b)
@@ -667,6 +736,7 @@ pgpubsub_relay_main(Datum database_oid)
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
+	override_settings();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database_oid),
 											  InvalidOid, 0);
 
@@ -680,6 +750,7 @@ pgpubsub_relay_main(Datum database_oid)
 
 	while (!asked_to_leave())
 	{
+		exit_if_terminated();
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
@@ -709,6 +780,7 @@ pgpubsub_relay_main(Datum database_oid)
 						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
 		ResetLatch(MyLatch);
 	}
+	finish_staged();
 	ereport(LOG,
 			(errmsg("pgpubsub relay for database \"%s\" leaves",
 					MyBgworkerEntry->bgw_extra)));

@@ -94,7 +94,8 @@ needed_now(Database *database)
 /*
  * Pause as befits a round that woke so many readers, unless there is a
  * backlog.  The relay's latch does not end the pause, so setting it costs the
- * others no signal; interrupts do within a millisecond.
+ * others no signal; interrupts do within a millisecond, and are served by the
+ * caller.
  */
 void
 relay_pace(Database *database, int woken, bool backlog)
@@ -106,10 +107,7 @@ relay_pace(Database *database, int woken, bool backlog)
 		ms = Max(ms, 1);
 	if (backlog)
 		return;
-	for (; ms > 0 && !needed_now(database); ms--)
-	{
-		CHECK_FOR_INTERRUPTS();
+	for (; ms > 0 && !needed_now(database) && !InterruptPending; ms--)
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
 						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
-	}
 }
