@@ -81,6 +81,8 @@ typedef struct Poll
 	TupleDesc	desc;
 	text	   *payload;		/* reused */
 	Size		payload_size;
+	text	   *name;			/* of the channel of the last row */
+	int			name_channel;
 } Poll;
 
 /* Rows of a look that are remembered, at most. */
@@ -268,23 +270,35 @@ put_gap(Poll *poll)
 	}
 }
 
+/* The channel's name; mostly that of the row before. */
+static text *
+channel_name(Poll *poll, int channel)
+{
+	if (poll->name == NULL || poll->name_channel != channel)
+	{
+		if (poll->name)
+			pfree(poll->name);
+		poll->name =
+			cstring_to_text(poll->claim->database->channels[channel].name);
+		poll->name_channel = channel;
+	}
+	return poll->name;
+}
+
 /* Add the record, whose payload was fetched, to the result. */
 static void
 put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 {
-	Channel    *channel = &poll->claim->database->channels[cursor->channel];
 	Datum		values[POLL_COLUMNS];
 	bool		nulls[POLL_COLUMNS] = {false, false, false, false, false, true};
-	text	   *name = cstring_to_text(channel->name);
 
 	values[0] = Int64GetDatum((int64) record->seq);
-	values[1] = PointerGetDatum(name);
+	values[1] = PointerGetDatum(channel_name(poll, cursor->channel));
 	values[2] = PointerGetDatum(poll->payload);
 	values[3] = Int32GetDatum(record->pid);
 	values[4] = TimestampTzGetDatum(record->time);
 	values[5] = (Datum) 0;
 	tuplestore_putvalues(poll->store, poll->desc, values, nulls);
-	pfree(name);
 
 	cursor->number = record->number;
 	cursor->pos = record->pos;
