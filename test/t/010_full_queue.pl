@@ -196,9 +196,11 @@ $node->safe_psql('postgres', 'DROP DATABASE kept');
 # drop
 
 subscribe('dropping', 'c', 'drop');
+my $relayed = queue('published');
 my ($first, $last) = publish_many('c', 50);
 publish_many('c', 50) for 1 .. 5;
 $last = $published;
+wait_for_queue('published = ' . ($relayed + 300));
 my ($messages, $gaps) = read_to('dropping', $last);
 is(scalar @$gaps, 1, 'drop: one gap row');
 is($gaps->[0] + @$messages, 300, 'with the exact number');
