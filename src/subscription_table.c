@@ -143,8 +143,8 @@ subscription_table_oid(void)
 	if (!OidIsValid(table))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the extension's table pgpubsub.subscription is not there"),
-				 errdetail("The schema \"%s\" must have it, and belong to the table's owner or to a superuser.",
+				 errmsg("table pgpubsub.subscription does not exist"),
+				 errdetail("The schema \"%s\" must have the extension's own table, and belong to the table's owner or to a superuser.",
 						   PGPUBSUB_SCHEMA),
 				 errhint("Undo what was done to them, give the schema to a superuser, or create the extension again.")));
 	return table;
