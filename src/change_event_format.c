@@ -221,12 +221,36 @@ has_node_name(void)
 	return pgpubsub_node_name && pgpubsub_node_name[0] != '\0';
 }
 
+/*
+ * Append the node's name.  The setting comes from a file that knows of no
+ * database's encoding: what is not valid here loses its non-ASCII bytes.
+ */
+static void
+append_node_name(StringInfo buf)
+{
+	char		ascii[PGPUBSUB_NODE_NAME_MAX + 1];
+	int			len = (int) strlen(pgpubsub_node_name);
+
+	if (pg_verifymbstr(pgpubsub_node_name, len, true))
+	{
+		json_append_string(buf, pgpubsub_node_name, len);
+		return;
+	}
+	for (int i = 0; i < len; i++)
+		ascii[i] = IS_HIGHBIT_SET(pgpubsub_node_name[i]) ? '?' :
+			pgpubsub_node_name[i];
+	json_append_string(buf, ascii, len);
+}
+
 /* Append the end that all objects share: node and truncated. */
 static void
 append_end(StringInfo buf, int what)
 {
 	if (has_node_name())
-		append_name(buf, ",\"node\":", pgpubsub_node_name);
+	{
+		APPEND_LITERAL(buf, ",\"node\":");
+		append_node_name(buf);
+	}
 	if (what & CHANGE_TRUNCATED)
 		APPEND_LITERAL(buf, ",\"truncated\":true");
 	appendStringInfoChar(buf, '}');
@@ -318,8 +342,7 @@ append_debezium_source(StringInfo buf, const ChangeEvent *event)
 	APPEND_LITERAL(buf, ",\"source\":{\"version\":\"" EXTENSION_VERSION
 				   "\",\"connector\":\"pgpubsub\",\"name\":");
 	if (has_node_name())
-		json_append_string(buf, pgpubsub_node_name,
-						   strlen(pgpubsub_node_name));
+		append_node_name(buf);
 	else
 		appendStringInfoString(buf, shape->db);
 	APPEND_LITERAL(buf, ",\"ts_ms\":");

@@ -98,29 +98,15 @@ check_databases(char **newval, void **extra, GucSource source)
 	return valid;
 }
 
-/* A node's name may have so many bytes: each event carries it. */
-#define NODE_NAME_MAX	255
-
-/*
- * pgpubsub.node_name: short, and ASCII, since the databases of a server may
- * differ in encoding.
- */
+/* pgpubsub.node_name: not too long, since each event carries it. */
 static bool
 check_node_name(char **newval, void **extra, GucSource source)
 {
-	if (strlen(*newval) > NODE_NAME_MAX)
+	if (strlen(*newval) > PGPUBSUB_NODE_NAME_MAX)
 	{
 		GUC_check_errdetail("It has %zu bytes; at most %d are possible.",
-							strlen(*newval), NODE_NAME_MAX);
+							strlen(*newval), PGPUBSUB_NODE_NAME_MAX);
 		return false;
-	}
-	for (const char *p = *newval; *p; p++)
-	{
-		if (*p < ' ' || *p > '~')
-		{
-			GUC_check_errdetail("Only printable ASCII characters are possible.");
-			return false;
-		}
 	}
 	return true;
 }

@@ -30,6 +30,9 @@
  */
 #define PGPUBSUB_PAYLOAD_MAX	(256 * 1024 * 1024)
 
+/* The longest pgpubsub.node_name, in bytes. */
+#define PGPUBSUB_NODE_NAME_MAX	255
+
 /* The longest channel name, in bytes. */
 #define PGPUBSUB_CHANNEL_MAX	(NAMEDATALEN - 1)
 

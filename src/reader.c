@@ -111,7 +111,7 @@ reader_database(const char *function)
 
 /*
  * Raise 55000 if the slot is no longer this database's: the extension was
- * dropped.  A lock that the caller holds is released by the error.
+ * dropped, or the settings leave the database out.  A lock that the caller holds is released by the error.
  */
 static void
 check_slot(Database *database)
@@ -120,8 +120,8 @@ check_slot(Database *database)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database has no relay any more"),
-				 errdetail("The extension was dropped meanwhile."),
-				 errhint("Create it again with CREATE EXTENSION pgpubsub.")));
+				 errdetail("The extension was dropped meanwhile, or the setting pgpubsub.databases leaves the database out now."),
+				 errhint("Create the extension again, or change pgpubsub.databases and reload.")));
 }
 
 /* Raise 55000: the relay is not to be had. */

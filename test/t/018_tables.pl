@@ -79,6 +79,14 @@ foreach my $name ('Berlin "1" é', '', 'b')
 	is(exists $events{node}{node} ? 1 : 0,
 		$name eq '' ? 0 : 1, 'no field without a name');
 }
+# bytes that are none of the database's encoding
+$node->append_conf('postgresql.auto.conf', "pgpubsub.node_name = 'K\xf6ln'");
+$node->reload;
+wait_until(sub { $writer->value('SELECT octet_length(current_setting($$pgpubsub.node_name$$))') == 4 },
+	'node_name in another encoding');
+$writer->run('INSERT INTO node VALUES (1)');
+is((map { $_->{node} } grep { $_->{channel} eq 'node' } take(4))[0],
+	'K?ln', 'a node_name that is no valid text is made one');
 $writer->query("SET pgpubsub.node_name = 'x'");
 is($writer->sqlstate, '55P02', 'a session cannot set it');
 $node->safe_psql('postgres', 'ALTER SYSTEM RESET pgpubsub.node_name');
@@ -114,7 +122,7 @@ is($json->encode([ $update->{old}, $update->{changed} ]),
 	$json->encode([ { $names->{n} => 'not watched', $names->{j} => 'c' }, [] ]),
 	'old and changed');
 is( $admin->value(
-		q{SELECT channel || options::text FROM pgpubsub.attachments WHERE relation = '"Ünï ""s"""."Tä,b.le"'::regclass}
+		q{SELECT channel || (options - 'condition')::text FROM pgpubsub.attachments WHERE relation = '"Ünï ""s"""."Tä,b.le"'::regclass}
 	),
 	'Çhannel "1", 日本{"watch": ["日本", "from"], "columns": ["naïve, \"x\"", "日本"], "old_values": "full"}',
 	'the view has the names as they are');

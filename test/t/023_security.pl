@@ -280,7 +280,7 @@ log_is_clean(
 	$node,
 	qr/ERROR:  permission denied/,
 	qr/WARNING:  schema "pgpubsub" belongs to a role that is no superuser/,
-	qr/ERROR:  table pgpubsub.subscription does not exist/,
+	qr/ERROR:  (?:table pgpubsub.subscription|subscription "x") does not exist/,
 	qr/ERROR:  (?:trigger functions can only be called as triggers|function pgpubsub\.notify_change\(\) can only be called as a trigger)/,
 	qr/ERROR:  parameter "pgpubsub\.\w+" cannot be/);
 done_testing();
