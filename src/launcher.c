@@ -7,9 +7,9 @@
  *	  When it starts it goes through the databases, one at a time, and starts a
  *	  relay in each; a relay that does not find the extension there leaves at
  *	  once.  After that it keeps a relay running for each database slot.  The
- *	  order is that of pgpubsub.databases, and of the oids among those that one
- *	  item of it lets in: if there are more than there are slots, the same ones
- *	  get them each time.
+ *	  order is that of pgpubsub.databases; among those that one item of it lets
+ *	  in, templates come last, and else the oldest first.  So if there are more
+ *	  than there are slots, the same ones get them each time.
  *
  * 2. Only the launcher starts relays.  A relay writes its pid into its
  *	  database's slot before it does anything, under the control lock, and
@@ -82,6 +82,7 @@ typedef struct Candidate
 	Oid			oid;
 	char		name[NAMEDATALEN];
 	int			rank;			/* the item of the setting that lets it in */
+	bool		is_template;
 	bool		again;			/* the first look failed */
 	bool		refused;		/* has the extension, but could get no slot */
 } Candidate;
@@ -307,6 +308,8 @@ compare_candidates(const void *a, const void *b)
 
 	if (left->rank != right->rank)
 		return left->rank < right->rank ? -1 : 1;
+	if (left->is_template != right->is_template)
+		return left->is_template ? 1 : -1;
 	return left->oid < right->oid ? -1 : left->oid > right->oid ? 1 : 0;
 }
 
@@ -346,6 +349,7 @@ list_candidates(void)
 				NAMEDATALEN);
 		candidates[num_candidates].rank =
 			find_item(items, NameStr(form->datname));
+		candidates[num_candidates].is_template = form->datistemplate;
 		candidates[num_candidates].again = false;
 		candidates[num_candidates].refused = false;
 		num_candidates++;
