@@ -251,6 +251,10 @@ commit_drop(void)
 	if (database == NULL)
 		return;
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+
+	/* nothing more is staged; what is, the relay sends before it leaves */
+	pg_atomic_write_u32(&database->unavailable, RELAY_LEFT_OUT);
+	pg_memory_barrier();
 	database->dropping = true;
 	LWLockRelease(pgpubsub_control->lock);
 	registry_wake(&database->relay_procno);

@@ -19,10 +19,9 @@
  *	  After one that ended before it listened, or by an error soon after it was
  *	  started, that is after a delay, which grows while they do so.
  *
- * 4. A slot marked dropping is freed when its relay has left, and so is that of
- *	  a database that pgpubsub.databases leaves out; its subscriptions are in
- *	  its table.  If databases were found that could get no slot, the launcher
- *	  then goes through all of them again.
+ * 4. A slot marked dropping is freed when its relay has left.  If databases
+ *	  were found that could get no slot, the launcher then goes through all of
+ *	  them again.
  *
  * 5. When pgpubsub.databases has changed, all databases are gone through again
  *	  too.  One that could get no slot is left out then, while none is free.
@@ -70,9 +69,6 @@
 /* What has to be had from elsewhere is asked for again after so long. */
 #define RETRY_MS		1000
 
-/* How long databases that are let in wait for those that are left out. */
-#define LIST_WAIT_MS	5000
-
 /* So many databases are named in one warning. */
 #define NAMES_IN_WARNING	20
 
@@ -108,8 +104,6 @@ typedef struct Worker
 	TimestampTz refused_at;		/* when that was so; 0: it is not */
 	uint64		requested;		/* what the relay was asked for by then */
 	TimestampTz no_worker_at;	/* when it was told that none is free */
-	bool		left_out;		/* by pgpubsub.databases */
-	TimestampTz left_out_at;	/* and has no relay since; 0: it has */
 } Worker;
 
 /* One per database slot. */
@@ -125,7 +119,6 @@ static int	next_candidate = 0;
 /* pgpubsub.databases as the list was made by; is it to be made again? */
 static char *listed_by = NULL;
 static bool list_wanted = false;
-static TimestampTz list_wanted_at;
 
 /* A database was found that could get no slot; control->version then. */
 static bool none_free = false;
@@ -275,8 +268,8 @@ describe_refusal(Refusal refusal)
 			return "It does not allow connections (ALLOW_CONNECTIONS).";
 		case REFUSAL_INVALID:
 			return "It is invalid: DROP DATABASE was interrupted.";
-		case REFUSAL_LEFT_OUT:	/* as it is meant to be */
-			break;
+		case REFUSAL_LEFT_OUT:
+			return "The setting pgpubsub.databases leaves it out.";
 	}
 	return "";
 }
@@ -476,25 +469,6 @@ end_probe(void)
 	candidates[num_candidates++].again = true;
 }
 
-/*
- * Is it time to make the list?  Databases that are let in shall find the
- * places of those that are left out by the same change.
- */
-static bool
-list_due(void)
-{
-	if (!list_wanted)
-		return false;
-	for (int i = 0; i < pgpubsub_max_databases; i++)
-	{
-		if (workers[i].left_out)
-			return TimestampDifferenceExceeds(list_wanted_at,
-											  GetCurrentTimestamp(),
-											  LIST_WAIT_MS);
-	}
-	return true;
-}
-
 /* Look into the next database, when the last was looked into. */
 static void
 advance_probe(void)
@@ -505,7 +479,7 @@ advance_probe(void)
 		return;
 	if (probe)
 		end_probe();
-	if (list_due())
+	if (list_wanted)
 		list_again();
 	while (next_candidate < num_candidates)
 	{
@@ -612,40 +586,6 @@ drop_slot(Database *database, Oid oid)
 	LWLockRelease(pgpubsub_control->lock);
 }
 
-/*
- * pgpubsub.databases leaves the slot's database out, and it has no relay: free
- * the slot for another database, after a while.  Sessions that have not heard
- * of the setting yet would take one again and again.
- */
-static void
-free_left_out(Database *database, Worker *worker, Oid oid, const char *name)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	worker->left_out = true;
-	pg_atomic_write_u32(&database->unavailable, 1);
-	if (worker->left_out_at == 0)
-		worker->left_out_at = now;
-	worker->not_before = TimestampTzPlusMilliseconds(worker->left_out_at,
-													 RETRY_MS);
-	if (worker->not_before > now)
-		return;
-	if (staging_used(database->staging) > 0)
-		ereport(WARNING,
-				(errmsg("events of database \"%s\" that were staged may be lost",
-						name),
-				 errdetail("The setting pgpubsub.databases leaves it out, and its relay has left before them.")));
-	ereport(LOG,
-			(errmsg("pgpubsub keeps no queue for database \"%s\" any more",
-					name),
-			 errdetail("The setting pgpubsub.databases leaves it out.")));
-	drop_slot(database, oid);
-
-	/* if somebody was faster, begin anew */
-	worker->left_out = false;
-	worker->database = InvalidOid;
-}
-
 /* Start the slot's relay, if its database may have one. */
 static void
 start_slot_relay(Database *database, Worker *worker, SlotView *view)
@@ -658,14 +598,9 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 		drop_slot(database, view->oid);
 		return;
 	}
-	if (refusal == REFUSAL_LEFT_OUT)
-	{
-		free_left_out(database, worker, view->oid, name);
-		return;
-	}
 	if (refusal != REFUSAL_NONE)
 	{
-		pg_atomic_write_u32(&database->unavailable, 1);
+		pg_atomic_write_u32(&database->unavailable, RELAY_LEFT_OUT);
 		warn_cannot(worker, name, refusal);
 		worker->refused_at = GetCurrentTimestamp();
 		worker->requested = pg_atomic_read_u64(&database->requested);
@@ -673,14 +608,14 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 														 LAST_DELAY_MS);
 		return;
 	}
-	worker->refused_at = worker->left_out_at = 0;
+	worker->refused_at = 0;
 	worker->warned = REFUSAL_NONE;
 	database->relay_listened = database->relay_failed = false;
 	worker->started_at = GetCurrentTimestamp();
 	worker->handle = start_relay(view->oid, name);
 	if (worker->handle == NULL)
 	{
-		pg_atomic_write_u32(&database->unavailable, 1);
+		pg_atomic_write_u32(&database->unavailable, RELAY_NO_WORKER);
 		warn_no_worker(worker, name);
 		worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														 RETRY_MS);
@@ -700,34 +635,6 @@ next_start(Database *database, Worker *worker)
 	return worker->not_before;
 }
 
-/* Ask the slot's relay to leave, if it has one. */
-static void
-send_away(Database *database, Oid oid)
-{
-	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay_pid != 0)
-		database->leave = true;
-	LWLockRelease(pgpubsub_control->lock);
-	registry_wake(&database->relay_procno);
-}
-
-/* Another database has the slot now, or none. */
-static void
-adopt_slot(Worker *worker, Oid oid)
-{
-	char		name[NAMEDATALEN];
-	Refusal		refusal;
-
-	if (worker->handle)
-		pfree(worker->handle);
-	memset(worker, 0, sizeof(Worker));
-	worker->database = oid;
-
-	/* who has taken it may not have heard of the setting yet */
-	worker->left_out = OidIsValid(oid) &&
-		look_up_database(oid, name, &refusal) && refusal == REFUSAL_LEFT_OUT;
-}
-
 /*
  * See to it that the slot has a relay, if it shall.  Returns how long the
  * launcher may sleep on its account, in ms; -1 for ever.
@@ -741,9 +648,13 @@ supervise(Database *database, Worker *worker)
 
 	view_slot(database, &view);
 	if (view.oid != worker->database)
-		adopt_slot(worker, view.oid);
-	if (worker->left_out && view.running)
-		send_away(database, view.oid);
+	{
+		/* another database has the slot now */
+		if (worker->handle)
+			pfree(worker->handle);
+		memset(worker, 0, sizeof(Worker));
+		worker->database = view.oid;
+	}
 	if (worker->handle && !worker_alive(worker->handle))
 		note_end(worker, database);
 	if (!OidIsValid(view.oid) || view.dropping || view.running ||
@@ -777,6 +688,24 @@ supervise_all(void)
 }
 
 /*
+ * Ask the slot's relay to leave, if it has one.  Nothing more is staged from
+ * now on; what is, the relay sends before it goes.
+ */
+static void
+send_away(Database *database, Oid oid)
+{
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->oid == oid && database->relay_pid != 0)
+	{
+		pg_atomic_write_u32(&database->unavailable, RELAY_LEFT_OUT);
+		pg_memory_barrier();
+		database->leave = true;
+	}
+	LWLockRelease(pgpubsub_control->lock);
+	registry_wake(&database->relay_procno);
+}
+
+/*
  * The configuration was read again: relays whose databases may have none now
  * leave, and whatever could not be started is tried at once.
  */
@@ -791,10 +720,8 @@ review_slots(void)
 		Refusal		refusal;
 
 		workers[i].not_before = 0;
-		if (!OidIsValid(oid) || !look_up_database(oid, name, &refusal))
-			continue;
-		workers[i].left_out = refusal == REFUSAL_LEFT_OUT;
-		if (refusal != REFUSAL_NONE)
+		if (OidIsValid(oid) && look_up_database(oid, name, &refusal) &&
+			refusal != REFUSAL_NONE)
 			send_away(database, oid);
 	}
 }
@@ -809,7 +736,6 @@ follow_setting(void)
 	{
 		pfree(listed_by);
 		list_wanted = true;
-		list_wanted_at = GetCurrentTimestamp();
 		pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
 	}
 	listed_by = MemoryContextStrdup(TopMemoryContext, pgpubsub_databases);
@@ -909,7 +835,7 @@ pgpubsub_launcher_main(Datum arg)
 		look = look_for_refused();
 		if (look >= 0 && (timeout < 0 || timeout > look))
 			timeout = look;
-		if ((list_wanted || next_candidate < num_candidates) &&
+		if (next_candidate < num_candidates &&
 			(timeout < 0 || timeout > RETRY_MS))
 			timeout = RETRY_MS;
 		pgstat_report_activity(STATE_IDLE, NULL);

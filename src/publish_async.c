@@ -85,6 +85,13 @@ static StagedTransaction *place = NULL;
 /* The events are staged or published: later ones are published at once. */
 static bool closed = false;
 
+/* Is the database left out, so that its relay takes nothing more? */
+static bool
+left_out(Database *my_database)
+{
+	return pg_atomic_read_u32(&my_database->unavailable) == RELAY_LEFT_OUT;
+}
+
 /*
  * Is there a relay to stage events for?  One that is about to be started
  * counts, so that its restart loses nothing.  With none to be had, events
@@ -93,9 +100,11 @@ static bool closed = false;
 static bool
 relay_expected(Database *my_database)
 {
+	if (left_out(my_database))
+		return false;
 	return pg_atomic_read_u32(&my_database->relay_state) != RELAY_STOPPED ||
 		(pg_atomic_read_u32(&my_database->loaded) != 0 &&
-		 pg_atomic_read_u32(&my_database->unavailable) == 0) ||
+		 pg_atomic_read_u32(&my_database->unavailable) == RELAY_AVAILABLE) ||
 		!staging_idle(my_database->staging);
 }
 
@@ -197,6 +206,18 @@ copy_events(void)
 }
 
 /*
+ * Is it in vain to wait for the relay: is the slot no longer this database's,
+ * or the relay gone because the database is left out?
+ */
+static bool
+nobody_comes(void)
+{
+	return pg_atomic_read_u32(&database->generation) != database_generation ||
+		(left_out(database) &&
+		 pg_atomic_read_u32(&database->relay_state) == RELAY_STOPPED);
+}
+
+/*
  * Wait until all that was committed before is notified.  Raises 53400 at the
  * end of the transaction's budget.
  */
@@ -207,7 +228,7 @@ wait_until_notified(void)
 	TimestampTz start = room_begin_staging(database);
 
 	while (!staging_pass_done(database->staging, pass) &&
-		   !staging_idle(database->staging))
+		   !staging_idle(database->staging) && !nobody_comes())
 		room_sleep_staging(database, start, LONG_MAX);
 	room_end_staging(start);
 }
@@ -301,7 +322,7 @@ reserve_place(void)
 	{
 		place = staging_reserve(staging, end.bytes, end.nevents,
 								database_generation, GetCurrentTimestamp());
-		if (place)
+		if (place || nobody_comes())
 			break;
 		if (!staging_pass_done(staging, pass))
 			room_sleep_staging(database, start, LONG_MAX);
@@ -338,6 +359,18 @@ stage(void)
 	}
 	if (!reserve_place())
 		return false;
+
+	/*
+	 * A relay that leaves for good looks for places after it was told to, and
+	 * we look whether it was after we have one: either sees the other.
+	 */
+	pg_memory_barrier();
+	if (left_out(database))
+	{
+		staging_mark(place, false);
+		place = NULL;
+		return false;
+	}
 	copy_events();
 	return true;
 }

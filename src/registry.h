@@ -170,6 +170,14 @@ typedef struct Subscription
 	pg_atomic_uint64 last_poll_at;
 } Subscription;
 
+/* Why a database has no relay and is not about to get one. */
+typedef enum RelayUnavailable
+{
+	RELAY_AVAILABLE,
+	RELAY_NO_WORKER,			/* none could be started just now */
+	RELAY_LEFT_OUT				/* it is not to have one, or cannot */
+} RelayUnavailable;
+
 /*
  * One database that has pgpubsub.  The slot is static; generation grows when
  * it is freed.
@@ -201,7 +209,7 @@ typedef struct Database
 	pg_atomic_uint32 relay_procno;	/* PG_UINT32_MAX: none */
 	pg_atomic_uint32 relay_state;
 	pg_atomic_uint32 loaded;	/* a relay has read the table */
-	pg_atomic_uint32 unavailable;	/* no relay can be started now */
+	pg_atomic_uint32 unavailable;	/* a RelayUnavailable */
 	ConditionVariable relay_cv; /* relay_pid or relay_state changed */
 	ConditionVariable room_cv;	/* no longer full, or waiting for others */
 

@@ -291,6 +291,10 @@ registry_free_database(Database *database)
 	database->creator_pid = database->hold_pid = 0;
 	database->relay_starts = 0;
 	pg_atomic_write_u32(&database->loaded, 0);
-	pg_atomic_write_u32(&database->unavailable, 0);
+	pg_atomic_write_u32(&database->unavailable, RELAY_AVAILABLE);
 	pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
+
+	/* who waits for the relay waits in vain */
+	ConditionVariableBroadcast(staging_moved(database->staging));
+	ConditionVariableBroadcast(&database->room_cv);
 }

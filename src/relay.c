@@ -357,6 +357,9 @@ read_own_notifications(void)
 	read_notifications(true);
 }
 
+/* A relay that leaves for good sends what is staged within this time. */
+#define FINISH_MS	2000
+
 /* Notify what is staged and committed by now. */
 static void
 drain_staging(void)
@@ -697,20 +700,32 @@ asked_to_leave(void)
 }
 
 /*
- * Before it leaves: notify what is staged and committed, if the queue may not
- * outlive the relay.  Whoever needs the database for himself does not wait for
- * that; there, the next relay does it.
+ * Before it leaves: notify what is staged, if no relay comes after this one,
+ * which is so unless somebody needs the database for himself.  Whoever takes a
+ * place from now on sees that he is too late; who has one and commits is
+ * waited for, within limits.
  */
 static void
 finish_staged(void)
 {
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   FINISH_MS);
 	bool		held;
 
-	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
-	held = my_slot->hold_pid != 0 || my_slot->dropping;
-	LWLockRelease(pgpubsub_control->lock);
-	if (!held)
+	do
+	{
+		LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+		held = my_slot->hold_pid != 0;
+		LWLockRelease(pgpubsub_control->lock);
+		if (held || staging_idle(my_slot->staging))
+			return;
 		drain_staging();
+		read_notifications(true);
+		relay_append();
+		staging_free(my_slot->staging);
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
+						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_EXIT));
+	} while (GetCurrentTimestamp() < deadline);
 }
 
 /* The shorter of two timeouts, of which -1 is the longest. */

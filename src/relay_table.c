@@ -53,6 +53,9 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+/* When this relay has read the table; 0: it has not yet. */
+static TimestampTz last_load = 0;
+
 /* A row of the table. */
 typedef struct Row
 {
@@ -185,6 +188,10 @@ create_from_row(Database *database, Row *row)
 	if (subscription == NULL)
 		return BIND_NO_SUBSCRIPTION;
 	subscription->created_at = row->created_at;
+
+	/* one that there was no room for has missed what came since */
+	if (row->created_at < last_load)
+		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 	result = bindings_add(database, subscription, row->channels,
 						  row->nchannels, 0);
 	bindings_place_now(database, subscription);
@@ -506,7 +513,10 @@ relay_table_load(Database *database)
 		if (locked)
 			done = apply_rows(database, &rows, commits);
 		if (done)
+		{
 			make_channels_known(database, attached);
+			last_load = GetCurrentTimestamp();
+		}
 		orphans = rows.orphans;
 		CommitTransactionCommand();
 		pgstat_report_activity(STATE_IDLE, NULL);

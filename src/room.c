@@ -64,16 +64,17 @@ queue_full(const char *channel, const Holder *holder)
 			 errhint("Have the subscription read or dropped, raise pgpubsub.queue_size, or subscribe with another on_full.")));
 }
 
-/* When the relay should have evicted who holds the queue, at the latest. */
+/*
+ * When the relay should have made room, at the latest, although nobody has
+ * blocked it since that time.
+ */
 static TimestampTz
-eviction_due(Database *database)
+room_due(Database *database, TimestampTz unblocked)
 {
-	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&database->full_since);
+	TimestampTz full = (TimestampTz) pg_atomic_read_u64(&database->full_since);
 
-	/* just over: the caller will see that */
-	if (since == 0)
-		since = GetCurrentTimestamp();
-	return TimestampTzPlusMilliseconds(since, (int64) pgpubsub_evict_timeout +
+	return TimestampTzPlusMilliseconds(Max(full, unblocked),
+									   (int64) pgpubsub_evict_timeout +
 									   EVICTION_LATE_MS);
 }
 
@@ -98,6 +99,7 @@ void
 room_wait(Database *database, const char *channel)
 {
 	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz unblocked = 0;
 
 	ConditionVariablePrepareToSleep(&database->room_cv);
 	while (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL)
@@ -113,8 +115,10 @@ room_wait(Database *database, const char *channel)
 				end_wait(start);
 				queue_full(channel, &blocker);
 			}
+			if (unblocked == 0)
+				unblocked = GetCurrentTimestamp();
 			left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-												   eviction_due(database));
+												   room_due(database, unblocked));
 			if (left <= 0)
 			{
 				end_wait(start);

@@ -105,8 +105,11 @@ typedef struct Action
 static Action *first_action = NULL;
 static Action *last_action = NULL;
 
-/* The database whose table was written by hand in this transaction. */
+/* The database whose table was written by hand in this transaction ... */
 static Database *reload_database = NULL;
+
+/* ... from this nesting level on. */
+static int	reload_level = 0;
 
 /* This backend removes its temporary subscriptions when it exits. */
 static bool exit_registered = false;
@@ -345,10 +348,13 @@ subscribe_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 				if (action->level >= level)
 					action->level = level - 1;
 			}
+			reload_level = Min(reload_level, level - 1);
 			reader_at_subcommit(level);
 			break;
 		case SUBXACT_EVENT_ABORT_SUB:
 			undo_actions(level);
+			if (reload_level >= level)
+				reload_database = NULL;
 			reader_at_subabort(level);
 			break;
 		default:
@@ -553,6 +559,8 @@ place_bindings(Claim *claim, Request *request, bool created)
 void
 subscribe_table_written(void)
 {
+	if (reload_database == NULL)
+		reload_level = GetCurrentTransactionNestLevel();
 	reload_database = registry_my_database(true);
 }
 
