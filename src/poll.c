@@ -647,6 +647,7 @@ poll_until(Database *database, const char *name, int max_messages,
 		long		left =
 		TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 
+		reader_expect_relay(database);
 		if (left <= 0)
 		{
 			end_poll(claim, false);

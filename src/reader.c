@@ -145,6 +145,18 @@ relay_unavailable(Database *database)
 			 errhint("Look at the server log and at pgpubsub.stat_queue; a relay needs a free slot of max_worker_processes.")));
 }
 
+/*
+ * Raise 55000 if the relay of this database has left for good, so that nothing
+ * will come any more.
+ */
+void
+reader_expect_relay(Database *database)
+{
+	if (pg_atomic_read_u32(&database->unavailable) == RELAY_LEFT_OUT &&
+		pg_atomic_read_u32(&database->relay_state) == RELAY_STOPPED)
+		no_relay_here();
+}
+
 /* Sleep on the condition variable; false at the deadline. */
 static bool
 sleep_on_relay(ConditionVariable *cv, TimestampTz deadline)

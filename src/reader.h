@@ -61,6 +61,7 @@ typedef struct Claim
 extern void reader_check_not_null(FunctionCallInfo fcinfo, int arg,
 								  const char *name);
 extern Database *reader_database(const char *function);
+extern void reader_expect_relay(Database *database);
 extern void reader_wait_for_relay(Database *database, TimestampTz deadline);
 extern bool reader_visible(Subscription *subscription);
 extern void reader_check_owner(const char *name, Oid owner);

@@ -53,8 +53,8 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-/* When this relay has read the table; 0: it has not yet. */
-static TimestampTz last_load = 0;
+/* When this relay last had no room for all rows; 0: it always had. */
+static TimestampTz no_room_at = 0;
 
 /* A row of the table. */
 typedef struct Row
@@ -190,7 +190,7 @@ create_from_row(Database *database, Row *row)
 	subscription->created_at = row->created_at;
 
 	/* one that there was no room for has missed what came since */
-	if (row->created_at < last_load)
+	if (row->created_at < no_room_at)
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 	result = bindings_add(database, subscription, row->channels,
 						  row->nchannels, 0);
@@ -303,6 +303,8 @@ apply_rows(Database *database, Rows *rows, uint64 commits)
 			failure = result;
 	}
 	LWLockRelease(database->lock);
+	if (failure != BIND_DONE)
+		no_room_at = GetCurrentTimestamp();
 	bindings_report(failure, WARNING);
 	return true;
 }
@@ -513,10 +515,7 @@ relay_table_load(Database *database)
 		if (locked)
 			done = apply_rows(database, &rows, commits);
 		if (done)
-		{
 			make_channels_known(database, attached);
-			last_load = GetCurrentTimestamp();
-		}
 		orphans = rows.orphans;
 		CommitTransactionCommand();
 		pgstat_report_activity(STATE_IDLE, NULL);

@@ -136,10 +136,30 @@ $node->safe_psql(
 	COMMIT PREPARED 'p'});
 pass('a look may be prepared, and what was rolled back');
 
+# In a database that is left out, a reader is not left waiting.
+
+$node->safe_psql('postgres', q{SELECT pgpubsub.publish('a', 'the last')});
+$node->poll_query_until('postgres', q{SELECT pending = 1 FROM pgpubsub.stat_subscriptions WHERE subscription = 's'});
+$node->append_conf('postgresql.conf', "pgpubsub.databases = 'another'");
+$node->reload;
+wait_for_relay($node, 'postgres', count => 0);
+is(received($node, 'postgres', 's', 1), 'a:the last', 'what is in the queue is read');
+my $offset = log_offset($node);
+$node->psql('postgres', q{SELECT * FROM pgpubsub.poll('s', timeout => '60s')});
+$node->wait_for_log(qr/ERROR:  this database has no relay/, $offset);
+pass('then there is an error');
+$node->append_conf('postgresql.conf', "pgpubsub.databases = '*'");
+$node->reload;
+wait_for_relay($node, 'postgres');
+$node->safe_psql('postgres', q{SELECT pgpubsub.publish('a', 'the first')});
+is(received($node, 'postgres', 's', 1), 'gap:-1 a:the first', 'and a gap row once it is let in');
+
 $node->stop;
 log_is_clean(
 	$node,
 	qr/WARNING:  pgpubsub queue is (?:more than half )?full/,
 	qr/WARNING:  too many subscriptions/,
+	qr/WARNING:  no relay for database "postgres"/,
+	qr/ERROR:  this database has no relay/,
 	qr/ERROR:  (?:subscription "(?:s|too_many)" (?:is going away|could not be loaded)|cannot prepare a transaction)/);
 done_testing();
