@@ -301,6 +301,7 @@ sub unexpected_lines
 	# what a server's stop and start bring with it
 	push @allowed,
 	  qr/FATAL:  terminating connection due to administrator command/,
+	  qr/autovacuum worker FATAL:  database \d+ does not exist/,
 	  qr/FATAL:  terminating background worker "pgpubsub launcher" due to administrator command/,
 	  qr/FATAL:  terminating background worker "pgpubsub relay[^"]*" due to administrator command/,
 	  qr/FATAL:  the database system is (?:starting up|shutting down|in recovery mode|not yet accepting connections)/;
