@@ -37,7 +37,7 @@ COMMENT ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text
 channel: 1 to 63 bytes, no *; NULL: the table''s name. operations: insert, update, delete, truncate. columns: what new, old and changed show; NULL: all; the key is shown in any case. watch: an UPDATE is an event only if the stored value of one of these changed. condition: a boolean expression over NEW and OLD, as in CREATE TRIGGER ... WHEN.
 old_values: what old shows: none, key, changed (of an UPDATE the columns that changed, of a DELETE the whole row) or full. level: row (one event per row) or statement (one per statement). format: plain, debezium or cloudevents. publish_mode: transactional or async; NULL: the setting, at run time.
 Needs TRIGGER on the table; to replace triggers, its ownership.
-Errors: 0A000 level statement with a condition, format debezium or a foreign table, a virtual column, or another session''s temporary table; 22004 a null; 2202E an array of more than one dimension; 22023 a bad value, an empty array or one with duplicates; 42501 no privilege; 42601 the condition is not one expression; 42703 and 42P10 no such column, or a system column; 42710 attached through its parent; 42809 not a table; 42939 reserved channel; 42P01 no such relation; 42P17 the condition names a row that an operation lacks';
+Errors: 0A000 level statement with a condition, format debezium or a foreign table, be it a partition or child, a virtual column, or another session''s temporary table; 22004 a null; 2202E an array of more than one dimension; 22023 a bad value, an empty array or one with duplicates; 25006 standby or read-only transaction; 42501 no privilege; 42601 the condition is not one expression; 42703 and 42P10 no such column, or a system column; 42710 attached through its parent; 42809 not a table; 42939 reserved channel; 42P01 no such relation; 42P17 the condition names a row that an operation lacks';
 
 CREATE FUNCTION pgpubsub.detach(
     relation regclass,
@@ -185,7 +185,7 @@ COMMENT ON FUNCTION pgpubsub.subscribe(name, text[], text, text, boolean) IS
 'create the subscription, or give it these channels and this on_full if it stands already; true if it was created.
 channels: 1 to 63 bytes each, * stands for any run of characters; on_full: drop, evict or block (block needs superuser or the database''s owner); start_at: now, oldest or a sequence number, the first to be read; temporary: it ends with this session.
 Returns once the relay listens: waits at most pgpubsub.publish_timeout for that. Undone if the transaction rolls back.
-Errors: 22004 a null, 2202E channels of more than one dimension, 22023 bad argument, 25006 standby or read-only transaction, 42501 not the owner, 42710 exists with the other lifetime, 42939 reserved channel, 53400 a pool is full (names the setting), 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
+Errors: 22004 a null, 2202E channels of more than one dimension, 22023 bad argument, 25006 standby or read-only transaction, 40001 it is newer than this transaction''s snapshot, 42501 not the owner, 42710 exists with the other lifetime, 42939 reserved channel, 53400 a pool is full (names the setting), 55000 not preloaded, no relay, or its row was deleted from the table, 55006 another session is reading it (names its pid)';
 
 CREATE FUNCTION pgpubsub.poll(
     subscription name,
@@ -229,7 +229,7 @@ CREATE FUNCTION pgpubsub.unsubscribe(
 
 COMMENT ON FUNCTION pgpubsub.unsubscribe(name) IS
 'drop the subscription when this transaction commits; false if there was none.
-Errors: 22004 subscription is null, 25006 standby or read-only transaction, 42501 not the owner, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
+Errors: 22004 subscription is null, 25006 standby or read-only transaction, 40001 it is newer than this transaction''s snapshot, 42501 not the owner, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
 
 --
 -- Monitor

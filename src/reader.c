@@ -111,7 +111,8 @@ reader_database(const char *function)
 
 /*
  * Raise 55000 if the slot is no longer this database's: the extension was
- * dropped, or the settings leave the database out.  A lock that the caller holds is released by the error.
+ * dropped, or the settings leave the database out.  A lock that the caller
+ * holds is released by the error.
  */
 static void
 check_slot(Database *database)

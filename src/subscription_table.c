@@ -200,8 +200,8 @@ become_owner(Identity *before)
 
 /*
  * Run the query, which only reads or locks the table, as its owner.  The
- * caller is connected to SPI, holds a lock on the table, and finds the result
- * there.
+ * caller is connected to SPI and finds the result there.  The table's name
+ * cannot come to mean another one meanwhile but by its owner or a superuser.
  */
 void
 subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
@@ -235,6 +235,7 @@ subscription_table_has(const char *name)
 	if (!OidIsValid(subscription_table_find()))
 		return false;
 	SPI_connect();
+
 	/* not read-only: with a snapshot that is newer than the caller's */
 	subscription_table_read("SELECT FROM pgpubsub.subscription"
 							" WHERE name OPERATOR(pg_catalog.=) $1",
