@@ -30,12 +30,12 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "bindings.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "executor/spi.h"
 #include "hold.h"
 #include "miscadmin.h"
-#include "nodes/value.h"
-#include "parser/parse_func.h"
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -417,16 +417,26 @@ remove_orphans(int expected)
 }
 
 /*
+ * Oid of notify_change(), InvalidOid if it is not there.  LookupFuncName()
+ * would not do: it raises an error for what is dropped meanwhile.
+ */
+static Oid
+find_notify_change(void)
+{
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum("notify_change"),
+						   PointerGetDatum(buildoidvector(NULL, 0)),
+						   ObjectIdGetDatum(get_namespace_oid(PGPUBSUB_SCHEMA, true)));
+}
+
+/*
  * The channels of the triggers that there are, in the current context; those
  * cloned from a parent's have the parent's.  Does not wait for the catalog.
  */
 static List *
 find_attached_channels(void)
 {
-	List	   *function_name =
-	list_make2(makeString(pstrdup(PGPUBSUB_SCHEMA)),
-			   makeString(pstrdup("notify_change")));
-	Oid			function = LookupFuncName(function_name, 0, NULL, true);
+	Oid			function = find_notify_change();
 	List	   *channels = NIL;
 	Relation	catalog;
 	SysScanDesc scan;
@@ -509,7 +519,7 @@ relay_table_load(Database *database)
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (locked && OidIsValid(table))
 			read_rows(&rows, CurTransactionContext);
-		if (pg_atomic_read_u32(&database->loaded) == 0)
+		if (locked && pg_atomic_read_u32(&database->loaded) == 0)
 			attached = find_attached_channels();
 		PopActiveSnapshot();
 		if (locked)

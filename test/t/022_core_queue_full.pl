@@ -40,8 +40,9 @@ my $pad      = '-' x 1000;
 $admin->run("SELECT pgpubsub.subscribe('s', '{c}', 'block')");
 $listener->run('LISTEN c');
 
-# A session that listens and stays in a transaction keeps the queue.
-$blocker->run('LISTEN blocker');
+# A session that listens and stays in a transaction keeps the queue.  (From 19
+# on, only what is sent on its channels.)
+$blocker->run('LISTEN c');
 $blocker->run('BEGIN');
 $blocker->run('SELECT 1');
 

@@ -94,7 +94,7 @@ $node->safe_psql('postgres', 'DROP ROLE second, admin');
 # Many sessions create and drop it
 
 my @sessions = map { open_session($node, 'one') } 1 .. 3;
-foreach my $round (1 .. 10)
+foreach my $round (1 .. 50)
 {
 	begin_query($_,
 		"DROP EXTENSION IF EXISTS pgpubsub; CREATE EXTENSION IF NOT EXISTS pgpubsub; SELECT pgpubsub.relay_start()"
