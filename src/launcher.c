@@ -58,6 +58,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
+#include "worker.h"
 
 /* The first delay after a relay that ended too soon, and the last. */
 #define FIRST_DELAY_MS	100
@@ -775,24 +776,6 @@ launcher_exit(int code, Datum arg)
 }
 
 /*
- * End without core's FATAL message, if the launcher is told to end: it has
- * nothing under way here.  The exit status is what has the postmaster start
- * it again, unless the server stops.
- */
-static void
-exit_if_terminated(void)
-{
-	if (!ProcDiePending)
-		return;
-
-	/* ereport() looks for interrupts too */
-	ProcDiePending = false;
-	ereport(DEBUG1,
-			(errmsg_internal("pgpubsub launcher shutting down")));
-	proc_exit(1);
-}
-
-/*
  * The launcher's entry point.
  */
 void
@@ -820,7 +803,8 @@ pgpubsub_launcher_main(Datum arg)
 		long		timeout;
 		long		look;
 
-		exit_if_terminated();
+		/* the status has the postmaster start it again, if the server goes on */
+		worker_exit_if_terminated(1);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{

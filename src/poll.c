@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * poll.c
- *	  poll() and ack().
+ *	  poll().
  *
  * 1. A poll merges the subscription's channels by seq: a heap holds the next
  *	  record of each, and only records that it returns are touched besides.
@@ -16,7 +16,7 @@
  *	  poll ends there, and the next one has the gap row.
  *
  * 3. A look leaves the cursors and notes in the bindings what it showed; this
- *	  session remembers the rows too.  So ack() can tell events that were
+ *	  session remembers the rows too, see look.c.  So ack() can tell events that were
  *	  shown and then overwritten from events that were lost.
  *
  * 4. To wait, a reader puts its bindings into the channels' lists of waiters,
@@ -34,6 +34,7 @@
 #include "funcapi.h"
 #include "hold.h"
 #include "lib/binaryheap.h"
+#include "look.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -85,35 +86,7 @@ typedef struct Poll
 	int			name_channel;
 } Poll;
 
-/* Rows of a look that are remembered, at most. */
-#define LOOK_ROWS	10000
-
-/*
- * A message that the last look of this session has shown, or the last one of a
- * channel that its gap row told of.
- */
-typedef struct ShownRow
-{
-	uint64		seq;
-	uint64		number;
-	int			channel;
-	bool		missed;
-} ShownRow;
-
-/* The last look of this session. */
-typedef struct Look
-{
-	Subscription *subscription; /* NULL: nothing is remembered */
-	uint32		generation;
-	uint64		number;			/* as noted in the subscription, or 0 */
-	ShownRow   *rows;			/* in TopMemoryContext */
-	int			nrows;
-} Look;
-
-static Look last_look;
-
 PG_FUNCTION_INFO_V1(pgpubsub_poll);
-PG_FUNCTION_INFO_V1(pgpubsub_ack);
 
 /* Order of the heap: the lowest seq is its first. */
 static int
@@ -201,42 +174,6 @@ fetch_payload(Poll *poll, const RingRecord *record)
 	return ring_payload(poll->ring, record, VARDATA(poll->payload));
 }
 
-/* Begin to remember the rows of a look, if they are not too many. */
-static void
-begin_look(Subscription *subscription, int max_messages)
-{
-	last_look.subscription = NULL;
-	last_look.number = 0;
-	last_look.nrows = 0;
-
-	if (last_look.rows == NULL)
-		last_look.rows = MemoryContextAlloc(TopMemoryContext,
-											LOOK_ROWS * sizeof(ShownRow));
-
-	if (max_messages > LOOK_ROWS)
-		return;
-	last_look.subscription = subscription;
-	last_look.generation = subscription->generation;
-}
-
-/* Remember a row of a look, or forget it all if there is no room. */
-static void
-remember_shown(int channel, uint64 seq, uint64 number, bool missed)
-{
-	ShownRow   *row;
-
-	if (last_look.nrows == LOOK_ROWS)
-		last_look.subscription = NULL;
-
-	if (last_look.subscription == NULL)
-		return;
-	row = &last_look.rows[last_look.nrows++];
-	row->channel = channel;
-	row->seq = seq;
-	row->number = number;
-	row->missed = missed;
-}
-
 /* Add the gap row to the result, and count what it tells as missed. */
 static void
 put_gap(Poll *poll)
@@ -263,7 +200,7 @@ put_gap(Poll *poll)
 		if (upto == 0)
 			continue;
 		if (!poll->consume)
-			remember_shown(cursor->channel, poll->gap_seq, upto, true);
+			look_remember(cursor->channel, poll->gap_seq, upto, true);
 		cursor->lost += upto - cursor->number;
 		cursor->number = upto;
 		cursor->pos = RING_NONE;
@@ -304,7 +241,7 @@ put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 	cursor->pos = record->pos;
 	cursor->delivered++;
 	if (!poll->consume)
-		remember_shown(cursor->channel, record->seq, record->number, false);
+		look_remember(cursor->channel, record->seq, record->number, false);
 	poll->delivered_bytes += record->payload_len;
 	poll->last_seq = record->seq;
 	poll->rows++;
@@ -383,7 +320,7 @@ note_look(Poll *poll)
 		LWLockRelease(database->lock);
 		return;
 	}
-	last_look.number = ++subscription->looks;
+	look_end(++subscription->looks);
 	if (poll->missed > 0 || poll->gap_unknown)
 	{
 		subscription->looked_gap = poll->gap_epoch;
@@ -452,7 +389,7 @@ begin_poll(Poll *poll, Claim *claim, int max_messages, bool consume)
 	{
 		Size		size = poll->ncursors * sizeof(Cursor);
 
-		begin_look(claim->subscription, max_messages);
+		look_begin(claim->subscription, max_messages);
 
 		poll->cursors = palloc(Max(size, 1));
 		memcpy(poll->cursors, claim->position.cursors, size);
@@ -709,202 +646,4 @@ pgpubsub_poll(PG_FUNCTION_ARGS)
 			   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout),
 			   PG_GETARG_BOOL(3), (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
-}
-
-/* An ack in one channel. */
-typedef struct Ack
-{
-	Claim	   *claim;
-	uint64		seq;
-	uint64		consumed;		/* events, over all channels */
-	uint64		bytes;
-	uint64		last_seq;
-} Ack;
-
-/* Has this session made the subscription's last look, and remembers it? */
-static bool
-remembers_look(Claim *claim)
-{
-	return last_look.subscription == claim->subscription &&
-		last_look.generation == claim->generation &&
-		last_look.number > 0 &&
-		last_look.number == claim->subscription->looks;
-}
-
-/*
- * How many events of the cursor's channel, after it and up to number, that
- * look has shown which the ack covers; *last is the number of the last one
- * that it has shown or told as missing.
- */
-static uint64
-count_shown(Ack *ack, Cursor *cursor, uint64 number, uint64 *last)
-{
-	uint64		shown = 0;
-
-	*last = 0;
-
-	/* a binding made since is to another channel, or behind all that */
-	if (cursor->binding->looked_number == 0)
-		return 0;
-	for (int i = 0; i < last_look.nrows; i++)
-	{
-		ShownRow   *row = &last_look.rows[i];
-
-		if (row->channel != cursor->channel || row->seq > ack->seq ||
-			row->number <= cursor->number || row->number > number)
-			continue;
-		if (!row->missed)
-			shown++;
-		*last = row->number;
-	}
-	return shown;
-}
-
-/*
- * Move the cursor to number over events that are no longer there: those that
- * a look has shown count as delivered, the others as lost.
- */
-static void
-ack_missing(Ack *ack, Cursor *cursor, uint64 number)
-{
-	Binding    *binding = cursor->binding;
-	uint64		missing = number - cursor->number;
-	uint64		shown = 0;
-	uint64		last;
-
-	if (remembers_look(ack->claim))
-		shown = count_shown(ack, cursor, number, &last);
-	else if (ack->seq >= binding->looked_seq && binding->looked_seq > 0)
-	{
-		uint64		from = Max(cursor->number, binding->looked_first);
-		uint64		upto = Min(number, binding->looked_number);
-
-		if (upto > from)
-			shown = upto - from;
-	}
-	cursor->delivered += shown;
-	cursor->lost += missing - shown;
-	cursor->number = number;
-	cursor->pos = RING_NONE;
-	ack->consumed += shown;
-}
-
-/* Up to which number the ack covers events that are no longer there. */
-static uint64
-ack_missing_upto(Ack *ack, Cursor *cursor, uint64 last_missing)
-{
-	Subscription *subscription = ack->claim->subscription;
-	Binding    *binding = cursor->binding;
-	uint64		upto = 0;
-
-	if (remembers_look(ack->claim))
-	{
-		(void) count_shown(ack, cursor, last_missing, &upto);
-		return upto;
-	}
-	if (binding->looked_seq > 0 && ack->seq >= binding->looked_seq)
-		upto = binding->looked_number;
-	else if (subscription->looked_gap_seq > 0 &&
-			 ack->seq >= subscription->looked_gap_seq)
-		upto = binding->looked_first;
-	return Min(upto, last_missing);
-}
-
-/* Consume the channel's events up to and including ack->seq. */
-static void
-ack_channel(Ack *ack, Cursor *cursor)
-{
-	Ring	   *ring = ack->claim->database->ring;
-
-	for (;;)
-	{
-		RingChannelState state;
-		RingRecord	record;
-		uint64		newest;
-		uint64		upto;
-		RingNext	found;
-
-		CHECK_FOR_INTERRUPTS();
-		ring_channel_state(ring, cursor->channel, &state);
-		found = ring_next(ring, cursor->channel, cursor->number, cursor->pos,
-						  &record, &newest);
-		if (found == RING_FOUND && record.seq <= ack->seq)
-		{
-			if (record.number > cursor->number + 1)
-				ack_missing(ack, cursor, record.number - 1);
-			cursor->number = record.number;
-			cursor->pos = record.pos;
-			cursor->delivered++;
-			ack->consumed++;
-			ack->bytes += record.payload_len;
-			ack->last_seq = Max(ack->last_seq, record.seq);
-			continue;
-		}
-		if (found == RING_UP_TO_DATE)
-			return;
-
-		/* those before the next one are gone; which of them are covered? */
-		if (found == RING_ALL_GONE && newest == state.newest_number &&
-			ack->seq >= state.newest_seq)
-			upto = newest;
-		else
-			upto = ack_missing_upto(ack, cursor,
-									found == RING_FOUND ? record.number - 1 :
-									newest);
-		if (upto > cursor->number)
-			ack_missing(ack, cursor, upto);
-		return;
-	}
-}
-
-/* Raise an error if no event has this seq yet. */
-static void
-check_ack_seq(Database *database, int64 seq)
-{
-	uint64		newest = ring_newest_seq(database->ring);
-
-	if (seq < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("seq cannot be negative"),
-				 errhint("Give the seq of a row that poll() returned.")));
-	if ((uint64) seq > newest)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("seq %lld was not given out yet", (long long) seq),
-				 errdetail("The newest event of this database has seq %llu.",
-						   (unsigned long long) newest),
-				 errhint("Give the seq of a row that poll() returned.")));
-}
-
-/*
- * pgpubsub.ack(subscription, seq) RETURNS bigint
- */
-Datum
-pgpubsub_ack(PG_FUNCTION_ARGS)
-{
-	Database   *database = reader_database("pgpubsub.ack");
-	Subscription *subscription;
-	Position   *position;
-	Ack			ack = {0};
-
-	reader_check_not_null(fcinfo, 0, "subscription");
-	reader_check_not_null(fcinfo, 1, "seq");
-	reader_note_call();
-	ack.claim = reader_claim(database, NameStr(*PG_GETARG_NAME(0)), 0, false);
-	check_ack_seq(database, PG_GETARG_INT64(1));
-	ack.seq = (uint64) PG_GETARG_INT64(1);
-
-	subscription = ack.claim->subscription;
-	position = &ack.claim->position;
-	reader_save(ack.claim);
-	position->consumed = true;
-	for (int i = 0; i < position->ncursors; i++)
-		ack_channel(&ack, &position->cursors[i]);
-	if (subscription->looked_gap > position->gap_seen &&
-		ack.seq >= subscription->looked_gap_seq)
-		position->gap_seen = subscription->looked_gap;
-	position->delivered_bytes += ack.bytes;
-	position->seq = Max(position->seq, ack.last_seq);
-	PG_RETURN_INT64((int64) ack.consumed);
 }

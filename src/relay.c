@@ -59,6 +59,7 @@
 #include "utils/memdebug.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "worker.h"
 
 /* A request that could not be done is tried again after so long. */
 #define RETRY_MS	200
@@ -302,24 +303,6 @@ listen_to_bound(bool first)
 }
 
 /*
- * End without core's FATAL message, if the relay is told to end: it has
- * nothing under way here, and who watches the log shall not be alarmed by an
- * orderly shutdown.
- */
-static void
-exit_if_terminated(void)
-{
-	if (!ProcDiePending)
-		return;
-
-	/* ereport() looks for interrupts too */
-	ProcDiePending = false;
-	ereport(DEBUG1,
-			(errmsg_internal("pgpubsub relay shutting down")));
-	proc_exit(0);
-}
-
-/*
  * Requests
  */
 
@@ -369,7 +352,7 @@ drain_staging(void)
 
 	do
 	{
-		exit_if_terminated();
+		worker_exit_if_terminated(0);
 		CHECK_FOR_INTERRUPTS();
 		result = relay_staged_batch(read_own_notifications);
 		relay_append();
@@ -765,7 +748,7 @@ pgpubsub_relay_main(Datum database_oid)
 
 	while (!asked_to_leave())
 	{
-		exit_if_terminated();
+		worker_exit_if_terminated(0);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
