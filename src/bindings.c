@@ -277,10 +277,13 @@ bindings_place_now(Database *database, Subscription *subscription)
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
 		Channel    *channel = &database->channels[binding->channel];
+		uint64		received = pg_atomic_read_u64(&channel->received);
 
-		if (pg_atomic_read_u64(&binding->number) == BINDING_UNPLACED)
-			pg_atomic_write_u64(&binding->number,
-								pg_atomic_read_u64(&channel->received));
+		if (pg_atomic_read_u64(&binding->number) != BINDING_UNPLACED)
+			continue;
+		binding->pos = ring_newest_position(database->ring, binding->channel,
+											received);
+		pg_atomic_write_u64(&binding->number, received);
 	}
 }
 

@@ -19,7 +19,7 @@ typedef struct Cursor
 	Binding    *binding;
 	int			channel;
 	uint64		number;			/* of the last event consumed */
-	RingPos		pos;			/* where it was, or RING_NONE */
+	RingPos		pos;			/* of it or one before, or RING_NONE */
 	uint64		delivered;		/* consumed by this transaction */
 	uint64		lost;			/* found missing by this transaction */
 } Cursor;

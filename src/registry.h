@@ -96,7 +96,7 @@ typedef struct Binding
 	pg_atomic_uint64 number;	/* of the last event consumed */
 
 	/* the subscription's reader alone */
-	RingPos		pos;			/* where that event was, or RING_NONE */
+	RingPos		pos;			/* of that event or one before, or RING_NONE */
 
 	/*
 	 * The reader alone: what the last look showed.  Losses up to looked_first

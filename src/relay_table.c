@@ -48,6 +48,8 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -71,13 +73,37 @@ typedef struct Row
 typedef struct Rows
 {
 	Row		   *rows;
+	Row		  **by_name;		/* the same, sorted */
 	int			count;
 	int			orphans;		/* not among them: their owner is no more */
 } Rows;
 
 /*
+ * Lock the table's indexes, as planning a query on it does, but without
+ * waiting.  Returns false if somebody has one locked, as REINDEX has.  The
+ * table must be locked.
+ */
+static bool
+lock_indexes(Oid table)
+{
+	Relation	rel = table_open(table, NoLock);
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+	bool		locked = true;
+
+	foreach(lc, indexes)
+	{
+		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
+			locked = false;
+	}
+	list_free(indexes);
+	table_close(rel, NoLock);
+	return locked;
+}
+
+/*
  * Lock the table for reading, if it is there.  Returns false if somebody has
- * it locked: the relay does not wait for that.
+ * it or an index of it locked: the relay does not wait for that.
  */
 static bool
 lock_table(Oid *table)
@@ -99,8 +125,11 @@ lock_table(Oid *table)
 
 	/* it may have been dropped before we had the lock */
 	if (subscription_table_find() != *table)
+	{
 		*table = InvalidOid;
-	return true;
+		return true;
+	}
+	return lock_indexes(*table);
 }
 
 /* Take a tuple of the query apart, into the current context. */
@@ -124,6 +153,23 @@ parse_row(HeapTuple tuple, TupleDesc desc, Row *row)
 	row->created_at =
 		DatumGetTimestampTz(SPI_getbinval(tuple, desc, 5, &isnull));
 	return row->channels != NULL && row->name[0] != '\0';
+}
+
+/* Order of rows by name. */
+static int
+compare_rows(const void *a, const void *b)
+{
+	return strcmp((*(Row *const *) a)->name, (*(Row *const *) b)->name);
+}
+
+/* Have find_row() find them. */
+static void
+sort_rows(Rows *rows)
+{
+	rows->by_name = palloc(Max(rows->count, 1) * sizeof(Row *));
+	for (int i = 0; i < rows->count; i++)
+		rows->by_name[i] = &rows->rows[i];
+	qsort(rows->by_name, rows->count, sizeof(Row *), compare_rows);
 }
 
 /* Read all rows, into the context.  In a transaction with a snapshot. */
@@ -160,6 +206,7 @@ read_rows(Rows *result, MemoryContext context)
 							row->name),
 					 errhint("Correct its channels, or delete it.")));
 	}
+	sort_rows(result);
 	MemoryContextSwitchTo(old);
 	SPI_finish();
 }
@@ -168,12 +215,16 @@ read_rows(Rows *result, MemoryContext context)
 static Row *
 find_row(Rows *rows, const char *name)
 {
-	for (int i = 0; i < rows->count; i++)
-	{
-		if (strcmp(rows->rows[i].name, name) == 0)
-			return &rows->rows[i];
-	}
-	return NULL;
+	Row			wanted;
+	Row		   *key = &wanted;
+	Row		  **found;
+
+	if (rows->count == 0)
+		return NULL;
+	strlcpy(wanted.name, name, NAMEDATALEN);
+	found = bsearch(&key, rows->by_name, rows->count, sizeof(Row *),
+					compare_rows);
+	return found ? *found : NULL;
 }
 
 /* Make the subscription that the row describes; it starts now. */

@@ -353,8 +353,8 @@ ring_payload(Ring *ring, const RingRecord *record, char *dst)
 }
 
 /*
- * Where a reader that has read up to last_pos starts: the record after it,
- * or the channel's oldest if that record is gone or was never known.
+ * Where a reader that is past last_pos starts: the record after it, or the
+ * channel's oldest if that record is gone or was never known.
  */
 static RingPos
 start_position(Ring *ring, RingChain *chain, RingPos last_pos)
@@ -372,8 +372,8 @@ start_position(Ring *ring, RingChain *chain, RingPos last_pos)
 
 /*
  * Find the channel's first record with a number above the given one.
- * last_pos is the position of the record with that number, or RING_NONE; it
- * only saves time.  *newest is the channel's newest number if RING_ALL_GONE,
+ * last_pos is the position of the record with that number or of one before
+ * it, or RING_NONE; it only saves time.  *newest is the channel's newest number if RING_ALL_GONE,
  * at least the record's if RING_FOUND, and number if RING_UP_TO_DATE.
  */
 RingNext
@@ -419,6 +419,24 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 				return RING_ALL_GONE;
 		}
 	}
+}
+
+/*
+ * A last_pos for a reader that begins after that number, near the channel's
+ * newest: without it ring_next() would have to walk there from the oldest.
+ * RING_NONE if there is none.
+ */
+RingPos
+ring_newest_position(Ring *ring, int channel, uint64 number)
+{
+	RingPos		pos = pg_atomic_read_u64(&ring->chains[channel].last);
+	RingRecord	record;
+
+	pg_read_barrier();
+	if (pos == RING_NONE || !read_header(ring, pos, &record) ||
+		record.number > number)
+		return RING_NONE;
+	return pos;
 }
 
 /* The number of the channel's newest record; 0 if it never had one. */

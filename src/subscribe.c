@@ -473,28 +473,36 @@ parse_request(FunctionCallInfo fcinfo, Request *request)
  * Positions
  */
 
-/* The number after which the request wants to read the channel. */
+/*
+ * The number after which the request wants to read the channel; *pos is the
+ * position of an event up to there, or RING_NONE.
+ */
 static uint64
-start_number(Database *database, Request *request, int channel)
+start_number(Database *database, Request *request, int channel, RingPos *pos)
 {
 	Ring	   *ring = database->ring;
-	RingRecord	record = {0};
 	uint64		number = 0;
-	uint64		newest;
-	RingNext	found;
 
+	*pos = RING_NONE;
 	if (request->start == START_NOW)
-		return pg_atomic_read_u64(&database->channels[channel].received);
+	{
+		number = pg_atomic_read_u64(&database->channels[channel].received);
+		*pos = ring_newest_position(ring, channel, number);
+		return number;
+	}
 	for (;;)
 	{
-		found = ring_next(ring, channel, number, record.pos, &record,
-						  &newest);
-		if (found != RING_FOUND)
+		RingRecord	record;
+		uint64		newest;
+
+		if (ring_next(ring, channel, number, *pos, &record,
+					  &newest) != RING_FOUND)
 			return newest;
 		if (request->start == START_OLDEST ||
 			record.seq >= request->start_seq)
 			return record.number - 1;
 		number = record.number;
+		*pos = record.pos;
 	}
 }
 
@@ -538,12 +546,13 @@ place_bindings(Claim *claim, Request *request, bool created)
 	{
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
+		uint64		number;
 
 		if (pg_atomic_read_u64(&binding->number) != BINDING_UNPLACED)
 			continue;
-		pg_atomic_write_u64(&binding->number,
-							start_number(database, request,
-										 binding->channel));
+		number = start_number(database, request, binding->channel,
+							  &binding->pos);
+		pg_atomic_write_u64(&binding->number, number);
 		placed = true;
 	}
 	LWLockRelease(database->lock);

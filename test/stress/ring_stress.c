@@ -414,6 +414,7 @@ bind_channel(Reader *reader, int channel)
 		reader->last_seq = 0;
 	}
 	cursor->start = cursor->number;
+	cursor->pos = ring_newest_position(ring, channel, cursor->number);
 	if (reader->holds)
 	{
 		stress_set(&slot->held[reader->index], cursor->number);

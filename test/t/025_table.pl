@@ -136,6 +136,18 @@ $node->safe_psql(
 	COMMIT PREPARED 'p'});
 pass('a look may be prepared, and what was rolled back');
 
+# The relay waits for nobody who has the table's index locked.
+
+my $session = open_session($node, 'postgres');
+$session->query_safe('BEGIN; REINDEX TABLE pgpubsub.subscription');
+kill_relay($node, 'postgres');
+$node->safe_psql('postgres', q{SELECT pgpubsub.publish('a', 'while it is locked')});
+is(received($node, 'postgres', 's', 1), 'gap:-1 a:while it is locked',
+	'a relay that starts while the index is locked relays');
+$session->query_safe('COMMIT');
+close_session($session);
+is($node->safe_psql('postgres', q{SELECT pgpubsub.subscribe('s', '{a}')}), 'f', 'and does what it is asked for');
+
 # In a database that is left out, a reader is not left waiting.
 
 $node->safe_psql('postgres', q{SELECT pgpubsub.publish('a', 'the last')});
