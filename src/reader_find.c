@@ -13,6 +13,7 @@
 #include "miscadmin.h"
 #include "subscription_table.h"
 #include "utils/acl.h"
+#include "utils/lsyscache.h"	/* get_database_name(), from 19 on */
 #include "utils/timestamp.h"
 
 /*
