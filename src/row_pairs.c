@@ -144,6 +144,7 @@ make_sort_desc(TupleDesc tupdesc)
 		TupleDescCopyEntry(result, i, tupdesc, i);
 	TupleDescInitBuiltinEntry(result, natts + 1, "hash", INT8OID, -1, 0);
 	TupleDescInitBuiltinEntry(result, natts + 2, "place", INT8OID, -1, 0);
+	PGPUBSUB_TUPLEDESC_FINALIZE(result);
 	return result;
 }
 

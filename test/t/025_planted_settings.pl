@@ -59,6 +59,10 @@ my @owners = (
 	"pgpubsub.publish_mode = 'async'",
 	'pgpubsub.publish_timeout = 1',
 	'pgpubsub.muted = on');
+
+# one that cannot be converted to the database's; 19 has none that cannot be
+my $encoding =
+  $node->safe_psql('ascii', 'SHOW server_version_num') < 190000 ? 'mule_internal' : 'euc_jp';
 my @superusers =
   ("session_replication_role = 'replica'", 'temp_file_limit = 0');
 
@@ -70,8 +74,7 @@ sub plant
 	my ($for, $user) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	$node->safe_psql('ascii',
-		"ALTER $for SET client_encoding = 'mule_internal'");
+	$node->safe_psql('ascii', "ALTER $for SET client_encoding = '$encoding'");
 	unlike(
 		query_error(
 			$node, 'postgres',
