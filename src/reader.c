@@ -361,7 +361,10 @@ carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold,
 		{
 			*cursor = *candidate;
 			if (cursor->number == BINDING_UNPLACED)
+			{
 				cursor->number = pg_atomic_read_u64(&binding->number);
+				cursor->pos = binding->pos;
+			}
 			return;
 		}
 	}

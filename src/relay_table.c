@@ -93,8 +93,9 @@ lock_indexes(Oid table)
 
 	foreach(lc, indexes)
 	{
-		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
-			locked = false;
+		locked = ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock);
+		if (!locked)
+			break;
 	}
 	list_free(indexes);
 	table_close(rel, NoLock);

@@ -373,8 +373,9 @@ start_position(Ring *ring, RingChain *chain, RingPos last_pos)
 /*
  * Find the channel's first record with a number above the given one.
  * last_pos is the position of the record with that number or of one before
- * it, or RING_NONE; it only saves time.  *newest is the channel's newest number if RING_ALL_GONE,
- * at least the record's if RING_FOUND, and number if RING_UP_TO_DATE.
+ * it, or RING_NONE; it only saves time.  *newest is the channel's newest
+ * number if RING_ALL_GONE, at least the record's if RING_FOUND, and number if
+ * RING_UP_TO_DATE.
  */
 RingNext
 ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
