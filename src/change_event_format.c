@@ -43,7 +43,7 @@ static const char *const cloud_ops[CHANGE_NUM_OPS] =
 {"insert", "update", "delete", "truncate"};
 
 /* As default_version in pgpubsub.control: the test formats compares them. */
-#define EXTENSION_VERSION "1.0"
+#define EXTENSION_VERSION "1.1"
 
 #define APPEND_LITERAL(buf, literal) \
 	appendBinaryStringInfo(buf, literal, sizeof(literal) - 1)

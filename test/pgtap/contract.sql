@@ -15,11 +15,11 @@ SELECT no_plan();
 --
 -- The extension
 --
-SELECT is(extversion, '1.0', 'version') FROM pg_extension WHERE extname = 'pgpubsub';
+SELECT is(extversion, '1.1', 'version') FROM pg_extension WHERE extname = 'pgpubsub';
 SELECT is(extrelocatable, false, 'not relocatable') FROM pg_extension WHERE extname = 'pgpubsub';
 SELECT is(extnamespace::regnamespace::text, 'pgpubsub', 'in its own schema') FROM pg_extension WHERE extname = 'pgpubsub';
-SELECT is(schema, 'pgpubsub', 'the schema is fixed') FROM pg_available_extension_versions WHERE name = 'pgpubsub' AND version = '1.0';
-SELECT is(relocatable, false, 'the control file says so') FROM pg_available_extension_versions WHERE name = 'pgpubsub' AND version = '1.0';
+SELECT is(schema, 'pgpubsub', 'the schema is fixed') FROM pg_available_extension_versions WHERE name = 'pgpubsub' AND version = '1.1';
+SELECT is(relocatable, false, 'the control file says so') FROM pg_available_extension_versions WHERE name = 'pgpubsub' AND version = '1.1';
 SELECT throws_ok('ALTER EXTENSION pgpubsub SET SCHEMA public', '0A000');
 SELECT is(extconfig, ARRAY['pgpubsub.subscription'::regclass::oid], 'pg_dump keeps the table of subscriptions')
   FROM pg_extension WHERE extname = 'pgpubsub';

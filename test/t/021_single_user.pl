@@ -94,7 +94,7 @@ BEGIN; DROP EXTENSION pgpubsub; CREATE EXTENSION pgpubsub; ROLLBACK;
 SELECT extversion FROM pg_extension WHERE extname = 'pgpubsub';
 SQL
 is($err, '', 'DROP and CREATE EXTENSION work');
-like($out, qr/extversion = "1.0"/, '... and leave it there');
+like($out, qr/extversion = "1.1"/, '... and leave it there');
 
 # The server again
 
