@@ -54,7 +54,7 @@ typedef struct Entry
 {
 	int32		channel;
 	int32		pid;
-	uint64		staged;
+	uint64		after;
 	Size		len;
 } Entry;
 
@@ -215,7 +215,7 @@ chunk_for_put(Inbox *inbox, Size needed)
  * memory, or the file cannot be written.  Raises nothing.
  */
 bool
-inbox_put(Inbox *inbox, int channel, int pid, uint64 staged,
+inbox_put(Inbox *inbox, int channel, int pid, uint64 after,
 		  const char *payload, Size len)
 {
 	Size		needed = MAXALIGN(sizeof(Entry) + len);
@@ -227,7 +227,7 @@ inbox_put(Inbox *inbox, int channel, int pid, uint64 staged,
 	entry = (Entry *) (chunk->data + chunk->end);
 	entry->channel = channel;
 	entry->pid = pid;
-	entry->staged = staged;
+	entry->after = after;
 	entry->len = len;
 	memcpy(entry + 1, payload, len);
 	memset((char *) (entry + 1) + len, 0, needed - sizeof(Entry) - len);
@@ -312,7 +312,7 @@ inbox_peek(Inbox *inbox, InboxMessage *message)
 	entry = (Entry *) (chunk->data + chunk->start);
 	message->channel = entry->channel;
 	message->pid = entry->pid;
-	message->staged = entry->staged;
+	message->after = entry->after;
 	message->len = entry->len;
 	message->payload = (const char *) (entry + 1);
 	return true;

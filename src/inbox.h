@@ -15,15 +15,16 @@ typedef struct Inbox Inbox;
 
 typedef struct InboxMessage
 {
-	int			channel;		/* -1: only staged counts */
+	int			channel;
 	int			pid;
-	uint64		staged;			/* number of a staged event, or 0 */
+	uint64		after;			/* staged events with numbers up to this one
+								 * were taken before it was received */
 	Size		len;
 	const char *payload;		/* not terminated; good until inbox_pop() */
 } InboxMessage;
 
 extern Inbox *inbox_create(MemoryContext context);
-extern bool inbox_put(Inbox *inbox, int channel, int pid, uint64 staged,
+extern bool inbox_put(Inbox *inbox, int channel, int pid, uint64 after,
 					  const char *payload, Size len);
 extern bool inbox_peek(Inbox *inbox, InboxMessage *message);
 extern void inbox_pop(Inbox *inbox);

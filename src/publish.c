@@ -408,7 +408,7 @@ make_content_id(char *id, const char *channel, const char *payload, Size len)
  * The arguments are as for publish_event(), where an empty id stands for one
  * made from the content.
  */
-void
+static void
 publish_notify(const char *channel, bool framed, const char *id,
 			   const char *payload, Size len, const char *native_payload)
 {
@@ -548,14 +548,14 @@ pgpubsub_publish(PG_FUNCTION_ARGS)
 	(void) pgpubsub_check_channel_name(name, ERROR);
 	check_payload(name, len);
 
-	id[0] = '\0';
 	if (len > PGPUBSUB_NATIVE_MAX)
 	{
 		make_content_id(id, name, payload, len);
 		native = psprintf("{\"truncated\":true,\"bytes\":%zu,\"id\":\"%s\"}",
 						  len, id);
 	}
-	publish_event(named_channel(name), id, payload, len, native);
+	/* two calls alike are two events in async mode: it has no id of its own */
+	publish_event(named_channel(name), "", payload, len, native);
 	PG_RETURN_VOID();
 }
 

@@ -95,7 +95,7 @@ static void
 receive_event(int slot, int pid, const char *payload, Size len)
 {
 	relay_pace_event(pid);
-	if (inbox_put(inbox, slot, pid, 0, payload, len))
+	if (inbox_put(inbox, slot, pid, relay_staged_taken(), payload, len))
 		pg_atomic_fetch_add_u64(&my_slot->channels[slot].received, 1);
 	else
 		my_slot->relay_lost_events = true;
@@ -117,15 +117,11 @@ receive_frame(int pid, const char *text, Size len)
 	if (result != FRAME_COMPLETE)
 		return;
 
-	if (pid != MyProcPid ||
-		!relay_staged_receive(assembly.channel, assembly.data, assembly.len))
+	slot = relay_pin_bound_channel(my_slot, assembly.channel);
+	if (slot >= 0)
 	{
-		slot = relay_pin_bound_channel(my_slot, assembly.channel);
-		if (slot >= 0)
-		{
-			receive_event(slot, pid, assembly.data, assembly.len);
-			relay_unpin_channel(my_slot, slot);
-		}
+		receive_event(slot, pid, assembly.data, assembly.len);
+		relay_unpin_channel(my_slot, slot);
 	}
 
 	twin.expected = true;
@@ -148,12 +144,17 @@ is_twin(int pid, const char *channel, const char *payload, Size len)
 	return result;
 }
 
-/* A notification on a channel that we listen to. */
+/*
+ * A notification on a channel that we listen to.  One of our own is of a
+ * staged event, which does not come this way.
+ */
 static void
 receive_native(int pid, const char *channel, const char *payload, Size len)
 {
 	int			slot = relay_listen_receive(channel);
 
+	if (pid == MyProcPid)
+		return;
 	if (assembly.active)
 	{
 		/* the parts of an event come one after the other */
@@ -161,8 +162,6 @@ receive_native(int pid, const char *channel, const char *payload, Size len)
 		pg_atomic_fetch_add_u64(&my_slot->bad_frames, 1);
 	}
 	if (twin.expected && is_twin(pid, channel, payload, len))
-		return;
-	if (pid == MyProcPid && relay_staged_receive(channel, payload, len))
 		return;
 	if (slot >= 0)
 		receive_event(slot, pid, payload, len);
@@ -201,24 +200,6 @@ receive_message(char msgtype, const char *s, size_t len)
 	else
 		receive_native((int) pid, channel, payload, len);
 	return 0;
-}
-
-/*
- * The slot of a channel that somebody reads, -1 if nobody does, and whether
- * the relay listens to it.  While it does, the slot is not reused.
- */
-static int
-find_channel(const char *name, bool *listening)
-{
-	int			slot = relay_listen_find(name);
-
-	*listening = slot >= 0;
-	if (slot >= 0)
-		return slot;
-	slot = relay_pin_bound_channel(my_slot, name);
-	if (slot >= 0)
-		relay_unpin_channel(my_slot, slot);
-	return slot;
 }
 
 /* Nothing to reset, to flush, or to be pending. */
@@ -333,42 +314,6 @@ drop_doomed(void)
 	return stale;
 }
 
-/* Read what the relay has just notified itself. */
-static void
-read_own_notifications(void)
-{
-	read_notifications(true);
-}
-
-/* A relay that leaves for good sends what is staged within this time. */
-#define FINISH_MS	2000
-
-/* Notify what is staged and committed by now. */
-static void
-drain_staging(void)
-{
-	uint64		pass = staging_next_pass(my_slot->staging);
-	StagedResult result;
-
-	do
-	{
-		worker_exit_if_terminated(0);
-		CHECK_FOR_INTERRUPTS();
-		result = relay_staged_batch(read_own_notifications);
-		relay_append();
-		if (result == STAGED_LISTEN_FIRST)
-			listen_to_bound(false);
-		else if (result == STAGED_NOTHING && relay_staged_soon())
-		{
-			/* it takes its writer a moment, unless it is not scheduled */
-			(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
-							 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
-			result = STAGED_BATCH;
-		}
-	} while (result != STAGED_NOTHING &&
-			 !staging_pass_done(my_slot->staging, pass));
-}
-
 /*
  * Bring subscriptions in line with the table, if it may have changed.
  * Returns false if that has to be tried again.
@@ -406,7 +351,7 @@ handle_requests(void)
 	listen_to_bound(false);
 
 	/* what is committed by now was sent before whatever is asked for */
-	drain_staging();
+	relay_staged_take_all();
 	read_notifications(true);
 	relay_append();
 
@@ -655,7 +600,7 @@ start_listening(void)
 	set_relay_state(RELAY_STARTING);
 	loaded = reload_table();
 	listen_to_bound(true);
-	relay_staged_init(my_slot, inbox, find_channel);
+	relay_staged_init(my_slot);
 	pg_atomic_fetch_add_u64(&my_slot->gap_epoch, 1);
 	my_slot->relay_listened = true;
 	set_relay_state(RELAY_LISTENING);
@@ -682,11 +627,14 @@ asked_to_leave(void)
 	return leave;
 }
 
+/* A relay that leaves for good sends what is staged within this time. */
+#define FINISH_MS	2000
+
 /*
- * Before it leaves: notify what is staged, if no relay comes after this one,
- * which is so unless somebody needs the database for himself.  Whoever takes a
- * place from now on sees that he is too late; who has one and commits is
- * waited for, within limits.
+ * Before it leaves: append and notify what is staged, if no relay comes after
+ * this one, which is so unless somebody needs the database for himself.
+ * Whoever takes a place from now on sees that he is too late; who has one and
+ * commits is waited for, within limits.
  */
 static void
 finish_staged(void)
@@ -702,10 +650,11 @@ finish_staged(void)
 		LWLockRelease(pgpubsub_control->lock);
 		if (held || staging_idle(my_slot->staging))
 			return;
-		drain_staging();
+		relay_staged_take_all();
 		read_notifications(true);
 		relay_append();
-		staging_free(my_slot->staging);
+		if (relay_staged_notify())
+			continue;
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
 						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_EXIT));
 	} while (GetCurrentTimestamp() < deadline);
@@ -728,7 +677,7 @@ pgpubsub_relay_main(Datum database_oid)
 {
 	bool		creating;
 	bool		handled;
-	StagedResult staged;
+	bool		more;
 	long		timeout;
 
 	pqsignal(SIGTERM, die);
@@ -756,15 +705,14 @@ pgpubsub_relay_main(Datum database_oid)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 		read_notifications(false);
+		relay_staged_take();
 		relay_append();
 		handled = handle_requests();
-		staged = relay_staged_batch(read_own_notifications);
-		relay_append();
-		if (staged == STAGED_LISTEN_FIRST)
-			listen_to_bound(false);
+		more = relay_staged_notify();
 		relay_listen_reorder();
-		relay_pace(my_slot, relay_append_woken(), relay_staged_backlog());
-		if (notifyInterruptPending || staged != STAGED_NOTHING)
+		relay_pace(my_slot, relay_append_woken(),
+				   more || relay_staged_backlog());
+		if (notifyInterruptPending || more)
 			continue;
 		pgstat_report_stat(false);
 		timeout = shorter_timeout(relay_append_timeout(),

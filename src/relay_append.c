@@ -1,7 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * relay_append.c
- *	  From the relay's inbox into the ring.
+ *	  From the relay's inbox and the staging queue into the ring.
+ *
+ * 0. What core has delivered is in the inbox, what was published in async mode
+ *	  in the staging queue.  The relay received both in one order, in which a
+ *	  subscription may have begun: each message of the inbox tells up to which
+ *	  number staged events were taken before it.  They go into the ring in that
+ *	  order.
  *
  * 1. An event goes into the ring as soon as there is room; then readers that
  *	  wait for its channel are woken, each once.
@@ -29,6 +35,7 @@
 
 #include "hold.h"
 #include "miscadmin.h"
+#include "relay_staged.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
@@ -45,6 +52,12 @@
 
 static Database *database = NULL;
 static Inbox *inbox = NULL;
+
+/* The time of this round, which its events get. */
+static TimestampTz round_time = 0;
+
+/* Events that were appended and whose readers were not woken yet. */
+static int	num_appended = 0;
 
 /* Channels appended to since readers were last woken. */
 static int *touched = NULL;
@@ -142,19 +155,19 @@ add_to(pg_atomic_uint64 *counter, uint64 value)
 	pg_atomic_write_u64(counter, pg_atomic_read_u64(counter) + value);
 }
 
-/* Append the message; there is room. */
+/* Append the event to the channel; there is room. */
 static void
-append_message(InboxMessage *message)
+append_event(int channel, int pid, const char *payload, Size len)
 {
-	(void) ring_append(database->ring, message->channel, message->pid,
-					   GetCurrentTimestamp(), message->payload, message->len);
-	if (!is_touched[message->channel])
+	(void) ring_append(database->ring, channel, pid, round_time, payload, len);
+	if (!is_touched[channel])
 	{
-		is_touched[message->channel] = true;
-		touched[num_touched++] = message->channel;
+		is_touched[channel] = true;
+		touched[num_touched++] = channel;
 	}
 	add_to(&database->published, 1);
-	add_to(&database->published_bytes, message->len);
+	add_to(&database->published_bytes, len);
+	num_appended++;
 }
 
 /* Keep the high-water mark. */
@@ -250,36 +263,64 @@ end_full(RelayState state)
 	ConditionVariableBroadcast(&database->room_cv);
 }
 
-/* Append what there is room for; true if that was all. */
-static bool
-append_inbox(void)
+/* Wake readers if enough was appended, or if at_end. */
+static void
+wake_now_and_then(bool at_end)
 {
-	InboxMessage message;
-	int			appended = 0;
-	bool		all = true;
+	if (num_appended == 0 || (!at_end && num_appended < WAKE_EVERY))
+		return;
+	num_appended = 0;
+	note_peak();
+	wake_readers();
+	round_time = GetCurrentTimestamp();
+}
 
-	while (inbox_peek(inbox, &message))
+/*
+ * Append staged events up to that number.  Returns false if there was no room
+ * for one.
+ */
+static bool
+append_staged(uint64 upto)
+{
+	StagedItem	item;
+
+	while (relay_staged_peek(upto, &item))
 	{
-		if (message.channel >= 0)
+		if (item.slot >= 0)
 		{
-			all = make_room(message.len);
-			if (!all)
-				break;
-			append_message(&message);
+			if (!make_room(item.len))
+				return false;
+			append_event(item.slot, item.pid, item.payload, item.len);
 		}
 
 		/* no interrupt is checked for between that and this */
-		if (message.staged != 0)
-			staging_set_appended(database->staging, message.staged);
-		inbox_pop(inbox);
-		if (++appended % WAKE_EVERY == 0)
-			wake_readers();
+		relay_staged_appended();
+		wake_now_and_then(false);
 	}
-	if (appended > 0)
+	return true;
+}
+
+/* Append what there is room for; true if that was all. */
+static bool
+append_received(void)
+{
+	InboxMessage message;
+	bool		all = true;
+
+	round_time = GetCurrentTimestamp();
+	while (all && inbox_peek(inbox, &message))
 	{
-		note_peak();
-		wake_readers();
+		all = append_staged(message.after) && make_room(message.len);
+		if (!all)
+			break;
+		append_event(message.channel, message.pid, message.payload,
+					 message.len);
+		inbox_pop(inbox);
+		wake_now_and_then(false);
 	}
+	if (all)
+		all = append_staged(relay_staged_taken());
+	wake_now_and_then(true);
 	return all;
 }
 
@@ -351,12 +392,12 @@ void
 relay_append(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(MessageContext);
-	bool		all = append_inbox();
+	bool		all = append_received();
 
 	if (!all && full_since == 0)
 	{
 		become_full();
-		all = append_inbox();
+		all = append_received();
 	}
 	warn_half_full();
 	if (!all)

@@ -107,18 +107,8 @@ relay_unpin_channel(Database *my_database, int slot)
 }
 
 /*
- * The slot of a channel that the relay listens to, else -1.
- */
-int
-relay_listen_find(const char *name)
-{
-	Listened   *entry = hash_search(listened, name, HASH_FIND, NULL);
-
-	return entry ? entry->slot : -1;
-}
-
-/*
- * The same for a channel on which something was received.
+ * The slot of the channel on which something was received, if the relay
+ * listens to it, else -1.
  */
 int
 relay_listen_receive(const char *name)
@@ -130,6 +120,25 @@ relay_listen_receive(const char *name)
 	entry->events++;
 	num_events++;
 	return entry->slot;
+}
+
+/*
+ * Count an event that did not come by LISTEN as received on its channel.
+ * Returns the channel's slot, which is not reused before the event is in the
+ * ring; -1 if nobody reads it.
+ */
+int
+relay_listen_count_event(Database *my_database, const char *name)
+{
+	Listened   *entry = hash_search(listened, name, HASH_FIND, NULL);
+	int			slot = entry ? entry->slot :
+		relay_pin_bound_channel(my_database, name);
+
+	if (slot >= 0)
+		pg_atomic_fetch_add_u64(&my_database->channels[slot].received, 1);
+	if (slot >= 0 && entry == NULL)
+		relay_unpin_channel(my_database, slot);
+	return slot;
 }
 
 /*
@@ -317,8 +326,7 @@ move_some(void)
 }
 
 /*
- * Now and then, have busy channels come first in core's list.  None of our
- * own notifications may be awaited.
+ * Now and then, have busy channels come first in core's list.
  */
 void
 relay_listen_reorder(void)

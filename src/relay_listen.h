@@ -14,8 +14,8 @@
 extern void relay_listen_init(Database *database);
 extern void relay_listen_to_bound(bool first);
 extern void relay_listen_announce(void);
-extern int	relay_listen_find(const char *name);
 extern int	relay_listen_receive(const char *name);
+extern int	relay_listen_count_event(Database *database, const char *name);
 extern void relay_listen_reorder(void);
 extern void relay_listen_exit(void);
 extern int	relay_pin_bound_channel(Database *database, const char *name);

@@ -1,42 +1,49 @@
 /*-------------------------------------------------------------------------
  *
  * relay_staged.c
- *	  From the staging queue to NOTIFY and back.
+ *	  From the staging queue to the ring and to native listeners.
  *
- * 1. A batch is one transaction of the relay that NOTIFYs staged events in
- *	  their order.  It ends before an event that core would fold with one of
- *	  it, and before one on a channel that the relay should listen to and does
- *	  not yet.  Its commit moves the mark notified.
+ * 1. The relay takes the transactions that are staged and committed in their
+ *	  order, which numbers their events.  It decides then who reads an event:
+ *	  an event on a channel that somebody reads counts as received, like one
+ *	  that core has delivered.  A subscription that comes later has its request
+ *	  handled after all that was committed before is taken.
  *
- * 2. Right after that the relay reads core's queue, in which its own
- *	  notifications come back among others, so that subscriptions have the
- *	  order that native listeners see.  They are recognized by the relay's
- *	  pid, channel and payload, and get the pid of their writer.
+ * 2. relay_append.c appends what was taken to the ring, straight from the
+ *	  staging queue; if there is no room, the events wait where they are.
  *
- * 3. Events on channels that nobody reads need no frames and do not come
- *	  back.  They leave a marker in the inbox, so that the mark appended gets
- *	  over them in order.  Who reads what is decided when an event is sent:
- *	  who comes later has its request handled after the batch.
+ * 3. Independently of that, the relay NOTIFYs what was taken for native
+ *	  listeners, in batches.  A batch is one transaction of the relay; its
+ *	  commit moves the mark notified.  It ends before an event that core would
+ *	  fold with one of the batch: only events of publish() can be alike, since
+ *	  each change event has an id of its own.  What comes back to the relay of
+ *	  its own notifications is dropped; see relay.c.
  *
- * 4. A batch that fails (core's queue may be full) is rolled back, and what it
- *	  had taken is taken back; it is tried again later.  The relay goes on.
+ * 4. A batch that fails (core's queue may be full) is rolled back and tried
+ *	  again later.  Readers of subscriptions notice nothing of that, until the
+ *	  staging queue is full.
  *
- * 5. A new relay puts what was notified and is not in the ring into its inbox
- *	  without notifying it again, and goes on behind that.
+ * 5. A new relay goes on where the marks are.
  *
  *-------------------------------------------------------------------------
  */
 #include "relay_staged.h"
 
 #include "access/xact.h"
+#include "commands/async.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "publish.h"
+#include "relay_listen.h"
 #include "relay_pace.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "worker.h"
+
+/* Transactions that are taken before the relay looks at other things. */
+#define TAKE_AT_ONCE	1000
 
 /* What a batch has at most. */
 #define BATCH_EVENTS	1000
@@ -48,7 +55,7 @@
 /* A failure is logged at most so often. */
 #define LOG_EVERY_MS	5000
 
-/* Hashes of a batch's events, to find out repetitions. */
+/* Hashes of a batch's events that have no id, to find out repetitions. */
 typedef struct SeenEntry
 {
 	uint64		hash;
@@ -66,155 +73,215 @@ typedef struct SeenEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* An event that was sent. */
-typedef struct Sent
+/* What the relay keeps about the staging queue, in its own memory. */
+static struct
 {
-	const StagedEvent *event;
-	uint64		number;
-	int			pid;
-	int			slot;			/* -1: it does not come back */
-} Sent;
+	Database   *database;
+	Staging    *staging;
 
-/* The transaction whose events are being taken. */
-typedef struct Taking
-{
-	StagedView	view;			/* transaction NULL: none */
-	const StagedEvent *event;	/* the next one */
-	uint32		done;			/* events before it */
-} Taking;
+	StagedWalk	append;			/* the next event for the ring */
+	StagedWalk	notify;			/* the next event for native listeners */
 
-static Database *database = NULL;
-static Staging *staging = NULL;
-static Inbox *inbox = NULL;
-static FindChannel find_channel = NULL;
+	/* the last look at the places */
+	StagedTake	take_result;
+	bool		more;			/* it ended at its limit */
+	uint64		last_pos;		/* of the transaction taken last */
 
-static Taking taking;
-static StagedTake take_result = TAKE_NOTHING;
-static bool batch_full = false; /* the last batch ended at its limit */
-static uint64 last_pos = 0;		/* of the transaction last taken */
-static uint64 pass_end = 0;		/* places there were when the pass began */
+	/* the pass at hand; 0: none */
+	uint64		pass_end;		/* places there were when it began */
+	bool		pass_taken;		/* all of them are taken, ... */
+	uint64		pass_number;	/* ... with numbers up to this one */
 
-/* Transactions that this batch has taken anew, to take them back. */
-static StagedView *taken = NULL;
-static int	num_taken = 0;
-
-static Sent *sent = NULL;
-static int	num_sent = 0;
-static int	num_returned = 0;
-static seen_hash * seen = NULL;
-
-static TimestampTz retry_at = 0;
-
-/* Put a staged event into the inbox, or its marker if nobody reads it. */
-static void
-put_in_inbox(const Sent *item)
-{
-	bool		put;
-
-	if (item->slot < 0)
-		put = inbox_put(inbox, -1, 0, item->number, "", 0);
-	else
-		put = inbox_put(inbox, item->slot, item->pid, item->number,
-						staged_event_payload(item->event),
-						item->event->payload_len);
-	if (put && item->slot >= 0)
-		pg_atomic_fetch_add_u64(&database->channels[item->slot].received, 1);
-	else if (!put)
-		database->relay_lost_events = true;
-}
-
-/* Events of the view that were notified and are not in the ring. */
-static void
-recover_view(StagedView *view)
-{
-	uint64		notified = staging_notified(staging);
-	uint64		appended = staging_appended(staging);
-	const StagedEvent *event = view->events;
-
-	for (uint32 i = 0; i < view->nevents; i++)
-	{
-		uint64		number = view->first + i;
-
-		if (number > notified)
-		{
-			taking.view = *view;
-			taking.event = event;
-			taking.done = i;
-			return;
-		}
-		if (number > appended)
-		{
-			bool		listening;
-			Sent		item = {.event = event,.number = number,.pid = view->pid};
-
-			item.slot = find_channel(staged_event_channel(event), &listening);
-			if (view->generation != pg_atomic_read_u32(&database->generation))
-				item.slot = -1;
-			put_in_inbox(&item);
-		}
-		event = staged_event_next(event);
-	}
-}
+	/* the batch at hand */
+	StagedWalk	batch;			/* where it ends */
+	uint64		batch_number;	/* of its last event; 0: it has none */
+	seen_hash  *seen;
+	TimestampTz retry_at;		/* after a failure; 0: at once */
+} staged;
 
 /* The batch's transaction commits: move the mark. */
 static void
 batch_xact_callback(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT && num_sent > 0)
-		staging_set_notified(staging, sent[num_sent - 1].number);
+	if (event == XACT_EVENT_COMMIT && staged.batch_number != 0)
+		staging_set_notified(staged.staging, staged.batch_number);
+}
+
+/*
+ * Decide who reads the events of the transaction, from this one on, and count
+ * those as received that somebody reads.
+ */
+static void
+decide_readers(const StagedView *view, StagedEvent *event, uint32 done)
+{
+	bool		current = view->generation ==
+	pg_atomic_read_u32(&staged.database->generation);
+
+	for (; done < view->nevents; done++)
+	{
+		event->slot = current ?
+			relay_listen_count_event(staged.database,
+									 staged_event_channel(event)) : -1;
+		event = staged_event_next(event);
+	}
 }
 
 /*
  * Set up, after the relay listens; go on where the last relay was.
  */
 void
-relay_staged_init(Database *my_database, Inbox *my_inbox, FindChannel find)
+relay_staged_init(Database *database)
 {
-	StagedView *views;
-	int			nviews;
+	StagedWalk	walk;
 
-	database = my_database;
-	staging = database->staging;
-	inbox = my_inbox;
-	find_channel = find;
-	sent = MemoryContextAlloc(TopMemoryContext, BATCH_EVENTS * sizeof(Sent));
-	taken = MemoryContextAlloc(TopMemoryContext,
-							   BATCH_EVENTS * sizeof(StagedView));
-	seen = seen_create(TopMemoryContext, BATCH_EVENTS, NULL);
+	staged.database = database;
+	staged.staging = database->staging;
+	staged.seen = seen_create(TopMemoryContext, BATCH_EVENTS, NULL);
 	RegisterXactCallback(batch_xact_callback, NULL);
-	staging_recover(staging, &views, &nviews);
-	for (int i = 0; i < nviews; i++)
-		recover_view(&views[i]);
-	pfree(views);
-}
+	staging_recover(staged.staging, &staged.append, &staged.notify);
 
-/* The next event to send, NULL if there is none; stays the next. */
-static const StagedEvent *
-peek_event(void)
-{
-	if (taking.view.transaction != NULL && taking.done < taking.view.nevents)
-		return taking.event;
-	take_result = staging_take(staging, &taking.view);
-	if (take_result != TAKE_FOUND)
+	/* what the last relay had counted as received went with it */
+	walk = staged.append;
+	while (walk.view.transaction != NULL)
 	{
-		memset(&taking, 0, sizeof(taking));
-		return NULL;
+		decide_readers(&walk.view, walk.event, walk.done);
+		walk.done = walk.view.nevents - 1;
+		staging_walk_advance(&walk);
 	}
-	staging_number(staging, &taking.view);
-	taken[num_taken++] = taking.view;
-	last_pos = taking.view.pos;
-	taking.event = taking.view.events;
-	taking.done = 0;
-	return taking.event;
 }
 
-/* The event was sent, or is not to be. */
+/*
+ * Taking
+ */
+
+/* End the pass if all that was committed when it began is done with. */
 static void
-advance_event(void)
+check_pass(void)
 {
-	taking.event = staged_event_next(taking.event);
-	taking.done++;
+	if (staged.pass_end == 0)
+		return;
+	if (!staged.pass_taken &&
+		(staged.take_result == TAKE_NOTHING ||
+		 staged.last_pos >= staged.pass_end))
+	{
+		staged.pass_taken = true;
+		staged.pass_number = staging_numbered(staged.staging);
+	}
+	if (staged.pass_taken &&
+		staging_notified(staged.staging) >= staged.pass_number)
+	{
+		staging_end_pass(staged.staging);
+		staged.pass_end = 0;
+	}
 }
+
+/*
+ * Take what is staged and committed, TAKE_AT_ONCE transactions at most.
+ */
+void
+relay_staged_take(void)
+{
+	StagedView	view;
+	int			taken = 0;
+
+	staging_free(staged.staging);
+	staged.take_result = TAKE_NOTHING;
+	staged.more = false;
+	if (staging_idle(staged.staging) && staged.pass_end == 0)
+		return;
+	if (staged.pass_end == 0)
+	{
+		staged.pass_end = staging_begin_pass(staged.staging);
+		staged.pass_taken = false;
+		staged.last_pos = 0;
+	}
+	while (taken < TAKE_AT_ONCE &&
+		   (staged.take_result = staging_take(staged.staging, &staged.append,
+											  &staged.notify,
+											  &view)) == TAKE_FOUND)
+	{
+		decide_readers(&view, view.events, 0);
+		relay_pace_event(view.pid);
+		staged.last_pos = view.pos;
+		taken++;
+	}
+	staged.more = staged.take_result == TAKE_FOUND;
+	check_pass();
+}
+
+/*
+ * Take all that is committed by now.
+ */
+void
+relay_staged_take_all(void)
+{
+	uint64		end;
+
+	/* a pass that began before may have gone by what was committed since */
+	relay_staged_take();
+	end = staging_head(staged.staging);
+	while (staged.more || staged.take_result == TAKE_SOON)
+	{
+		worker_exit_if_terminated(0);
+		CHECK_FOR_INTERRUPTS();
+		if (staged.more && staged.last_pos >= end)
+			break;
+
+		/* it takes its writer a moment, unless it is not scheduled */
+		if (!staged.more)
+			(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
+							 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
+		relay_staged_take();
+	}
+}
+
+/*
+ * The number of the last event that was taken.
+ */
+uint64
+relay_staged_taken(void)
+{
+	return staging_numbered(staged.staging);
+}
+
+/*
+ * Appending
+ */
+
+/*
+ * The next event for the ring, up to that number; it stays the next.  Returns
+ * false if there is none.
+ */
+bool
+relay_staged_peek(uint64 upto, StagedItem *item)
+{
+	StagedWalk *walk = &staged.append;
+
+	if (walk->view.transaction == NULL || staging_walk_number(walk) > upto)
+		return false;
+	item->slot = walk->event->slot;
+	item->pid = walk->view.pid;
+	item->payload = staged_event_payload(walk->event);
+	item->len = walk->event->payload_len;
+	return true;
+}
+
+/*
+ * That event is in the ring, or nobody reads it.  No interrupt may be checked
+ * for since it was appended.
+ */
+void
+relay_staged_appended(void)
+{
+	uint64		number = staging_walk_number(&staged.append);
+
+	staging_walk_advance(&staged.append);
+	staging_set_appended(staged.staging, number);
+}
+
+/*
+ * Notifying
+ */
 
 /* What native listeners get. */
 static const char *
@@ -225,7 +292,7 @@ native_payload(const StagedEvent *event)
 	return native ? native : staged_event_payload(event);
 }
 
-/* Is there the same channel and payload in this batch already? */
+/* Would core fold the event with one of this batch? */
 static bool
 repeats(const StagedEvent *event)
 {
@@ -234,60 +301,45 @@ repeats(const StagedEvent *event)
 	bool		found;
 	uint64		hash;
 
+	if (event->id_len > 0)
+		return false;
 	hash = hash_bytes_extended((const unsigned char *) channel,
 							   event->channel_len, 0);
 	hash = hash_bytes_extended((const unsigned char *) payload,
 							   (int) strlen(payload), hash);
-	(void) seen_insert(seen, hash, &found);
+	(void) seen_insert(staged.seen, hash, &found);
 	return found;
 }
 
-/*
- * Send as many events as a batch has.  Returns true if the relay has to
- * listen to a channel first.
- */
-static bool
-send_events(void)
+/* Send as many events as a batch has, from where the walk stands. */
+static void
+send_events(StagedWalk *walk)
 {
-	const StagedEvent *event;
+	uint32		generation = pg_atomic_read_u32(&staged.database->generation);
 	Size		bytes = 0;
+	int			nevents = 0;
 
-	while (num_sent < BATCH_EVENTS && bytes < BATCH_BYTES &&
-		   (event = peek_event()) != NULL)
+	while (walk->view.transaction != NULL &&
+		   nevents < BATCH_EVENTS && bytes < BATCH_BYTES)
 	{
-		const char *native = staged_event_native(event);
-		Sent	   *item = &sent[num_sent];
-		bool		listening = true;
+		StagedEvent *event = walk->event;
 
-		item->event = event;
-		item->number = taking.view.first + taking.done;
-		item->pid = taking.view.pid;
-		item->slot = -1;
-		if (taking.view.generation ==
-			pg_atomic_read_u32(&database->generation))
+		if (walk->view.generation == generation)
 		{
-			item->slot = find_channel(staged_event_channel(event), &listening);
-			if (item->slot >= 0 && !listening)
-				return true;
 			if (repeats(event))
-				return false;
-			publish_notify(staged_event_channel(event),
-						   item->slot >= 0 && native, staged_event_id(event),
-						   staged_event_payload(event), event->payload_len,
-						   native);
+				break;
+			Async_Notify(staged_event_channel(event), native_payload(event));
 		}
-		relay_pace_event(item->pid);
+		staged.batch_number = staging_walk_number(walk);
 		bytes += event->length;
-		num_sent++;
-		advance_event();
+		nevents++;
+		staging_walk_advance(walk);
 	}
-	batch_full = num_sent == BATCH_EVENTS || bytes >= BATCH_BYTES;
-	return false;
 }
 
-/* The batch failed: say so, roll back, and take its events back. */
+/* The batch failed: say so, and roll back. */
 static void
-fail_batch(Taking *before)
+fail_batch(void)
 {
 	static TimestampTz last_log = 0;
 	ErrorData  *error;
@@ -301,13 +353,8 @@ fail_batch(Taking *before)
 	RESUME_INTERRUPTS();
 	MemoryContextSwitchTo(MessageContext);
 
-	while (num_taken > 0)
-		staging_take_back(staging, &taken[--num_taken]);
-	taking = *before;
-	last_pos = 0;
-	num_sent = 0;
-	retry_at = TimestampTzPlusMilliseconds(now, RETRY_MS);
-	pg_atomic_write_u32(&database->notify_failing, 1);
+	staged.retry_at = TimestampTzPlusMilliseconds(now, RETRY_MS);
+	pg_atomic_write_u32(&staged.database->notify_failing, 1);
 	if (TimestampDifferenceExceeds(last_log, now, LOG_EVERY_MS))
 	{
 		last_log = now;
@@ -328,162 +375,86 @@ fail_batch(Taking *before)
 static void
 advance_core_queue(void)
 {
-	if (pg_atomic_read_u32(&database->notify_failing) != 0)
+	if (pg_atomic_read_u32(&staged.database->notify_failing) != 0)
 		(void) DirectFunctionCall1(pg_notification_queue_usage, (Datum) 0);
 }
 
 /*
- * Send a batch in a transaction of its own.  Returns false if it failed, and
- * then has gone back to what was being taken before it; *listen_first as
- * send_events().
+ * NOTIFY a batch of what was taken, in a transaction of its own.  Returns
+ * whether there is more to notify at once.
  */
-static bool
-send_batch(Taking *before, bool *listen_first)
+bool
+relay_staged_notify(void)
 {
-	volatile bool done = false;
-	volatile bool listen = false;
-
+	if (staged.notify.view.transaction == NULL ||
+		(staged.retry_at != 0 && GetCurrentTimestamp() < staged.retry_at))
+		return false;
+	staged.retry_at = 0;
+	staged.batch = staged.notify;
+	staged.batch_number = 0;
+	seen_reset(staged.seen);
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, "notifying staged events");
 	PG_TRY();
 	{
 		StartTransactionCommand();
 		advance_core_queue();
-		listen = send_events();
+		send_events(&staged.batch);
 		CommitTransactionCommand();
-		done = true;
+		pg_atomic_write_u32(&staged.database->notify_failing, 0);
 	}
 	PG_CATCH();
 	{
-		fail_batch(before);
+		fail_batch();
 	}
 	PG_END_TRY();
 	pgstat_report_activity(STATE_IDLE, NULL);
-	*listen_first = listen;
-	return done;
+
+	/* an error that came after the commit has taken nothing back */
+	if (staging_notified(staged.staging) == staged.batch_number)
+		staged.notify = staged.batch;
+	check_pass();
+	return staged.retry_at == 0 && staged.notify.view.transaction != NULL;
 }
 
 /*
- * A notification of the relay's own has come back: len bytes.  Returns
- * whether it is of a staged event; it is in the inbox then.  Raises nothing.
+ * Is all that was taken notified?
  */
 bool
-relay_staged_receive(const char *channel, const char *payload, Size len)
+relay_staged_notified(void)
 {
-	for (int i = num_returned; i < num_sent; i++)
-	{
-		Sent	   *item = &sent[i];
-
-		if (item->slot < 0 || item->event->payload_len != len ||
-			strcmp(staged_event_channel(item->event), channel) != 0 ||
-			memcmp(staged_event_payload(item->event), payload, len) != 0)
-			continue;
-
-		/* those before it have not come back, or do not */
-		while (num_returned <= i)
-			put_in_inbox(&sent[num_returned++]);
-		return true;
-	}
-	return false;
-}
-
-/* All of the batch that comes back has; the rest goes to the inbox too. */
-static void
-finish_batch(void)
-{
-	while (num_returned < num_sent)
-		put_in_inbox(&sent[num_returned++]);
-	num_sent = num_returned = num_taken = 0;
-	pg_atomic_write_u32(&database->notify_failing, 0);
-}
-
-/* End the pass if all places that there were when it began are done with. */
-static void
-check_pass(bool nothing_left)
-{
-	if (pass_end != 0 && (nothing_left || last_pos >= pass_end))
-	{
-		staging_end_pass(staging);
-		pass_end = 0;
-	}
+	return staged.notify.view.transaction == NULL;
 }
 
 /*
- * Notify a batch of staged events, and have them in the inbox.  read is
- * called to read what comes back.
- */
-StagedResult
-relay_staged_batch(ReadNotifications read)
-{
-	bool		listen_first = false;
-	Taking		before;
-
-	take_result = TAKE_NOTHING;
-	batch_full = false;
-	staging_free(staging);
-	if (taking.view.transaction == NULL && staging_idle(staging) &&
-		pass_end == 0)
-		return STAGED_NOTHING;
-	if (retry_at != 0 && GetCurrentTimestamp() < retry_at)
-		return STAGED_NOTHING;
-	retry_at = 0;
-	if (pass_end == 0)
-	{
-		pass_end = staging_begin_pass(staging);
-		last_pos = 0;
-	}
-
-	num_sent = num_returned = num_taken = 0;
-	seen_reset(seen);
-	before = taking;
-	if (peek_event() == NULL)
-	{
-		check_pass(take_result == TAKE_NOTHING);
-		return STAGED_NOTHING;
-	}
-	if (!send_batch(&before, &listen_first))
-		return STAGED_NOTHING;
-	if (num_sent > 0)
-		read();
-	finish_batch();
-	check_pass(false);
-	return listen_first ? STAGED_LISTEN_FIRST : STAGED_BATCH;
-}
-
-/*
- * Was a committed transaction left because of one that is just about to take
- * shape or to be marked?
- */
-bool
-relay_staged_soon(void)
-{
-	return take_result == TAKE_SOON;
-}
-
-/*
- * Is more staged than the last batch took, or so much that writers may come
+ * Is there more to take or to notify, or so much staged that writers may come
  * to wait?
  */
 bool
 relay_staged_backlog(void)
 {
-	return batch_full || staging_used(staging) > staging_size(staging) / 2;
+	return staged.more ||
+		staging_used(staged.staging) > staging_size(staged.staging) / 2;
 }
 
 /*
- * How long the relay may sleep before a batch is to be tried again, in ms;
- * -1: until it is woken.
+ * How long the relay may sleep before it has to look at the queue again, in
+ * ms; -1: until it is woken.
  */
 long
 relay_staged_timeout(void)
 {
 	TimestampTz now;
 
+	if (staged.more)
+		return 0;
+
 	/* nobody tells when it is no longer in the way */
-	if (take_result == TAKE_SOON)
+	if (staged.take_result == TAKE_SOON)
 		return 1;
-	if (retry_at == 0)
+	if (staged.retry_at == 0)
 		return -1;
 	now = GetCurrentTimestamp();
-	return retry_at > now ? TimestampDifferenceMilliseconds(now, retry_at) + 1 : 0;
+	return staged.retry_at > now ?
+		TimestampDifferenceMilliseconds(now, staged.retry_at) + 1 : 0;
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * relay_staged.h
- *	  From the staging queue to NOTIFY and back.
+ *	  From the staging queue to the ring and to native listeners.
  *
  *-------------------------------------------------------------------------
  */
@@ -9,32 +9,25 @@
 #define PGPUBSUB_RELAY_STAGED_H
 
 #include "pgpubsub.h"
-#include "inbox.h"
 #include "registry.h"
 
-/* What relay_staged_batch() has done. */
-typedef enum StagedResult
+/* A staged event that is to be appended to the ring. */
+typedef struct StagedItem
 {
-	STAGED_NOTHING,				/* there was nothing, or it failed */
-	STAGED_BATCH,				/* a batch; look again */
-	STAGED_LISTEN_FIRST			/* the relay has to listen to a channel */
-} StagedResult;
+	int			slot;			/* of its channel; -1: nobody reads it */
+	int			pid;			/* of its writer */
+	const char *payload;
+	Size		len;			/* bytes of payload */
+} StagedItem;
 
-/* Reads the notifications that have arrived. */
-typedef void (*ReadNotifications) (void);
-
-/*
- * The slot of a channel that somebody reads, -1 if nobody does; *listening
- * tells whether the relay listens to it.
- */
-typedef int (*FindChannel) (const char *name, bool *listening);
-
-extern void relay_staged_init(Database *database, Inbox *inbox,
-							  FindChannel find);
-extern StagedResult relay_staged_batch(ReadNotifications read);
-extern bool relay_staged_receive(const char *channel, const char *payload,
-								 Size len);
-extern bool relay_staged_soon(void);
+extern void relay_staged_init(Database *database);
+extern void relay_staged_take(void);
+extern void relay_staged_take_all(void);
+extern uint64 relay_staged_taken(void);
+extern bool relay_staged_peek(uint64 upto, StagedItem *item);
+extern void relay_staged_appended(void);
+extern bool relay_staged_notify(void);
+extern bool relay_staged_notified(void);
 extern bool relay_staged_backlog(void);
 extern long relay_staged_timeout(void);
 

@@ -24,13 +24,19 @@
  *	  transaction that has seen another's rows comes after it.
  *
  * 4. Events are numbered in the order in which they are taken.  Two marks on
- *	  that sequence make a restart of the relay exact: notified, up to which
- *	  they were sent by a transaction that has committed, and appended, up to
- *	  which they are in the ring.  Space is freed behind appended.
+ *	  that sequence make a restart of the relay exact: appended, up to which
+ *	  they are in the ring, and notified, up to which they were sent by a
+ *	  transaction that has committed.  Neither waits for the other.  Space is
+ *	  freed behind both.
  *
- * 5. A pass is one look of the relay at all places.  Whoever has to know that
- *	  all that was committed before is notified waits for a pass to end that
- *	  began after.
+ * 5. Each transaction that was taken leads to the next one, by a pointer in its
+ *	  place.  The relay follows these pointers twice: with one walk it appends
+ *	  events, with the other it notifies them.  A place that a walk has not
+ *	  passed is not freed, since the walk's mark has not passed it either.
+ *
+ * 6. A pass is one look of the relay at all places.  Whoever has to know that
+ *	  all that was committed before is taken and notified waits for a pass to
+ *	  end that began after.
  *
  * Nothing here looks at a catalog or raises an error.
  *
@@ -65,6 +71,7 @@ struct StagedTransaction
 
 	/* the relay alone */
 	uint64		first;			/* number of its first event, 0: not taken */
+	StagedTransaction *next;	/* the one taken after it; NULL: none yet */
 };
 
 struct Staging
@@ -84,6 +91,7 @@ struct Staging
 	pg_atomic_uint64 passes_done;
 	uint64		numbered;		/* the last number given */
 	uint64		scan;			/* nothing to take before it */
+	StagedTransaction *last;	/* the one taken last; may have been freed */
 
 	ConditionVariable moved;	/* tail or passes_done */
 };
@@ -132,6 +140,7 @@ staged_event_write(StagedEvent *event, const char *channel, const char *id,
 	event->id_len = strlen(id);
 	event->payload_len = payload_len;
 	event->native_len = native ? strlen(native) : 0;
+	event->slot = -1;
 	event->length = staged_event_length(event->channel_len, event->id_len,
 										payload_len, event->native_len);
 	p = put_string(p, channel, event->channel_len);
@@ -168,10 +177,10 @@ staged_event_native(const StagedEvent *event)
 }
 
 /* The event that follows in the same transaction, if there is one. */
-const StagedEvent *
-staged_event_next(const StagedEvent *event)
+StagedEvent *
+staged_event_next(StagedEvent *event)
 {
-	return (const StagedEvent *) ((const char *) event + event->length);
+	return (StagedEvent *) ((char *) event + event->length);
 }
 
 /*
@@ -203,6 +212,7 @@ staging_init(void *space, Size bytes)
 	pg_atomic_init_u64(&staging->passes_done, 0);
 	staging->numbered = 0;
 	staging->scan = staging->size;
+	staging->last = NULL;
 	ConditionVariableInit(&staging->moved);
 	return staging;
 }
@@ -212,6 +222,13 @@ Size
 staging_size(Staging *staging)
 {
 	return staging->size;
+}
+
+/* The end of the places that are taken now. */
+uint64
+staging_head(Staging *staging)
+{
+	return pg_atomic_read_u64(&staging->head);
 }
 
 /* Bytes in use. */
@@ -280,6 +297,7 @@ write_header(StagedTransaction *place, Size length, uint32 nevents,
 	place->generation = generation;
 	place->taken_at = now;
 	place->first = 0;
+	place->next = NULL;
 	pg_write_barrier();
 	pg_atomic_write_u32(&place->length, length);
 }
@@ -405,7 +423,7 @@ view_place(StagedTransaction *place, uint64 pos, StagedView *view)
 	view->pid = place->pid;
 	view->generation = place->generation;
 	view->nevents = place->nevents;
-	view->events = (const StagedEvent *) staging_data(place);
+	view->events = (StagedEvent *) staging_data(place);
 	view->first = place->first;
 }
 
@@ -472,10 +490,44 @@ may_overtake(Staging *staging, uint64 pos, bool *again)
 }
 
 /*
- * The next transaction to take.
+ * Let the walk begin with the transaction.
+ */
+static void
+enter_transaction(StagedWalk *walk, const StagedView *view)
+{
+	walk->view = *view;
+	walk->event = view->events;
+	walk->done = 0;
+}
+
+/*
+ * The transaction is taken: number its events, and lead both walks to it.
+ */
+static void
+take_place(Staging *staging, StagedView *view, StagedWalk *append,
+		   StagedWalk *notify)
+{
+	view->first = staging->numbered + 1;
+	view->transaction->first = view->first;
+	staging->numbered += view->nevents;
+
+	/* a walk that is not at its end has not passed the last one: it stands */
+	if (append->view.transaction != NULL || notify->view.transaction != NULL)
+		staging->last->next = view->transaction;
+	staging->last = view->transaction;
+	if (append->view.transaction == NULL)
+		enter_transaction(append, view);
+	if (notify->view.transaction == NULL)
+		enter_transaction(notify, view);
+}
+
+/*
+ * Take the next transaction, and number its events.  Both walks come to it;
+ * they are the relay's, in its own memory.
  */
 StagedTake
-staging_take(Staging *staging, StagedView *view)
+staging_take(Staging *staging, StagedWalk *append, StagedWalk *notify,
+			 StagedView *view)
 {
 	uint64		head = pg_atomic_read_u64(&staging->head);
 	uint64		tail = pg_atomic_read_u64(&staging->tail);
@@ -516,6 +568,7 @@ staging_take(Staging *staging, StagedView *view)
 		if (!passed || may_overtake(staging, pos, &again))
 		{
 			view_place(place, pos, view);
+			take_place(staging, view, append, notify);
 			return TAKE_FOUND;
 		}
 		if (!again)
@@ -526,24 +579,38 @@ staging_take(Staging *staging, StagedView *view)
 	return soon ? TAKE_SOON : TAKE_NOTHING;
 }
 
-/*
- * The transaction, the last one that was numbered, is not taken after all.
- */
-void
-staging_take_back(Staging *staging, StagedView *view)
+/* The last number given to an event that was taken. */
+uint64
+staging_numbered(Staging *staging)
 {
-	staging->numbered = view->first - 1;
-	view->transaction->first = 0;
-	staging->scan = Min(staging->scan, view->pos);
+	return staging->numbered;
 }
 
-/* Number the transaction's events: it is taken. */
-void
-staging_number(Staging *staging, StagedView *view)
+/* The number of the walk's next event; the walk is not at its end. */
+uint64
+staging_walk_number(const StagedWalk *walk)
 {
-	view->first = staging->numbered + 1;
-	view->transaction->first = view->first;
-	staging->numbered += view->nevents;
+	return walk->view.first + walk->done;
+}
+
+/*
+ * The walk goes on to the next event that was taken.  What it leaves may be
+ * freed once the walk's mark is moved, so move that afterwards.
+ */
+void
+staging_walk_advance(StagedWalk *walk)
+{
+	StagedTransaction *next = walk->view.transaction->next;
+
+	if (++walk->done < walk->view.nevents)
+		walk->event = staged_event_next(walk->event);
+	else if (next != NULL)
+	{
+		view_place(next, 0, &walk->view);
+		enter_transaction(walk, &walk->view);
+	}
+	else
+		memset(walk, 0, sizeof(StagedWalk));
 }
 
 /* Up to which number events were notified, committed. */
@@ -576,14 +643,14 @@ staging_set_appended(Staging *staging, uint64 number)
 
 /*
  * Free the places at the tail that are void, or whose events are all in the
- * ring.
+ * ring and notified.
  */
 void
 staging_free(Staging *staging)
 {
 	uint64		head = pg_atomic_read_u64(&staging->head);
 	uint64		tail = pg_atomic_read_u64(&staging->tail);
-	uint64		appended = staging_appended(staging);
+	uint64		done = Min(staging_appended(staging), staging_notified(staging));
 	uint64		pos = tail;
 
 	pg_read_barrier();
@@ -597,7 +664,7 @@ staging_free(Staging *staging)
 			break;
 		if (status == STAGED_COMMITTED &&
 			(place->first == 0 ||
-			 place->first + place->nevents - 1 > appended))
+			 place->first + place->nevents - 1 > done))
 			break;
 		memset(place, 0, length);
 		pos += length;
@@ -609,64 +676,91 @@ staging_free(Staging *staging)
 	ConditionVariableBroadcast(&staging->moved);
 }
 
-/* Order of views: by number. */
+/* Order of transactions that were taken: by number. */
 static int
-compare_views(const void *a, const void *b)
+compare_taken(const void *a, const void *b)
 {
-	uint64		left = ((const StagedView *) a)->first;
-	uint64		right = ((const StagedView *) b)->first;
+	uint64		left = (*(StagedTransaction *const *) a)->first;
+	uint64		right = (*(StagedTransaction *const *) b)->first;
 
 	return left < right ? -1 : left > right;
 }
 
 /*
- * A new relay: what was taken and not notified is not taken any more.  The
- * transactions that were notified, at least in part, and are not all in the
- * ring are returned in their order, allocated in the current context; false
- * if there are none.
+ * The transactions that were taken and are not past both marks, in no order,
+ * allocated in the current context.
  */
-bool
-staging_recover(Staging *staging, StagedView **views, int *nviews)
+static StagedTransaction **
+list_taken(Staging *staging, size_t *count)
 {
 	uint64		head = pg_atomic_read_u64(&staging->head);
-	uint64		notified = staging_notified(staging);
-	uint64		appended = staging_appended(staging);
-	int			allocated = 64;
+	uint64		done = Min(staging_appended(staging), staging_notified(staging));
+	size_t		allocated = 64;
+	StagedTransaction **list = palloc(allocated * sizeof(*list));
+	uint32		length;
 
-	*nviews = 0;
-	*views = palloc(allocated * sizeof(StagedView));
-	staging->numbered = notified;
-	staging->scan = pg_atomic_read_u64(&staging->tail);
+	*count = 0;
 	pg_read_barrier();
-	for (uint64 pos = pg_atomic_read_u64(&staging->tail),
-		 next; pos < head; pos = next)
+	for (uint64 pos = pg_atomic_read_u64(&staging->tail); pos < head; pos += length)
 	{
 		StagedTransaction *place = PLACE_AT(staging, pos);
-		uint32		length = place_length(place);
+
+		length = place_length(place);
 
 		/* the last relay has not seen what is behind it either */
 		if (length == 0)
 			break;
-		next = pos + length;
 		if (pg_atomic_read_u32(&place->status) != STAGED_COMMITTED ||
-			place->first == 0)
+			place->first == 0 || place->first + place->nevents - 1 <= done)
 			continue;
-		if (place->first > notified)
-		{
-			place->first = 0;
-			continue;
-		}
-		staging->numbered = Max(staging->numbered,
-								place->first + place->nevents - 1);
-		if (place->first + place->nevents - 1 <= appended)
-			continue;
-		if (*nviews == allocated)
+		if (*count == allocated)
 		{
 			allocated *= 2;
-			*views = repalloc(*views, allocated * sizeof(StagedView));
+			list = repalloc_huge(list, allocated * sizeof(*list));
 		}
-		view_place(place, pos, &(*views)[(*nviews)++]);
+		list[(*count)++] = place;
 	}
-	qsort(*views, *nviews, sizeof(StagedView), compare_views);
-	return *nviews > 0;
+	return list;
+}
+
+/* Have the walk go on behind the mark, from the first transaction. */
+static void
+resume_walk(StagedWalk *walk, StagedTransaction *first, uint64 mark)
+{
+	memset(walk, 0, sizeof(StagedWalk));
+	if (first == NULL)
+		return;
+	view_place(first, 0, &walk->view);
+	enter_transaction(walk, &walk->view);
+	while (walk->view.transaction != NULL && staging_walk_number(walk) <= mark)
+		staging_walk_advance(walk);
+}
+
+/*
+ * A new relay: number on where the last one stopped, and have both walks go
+ * on behind their marks.
+ */
+void
+staging_recover(Staging *staging, StagedWalk *append, StagedWalk *notify)
+{
+	size_t		count;
+	StagedTransaction **taken = list_taken(staging, &count);
+	StagedTransaction *first = NULL;
+
+	staging->numbered = Max(staging_appended(staging),
+							staging_notified(staging));
+	staging->scan = pg_atomic_read_u64(&staging->tail);
+	staging->last = NULL;
+	qsort(taken, count, sizeof(*taken), compare_taken);
+	if (count > 0)
+	{
+		first = taken[0];
+		for (size_t i = 0; i < count; i++)
+			taken[i]->next = i + 1 < count ? taken[i + 1] : NULL;
+		staging->last = taken[count - 1];
+		staging->numbered = staging->last->first + staging->last->nevents - 1;
+	}
+	pfree(taken);
+	resume_walk(append, first, staging_appended(staging));
+	resume_walk(notify, first, staging_notified(staging));
 }

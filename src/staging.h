@@ -28,11 +28,13 @@ typedef struct StagedEvent
 	uint32		length;			/* with strings and alignment */
 	uint32		payload_len;
 	uint32		native_len;
+	int32		slot;			/* of its channel; the relay's, which decides
+								 * when it takes the event */
 	uint16		channel_len;
 	uint16		id_len;
 } StagedEvent;
 
-/* A transaction that the relay takes. */
+/* A transaction that the relay has taken. */
 typedef struct StagedView
 {
 	StagedTransaction *transaction;
@@ -40,9 +42,20 @@ typedef struct StagedView
 	int			pid;
 	uint32		generation;		/* of the database slot */
 	uint32		nevents;
-	const StagedEvent *events;
-	uint64		first;			/* number of its first event, 0: not taken */
+	StagedEvent *events;
+	uint64		first;			/* number of its first event */
 } StagedView;
+
+/*
+ * The relay's way through the events that were taken, in the order of their
+ * numbers.
+ */
+typedef struct StagedWalk
+{
+	StagedView	view;			/* transaction NULL: at the end */
+	StagedEvent *event;			/* the next one */
+	uint32		done;			/* events of the transaction before it */
+} StagedWalk;
 
 typedef enum StagedTake
 {
@@ -61,13 +74,14 @@ extern const char *staged_event_channel(const StagedEvent *event);
 extern const char *staged_event_id(const StagedEvent *event);
 extern const char *staged_event_payload(const StagedEvent *event);
 extern const char *staged_event_native(const StagedEvent *event);
-extern const StagedEvent *staged_event_next(const StagedEvent *event);
+extern StagedEvent *staged_event_next(StagedEvent *event);
 
 /* any process */
 extern Size staging_shmem_size(Size bytes);
 extern Staging *staging_init(void *space, Size bytes);
 extern Size staging_size(Staging *staging);
 extern Size staging_used(Staging *staging);
+extern uint64 staging_head(Staging *staging);
 extern Size staging_max_transaction(Staging *staging);
 
 /* writers */
@@ -82,12 +96,14 @@ extern TimestampTz staging_blocked_since(Staging *staging);
 extern ConditionVariable *staging_moved(Staging *staging);
 
 /* the relay */
-extern bool staging_recover(Staging *staging, StagedView **views,
-							int *nviews);
+extern void staging_recover(Staging *staging, StagedWalk *append,
+							StagedWalk *notify);
 extern uint64 staging_begin_pass(Staging *staging);
-extern StagedTake staging_take(Staging *staging, StagedView *view);
-extern void staging_take_back(Staging *staging, StagedView *view);
-extern void staging_number(Staging *staging, StagedView *view);
+extern StagedTake staging_take(Staging *staging, StagedWalk *append,
+							   StagedWalk *notify, StagedView *view);
+extern uint64 staging_numbered(Staging *staging);
+extern uint64 staging_walk_number(const StagedWalk *walk);
+extern void staging_walk_advance(StagedWalk *walk);
 extern void staging_end_pass(Staging *staging);
 extern bool staging_idle(Staging *staging);
 extern uint64 staging_notified(Staging *staging);
