@@ -178,6 +178,14 @@ typedef enum RelayUnavailable
 	RELAY_LEFT_OUT				/* it is not to have one, or cannot */
 } RelayUnavailable;
 
+/* Why the relay cannot notify staged events. */
+typedef enum NotifyTrouble
+{
+	NOTIFY_FINE,
+	NOTIFY_FAILING,				/* core refuses them: its queue is full */
+	NOTIFY_LOCKED				/* another commit with notifications hangs */
+} NotifyTrouble;
+
 /*
  * One database that has pgpubsub.  The slot is static; generation grows when
  * it is freed.
@@ -242,7 +250,7 @@ typedef struct Database
 	pg_atomic_uint64 half_warned_at;	/* TimestampTz of the last warning */
 	pg_atomic_uint64 evictions;
 	pg_atomic_uint64 bad_frames;
-	pg_atomic_uint32 notify_failing;	/* core refuses staged events */
+	pg_atomic_uint32 notify_trouble;	/* with staged events, a NotifyTrouble */
 	bool		relay_lost_events;	/* for want of memory, not yet told */
 } Database;
 

@@ -153,7 +153,7 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	pg_atomic_init_u64(&database->half_warned_at, 0);
 	pg_atomic_init_u64(&database->evictions, 0);
 	pg_atomic_init_u64(&database->bad_frames, 0);
-	pg_atomic_init_u32(&database->notify_failing, 0);
+	pg_atomic_init_u32(&database->notify_trouble, 0);
 }
 
 /* Lay out one subscription's slot. */

@@ -23,13 +23,19 @@
  *	  again later.  Readers of subscriptions notice nothing of that, until the
  *	  staging queue is full.
  *
- * 5. A new relay goes on where the marks are.
+ * 5. All transactions of the cluster that NOTIFY take one lock, and keep it
+ *	  until their commit is over; a commit that waits for a synchronous standby
+ *	  keeps it without limit.  The relay does not wait for such a one: it waits
+ *	  in the lock's queue only for a time, and only while that queue moves.
+ *
+ * 6. A new relay goes on where the marks are.
  *
  *-------------------------------------------------------------------------
  */
 #include "relay_staged.h"
 
 #include "access/xact.h"
+#include "catalog/pg_database.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -37,6 +43,8 @@
 #include "relay_listen.h"
 #include "relay_pace.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -51,6 +59,13 @@
 
 /* After a failure, the next try comes after so long. */
 #define RETRY_MS		250
+
+/* The same, while another transaction keeps the lock of all that NOTIFY. */
+#define LOCK_RETRY_MS	20
+
+/* How long the relay waits for that lock; twice as long each time in a row. */
+#define LOCK_WAIT_MS		100
+#define LONGEST_LOCK_WAIT_MS	1000
 
 /* A failure is logged at most so often. */
 #define LOG_EVERY_MS	5000
@@ -97,6 +112,11 @@ static struct
 	uint64		batch_number;	/* of its last event; 0: it has none */
 	seen_hash  *seen;
 	TimestampTz retry_at;		/* after a failure; 0: at once */
+
+	/* the lock of all that NOTIFY, if it was not to be had the last time */
+	bool		lock_missed;
+	VirtualTransactionId lock_holder;
+	int			lock_wait;		/* the next wait for it, in ms */
 } staged;
 
 /* The batch's transaction commits: move the mark. */
@@ -137,6 +157,8 @@ relay_staged_init(Database *database)
 	staged.database = database;
 	staged.staging = database->staging;
 	staged.seen = seen_create(TopMemoryContext, BATCH_EVENTS, NULL);
+	staged.lock_wait = LOCK_WAIT_MS;
+	pg_atomic_write_u32(&database->notify_trouble, NOTIFY_FINE);
 	RegisterXactCallback(batch_xact_callback, NULL);
 	staging_recover(staged.staging, &staged.append, &staged.notify);
 
@@ -337,6 +359,59 @@ send_events(StagedWalk *walk)
 	}
 }
 
+/*
+ * Take the lock that core takes before it commits notifications.  Returns
+ * false if it is not to be had now.  May raise an error after a wait.  Must be
+ * in a transaction.
+ */
+static bool
+lock_core_queue(void)
+{
+	VirtualTransactionId *holders;
+	VirtualTransactionId holder;
+	LOCKTAG		tag;
+	int			count;
+
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, InvalidOid, 0);
+	if (LockAcquire(&tag, AccessExclusiveLock, false, true) !=
+		LOCKACQUIRE_NOT_AVAIL)
+		return true;
+
+	/* the same one as at the last try does not come to its end */
+	SetInvalidVirtualTransactionId(holder);
+	holders = GetLockConflicts(&tag, AccessExclusiveLock, &count);
+	if (count > 0)
+		holder = holders[0];
+	pfree(holders);
+	if (count > 0 && staged.lock_missed &&
+		VirtualTransactionIdEquals(holder, staged.lock_holder))
+		return false;
+	staged.lock_missed = true;
+	staged.lock_holder = holder;
+
+	/* it moves: stand in the queue, but not for long */
+	LockTimeout = staged.lock_wait;
+	staged.lock_wait = Min(2 * staged.lock_wait, LONGEST_LOCK_WAIT_MS);
+	PG_TRY();
+	{
+		(void) LockAcquire(&tag, AccessExclusiveLock, false, false);
+	}
+	PG_FINALLY();
+	{
+		LockTimeout = 0;
+	}
+	PG_END_TRY();
+	return true;
+}
+
+/* Try the batch again, so many milliseconds after it has failed. */
+static void
+retry_batch(int ms, NotifyTrouble trouble)
+{
+	staged.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	pg_atomic_write_u32(&staged.database->notify_trouble, trouble);
+}
+
 /* The batch failed: say so, and roll back. */
 static void
 fail_batch(void)
@@ -353,8 +428,10 @@ fail_batch(void)
 	RESUME_INTERRUPTS();
 	MemoryContextSwitchTo(MessageContext);
 
-	staged.retry_at = TimestampTzPlusMilliseconds(now, RETRY_MS);
-	pg_atomic_write_u32(&staged.database->notify_failing, 1);
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		retry_batch(LOCK_RETRY_MS, NOTIFY_LOCKED);
+	else
+		retry_batch(RETRY_MS, NOTIFY_FAILING);
 	if (TimestampDifferenceExceeds(last_log, now, LOG_EVERY_MS))
 	{
 		last_log = now;
@@ -375,13 +452,42 @@ fail_batch(void)
 static void
 advance_core_queue(void)
 {
-	if (pg_atomic_read_u32(&staged.database->notify_failing) != 0)
+	if (pg_atomic_read_u32(&staged.database->notify_trouble) != NOTIFY_FINE)
 		(void) DirectFunctionCall1(pg_notification_queue_usage, (Datum) 0);
 }
 
 /*
- * NOTIFY a batch of what was taken, in a transaction of its own.  Returns
- * whether there is more to notify at once.
+ * Send a batch in a transaction of its own.  Raises an error if that fails.
+ */
+static void
+send_batch(void)
+{
+	StartTransactionCommand();
+	advance_core_queue();
+
+	/* the lock is not kept while the batch is put together, if it is free */
+	if (staged.lock_missed && !lock_core_queue())
+	{
+		CommitTransactionCommand();
+		retry_batch(LOCK_RETRY_MS, NOTIFY_LOCKED);
+		return;
+	}
+	send_events(&staged.batch);
+	if (!lock_core_queue())
+	{
+		AbortCurrentTransaction();
+		retry_batch(LOCK_RETRY_MS, NOTIFY_LOCKED);
+		return;
+	}
+	CommitTransactionCommand();
+	staged.lock_missed = false;
+	staged.lock_wait = LOCK_WAIT_MS;
+	pg_atomic_write_u32(&staged.database->notify_trouble, NOTIFY_FINE);
+}
+
+/*
+ * NOTIFY a batch of what was taken.  Returns whether there is more to notify
+ * at once.
  */
 bool
 relay_staged_notify(void)
@@ -397,11 +503,7 @@ relay_staged_notify(void)
 	pgstat_report_activity(STATE_RUNNING, "notifying staged events");
 	PG_TRY();
 	{
-		StartTransactionCommand();
-		advance_core_queue();
-		send_events(&staged.batch);
-		CommitTransactionCommand();
-		pg_atomic_write_u32(&staged.database->notify_failing, 0);
+		send_batch();
 	}
 	PG_CATCH();
 	{

@@ -137,16 +137,18 @@ staging_full(Database *database)
 {
 	bool		running =
 	pg_atomic_read_u32(&database->relay_state) != RELAY_STOPPED;
-	bool		failing = pg_atomic_read_u32(&database->notify_failing) != 0;
+	uint32		trouble = pg_atomic_read_u32(&database->notify_trouble);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("queue is full"),
-			 failing ? errdetail("The relay cannot send what is in the staging queue: the server's NOTIFY queue is full.") :
+			 trouble == NOTIFY_FAILING ? errdetail("The relay cannot send what is in the staging queue: the server's NOTIFY queue is full.") :
+			 trouble == NOTIFY_LOCKED ? errdetail("The relay cannot send what is in the staging queue: another transaction that notifies does not come to the end of its commit.") :
 			 running ? errdetail("The relay has not emptied the staging queue within pgpubsub.publish_timeout (%d ms).",
 								 pgpubsub_publish_timeout) :
 			 errdetail("The relay that empties the staging queue is not running."),
-			 failing ? errhint("Look for sessions that LISTEN and stay in a transaction: pg_notification_queue_usage() shows the use.") :
+			 trouble == NOTIFY_FAILING ? errhint("Look for sessions that LISTEN and stay in a transaction: pg_notification_queue_usage() shows the use.") :
+			 trouble == NOTIFY_LOCKED ? errhint("Look in pg_stat_activity for a session that waits in COMMIT, for a synchronous standby for instance.") :
 			 errhint("Look at pgpubsub.stat_queue and at the server log, or raise pgpubsub.staging_size.")));
 }
 
