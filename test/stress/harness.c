@@ -366,6 +366,12 @@ repalloc(void *pointer, Size size)
 	return result;
 }
 
+void *
+repalloc_huge(void *pointer, Size size)
+{
+	return repalloc(pointer, size);
+}
+
 void
 pfree(void *pointer)
 {

@@ -6,11 +6,12 @@
  * Writers change rows as transactions do: they lock some, take a place in the
  * queue with an event for each, copy the events, and commit or roll back; the
  * rows are released before the place is marked, as in a server.  A relay
- * takes, notifies and appends in batches as relay_staged.c does; batches
- * fail, and the relay dies and comes back at any point.  What is checked:
+ * takes, appends and notifies as relay_staged.c and relay_append.c do; at times
+ * there is no room to append, batches fail, and the relay dies and comes back
+ * at any point.  What is checked:
  *
- * - Each row's committed versions are notified in ascending order, none left
- *	 out, none twice; and are appended so.
+ * - Each row's committed versions are appended in ascending order, none left
+ *	 out, none twice; and, independently, are notified so.
  * - Numbers are given without a gap, restarts of the relay included.
  * - An event's payload is a stream that begins with a hash of its row,
  *	 version, number of bytes and writer: nothing torn or freed is read.
@@ -90,7 +91,9 @@ typedef struct Shared
 	uint64		too_full;		/* nor after a pass */
 	uint64		passes;			/* waited for */
 	uint64		restarts;
-	uint64		recovered;		/* events that were found notified */
+	uint64		recovered;		/* events that were taken by a relay that died */
+	uint64		ahead;			/* times one mark was beyond the other ... */
+	uint64		behind;			/* ... and the other way round */
 	uint64		failed;			/* batches */
 	uint64		soon;			/* times the relay waited for a mark */
 	uint64		overtaken;		/* pending places passed over */
@@ -132,6 +135,7 @@ covered(void)
 	return shared->committed > 0 && shared->rolled_back > 0 &&
 		shared->passes > 0 && shared->restarts > 0 &&
 		shared->recovered > 0 && shared->failed > 0 &&
+		shared->ahead > 0 && shared->behind > 0 &&
 		(config->nrows == 1 || shared->overtaken > 0);
 }
 
@@ -353,30 +357,16 @@ writer_main(int index)
  * The relay
  */
 
-typedef struct Taking
-{
-	StagedView	view;			/* transaction NULL: none */
-	const StagedEvent *event;
-	uint32		done;
-} Taking;
-
-typedef struct Sent
-{
-	const StagedEvent *event;
-	uint64		number;
-} Sent;
-
 /* A relay's own memory: gone when it dies. */
 typedef struct Relay
 {
-	Taking		taking;
+	StagedWalk	append;
+	StagedWalk	notify;
 	StagedTake	take_result;
 	uint64		last_pos;
 	uint64		pass_end;
-	StagedView	taken[BATCH_EVENTS];
-	int			ntaken;
-	Sent		sent[BATCH_EVENTS];
-	int			nsent;
+	bool		pass_taken;
+	uint64		pass_number;
 } Relay;
 
 /* The relay dies here, now and then. */
@@ -436,125 +426,51 @@ check_order(const StagedEvent *event, uint64 number, bool append)
 	stress_set(last, version);
 }
 
-static void
-append_event(const StagedEvent *event, uint64 number)
-{
-	check_order(event, number, true);
-	staging_set_appended(staging, number);
-}
-
-/* As recover_view(). */
-static void
-recover_view(Relay *relay, StagedView *view)
-{
-	const StagedEvent *event = view->events;
-
-	if (view->generation != 7 || view->nevents < 1 ||
-		view->nevents > MAX_EVENTS)
-		stress_fail("a place is torn");
-	for (uint32 i = 0; i < view->nevents; i++)
-	{
-		uint64		number = view->first + i;
-
-		if (number > staging_notified(staging))
-		{
-			relay->taking.view = *view;
-			relay->taking.event = event;
-			relay->taking.done = i;
-			return;
-		}
-		if (number > staging_appended(staging))
-		{
-			append_event(event, number);
-			stress_add(&shared->recovered, 1);
-		}
-		event = staged_event_next(event);
-	}
-}
-
 /* A new relay. */
 static void
 relay_init(Relay *relay)
 {
-	StagedView *views;
-	int			nviews;
+	StagedWalk	walk;
 
 	memset(relay, 0, sizeof(Relay));
 	steps_drain();
-	(void) staging_recover(staging, &views, &nviews);
-	for (int i = 0; i < nviews; i++)
-		recover_view(relay, &views[i]);
-	pfree(views);
-}
-
-/* As peek_event(). */
-static const StagedEvent *
-peek_event(Relay *relay)
-{
-	Taking	   *taking = &relay->taking;
-
-	if (taking->view.transaction != NULL && taking->done < taking->view.nevents)
-		return taking->event;
-	relay->take_result = staging_take(staging, &taking->view);
-	if (relay->take_result != TAKE_FOUND)
+	staging_recover(staging, &relay->append, &relay->notify);
+	for (walk = relay->append; walk.view.transaction != NULL;)
 	{
-		if (relay->take_result == TAKE_SOON)
-			stress_add(&shared->soon, 1);
-		memset(taking, 0, sizeof(Taking));
-		return NULL;
+		stress_add(&shared->recovered, 1);
+		staging_walk_advance(&walk);
 	}
-	if (taking->view.pos > staging->scan)
-		stress_add(&shared->overtaken, 1);
-	if (taking->view.generation != 7 || taking->view.nevents < 1 ||
-		taking->view.nevents > MAX_EVENTS)
-		stress_fail("a place is torn");
-	staging_number(staging, &taking->view);
-	relay->taken[relay->ntaken++] = taking->view;
-	relay->last_pos = taking->view.pos;
-	taking->event = taking->view.events;
-	taking->done = 0;
-	return taking->event;
 }
 
-/* As send_batch(); false if it failed. */
-static bool
-send_batch(Relay *relay, Taking *before)
+/* As check_pass(). */
+static void
+check_pass(Relay *relay)
 {
-	const StagedEvent *event;
+	if (relay->pass_end == 0)
+		return;
+	if (!relay->pass_taken && (relay->take_result == TAKE_NOTHING ||
+							   relay->last_pos >= relay->pass_end))
+	{
+		relay->pass_taken = true;
+		relay->pass_number = staging_numbered(staging);
+	}
+	if (relay->pass_taken &&
+		staging_notified(staging) >= relay->pass_number)
+	{
+		staging_end_pass(staging);
+		relay->pass_end = 0;
+	}
+}
+
+/* As relay_staged_take(); false if the relay dies. */
+static bool
+take(Relay *relay)
+{
 	int			limit = 1 + (int) stress_random(BATCH_EVENTS);
 
-	while (relay->nsent < limit && relay->ntaken < BATCH_EVENTS &&
-		   (event = peek_event(relay)) != NULL)
-	{
-		Sent	   *item = &relay->sent[relay->nsent++];
-
-		item->event = event;
-		item->number = relay->taking.view.first + relay->taking.done;
-		relay->taking.event = staged_event_next(event);
-		relay->taking.done++;
-		if (stress_random(100) == 0)
-		{
-			while (relay->ntaken > 0)
-				staging_take_back(staging, &relay->taken[--relay->ntaken]);
-			relay->taking = *before;
-			relay->last_pos = 0;
-			relay->nsent = 0;
-			stress_add(&shared->failed, 1);
-			return false;
-		}
-	}
-	return true;
-}
-
-/* As relay_staged_batch(); false if the relay dies. */
-static bool
-run_batch(Relay *relay)
-{
-	Taking		before;
-
 	staging_free(staging);
-	if (relay->taking.view.transaction == NULL && staging_idle(staging) &&
-		relay->pass_end == 0)
+	relay->take_result = TAKE_NOTHING;
+	if (staging_idle(staging) && relay->pass_end == 0)
 	{
 		stress_yield();
 		return true;
@@ -562,45 +478,97 @@ run_batch(Relay *relay)
 	if (relay->pass_end == 0)
 	{
 		relay->pass_end = staging_begin_pass(staging);
+		relay->pass_taken = false;
 		relay->last_pos = 0;
 	}
-	relay->nsent = relay->ntaken = 0;
-	before = relay->taking;
-	if (peek_event(relay) == NULL)
+	while (limit-- > 0)
 	{
-		if (relay->pass_end != 0 && relay->take_result == TAKE_NOTHING)
-		{
-			staging_end_pass(staging);
-			relay->pass_end = 0;
-		}
-		stress_yield();
-		return true;
-	}
-	if (DIES())
-		return false;
-	if (!send_batch(relay, &before))
-		return true;
-	if (DIES())
-		return false;
+		StagedView	view;
 
-	/* commit */
-	for (int i = 0; i < relay->nsent; i++)
-		check_order(relay->sent[i].event, relay->sent[i].number, false);
-	if (relay->nsent > 0)
-		staging_set_notified(staging, relay->sent[relay->nsent - 1].number);
-	for (int i = 0; i < relay->nsent; i++)
-	{
+		relay->take_result = staging_take(staging, &relay->append,
+										  &relay->notify, &view);
+		if (relay->take_result != TAKE_FOUND)
+			break;
+		if (view.pos > staging->scan)
+			stress_add(&shared->overtaken, 1);
+		if (view.generation != 7 || view.nevents < 1 ||
+			view.nevents > MAX_EVENTS)
+			stress_fail("a place is torn");
+		relay->last_pos = view.pos;
 		if (DIES())
 			return false;
-		append_event(relay->sent[i].event, relay->sent[i].number);
+	}
+	if (relay->take_result == TAKE_SOON)
+		stress_add(&shared->soon, 1);
+	if (relay->take_result != TAKE_FOUND)
+		stress_yield();
+	check_pass(relay);
+	return true;
+}
+
+/* As append_staged(), with room for some; false if the relay dies. */
+static bool
+append(Relay *relay)
+{
+	uint64		room = stress_random(3) == 0 ? stress_random(5) : UINT64_MAX;
+
+	while (relay->append.view.transaction != NULL && room-- > 0)
+	{
+		uint64		number = staging_walk_number(&relay->append);
+
+		if (DIES())
+			return false;
+		check_order(relay->append.event, number, true);
+		staging_walk_advance(&relay->append);
+		staging_set_appended(staging, number);
 		if (stress_random(8) == 0)
 			staging_free(staging);
 	}
-	if (relay->pass_end != 0 && relay->last_pos >= relay->pass_end)
+	if (staging_appended(staging) > staging_notified(staging))
+		stress_add(&shared->ahead, 1);
+	return true;
+}
+
+/* As relay_staged_notify(); false if the relay dies. */
+static bool
+notify(Relay *relay)
+{
+	StagedWalk	walk = relay->notify;
+	uint64		last = 0;
+	int			limit = 1 + (int) stress_random(BATCH_EVENTS);
+
+	if (walk.view.transaction == NULL || stress_random(4) == 0)
+		return true;
+	while (walk.view.transaction != NULL && limit-- > 0)
 	{
-		staging_end_pass(staging);
-		relay->pass_end = 0;
+		uint64		version;
+
+		(void) check_event(walk.event, &version);
+		last = staging_walk_number(&walk);
+		staging_walk_advance(&walk);
 	}
+	if (DIES())
+		return false;
+	if (stress_random(10) == 0)
+	{
+		stress_add(&shared->failed, 1);
+		return true;
+	}
+
+	/* commit */
+	walk = relay->notify;
+	while (walk.view.transaction != NULL && staging_walk_number(&walk) <= last)
+	{
+		check_order(walk.event, staging_walk_number(&walk), false);
+		staging_walk_advance(&walk);
+	}
+	staging_set_notified(staging, last);
+	if (DIES())
+		return false;
+	relay->notify = walk;
+	if (staging_notified(staging) > staging_appended(staging))
+		stress_add(&shared->behind, 1);
+	check_pass(relay);
 	return true;
 }
 
@@ -635,13 +603,12 @@ relay_main(int index)
 	{
 		bool		last = stress_get(&shared->writers) == 0;
 
-		if (!run_batch(&relay))
+		if (!take(&relay) || !append(&relay) || !notify(&relay))
 		{
 			stress_add(&shared->restarts, 1);
 			relay_init(&relay);
 		}
-		else if (last && staging_idle(staging) &&
-				 relay.taking.view.transaction == NULL)
+		else if (last && staging_idle(staging))
 			break;
 
 		/* what transactions that take long leave pending */
@@ -688,7 +655,7 @@ run_config(double seconds)
 		mains[n++] = writer_main;
 	mains[n++] = relay_main;
 	good = stress_run(config->name, mains, n, seconds, covered);
-	printf("#   %llu committed, %llu rolled back, full %llu and %llu times, %llu passes, %llu restarts, %llu recovered, %llu batches failed, %llu overtaken, %llu soon\n",
+	printf("#   %llu committed, %llu rolled back, full %llu and %llu times, %llu passes, %llu restarts, %llu recovered, %llu batches failed, appended ahead %llu and behind %llu times, %llu overtaken, %llu soon\n",
 		   (unsigned long long) shared->committed,
 		   (unsigned long long) shared->rolled_back,
 		   (unsigned long long) shared->full,
@@ -697,6 +664,8 @@ run_config(double seconds)
 		   (unsigned long long) shared->restarts,
 		   (unsigned long long) shared->recovered,
 		   (unsigned long long) shared->failed,
+		   (unsigned long long) shared->ahead,
+		   (unsigned long long) shared->behind,
 		   (unsigned long long) shared->overtaken,
 		   (unsigned long long) shared->soon);
 	stress_unmap(ProcGlobal->allProcs, (MAX_WRITERS + 1) * sizeof(PGPROC));
