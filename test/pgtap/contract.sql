@@ -48,6 +48,7 @@ SELECT bag_eq(
       ('stat_reset()'),
       ('subscribe(name, text[], text, text, boolean)'),
       ('subscription_changed()'),
+      ('subscription_replicated()'),
       ('subscription_stats()'),
       ('trigger_condition(oid)'),
       ('trigger_options(bytea)'),
@@ -131,6 +132,10 @@ SELECT is(pg_temp.columns_of('pgpubsub.subscription'),
     'subscription');
 SELECT col_is_pk('pgpubsub', 'subscription', 'name', 'subscription: primary key');
 SELECT has_trigger('pgpubsub', 'subscription', 'subscription_changed', 'subscription: the relay is told of changes');
+SELECT has_trigger('pgpubsub', 'subscription', t, 'subscription: logical replication leaves it alone')
+  FROM unnest('{discard_replicated,keep_from_truncate,keep_after_truncate}'::name[]) AS t;
+SELECT is(tgenabled, 'A', tgname || ' is enabled ALWAYS')
+  FROM pg_trigger WHERE tgrelid = 'pgpubsub.subscription'::regclass AND NOT tgisinternal AND tgname <> 'subscription_changed';
 SELECT col_not_null('pgpubsub', 'subscription', c, 'subscription: ' || c)
   FROM unnest('{owner,channels,on_full,created_at}'::name[]) AS c;
 
@@ -178,8 +183,9 @@ INSERT INTO granted VALUES
     -- what the views are made of; tells an owner of its own subscriptions
     ('subscription_stats', true, true), ('trigger_options', true, true),
     ('trigger_condition', true, true),
-    -- only the trigger of the table calls it
-    ('subscription_changed', false, false);
+    -- only the triggers of the table call them
+    ('subscription_changed', false, false),
+    ('subscription_replicated', false, false);
 SELECT is(has_function_privilege('pgpubsub_test_nobody', p.oid, 'EXECUTE'), g.everybody, p.proname || ': EXECUTE for everybody')
   FROM pg_proc AS p JOIN member ON objid = p.oid AND classid = 'pg_proc'::regclass LEFT JOIN granted AS g ON g.function = p.proname;
 SELECT is(has_function_privilege('pg_monitor', p.oid, 'EXECUTE'), g.monitor, p.proname || ': EXECUTE for pg_monitor')
