@@ -17,8 +17,12 @@ SELECT no_plan();
 --
 SELECT is(extversion, '1.1', 'version') FROM pg_extension WHERE extname = 'pgpubsub';
 SELECT is(extrelocatable, false, 'not relocatable') FROM pg_extension WHERE extname = 'pgpubsub';
-SELECT is(extnamespace::regnamespace::text, 'pgpubsub', 'in its own schema') FROM pg_extension WHERE extname = 'pgpubsub';
-SELECT is(schema, 'pgpubsub', 'the schema is fixed') FROM pg_available_extension_versions WHERE name = 'pgpubsub' AND version = '1.1';
+SELECT is(extnamespace::regnamespace::text, 'pg_catalog', 'in no schema of its own') FROM pg_extension WHERE extname = 'pgpubsub';
+SELECT ok(count(*) = 1, 'its schema is its part') FROM pg_depend
+ WHERE classid = 'pg_namespace'::regclass AND objid = 'pgpubsub'::regnamespace AND deptype = 'e'
+   AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pgpubsub');
+SELECT is(schema, CASE version WHEN '1.0' THEN 'pgpubsub'::name END, version || ': whatever schema is named')
+  FROM pg_available_extension_versions WHERE name = 'pgpubsub';
 SELECT is(relocatable, false, 'the control file says so') FROM pg_available_extension_versions WHERE name = 'pgpubsub' AND version = '1.1';
 SELECT throws_ok('ALTER EXTENSION pgpubsub SET SCHEMA public', '0A000');
 SELECT is(extconfig, ARRAY['pgpubsub.subscription'::regclass::oid], 'pg_dump keeps the table of subscriptions')
@@ -58,7 +62,7 @@ SELECT views_are('pgpubsub', ARRAY['attachments', 'stat_queue', 'stat_channels',
 SELECT tables_are('pgpubsub', ARRAY['subscription']);
 SELECT bag_eq(
     $$SELECT DISTINCT type FROM member WHERE type NOT LIKE '%type'$$,
-    $$VALUES ('function'), ('table'), ('view')$$,
+    $$VALUES ('function'), ('schema'), ('table'), ('view')$$,
     'nothing else');
 
 --
@@ -197,6 +201,7 @@ SELECT table_privs_are('pgpubsub', v, 'pg_monitor', ARRAY['SELECT'], v || ': pg_
   FROM unnest('{stat_queue,stat_channels,stat_subscriptions,attachments,subscription}'::name[]) AS v;
 SELECT table_privs_are('pgpubsub', v, 'pgpubsub_test_nobody', ARRAY[]::text[], v || ': others do not')
   FROM unnest('{stat_queue,stat_channels,attachments,subscription}'::name[]) AS v;
+SELECT table_privs_are('pgpubsub', 'subscription', 'pg_database_owner', ARRAY['INSERT', 'SELECT'], 'subscription: the database''s owner dumps and restores it');
 SELECT table_privs_are('pgpubsub', 'stat_subscriptions', 'pgpubsub_test_nobody', ARRAY['SELECT'], 'stat_subscriptions: everybody, for their own');
 
 --
