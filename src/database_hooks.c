@@ -24,6 +24,8 @@
  *	  prepared transaction that is committed: then that waits until the table
  *	  is next read.)
  *
+ * 5. DISCARD ALL ends the session's temporary subscriptions.
+ *
  *-------------------------------------------------------------------------
  */
 #include "database_hooks.h"
@@ -576,6 +578,8 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 	/* a command that ends the transaction may be freed when it has run */
 	Node	   *followed = IsA(pstmt->utilityStmt, DropOwnedStmt) ||
 		IsA(pstmt->utilityStmt, ReassignOwnedStmt) ? pstmt->utilityStmt : NULL;
+	bool		discard_all = IsA(pstmt->utilityStmt, DiscardStmt) &&
+		((DiscardStmt *) pstmt->utilityStmt)->target == DISCARD_ALL;
 
 	/* in a transaction block, of these only a renaming is possible */
 	if (IsTransactionState() &&
@@ -591,6 +595,8 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 								params, queryEnv, dest, qc);
 	if (followed)
 		follow_command(followed);
+	if (discard_all)
+		subscribe_discard();
 }
 
 /*

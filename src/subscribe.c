@@ -114,6 +114,12 @@ static int	reload_level = 0;
 /* This backend removes its temporary subscriptions when it exits. */
 static bool exit_registered = false;
 
+/* It may have some, so that DISCARD ALL has something to end ... */
+static bool may_have_temporary = false;
+
+/* ... when this transaction, in which it has run, commits. */
+static bool discarding = false;
+
 PG_FUNCTION_INFO_V1(pgpubsub_subscribe);
 PG_FUNCTION_INFO_V1(pgpubsub_subscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe);
@@ -285,6 +291,39 @@ undo_actions(int level)
 		first_action = NULL;
 }
 
+/* End the temporary subscriptions of this session.  Cannot fail. */
+static void
+drop_temporary(void)
+{
+	Database   *database = registry_my_database(false);
+	dlist_mutable_iter iter;
+
+	if (database == NULL)
+		return;
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	dlist_foreach_modify(iter, &database->subscriptions)
+	{
+		Subscription *subscription = dlist_container(Subscription, node,
+													 iter.cur);
+
+		if (!subscription->temporary ||
+			subscription->session_pid != MyProcPid)
+			continue;
+
+		/* another session that reads it keeps its bindings until it lets go */
+		if (subscription->reader_pid != 0)
+		{
+			subscription->doomed = true;
+			registry_wake_reader(subscription);
+		}
+		else
+			registry_drop_subscription(database, subscription);
+	}
+	LWLockRelease(database->lock);
+	may_have_temporary = false;
+	registry_request(database);
+}
+
 /* The transaction has committed.  Cannot fail. */
 static void
 subscribe_at_commit(void)
@@ -320,11 +359,15 @@ subscribe_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 			subscribe_at_commit();
 			reader_at_commit();
+			if (discarding)
+				drop_temporary();
+			discarding = false;
 			break;
 		case XACT_EVENT_ABORT:
 			undo_actions(0);
 			reload_database = NULL;
 			reader_at_abort();
+			discarding = false;
 			break;
 		case XACT_EVENT_PREPARE:
 			reader_at_abort();
@@ -553,6 +596,18 @@ place_bindings(Claim *claim, Request *request, bool created)
 }
 
 /*
+ * DISCARD ALL has run in this transaction: the session's temporary
+ * subscriptions end when it commits, as a pooler hands the session on to
+ * another client then.  One that another session is reading ends when that
+ * lets go of it.
+ */
+void
+subscribe_discard(void)
+{
+	discarding = may_have_temporary;
+}
+
+/*
  * The table was written: the relay has to read it again when that is
  * committed.
  */
@@ -604,38 +659,12 @@ lock_name(const char *name)
 
 /* At exit: this session's temporary subscriptions end with it. */
 static void
-drop_temporary(int code, Datum arg)
+drop_temporary_at_exit(int code, Datum arg)
 {
-	Database   *database;
-	dlist_mutable_iter iter;
-
 	LWLockReleaseAll();
-	database = registry_my_database(false);
 	undo_actions(0);
 	reader_at_abort();
-	if (database == NULL)
-		return;
-	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	dlist_foreach_modify(iter, &database->subscriptions)
-	{
-		Subscription *subscription = dlist_container(Subscription, node,
-													 iter.cur);
-
-		if (!subscription->temporary ||
-			subscription->session_pid != MyProcPid)
-			continue;
-
-		/* another session that reads it keeps its bindings until it lets go */
-		if (subscription->reader_pid != 0)
-		{
-			subscription->doomed = true;
-			registry_wake_reader(subscription);
-		}
-		else
-			registry_drop_subscription(database, subscription);
-	}
-	LWLockRelease(database->lock);
-	registry_request(database);
+	drop_temporary();
 }
 
 /* Create the subscription, not committed, and claim it. */
@@ -651,9 +680,10 @@ create_subscription(Database *database, Request *request,
 
 	if (request->temporary && !exit_registered)
 	{
-		before_shmem_exit(drop_temporary, (Datum) 0);
+		before_shmem_exit(drop_temporary_at_exit, (Datum) 0);
 		exit_registered = true;
 	}
+	may_have_temporary |= request->temporary;
 
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	subscription = registry_make_subscription(database, request->name,
