@@ -26,6 +26,7 @@
  *
  * 5. A publication that has the table of subscriptions in it is worth a
  *	  WARNING; see replication.c.
+ * 6. DISCARD ALL ends the session's temporary subscriptions.
  *
  *-------------------------------------------------------------------------
  */
@@ -618,6 +619,8 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 	char	   *publication;
 	bool		may_warn = concerns_publication(pstmt->utilityStmt,
 												&publication);
+	bool		discard_all = IsA(pstmt->utilityStmt, DiscardStmt) &&
+		((DiscardStmt *) pstmt->utilityStmt)->target == DISCARD_ALL;
 
 	/* in a transaction block, of these only a renaming is possible */
 	if (IsTransactionState() &&
@@ -635,6 +638,8 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 		follow_command(followed);
 	if (may_warn)
 		warn_of_publication(publication);
+	if (discard_all)
+		subscribe_discard();
 }
 
 /*
