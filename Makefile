@@ -20,7 +20,13 @@ tree := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 
 headers := $(wildcard $(tree)/src/*.h)
 OBJS := $(patsubst $(tree)/%.c,%.o,$(sort $(wildcard $(tree)/src/*.c)))
-DATA := $(patsubst $(tree)/%,%,$(wildcard $(tree)/sql/pgpubsub--*.sql))
+DATA := $(patsubst $(tree)/%,%,$(wildcard $(tree)/sql/pgpubsub--*.sql \
+	$(tree)/pgpubsub--*.control))
+
+# A fresh 1.1 is the schema, which 1.0 wants to be there, 1.0 and what 1.1
+# changes, in one script: that way it may be installed WITH SCHEMA pg_catalog,
+# which is what pg_dump writes.
+DATA_built := $(CURDIR)/build/pgpubsub--1.1.sql
 DOCS := $(patsubst $(tree)/%,%,$(wildcard $(tree)/README.md))
 PG_CPPFLAGS = -I$(tree)/src
 
@@ -51,6 +57,11 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
 
 include $(PGXS)
+
+$(DATA_built): $(patsubst %,$(tree)/sql/%.sql,schema pgpubsub--1.0 \
+		pgpubsub--1.0--1.1)
+	@$(MKDIR_P) '$(@D)'
+	cat $^ >'$@'
 
 # PGXS tracks no headers unless the server was configured to.
 $(OBJS): $(headers) | $(CURDIR)/src

@@ -94,6 +94,17 @@
 	pg_class_ownercheck(reloid, role)
 #endif
 
+/* 16 lets an UPDATE say which kinds of indexes it touches. */
+#if PG_VERSION_NUM >= 160000
+#define PGPUBSUB_UPDATE_INDEXES TU_UpdateIndexes
+#define PGPUBSUB_UPDATE_INDEXES_NONE TU_None
+#define PGPUBSUB_UPDATE_INDEXES_ALL TU_All
+#else
+#define PGPUBSUB_UPDATE_INDEXES bool
+#define PGPUBSUB_UPDATE_INDEXES_NONE false
+#define PGPUBSUB_UPDATE_INDEXES_ALL true
+#endif
+
 /* 18 added virtual generated columns, whose values no tuple has. */
 #if PG_VERSION_NUM >= 180000
 #define PGPUBSUB_IS_VIRTUAL(att) \

@@ -24,6 +24,10 @@
  *	  prepared transaction that is committed: then that waits until the table
  *	  is next read.)
  *
+ * 5. A publication that has the table of subscriptions in it is worth a
+ *	  WARNING; see replication.c.
+ * 6. DISCARD ALL ends the session's temporary subscriptions.
+ *
  *-------------------------------------------------------------------------
  */
 #include "database_hooks.h"
@@ -45,6 +49,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "registry.h"
+#include "replication.h"
 #include "subscribe.h"
 #include "subscription_table.h"
 #include "tcop/utility.h"
@@ -323,6 +328,41 @@ follow_command(Node *command)
 }
 
 /*
+ * Publications
+ */
+
+/*
+ * What the warning after the command is about: a copy of the publication's
+ * name, or NULL for all.  Returns whether one may be due.
+ */
+static bool
+concerns_publication(Node *command, char **publication)
+{
+	const char *extension = NULL;
+
+	*publication = NULL;
+	if (IsA(command, CreatePublicationStmt))
+		*publication = pstrdup(((CreatePublicationStmt *) command)->pubname);
+	else if (IsA(command, AlterPublicationStmt))
+		*publication = pstrdup(((AlterPublicationStmt *) command)->pubname);
+	else if (IsA(command, CreateExtensionStmt))
+		extension = ((CreateExtensionStmt *) command)->extname;
+	else if (IsA(command, AlterExtensionStmt))
+		extension = ((AlterExtensionStmt *) command)->extname;
+	return *publication != NULL ||
+		(extension != NULL && strcmp(extension, PGPUBSUB_EXTENSION) == 0);
+}
+
+/* The command has run: warn if the table of subscriptions is published. */
+static void
+warn_of_publication(const char *publication)
+{
+	CommandCounterIncrement();
+	if (OidIsValid(subscription_table_find()))
+		replication_warn(publication);
+}
+
+/*
  * Ends
  */
 
@@ -576,6 +616,11 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 	/* a command that ends the transaction may be freed when it has run */
 	Node	   *followed = IsA(pstmt->utilityStmt, DropOwnedStmt) ||
 		IsA(pstmt->utilityStmt, ReassignOwnedStmt) ? pstmt->utilityStmt : NULL;
+	char	   *publication;
+	bool		may_warn = concerns_publication(pstmt->utilityStmt,
+												&publication);
+	bool		discard_all = IsA(pstmt->utilityStmt, DiscardStmt) &&
+		((DiscardStmt *) pstmt->utilityStmt)->target == DISCARD_ALL;
 
 	/* in a transaction block, of these only a renaming is possible */
 	if (IsTransactionState() &&
@@ -591,6 +636,10 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 								params, queryEnv, dest, qc);
 	if (followed)
 		follow_command(followed);
+	if (may_warn)
+		warn_of_publication(publication);
+	if (discard_all)
+		subscribe_discard();
 }
 
 /*

@@ -114,8 +114,16 @@ static int	reload_level = 0;
 /* This backend removes its temporary subscriptions when it exits. */
 static bool exit_registered = false;
 
+/* It may have some, so that DISCARD ALL has something to end ... */
+static bool may_have_temporary = false;
+
+/* ... when this transaction, in which it has run, commits. */
+static bool discarding = false;
+
 PG_FUNCTION_INFO_V1(pgpubsub_subscribe);
+PG_FUNCTION_INFO_V1(pgpubsub_subscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe);
+PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_changed);
 
 /*
@@ -283,6 +291,39 @@ undo_actions(int level)
 		first_action = NULL;
 }
 
+/* End the temporary subscriptions of this session.  Cannot fail. */
+static void
+drop_temporary(void)
+{
+	Database   *database = registry_my_database(false);
+	dlist_mutable_iter iter;
+
+	if (database == NULL)
+		return;
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	dlist_foreach_modify(iter, &database->subscriptions)
+	{
+		Subscription *subscription = dlist_container(Subscription, node,
+													 iter.cur);
+
+		if (!subscription->temporary ||
+			subscription->session_pid != MyProcPid)
+			continue;
+
+		/* another session that reads it keeps its bindings until it lets go */
+		if (subscription->reader_pid != 0)
+		{
+			subscription->doomed = true;
+			registry_wake_reader(subscription);
+		}
+		else
+			registry_drop_subscription(database, subscription);
+	}
+	LWLockRelease(database->lock);
+	may_have_temporary = false;
+	registry_request(database);
+}
+
 /* The transaction has committed.  Cannot fail. */
 static void
 subscribe_at_commit(void)
@@ -318,11 +359,15 @@ subscribe_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 			subscribe_at_commit();
 			reader_at_commit();
+			if (discarding)
+				drop_temporary();
+			discarding = false;
 			break;
 		case XACT_EVENT_ABORT:
 			undo_actions(0);
 			reload_database = NULL;
 			reader_at_abort();
+			discarding = false;
 			break;
 		case XACT_EVENT_PREPARE:
 			reader_at_abort();
@@ -375,17 +420,6 @@ subscribe_init(void)
 /*
  * Arguments
  */
-
-/* Raise 22023 unless name may name a subscription. */
-static void
-check_subscription_name(const char *name)
-{
-	if (name[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("subscription name cannot be empty"),
-				 errhint("Give a name of 1 to %d bytes.", NAMEDATALEN - 1)));
-}
 
 /* Take the channels apart: checked, without repetitions. */
 static void
@@ -448,22 +482,22 @@ parse_start_at(Request *request, const char *start_at)
 	}
 }
 
-/* The arguments of subscribe(), checked. */
+/* The arguments of subscribe() for the subscription of that name, checked. */
 static void
-parse_request(FunctionCallInfo fcinfo, Request *request)
+parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
 {
 	static const char *const names[] = {
-		"subscription", "channels", "on_full", "start_at", "temporary"
+		NULL, "channels", "on_full", "start_at", "temporary"
 	};
 
-	for (int i = 0; i < (int) lengthof(names); i++)
+	for (int i = 1; i < (int) lengthof(names); i++)
 		reader_check_not_null(fcinfo, i, names[i]);
 	memset(request, 0, sizeof(Request));
-	request->name = NameStr(*PG_GETARG_NAME(0));
+	request->name = name;
 	request->channel_array = PG_GETARG_ARRAYTYPE_P(1);
 	request->on_full_name = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	request->temporary = PG_GETARG_BOOL(4);
-	check_subscription_name(request->name);
+	reader_check_name(request->name);
 	parse_channels(request);
 	parse_on_full(request);
 	parse_start_at(request, text_to_cstring(PG_GETARG_TEXT_PP(3)));
@@ -562,6 +596,18 @@ place_bindings(Claim *claim, Request *request, bool created)
 }
 
 /*
+ * DISCARD ALL has run in this transaction: the session's temporary
+ * subscriptions end when it commits, as a pooler hands the session on to
+ * another client then.  One that another session is reading ends when that
+ * lets go of it.
+ */
+void
+subscribe_discard(void)
+{
+	discarding = may_have_temporary;
+}
+
+/*
  * The table was written: the relay has to read it again when that is
  * committed.
  */
@@ -613,38 +659,12 @@ lock_name(const char *name)
 
 /* At exit: this session's temporary subscriptions end with it. */
 static void
-drop_temporary(int code, Datum arg)
+drop_temporary_at_exit(int code, Datum arg)
 {
-	Database   *database;
-	dlist_mutable_iter iter;
-
 	LWLockReleaseAll();
-	database = registry_my_database(false);
 	undo_actions(0);
 	reader_at_abort();
-	if (database == NULL)
-		return;
-	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	dlist_foreach_modify(iter, &database->subscriptions)
-	{
-		Subscription *subscription = dlist_container(Subscription, node,
-													 iter.cur);
-
-		if (!subscription->temporary ||
-			subscription->session_pid != MyProcPid)
-			continue;
-
-		/* another session that reads it keeps its bindings until it lets go */
-		if (subscription->reader_pid != 0)
-		{
-			subscription->doomed = true;
-			registry_wake_reader(subscription);
-		}
-		else
-			registry_drop_subscription(database, subscription);
-	}
-	LWLockRelease(database->lock);
-	registry_request(database);
+	drop_temporary();
 }
 
 /* Create the subscription, not committed, and claim it. */
@@ -660,9 +680,10 @@ create_subscription(Database *database, Request *request,
 
 	if (request->temporary && !exit_registered)
 	{
-		before_shmem_exit(drop_temporary, (Datum) 0);
+		before_shmem_exit(drop_temporary_at_exit, (Datum) 0);
 		exit_registered = true;
 	}
+	may_have_temporary |= request->temporary;
 
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	subscription = registry_make_subscription(database, request->name,
@@ -805,17 +826,17 @@ subscribe_again(Database *database, Request *request, Oid owner,
 }
 
 /*
- * pgpubsub.subscribe(subscription, channels, on_full, start_at, temporary)
+ * What subscribe() does, with the subscription of that name.
  */
-Datum
-pgpubsub_subscribe(PG_FUNCTION_ARGS)
+static Datum
+subscribe_name(FunctionCallInfo fcinfo, const char *name)
 {
 	Database   *database = reader_database("pgpubsub.subscribe");
 	TimestampTz deadline;
 	Request		request;
 	Oid			owner;
 
-	parse_request(fcinfo, &request);
+	parse_request(fcinfo, name, &request);
 	reader_note_call();
 	if (request.start == START_SEQ &&
 		request.start_seq > ring_newest_seq(database->ring) + 1)
@@ -841,21 +862,38 @@ pgpubsub_subscribe(PG_FUNCTION_ARGS)
 }
 
 /*
- * pgpubsub.unsubscribe(subscription) RETURNS boolean
+ * pgpubsub.subscribe_1_0(subscription name, channels, on_full, start_at,
+ * temporary), subscribe() before version 1.1
  */
 Datum
-pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
+pgpubsub_subscribe(PG_FUNCTION_ARGS)
+{
+	return subscribe_name(fcinfo, reader_name(fcinfo));
+}
+
+/*
+ * pgpubsub.subscribe(subscription text, channels, on_full, start_at,
+ * temporary) RETURNS boolean
+ */
+Datum
+pgpubsub_subscribe_1_1(PG_FUNCTION_ARGS)
+{
+	return subscribe_name(fcinfo, reader_text_name(fcinfo));
+}
+
+/*
+ * What unsubscribe() does, to the subscription of that name.
+ */
+static Datum
+unsubscribe_name(const char *name)
 {
 	Database   *database = reader_database("pgpubsub.unsubscribe");
-	const char *name;
 	Action	   *action;
 	Claim	   *claim;
 	TimestampTz deadline;
 	bool		temporary;
 	bool		deleted;
 
-	reader_check_not_null(fcinfo, 0, "subscription");
-	name = NameStr(*PG_GETARG_NAME(0));
 	reader_note_call();
 	lock_name(name);
 	if (!OidIsValid(reader_subscription_owner(database, name)))
@@ -881,4 +919,22 @@ pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
 	if (!temporary)
 		subscription_table_delete(name, false);
 	PG_RETURN_BOOL(true);
+}
+
+/*
+ * pgpubsub.unsubscribe_1_0(subscription name), unsubscribe() before version 1.1
+ */
+Datum
+pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
+{
+	return unsubscribe_name(reader_name(fcinfo));
+}
+
+/*
+ * pgpubsub.unsubscribe(subscription text) RETURNS boolean
+ */
+Datum
+pgpubsub_unsubscribe_1_1(PG_FUNCTION_ARGS)
+{
+	return unsubscribe_name(reader_text_name(fcinfo));
 }

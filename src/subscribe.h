@@ -13,5 +13,6 @@
 
 extern void subscribe_init(void);
 extern void subscribe_table_written(void);
+extern void subscribe_discard(void);
 
 #endif							/* PGPUBSUB_SUBSCRIBE_H */

@@ -6,7 +6,8 @@
  * The table pgpubsub.subscription says which subscriptions come back after a
  * restart, and lets pg_dump keep them.  It is written by SPI, as the table's
  * owner, because a subscriber needs no privilege on it; the caller is
- * recorded as the subscription's owner.
+ * recorded as the subscription's owner.  Logical decoding does not see what is
+ * written here, see undecoded.c.
  *
  * Its statement trigger would have the relay read it again; while we write it
  * ourselves, shared memory is kept up to date by other means, and the trigger
@@ -23,6 +24,7 @@
 #include "subscription_table.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
@@ -34,6 +36,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "undecoded.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -256,10 +259,13 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 			int expected, bool at_once)
 {
 	volatile uint64 processed = 0;
+	Relation	table = table_open(subscription_table_oid(), RowExclusiveLock);
+	bool		undecoded;
 	Identity	before;
 
 	become_owner(&before);
 	writing_table = true;
+	undecoded = undecoded_begin(table);
 	PG_TRY();
 	{
 		SPI_connect();
@@ -273,10 +279,13 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 	}
 	PG_FINALLY();
 	{
+		if (undecoded)
+			undecoded_end();
 		writing_table = false;
 		SetUserIdAndSecContext(before.user, before.sec_context);
 	}
 	PG_END_TRY();
+	table_close(table, NoLock);
 	return processed;
 }
 
@@ -302,6 +311,17 @@ subscription_table_insert(const char *name, ArrayType *channels,
 				" (name, owner, channels, on_full, created_at)"
 				" VALUES ($1, $2, $3, $4, $5)",
 				lengthof(types), types, values, SPI_OK_INSERT, false);
+}
+
+/*
+ * Write a row into the table that was there before, as the table's row type
+ * has it.
+ */
+void
+subscription_table_put_back(Oid row_type, Datum row)
+{
+	write_table("INSERT INTO pgpubsub.subscription SELECT ($1).*",
+				1, &row_type, &row, SPI_OK_INSERT, false);
 }
 
 /*

@@ -26,6 +26,7 @@ extern bool subscription_table_writing(void);
 extern void subscription_table_insert(const char *name, ArrayType *channels,
 									  const char *on_full,
 									  TimestampTz created_at);
+extern void subscription_table_put_back(Oid row_type, Datum row);
 extern void subscription_table_update(const char *name, ArrayType *channels,
 									  const char *on_full);
 extern void subscription_table_delete(const char *name, bool at_once);

@@ -13,7 +13,7 @@ BEGIN
     RETURN 'no error';
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-    detail := replace(detail, pg_backend_pid()::text, '<my pid>');
+    detail := regexp_replace(detail, '\m' || pg_backend_pid() || '\M', '<my pid>');
     RETURN SQLSTATE || ': ' || message || E'\n' || regexp_replace(detail, '\d{10,}', '<seq>') || E'\n' || hint;
 END $$;
 \pset format unaligned

@@ -71,6 +71,8 @@ is($writer->sqlstate, '53400', 'then staging is full: SQLSTATE');
 is($writer->{error}{M}, 'queue is full', 'message');
 like($writer->{error}{D}, qr/NOTIFY queue is full/, 'the detail names core\'s queue');
 like($writer->{error}{H}, qr/pg_notification_queue_usage/, 'the hint says where to look');
+wait_until(sub { take(); @taken >= $count }, 'all events');
+is(scalar @taken, $count, 'a subscription gets all of it meanwhile');
 cmp_ok($admin->value('SELECT notify_queue_usage FROM pgpubsub.stat_queue'),
 	'>', 0.9, 'the view says so too');
 cmp_ok($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),

@@ -103,7 +103,10 @@ foreach my $round (1 .. 50)
 }
 $_->quit foreach @sessions;
 $node->safe_psql('one', 'CREATE EXTENSION IF NOT EXISTS pgpubsub');
-$node->safe_psql('one', 'DROP SCHEMA pgpubsub CASCADE');
+fails_with($node, 'one', 'DROP SCHEMA pgpubsub CASCADE',
+	'2BP01', qr/extension pgpubsub requires it/, 'its schema goes only with it');
+$node->safe_psql('one', 'DROP EXTENSION pgpubsub CASCADE');
+is($node->safe_psql('one', q{SELECT to_regnamespace('pgpubsub')}), '', 'and does');
 no_relay('one', 'created and dropped by three sessions at once: nothing is left');
 $node->safe_psql('one', 'CREATE EXTENSION pgpubsub');
 is($node->safe_psql('one', q{SELECT pgpubsub.subscribe('s', '{news}')}),

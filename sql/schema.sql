@@ -1,0 +1,13 @@
+/* The schema, where a version since 1.1 is installed afresh. */
+
+-- Nothing is to be found where somebody untrusted can make it.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
+-- One that is there already becomes the extension's own below.
+DO $$
+BEGIN
+    IF pg_catalog.to_regnamespace('pgpubsub') IS NULL THEN
+        CREATE SCHEMA pgpubsub;
+    END IF;
+END $$;
+
