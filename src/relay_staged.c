@@ -515,6 +515,9 @@ relay_staged_notify(void)
 	/* an error that came after the commit has taken nothing back */
 	if (staging_notified(staged.staging) == staged.batch_number)
 		staged.notify = staged.batch;
+
+	/* the relay's other transactions are no batch */
+	staged.batch_number = 0;
 	check_pass();
 	return staged.retry_at == 0 && staged.notify.view.transaction != NULL;
 }
