@@ -219,12 +219,18 @@ SELECT to_function::pg_catalog.oid, classoid, objsubid, privtype, initprivs
    AND objoid OPERATOR(pg_catalog.=) from_function::pg_catalog.oid;
 $$;
 
-SELECT pgpubsub.take_over('pgpubsub.publish(text, text)', 'pgpubsub.publish(text, json)'),
-       pgpubsub.take_over('pgpubsub.publish(text, text)', 'pgpubsub.publish(text, jsonb)'),
-       pgpubsub.take_over('pgpubsub.subscribe_1_0(name, text[], text, text, boolean)', 'pgpubsub.subscribe(text, text[], text, text, boolean)'),
-       pgpubsub.take_over('pgpubsub.poll_1_0(name, integer, interval, boolean)', 'pgpubsub.poll(text, bigint, interval, boolean)'),
-       pgpubsub.take_over('pgpubsub.ack_1_0(name, bigint)', 'pgpubsub.ack(text, bigint)'),
-       pgpubsub.take_over('pgpubsub.unsubscribe_1_0(name)', 'pgpubsub.unsubscribe(text)');
+SELECT pgpubsub.take_over('pgpubsub.publish(text, text)'::pg_catalog.regprocedure,
+                          'pgpubsub.publish(text, json)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.publish(text, text)'::pg_catalog.regprocedure,
+                          'pgpubsub.publish(text, jsonb)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.subscribe_1_0(name, text[], text, text, boolean)'::pg_catalog.regprocedure,
+                          'pgpubsub.subscribe(text, text[], text, text, boolean)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.poll_1_0(name, integer, interval, boolean)'::pg_catalog.regprocedure,
+                          'pgpubsub.poll(text, bigint, interval, boolean)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.ack_1_0(name, bigint)'::pg_catalog.regprocedure,
+                          'pgpubsub.ack(text, bigint)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.unsubscribe_1_0(name)'::pg_catalog.regprocedure,
+                          'pgpubsub.unsubscribe(text)'::pg_catalog.regprocedure);
 
 DROP FUNCTION pgpubsub.take_over(pg_catalog.regprocedure, pg_catalog.regprocedure);
 

@@ -26,7 +26,11 @@
  *
  * 5. A publication that has the table of subscriptions in it is worth a
  *	  WARNING; see replication.c.
- * 6. DISCARD ALL ends the session's temporary subscriptions.
+ *
+ * 6. Where CREATE or ALTER EXTENSION wants a function that the library lacks, a
+ *	  hint says that the server goes on with the library of its start.
+ *
+ * 7. DISCARD ALL ends the session's temporary subscriptions.
  *
  *-------------------------------------------------------------------------
  */
@@ -606,6 +610,30 @@ hold_for_command(Node *command)
 		hold_database(oid, false);
 }
 
+/* Is the command to create or update the extension? */
+static bool
+installs_extension(Node *command)
+{
+	const char *name = NULL;
+
+	if (IsA(command, AlterExtensionStmt))
+		name = ((AlterExtensionStmt *) command)->extname;
+	else if (IsA(command, CreateExtensionStmt))
+		name = ((CreateExtensionStmt *) command)->extname;
+	return name && strcmp(name, PGPUBSUB_EXTENSION) == 0;
+}
+
+/*
+ * An error in a command that creates or updates the extension: where the
+ * script wants a function that is not in the library, say how to get it.
+ */
+static void
+add_restart_hint(void *arg)
+{
+	if (geterrcode() == ERRCODE_UNDEFINED_FUNCTION)
+		errhint("If a new version of pgpubsub was installed, restart the server: until then it has the library that it started with.");
+}
+
 /* A utility command runs. */
 static void
 hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
@@ -621,6 +649,8 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 												&publication);
 	bool		discard_all = IsA(pstmt->utilityStmt, DiscardStmt) &&
 		((DiscardStmt *) pstmt->utilityStmt)->target == DISCARD_ALL;
+	bool		installs = installs_extension(pstmt->utilityStmt);
+	ErrorContextCallback hint = {.callback = add_restart_hint};
 
 	/* in a transaction block, of these only a renaming is possible */
 	if (IsTransactionState() &&
@@ -628,12 +658,19 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 		 (context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock() &&
 		  !IsSubTransaction())))
 		hold_for_command(pstmt->utilityStmt);
+	if (installs)
+	{
+		hint.previous = error_context_stack;
+		error_context_stack = &hint;
+	}
 	if (prev_process_utility_hook)
 		prev_process_utility_hook(pstmt, queryString, readOnlyTree, context,
 								  params, queryEnv, dest, qc);
 	else
 		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 								params, queryEnv, dest, qc);
+	if (installs)
+		error_context_stack = hint.previous;
 	if (followed)
 		follow_command(followed);
 	if (may_warn)

@@ -251,6 +251,19 @@ $node->safe_psql('current', 'ALTER EXTENSION pgpubsub UPDATE');
 is($node->safe_psql('current', q{SELECT count(*) FROM v; SELECT has_function_privilege('app', 'pgpubsub.poll(text,bigint,interval,boolean)', 'EXECUTE')}),
 	"0\nt", 'and its grants and views are there in this version');
 
+# New files, and a server that goes on with the old library: some function is
+# missing there
+$node->safe_psql('current', q{
+	CREATE FUNCTION newer() RETURNS event_trigger LANGUAGE plpgsql AS $f$BEGIN
+		CREATE FUNCTION newer(int) RETURNS int AS '$libdir/pgpubsub', 'pgpubsub_newer' LANGUAGE C;
+	END$f$;
+	CREATE EVENT TRIGGER newer ON ddl_command_start WHEN TAG IN ('ALTER EXTENSION') EXECUTE FUNCTION newer()});
+fails_with($node, 'current', 'ALTER EXTENSION pgpubsub UPDATE', '42883',
+	qr/could not find function "pgpubsub_newer".*HINT: .*restart the server/s, 'a hint says why');
+unlike(query_error($node, 'current', q{CREATE FUNCTION f(int) RETURNS int AS '$libdir/pgpubsub', 'pgpubsub_newer' LANGUAGE C}),
+	qr/HINT/, 'elsewhere it does not');
+$node->safe_psql('current', 'DROP EVENT TRIGGER newer; ALTER EXTENSION pgpubsub UPDATE');
+
 # A function that is new has nothing to take over
 is( $node->safe_psql('postgres', q{
 		CREATE EXTENSION pgpubsub;
@@ -270,5 +283,6 @@ $session->quit;
 $node->stop;
 log_is_clean($node,
 	qr/ERROR:  schema "pgpubsub" already exists/,
+	qr/ERROR:  could not find function "pgpubsub_newer"/,
 	qr/ERROR:  (?:subscription name cannot be empty|subscription "nosuch" does not exist|max_messages (?:must be|cannot be)|permission denied for function|role "Third "role"" cannot be dropped)/);
 done_testing();
