@@ -11,8 +11,13 @@
  * - Level row: one trigger for inserts, updates and deletes.  Level
  *	 statement: one per operation, since transition tables allow no more.
  *	 TRUNCATE always has a statement trigger of its own.
- * - A trigger's name is pgpubsub_<channel>_<row or the operation>; where that
- *	 is too long, the channel is clipped and followed by a hash of it.
+ * - A trigger's name is !pgpubsub_<channel>_<row or the operation>; where that
+ *	 is too long, the channel is clipped and followed by a hash of it.  The
+ *	 first character is for the order: AFTER triggers of a row fire by their
+ *	 names' bytes, and another trigger's change of that row, or a foreign
+ *	 key's cascade (RI_ConstraintTrigger_...), makes its events at once.  So
+ *	 ours must come before them, or the events would be in the wrong order.
+ *	 Nothing that can be seen sorts before it.
  * - Which channel a trigger has is read from its arguments, never from its
  *	 name: a trigger may have been renamed, or made by hand.
  * - Privileges are checked before the table is locked, so that nobody can
@@ -83,6 +88,9 @@ static const struct
 };
 
 #define NUM_OPERATIONS ((int) lengthof(operations))
+
+/* What the names of the triggers begin with; see the top. */
+#define NAME_PREFIX "!pgpubsub_"
 
 #define ROW_EVENTS \
 	(TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE)
@@ -600,22 +608,22 @@ drop_triggers(Relation rel, const List *triggers)
 }
 
 /*
- * The name of the trigger for a channel: pgpubsub_<channel>_<purpose>, with
+ * The name of the trigger for a channel: !pgpubsub_<channel>_<purpose>, with
  * the channel clipped at a character's end, and a hash of it, if that would
  * be too long.
  */
 static char *
 trigger_name(const char *channel, const char *purpose)
 {
-	char	   *name = psprintf("pgpubsub_%s_%s", channel, purpose);
+	char	   *name = psprintf(NAME_PREFIX "%s_%s", channel, purpose);
 	int			room;
 	int			len = strlen(channel);
 
 	if (strlen(name) < NAMEDATALEN)
 		return name;
-	room = NAMEDATALEN - 1 - (int) (strlen("pgpubsub__01234567_") +
+	room = NAMEDATALEN - 1 - (int) (strlen(NAME_PREFIX "_01234567_") +
 									strlen(purpose));
-	return psprintf("pgpubsub_%.*s_%08x_%s",
+	return psprintf(NAME_PREFIX "%.*s_%08x_%s",
 					pg_mbcliplen(channel, len, room), channel,
 					hash_bytes((const unsigned char *) channel, len),
 					purpose);

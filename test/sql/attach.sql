@@ -42,9 +42,9 @@ END$$;
 SELECT pgpubsub.detach('t', 'rows'), pgpubsub.detach('t', 'rows'), pgpubsub.detach('t', 'statements'), pgpubsub.detach('t', 'no such channel');
 SELECT pgpubsub.attach('t', 't', '{insert}', level => 'statement');
 SELECT pgpubsub.attach('t', 't', '{insert,truncate}', columns => '{a}');
-ALTER TABLE t DISABLE TRIGGER pgpubsub_t_row;
+ALTER TABLE t DISABLE TRIGGER "!pgpubsub_t_row";
 SELECT * FROM pgpubsub.attachments WHERE relation = 't'::regclass AND channel = 't' ORDER BY trigger COLLATE "C";
-ALTER TRIGGER pgpubsub_t_row ON t RENAME TO renamed;
+ALTER TRIGGER "!pgpubsub_t_row" ON t RENAME TO renamed;
 CREATE TRIGGER mine AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION suppress_redundant_updates_trigger();
 CREATE TRIGGER by_hand AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION pgpubsub.notify_change();
 CREATE TRIGGER odd AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION pgpubsub.notify_change('x', 'columns=a,', 'channel=odd', '=');
@@ -117,9 +117,9 @@ SELECT pgpubsub.attach('"odd) FOR EACH ROW WHEN (true"', 'odd', '{update}',
 SELECT options FROM pgpubsub.attachments WHERE channel = 'odd';
 DROP TABLE "odd) FOR EACH ROW WHEN (true";
 SELECT pgpubsub.attach('part', 'p'), pgpubsub.attach('part', 'q', '{insert}');
-ALTER TABLE part ENABLE REPLICA TRIGGER pgpubsub_p_row;
-ALTER TABLE part ENABLE ALWAYS TRIGGER pgpubsub_q_row;
-ALTER TABLE leaf DISABLE TRIGGER pgpubsub_q_row;
+ALTER TABLE part ENABLE REPLICA TRIGGER "!pgpubsub_p_row";
+ALTER TABLE part ENABLE ALWAYS TRIGGER "!pgpubsub_q_row";
+ALTER TABLE leaf DISABLE TRIGGER "!pgpubsub_q_row";
 SELECT relation, trigger, options, enabled FROM pgpubsub.attachments WHERE relation IN ('part'::regclass, 'leaf') ORDER BY 1, 2;
 SELECT pgpubsub.detach('part');
 
