@@ -6,16 +6,21 @@
  * The text is parsed by core's parser as one expression, and its parse tree
  * becomes the WHEN of a CREATE TRIGGER.  It is never pasted into a command,
  * so no text can end the expression and begin something else.  What it means
- * is checked by CREATE TRIGGER itself; here only whether it names OLD and
- * NEW, which not every operation has.
+ * is found out here as CREATE TRIGGER does, to compare it with the condition
+ * of a trigger that is there.
  *
  *-------------------------------------------------------------------------
  */
 #include "condition.h"
 
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
 #include "nodes/value.h"
+#include "parser/parse_clause.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_node.h"
+#include "parser/parse_relation.h"
 #include "parser/parser.h"
 
 /*
@@ -114,4 +119,42 @@ condition_parse(const char *text)
 				 errhint("Give a boolean expression over NEW and OLD, as in CREATE TRIGGER ... WHEN.")));
 	(void) find_row_names(condition->expression, condition);
 	return condition;
+}
+
+/* Let the expression name the table's row as old or new. */
+static void
+add_row(ParseState *state, Relation rel, const char *name)
+{
+	ParseNamespaceItem *item =
+		addRangeTableEntryForRelation(state, rel, AccessShareLock,
+									  makeAlias(name, NIL), false, false);
+
+	addNSItemToQuery(state, item, false, true, true);
+}
+
+/*
+ * The condition as CREATE TRIGGER on the table would store it, with the names
+ * in it looked up now.  The caller has the table locked.  Raises what CREATE
+ * TRIGGER raises for an expression that makes no sense.
+ */
+Node *
+condition_analyze(const Condition *condition, Relation rel)
+{
+	ParseState *state = make_parsestate(NULL);
+	ErrorContextCallback callback;
+	Node	   *analyzed;
+
+	callback.callback = condition_error_context;
+	callback.arg = (void *) condition;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	state->p_sourcetext = condition->text;
+	add_row(state, rel, "old");
+	add_row(state, rel, "new");
+	analyzed = transformWhereClause(state, copyObject(condition->expression),
+									EXPR_KIND_TRIGGER_WHEN, "WHEN");
+	assign_expr_collations(state, analyzed);
+	error_context_stack = callback.previous;
+	free_parsestate(state);
+	return analyzed;
 }
