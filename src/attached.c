@@ -429,7 +429,8 @@ create_trigger(const Attachment *attachment, Relation rel,
 
 /*
  * Create the triggers of an attachment.  The caller has the table locked, and
- * it has none of these names.  Raises what CREATE TRIGGER does.
+ * it has none of these names.  Raises what CREATE TRIGGER does, and 0A000 for
+ * a condition that a dump would not keep.
  */
 void
 attached_create(const Attachment *attachment, Relation rel)
@@ -437,6 +438,8 @@ attached_create(const Attachment *attachment, Relation rel)
 	TriggerPlan plans[PLANS_MAX];
 	int			nplans = plan_triggers(attachment, plans);
 
+	if (attachment->condition)
+		(void) condition_analyze(attachment->condition, rel);
 	for (int i = 0; i < nplans; i++)
 		create_trigger(attachment, rel, &plans[i]);
 }

@@ -22,7 +22,7 @@ typedef struct Condition
 } Condition;
 
 extern Condition *condition_parse(const char *text);
-extern Node *condition_analyze(const Condition *condition, Relation rel);
+extern Node *condition_analyze(Condition *condition, Relation rel);
 extern void condition_error_context(void *arg);
 
 #endif							/* PGPUBSUB_CONDITION_H */
