@@ -27,6 +27,7 @@
 #include "catalog/pg_type.h"
 #include "publish.h"
 #include "reader.h"
+#include "trigger_clones.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -415,6 +416,22 @@ check_no_foreign(Oid relid)
 }
 
 /*
+ * Raise 0A000 if the table is a hypertable of TimescaleDB: its rows are
+ * written to chunks, and no trigger sees those of a statement.
+ */
+static void
+check_no_hypertable(Oid relid)
+{
+	if (is_hypertable(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("level statement does not support hypertables"),
+				 errdetail("\"%s\" is one; its rows are written to its chunks, where a statement's rows cannot be collected.",
+						   get_rel_name(relid)),
+				 errhint("Use level row.")));
+}
+
+/*
  * Raise an error unless the table suits the attachment, whose channel becomes
  * the table's name if it has none.  Needs no lock on the table.
  */
@@ -435,7 +452,10 @@ check_table(Attachment *attachment)
 	foreach(lc, options->watch)
 		check_column(relid, "watch", lfirst(lc));
 	if (attachment->statement && (attachment->events & ROW_EVENTS))
+	{
 		check_no_foreign(relid);
+		check_no_hypertable(relid);
+	}
 }
 
 /*
@@ -484,19 +504,36 @@ check_partitions(const Attachment *attachment)
 	list_free(tables);
 }
 
-/* Tell the user if rows of tables that inherit from this one make no events. */
+/*
+ * Tell the user if rows of tables that inherit from this one make no events.
+ * Those of a hypertable's chunks do, and so do those of a table that is
+ * attached under the same name.
+ */
 static void
 notice_children(const Attachment *attachment)
 {
 	Oid			relid = attachment->relid;
+	List	   *covered;
+	ListCell   *lc;
 
-	if (ATTACHED_BY_ROW(attachment) &&
-		get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE &&
-		has_subclass(relid))
+	if (!ATTACHED_BY_ROW(attachment) ||
+		get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ||
+		!has_subclass(relid) || is_hypertable(relid))
+		return;
+	covered = attached_covered_children(attachment);
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		Oid			table = lfirst_oid(lc);
+
+		if (table == relid || list_member_oid(covered, table))
+			continue;
 		ereport(NOTICE,
 				(errmsg("rows of tables that inherit from \"%s\" make no events",
 						get_rel_name(relid)),
+				 errdetail("\"%s\" is one.", get_rel_name(table)),
 				 errhint("Attach those tables too, or use level statement.")));
+		break;
+	}
 }
 
 /* ----------------------------------------------------------------------
@@ -504,27 +541,25 @@ notice_children(const Attachment *attachment)
  * ----------------------------------------------------------------------
  */
 
-/* Is the attachment there already, exactly so? */
+/*
+ * Is the attachment there already, exactly so?  *triggers becomes what the
+ * table has for its channel.
+ */
 static bool
-stands(const Attachment *attachment)
+stands(const Attachment *attachment, List **triggers)
 {
-	List	   *triggers = attached_find(attachment->relid,
-										 attachment->options.channel);
-
-	return triggers != NIL && attached_stands(attachment, triggers);
+	*triggers = attached_find(attachment->relid, attachment->options.channel);
+	return *triggers != NIL && attached_stands(attachment, *triggers);
 }
 
 /*
- * Drop the triggers that the table has for the channel.  They must be its
- * own (42710) and the user its owner (42501).
+ * Raise an error unless the triggers, which the table has for the channel,
+ * may be replaced: they must be its own (42710) and the user its owner
+ * (42501).
  */
 static void
-drop_existing(Relation rel, const char *channel)
+check_replaceable(Relation rel, const char *channel, const List *triggers)
 {
-	List	   *triggers = attached_find(RelationGetRelid(rel), channel);
-
-	if (triggers == NIL)
-		return;
 	if (attached_any_cloned(triggers))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -533,7 +568,6 @@ drop_existing(Relation rel, const char *channel)
 				 errdetail("The parent's trigger was cloned to its partitions."),
 				 errhint("Attach the parent again, or this partition on another channel.")));
 	check_ownership(RelationGetRelid(rel));
-	attached_drop(rel, triggers);
 }
 
 /* Make the attachment stand, in place of what the table has for the channel. */
@@ -541,16 +575,18 @@ static void
 make_stand(Attachment *attachment, bool default_channel)
 {
 	Relation	rel = open_table(attachment->relid, ShareRowExclusiveLock);
+	List	   *triggers;
 
 	/* once more: anything may have changed before the lock */
 	if (default_channel)
 		attachment->options.channel = NULL;
 	check_table(attachment);
-	if (!stands(attachment))
+	if (!stands(attachment, &triggers))
 	{
-		drop_existing(rel, attachment->options.channel);
+		if (triggers != NIL)
+			check_replaceable(rel, attachment->options.channel, triggers);
 		check_partitions(attachment);
-		attached_create(attachment, rel);
+		attached_replace(attachment, rel, triggers);
 	}
 	table_close(rel, NoLock);
 }
@@ -566,6 +602,7 @@ Datum
 pgpubsub_attach(PG_FUNCTION_ARGS)
 {
 	Attachment	attachment = {0};
+	List	   *triggers;
 
 	check_not_standby("pgpubsub.attach");
 	attachment.relid = relation_argument(fcinfo, ARG_RELATION);
@@ -575,7 +612,7 @@ pgpubsub_attach(PG_FUNCTION_ARGS)
 	check_combination(&attachment);
 	check_table(&attachment);
 
-	if (!stands(&attachment))
+	if (!stands(&attachment, &triggers))
 		make_stand(&attachment, PG_ARGISNULL(ARG_CHANNEL));
 	notice_children(&attachment);
 

@@ -17,6 +17,9 @@
  *	 names' bytes, and another trigger's change of that row makes its events
  *	 at once.  So ours must come before it, or the events would be in the
  *	 wrong order.  Nothing that can be seen sorts before it.
+ * - Where the clones of a trigger on inheriting tables come from, and what is
+ *	 one, trigger_clones.c says.  They are dropped with the original and
+ *	 created again with its successor, unless whoever cloned them does so.
  * - Which channel a trigger has is read from its arguments, never from its
  *	 name: a trigger may have been renamed, or made by hand.
  *
@@ -35,6 +38,8 @@
 #include "parser/parse_func.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
+#include "trigger_clones.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -347,31 +352,112 @@ qualified_name(Relation rel)
 					  makeString(pstrdup(RelationGetRelationName(rel))));
 }
 
+/* Run DROP TRIGGER. */
+static void
+drop_trigger(Relation rel, const char *name)
+{
+	DropStmt   *drop = makeNode(DropStmt);
+
+	drop->removeType = OBJECT_TRIGGER;
+	drop->behavior = DROP_RESTRICT;
+	drop->objects = list_make1(lappend(qualified_name(rel),
+									   makeString(pstrdup(name))));
+	run_command((Node *) drop, "DROP TRIGGER");
+}
+
+/* A table that inherits, and its clone of a trigger. */
+typedef struct Clone
+{
+	Oid			relid;
+	const char *name;
+} Clone;
+
+/* The clones that tables which inherit have of the triggers: List of Clone. */
+static List *
+find_clones(Oid relid, const List *triggers)
+{
+	List	   *clones = NIL;
+	ListCell   *lc,
+			   *lc2;
+
+	foreach(lc, triggers)
+	{
+		const AttachedTrigger *trigger = lfirst(lc);
+
+		foreach(lc2, trigger_clones_on_children(relid, trigger->name))
+		{
+			Clone	   *clone = palloc(sizeof(Clone));
+
+			clone->relid = lfirst_oid(lc2);
+			clone->name = trigger->name;
+			clones = lappend(clones, clone);
+		}
+	}
+	return clones;
+}
+
+/* Is the clone, or another trigger of its name, still there? */
+static bool
+clone_is_there(const Clone *clone)
+{
+	return OidIsValid(get_trigger_oid(clone->relid, clone->name, true));
+}
+
 /*
- * Drop those of the triggers that are not cloned; returns how many.  The
- * caller must own the table (42501).
+ * Drop the clones that are still there: TimescaleDB drops a hypertable's
+ * itself.  One on a table of another owner stays, and is that owner's.
+ */
+static void
+drop_clones(const List *clones)
+{
+	ListCell   *lc;
+
+	foreach(lc, clones)
+	{
+		const Clone *clone = lfirst(lc);
+		Relation	rel;
+
+		if (!clone_is_there(clone))
+			continue;
+		if (!PGPUBSUB_OWNS_TABLE(clone->relid, GetUserId()))
+		{
+			ereport(NOTICE,
+					(errmsg("trigger \"%s\" stays on \"%s\", which inherits but has another owner",
+							clone->name, get_rel_name(clone->relid)),
+					 errhint("Its owner can detach it.")));
+			continue;
+		}
+		rel = try_table_open(clone->relid, AccessExclusiveLock);
+		if (rel == NULL)
+			continue;
+		if (clone_is_there(clone))
+			drop_trigger(rel, clone->name);
+		table_close(rel, NoLock);
+	}
+}
+
+/*
+ * Drop those of the triggers, which are the table's, that are not cloned from
+ * a partitioned parent's, and their clones; returns how many without those.
+ * The caller has the table locked; the user must own it (42501).
  */
 int
 attached_drop(Relation rel, const List *triggers)
 {
+	List	   *clones = find_clones(RelationGetRelid(rel), triggers);
 	int			dropped = 0;
 	ListCell   *lc;
 
 	foreach(lc, triggers)
 	{
 		const AttachedTrigger *trigger = lfirst(lc);
-		DropStmt   *drop;
 
 		if (trigger->cloned)
 			continue;
-		drop = makeNode(DropStmt);
-		drop->removeType = OBJECT_TRIGGER;
-		drop->behavior = DROP_RESTRICT;
-		drop->objects = list_make1(lappend(qualified_name(rel),
-										   makeString(pstrdup(trigger->name))));
-		run_command((Node *) drop, "DROP TRIGGER");
+		drop_trigger(rel, trigger->name);
 		dropped++;
 	}
+	drop_clones(clones);
 	return dropped;
 }
 
@@ -428,6 +514,18 @@ create_trigger(const Attachment *attachment, Relation rel,
 }
 
 /*
+ * The tables that inherit from the attached one, at any level, and have a
+ * clone of its trigger for rows, as a list of oids.
+ */
+List *
+attached_covered_children(const Attachment *attachment)
+{
+	return trigger_clones_on_children(attachment->relid,
+									  trigger_name(attachment->options.channel,
+												   "row"));
+}
+
+/*
  * Create the triggers of an attachment.  The caller has the table locked, and
  * it has none of these names.  Raises what CREATE TRIGGER does, and 0A000 for
  * a condition that a dump would not keep.
@@ -442,4 +540,40 @@ attached_create(const Attachment *attachment, Relation rel)
 		(void) condition_analyze(attachment->condition, rel);
 	for (int i = 0; i < nplans; i++)
 		create_trigger(attachment, rel, &plans[i]);
+}
+
+/*
+ * Put the attachment in the place of the triggers, which are all that the
+ * table has for the channel.  Tables that inherit and had a clone of one get
+ * one of the new trigger for rows, if there is one and they do not have it
+ * yet.  Raises what attached_drop() and attached_create() do.
+ */
+void
+attached_replace(const Attachment *attachment, Relation rel,
+				 const List *triggers)
+{
+	TriggerPlan plans[PLANS_MAX];
+	List	   *clones = find_clones(RelationGetRelid(rel), triggers);
+	ListCell   *lc;
+
+	attached_drop(rel, triggers);
+	attached_create(attachment, rel);
+	if (!ATTACHED_BY_ROW(attachment))
+		return;
+	(void) plan_triggers(attachment, plans);
+	foreach(lc, clones)
+	{
+		const Clone *clone = lfirst(lc);
+		Relation	child;
+
+		/* another owner's stayed as it was */
+		if (clone_is_there(clone))
+			continue;
+		child = try_table_open(clone->relid, ShareRowExclusiveLock);
+		if (child == NULL)
+			continue;
+		if (!OidIsValid(get_trigger_oid(clone->relid, plans[0].name, true)))
+			create_trigger(attachment, child, &plans[0]);
+		table_close(child, NoLock);
+	}
 }

@@ -63,7 +63,10 @@ extern List *attached_find(Oid relid, const char *channel);
 extern bool attached_any_cloned(const List *triggers);
 extern bool attached_stands(const Attachment *attachment,
 							const List *triggers);
+extern List *attached_covered_children(const Attachment *attachment);
 extern int	attached_drop(Relation rel, const List *triggers);
 extern void attached_create(const Attachment *attachment, Relation rel);
+extern void attached_replace(const Attachment *attachment, Relation rel,
+							 const List *triggers);
 
 #endif							/* PGPUBSUB_ATTACHED_H */

@@ -453,8 +453,8 @@ static void
 add_row(ParseState *state, Relation rel, const char *name)
 {
 	ParseNamespaceItem *item =
-		addRangeTableEntryForRelation(state, rel, AccessShareLock,
-									  makeAlias(name, NIL), false, false);
+	addRangeTableEntryForRelation(state, rel, AccessShareLock,
+								  makeAlias(name, NIL), false, false);
 
 	addNSItemToQuery(state, item, false, true, true);
 }
