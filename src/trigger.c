@@ -15,8 +15,9 @@
  *	  the same trigger.  A state that is being written from is "busy": it is
  *	  not rebuilt, and a nested call makes a state of its own for the while.
  *	  Busy is reset also when an error leaves the function.
- * 3. A trigger on a partition that was cloned from its parent's reports the
- *	  table at the top of that line of clones: the one that was attached.
+ * 3. A trigger that was cloned from a parent's, by partitioning or by what
+ *	  trigger_clones.c tells, reports the table at the top of that line of
+ *	  clones: the one that was attached.
  *
  * Everything of a state lives in its own memory context.  What a call leaves
  * behind is in the executor's context for it, which is reset per row.
@@ -25,19 +26,15 @@
  */
 #include "pgpubsub.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "catalog/indexing.h"
 #include "catalog/pg_trigger.h"
 #include "change_event.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "publish.h"
 #include "transition.h"
+#include "trigger_clones.h"
 #include "trigger_options.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -65,6 +62,7 @@ typedef struct TriggerState
 	bool		busy;			/* an event is being written; rule 2 */
 	MemoryContext context;		/* NULL before the first build */
 	Oid			attached;		/* the table that events name */
+	List	   *ancestors;		/* tables that it was found by */
 	ChangeShape *shape;
 	uint32	   *type_hashes;	/* of the columns' types in the syscache */
 	PublishChannel channel;
@@ -95,7 +93,7 @@ relation_changed(Datum arg, Oid relid)
 	hash_seq_init(&seq, trigger_states);
 	while ((state = hash_seq_search(&seq)) != NULL)
 		if (relid == InvalidOid || relid == state->key.relation ||
-			relid == state->attached)
+			(state->valid && list_member_oid(state->ancestors, relid)))
 			state->valid = false;
 }
 
@@ -162,45 +160,6 @@ create_trigger_states(void)
  * ----------------------------------------------------------------------
  */
 
-/*
- * The table whose trigger this one was cloned from, through all levels of
- * partitioning; its own table if it is no clone.
- */
-static Oid
-find_attached_table(const Trigger *trigger, Oid relation)
-{
-	Relation	catalog;
-	Oid			tgoid = trigger->tgoid;
-
-	if (!trigger->tgisclone)
-		return relation;
-
-	catalog = table_open(TriggerRelationId, AccessShareLock);
-	while (OidIsValid(tgoid))
-	{
-		ScanKeyData key;
-		SysScanDesc scan;
-		HeapTuple	tuple;
-
-		ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-					ObjectIdGetDatum(tgoid));
-		scan = systable_beginscan(catalog, TriggerOidIndexId, true, NULL, 1,
-								  &key);
-		tuple = systable_getnext(scan);
-		tgoid = InvalidOid;
-		if (HeapTupleIsValid(tuple))
-		{
-			Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
-
-			relation = form->tgrelid;
-			tgoid = form->tgparentid;
-		}
-		systable_endscan(scan);
-	}
-	table_close(catalog, AccessShareLock);
-	return relation;
-}
-
 /* Find the names that events on this table carry. */
 static void
 find_names(ChangeNames *names, Relation rel, Oid attached)
@@ -254,7 +213,8 @@ fill_state(TriggerState *state, TriggerData *trigdata)
 	TriggerOptions options;
 	ChangeNames names;
 
-	state->attached = find_attached_table(trigger, RelationGetRelid(rel));
+	state->attached = trigger_clone_root(trigger, RelationGetRelid(rel),
+										 &state->ancestors);
 	trigger_options_parse(&options, trigger->tgnargs, trigger->tgargs);
 	check_level(&options, trigger);
 	find_names(&names, rel, state->attached);

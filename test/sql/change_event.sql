@@ -174,7 +174,7 @@ INSERT INTO alt2 VALUES (7, 'seven');
 ALTER SCHEMA ce RENAME TO ce2;
 INSERT INTO ce2.alt2 VALUES (8, 'eight');
 ALTER SCHEMA ce2 RENAME TO ce;
-ALTER TRIGGER pgpubsub_alt_row ON alt2 RENAME TO other_name;
+ALTER TRIGGER "!pgpubsub_alt_row" ON alt2 RENAME TO other_name;
 INSERT INTO alt2 VALUES (9, 'nine');
 BEGIN;
 ALTER TABLE alt2 ADD c int DEFAULT 1;
