@@ -115,8 +115,10 @@ set_key(ChangeShape *shape, Relation rel)
 	{
 		int			column = find_column(shape, index->indkey.values[i]);
 
-		if (column >= 0)
-			shape->keys[shape->nkeys++] = column;
+		if (column < 0)
+			continue;
+		shape->keys[shape->nkeys++] = column;
+		shape->columns[column].in_key = true;
 	}
 	ReleaseSysCache(tuple);
 }
@@ -169,6 +171,21 @@ set_columns(ChangeShape *shape, TupleDesc tupdesc,
 	shape->changed = palloc0(Max(shape->ncolumns, 1) * sizeof(bool));
 }
 
+/* Note what it takes to write the columns that are ever written. */
+static void
+set_traits(ChangeShape *shape)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		const ChangeColumn *column = &shape->columns[i];
+
+		if (!column->carried && !column->in_key)
+			continue;
+		shape->follows_session |= column->type.follows_session;
+		shape->runs_sql |= column->type.runs_sql;
+	}
+}
+
 /* Warn of names in a list that are no column of the table. */
 static void
 warn_unknown_columns(const List *names, const char *option,
@@ -219,6 +236,7 @@ change_shape_create(Relation rel, const ChangeNames *names,
 	shape->format = options->format;
 	set_columns(shape, RelationGetDescr(rel), options);
 	set_key(shape, rel);
+	set_traits(shape);
 	change_shape_format(shape, names);
 	warn_unknown_columns(options->columns, "columns", shape, rel);
 	warn_unknown_columns(options->watch, "watch", shape, rel);

@@ -33,6 +33,7 @@ typedef struct ChangeColumn
 	bool		byval;
 	bool		carried;		/* events show it in new and old */
 	bool		watched;
+	bool		in_key;
 	char	   *label;			/* ,"name": */
 	int			label_len;		/* bytes */
 	JsonType	type;
@@ -52,6 +53,8 @@ typedef struct ChangeShape
 	EventFormat format;
 	bool		watching;		/* an UPDATE must change a watched column */
 	bool		runs_user_code;
+	bool		runs_sql;		/* while a row is written */
+	bool		follows_session;	/* what is written; see event_settings.c */
 	Size		max_payload;	/* bytes; the caller sets it per event */
 
 	int			ncolumns;

@@ -15,6 +15,7 @@
  */
 #include "transition.h"
 
+#include "event_settings.h"
 #include "miscadmin.h"
 #include "row_pairs.h"
 #include "storage/buffile.h"
@@ -27,6 +28,11 @@ typedef struct RowReader
 	ChangeOp	op;
 	RowPairs   *pairs;
 	MemoryContext scratch;		/* reset for each row */
+
+	/* what they are written to */
+	ChangeEvent *event;
+	Size		limit;			/* bytes of rows in a part */
+	struct PartSpool *spool;
 } RowReader;
 
 /* ----------------------------------------------------------------------
@@ -162,11 +168,13 @@ emit_spooled(PartSpool *spool, ChangeEvent *event, TransitionEmit emit,
  * Write all rows into event->rows; parts of at most limit bytes are put aside
  * but for the last one.  A row beyond the limit is a part of its own: whether
  * that can be published is known when it has its envelope, which may be less
- * than the widest.
+ * than the widest.  arg is the RowReader.
  */
 static void
-write_rows(RowReader *reader, ChangeEvent *event, Size limit, PartSpool *spool)
+write_rows(void *arg)
 {
+	RowReader  *reader = arg;
+	ChangeEvent *event = reader->event;
 	StringInfoData row;
 
 	initStringInfo(&row);
@@ -174,8 +182,8 @@ write_rows(RowReader *reader, ChangeEvent *event, Size limit, PartSpool *spool)
 	{
 		StringInfo	rows = event->rows;
 
-		if (rows->len > 0 && (Size) rows->len + 1 + row.len > limit)
-			spool_part(spool, event);
+		if (rows->len > 0 && (Size) rows->len + 1 + row.len > reader->limit)
+			spool_part(reader->spool, event);
 		if (rows->len > 0)
 			appendStringInfoChar(rows, ',');
 		appendBinaryStringInfo(rows, row.data, row.len);
@@ -200,7 +208,6 @@ transition_emit(ChangeEvent *event, TupleDesc tupdesc,
 	StringInfoData rows;
 	PartSpool	spool = {NULL, 0};
 	Size		envelope;
-	Size		limit;
 
 	reader.shape = event->shape;
 	reader.op = event->op;
@@ -211,12 +218,17 @@ transition_emit(ChangeEvent *event, TupleDesc tupdesc,
 										   ALLOCSET_DEFAULT_SIZES);
 	initStringInfo(&rows);
 	envelope = envelope_size(event);
-	limit = event->shape->max_payload - Min(envelope,
-											event->shape->max_payload);
+	reader.limit = event->shape->max_payload -
+		Min(envelope, event->shape->max_payload);
+	reader.event = event;
+	reader.spool = &spool;
 
 	event->rows = &rows;
 	event->count = 0;
-	write_rows(&reader, event, limit, &spool);
+	if (event->shape->follows_session)
+		event_settings_run(event->shape->runs_sql, write_rows, &reader);
+	else
+		write_rows(&reader);
 	row_pairs_end(reader.pairs);
 	MemoryContextDelete(reader.scratch);
 	if (spool.file)

@@ -32,6 +32,7 @@
 #include "catalog/pg_trigger.h"
 #include "change_event.h"
 #include "commands/trigger.h"
+#include "event_settings.h"
 #include "fmgr.h"
 #include "publish.h"
 #include "transition.h"
@@ -389,19 +390,30 @@ empty_buffer(StringInfo buf)
 		resetStringInfo(buf);
 }
 
+/* An event that is being written. */
+typedef struct Writing
+{
+	TriggerState *state;
+	ChangeEvent *event;
+	const char *native;			/* what native listeners get, if another */
+} Writing;
+
 /*
  * Write the event and, if it is too long for native listeners, what they get
- * instead.  Returns the latter, or NULL.
+ * instead.  arg is a Writing.
  */
-static const char *
-write_event(TriggerState *state, ChangeEvent *event)
+static void
+write_event(void *arg)
 {
+	Writing    *writing = arg;
+	TriggerState *state = writing->state;
+	ChangeEvent *event = writing->event;
 	StringInfo	short_text = &state->short_text;
 
 	empty_buffer(&state->text);
 	change_event_write(&state->text, event, CHANGE_WHOLE);
 	if (state->text.len <= PGPUBSUB_NATIVE_MAX)
-		return NULL;
+		return;
 
 	empty_buffer(short_text);
 	change_event_write(short_text, event, CHANGE_SHORT);
@@ -410,7 +422,7 @@ write_event(TriggerState *state, ChangeEvent *event)
 		empty_buffer(short_text);
 		change_event_write(short_text, event, CHANGE_SHORTEST);
 	}
-	return short_text->data;
+	writing->native = short_text->data;
 }
 
 /* Give the event its identity, write and publish it. */
@@ -418,12 +430,16 @@ static void
 publish_change(ChangeEvent *event, void *arg)
 {
 	TriggerState *state = arg;
-	const char *native;
+	Writing		writing = {state, event, NULL};
 
 	change_event_identify(event, publish_next_event_number());
-	native = write_event(state, event);
+	/* a statement's rows are text already */
+	if (event->shape->follows_session && event->rows == NULL)
+		event_settings_run(event->shape->runs_sql, write_event, &writing);
+	else
+		write_event(&writing);
 	publish_event(&state->channel, event->id, state->text.data,
-				  state->text.len, native);
+				  state->text.len, writing.native);
 }
 
 /* The operation that fired the trigger. */

@@ -108,7 +108,7 @@ UPDATE vals SET t = NULL;
 UPDATE vals SET arr = '{}';
 :events
 
--- times follow TimeZone, also where the same one was written before
+-- times are in UTC, whatever TimeZone says, also where the same one was written before
 CREATE TABLE times (n int GENERATED ALWAYS AS IDENTITY, a timestamptz, b timestamptz);
 SELECT pgpubsub.attach('times', operations => '{insert}', columns => '{a,b}');
 SET TimeZone = 'UTC';
