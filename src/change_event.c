@@ -19,6 +19,9 @@
  * - A column changed if its stored bytes did, after detoasting: 1.0 to 1.00
  *	 is a change, an UPDATE to the same value is none.
  *
+ * While a value is at hand, the shape says which column's it is: the caller
+ * names it in the context of an error that a type's function raises.
+ *
  * Rows must be deformed (slot_getallattrs) and scratch memory is left in the
  * current context: both are the caller's.
  *
@@ -131,6 +134,7 @@ set_column(ChangeColumn *column, Form_pg_attribute att,
 	const char *name = NameStr(att->attname);
 	StringInfoData label;
 
+	column->name = pstrdup(name);
 	column->index = att->attnum - 1;
 	column->len = att->attlen;
 	column->byval = att->attbyval;
@@ -285,18 +289,22 @@ same_column(const ChangeColumn *column, TupleTableSlot *a, TupleTableSlot *b)
 
 /* Do the two rows have the same key?  The table must have one. */
 bool
-change_same_key(const ChangeShape *shape, TupleTableSlot *a,
-				TupleTableSlot *b)
+change_same_key(ChangeShape *shape, TupleTableSlot *a, TupleTableSlot *b)
 {
-	for (int i = 0; i < shape->nkeys; i++)
-		if (!same_column(&shape->columns[shape->keys[i]], a, b))
-			return false;
-	return true;
+	bool		same = true;
+
+	for (int i = 0; i < shape->nkeys && same; i++)
+	{
+		shape->reading = &shape->columns[shape->keys[i]];
+		same = same_column(shape->reading, a, b);
+	}
+	shape->reading = NULL;
+	return same;
 }
 
 /* A hash of the row's key: equal for those that change_same_key() equates. */
 uint64
-change_hash_key(const ChangeShape *shape, TupleTableSlot *row)
+change_hash_key(ChangeShape *shape, TupleTableSlot *row)
 {
 	uint64		hash = 0;
 
@@ -305,10 +313,12 @@ change_hash_key(const ChangeShape *shape, TupleTableSlot *row)
 		const ChangeColumn *column = &shape->columns[shape->keys[i]];
 		int			index = column->index;
 
+		shape->reading = column;
 		hash = hash_combine64(hash, row->tts_isnull[index] ? 0 :
 							  datum_image_hash(row->tts_values[index],
 											   column->byval, column->len));
 	}
+	shape->reading = NULL;
 	return hash;
 }
 
@@ -329,10 +339,12 @@ change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 
 		if (!column->carried && !column->watched)
 			continue;
+		shape->reading = column;
 		differs = !same_column(column, old_row, new_row);
 		shape->changed[i] = differs;
 		wanted |= differs && column->watched;
 	}
+	shape->reading = NULL;
 	return wanted;
 }
 
@@ -361,7 +373,7 @@ change_too_large(const ChangeShape *shape, Size size, bool whole)
  * label's comma becomes the brace.
  */
 static void
-append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
+append_column(StringInfo buf, ChangeShape *shape, ChangeColumn *column,
 			  TupleTableSlot *row, bool first)
 {
 	int			start = buf->len;
@@ -381,7 +393,9 @@ append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
 	if (unlikely(least > shape->max_payload))
 		change_too_large(shape, least, false);
 
+	shape->reading = column;
 	json_append_value(buf, &column->type, value);
+	shape->reading = NULL;
 	if (unlikely((Size) buf->len > shape->max_payload))
 		change_too_large(shape, buf->len, false);
 }
@@ -395,7 +409,7 @@ typedef enum ColumnSet
 
 /* Append an object of the carried columns, or of the changed ones of them. */
 static void
-append_object(StringInfo buf, const ChangeShape *shape, TupleTableSlot *row,
+append_object(StringInfo buf, ChangeShape *shape, TupleTableSlot *row,
 			  ColumnSet set)
 {
 	bool		first = true;
@@ -417,7 +431,7 @@ append_object(StringInfo buf, const ChangeShape *shape, TupleTableSlot *row,
 
 /* Append the row's key, an object; the table must have one. */
 void
-change_append_key(StringInfo buf, const ChangeShape *shape,
+change_append_key(StringInfo buf, ChangeShape *shape,
 				  TupleTableSlot *row)
 {
 	for (int i = 0; i < shape->nkeys; i++)
@@ -428,7 +442,7 @@ change_append_key(StringInfo buf, const ChangeShape *shape,
 
 /* Append what the event shows of a new row. */
 void
-change_append_new(StringInfo buf, const ChangeShape *shape,
+change_append_new(StringInfo buf, ChangeShape *shape,
 				  TupleTableSlot *row)
 {
 	append_object(buf, shape, row, COLUMNS_CARRIED);
@@ -449,7 +463,7 @@ change_has_old(const ChangeShape *shape, TupleTableSlot *row)
  * change_compare_rows() must have been called.
  */
 void
-change_append_old(StringInfo buf, const ChangeShape *shape, ChangeOp op,
+change_append_old(StringInfo buf, ChangeShape *shape, ChangeOp op,
 				  TupleTableSlot *row)
 {
 	if (shape->old_values == OLD_VALUES_KEY)
@@ -488,7 +502,7 @@ append_changed(StringInfo buf, const ChangeShape *shape)
  * (one of them NULL) has the side that is, whole, and no "changed".
  */
 void
-change_append_row(StringInfo buf, const ChangeShape *shape, ChangeOp op,
+change_append_row(StringInfo buf, ChangeShape *shape, ChangeOp op,
 				  TupleTableSlot *old_row, TupleTableSlot *new_row,
 				  bool with_key)
 {

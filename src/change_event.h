@@ -28,6 +28,7 @@ typedef enum ChangeOp
 /* A column as events show it. */
 typedef struct ChangeColumn
 {
+	const char *name;
 	int			index;			/* of its value in a slot */
 	int16		len;			/* as pg_attribute.attlen */
 	bool		byval;
@@ -69,6 +70,7 @@ typedef struct ChangeShape
 	char	   *db;				/* the database's name, a JSON string */
 
 	bool	   *changed;		/* per column: the UPDATE at hand changed it */
+	const ChangeColumn *reading;	/* whose value is at hand; else NULL */
 } ChangeShape;
 
 /* Where a shape takes its names from. */
@@ -116,16 +118,16 @@ extern ChangeShape *change_shape_create(Relation rel,
 										const TriggerOptions *options);
 extern bool change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 								TupleTableSlot *new_row);
-extern bool change_same_key(const ChangeShape *shape, TupleTableSlot *a,
+extern bool change_same_key(ChangeShape *shape, TupleTableSlot *a,
 							TupleTableSlot *b);
-extern uint64 change_hash_key(const ChangeShape *shape, TupleTableSlot *row);
-extern void change_append_key(StringInfo buf, const ChangeShape *shape,
+extern uint64 change_hash_key(ChangeShape *shape, TupleTableSlot *row);
+extern void change_append_key(StringInfo buf, ChangeShape *shape,
 							  TupleTableSlot *row);
-extern void change_append_new(StringInfo buf, const ChangeShape *shape,
+extern void change_append_new(StringInfo buf, ChangeShape *shape,
 							  TupleTableSlot *row);
-extern void change_append_old(StringInfo buf, const ChangeShape *shape,
+extern void change_append_old(StringInfo buf, ChangeShape *shape,
 							  ChangeOp op, TupleTableSlot *row);
-extern void change_append_row(StringInfo buf, const ChangeShape *shape,
+extern void change_append_row(StringInfo buf, ChangeShape *shape,
 							  ChangeOp op, TupleTableSlot *old_row,
 							  TupleTableSlot *new_row, bool with_key);
 extern bool change_has_old(const ChangeShape *shape, TupleTableSlot *row);

@@ -290,7 +290,7 @@ append_rows(StringInfo buf, const ChangeEvent *event, int what)
 static void
 append_plain(StringInfo buf, const ChangeEvent *event, int what)
 {
-	const ChangeShape *shape = event->shape;
+	ChangeShape *shape = event->shape;
 	TupleTableSlot *keyed = key_row(event);
 
 	APPEND_LITERAL(buf, "{\"id\":\"");
@@ -319,7 +319,7 @@ append_plain(StringInfo buf, const ChangeEvent *event, int what)
 static void
 append_before_after(StringInfo buf, const ChangeEvent *event)
 {
-	const ChangeShape *shape = event->shape;
+	ChangeShape *shape = event->shape;
 
 	APPEND_LITERAL(buf, ",\"before\":");
 	if (change_has_old(shape, event->old_row))
@@ -359,7 +359,7 @@ append_debezium_source(StringInfo buf, const ChangeEvent *event)
 static void
 append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 {
-	const ChangeShape *shape = event->shape;
+	ChangeShape *shape = event->shape;
 	TupleTableSlot *keyed = key_row(event);
 
 	APPEND_LITERAL(buf, "{\"id\":\"");
@@ -387,7 +387,7 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 static void
 append_cloud_event(StringInfo buf, const ChangeEvent *event, int what)
 {
-	const ChangeShape *shape = event->shape;
+	ChangeShape *shape = event->shape;
 	TupleTableSlot *keyed = key_row(event);
 
 	APPEND_LITERAL(buf, "{\"specversion\":\"1.0\",\"id\":\"");

@@ -494,22 +494,54 @@ publish_statement(TriggerState *state, ChangeEvent *event,
 					publish_change, state);
 }
 
+/* What an error's context says. */
+typedef struct EventContext
+{
+	const char *trigger;
+	const ChangeShape *shape;
+} EventContext;
+
+/* Name the column whose value is at hand, if an error is raised just then. */
+static void
+add_event_context(void *arg)
+{
+	const EventContext *context = arg;
+	const ChangeShape *shape = context->shape;
+
+	if (shape->reading == NULL)
+		return;
+	if (shape->partition)
+		errcontext("change event of trigger \"%s\" on table \"%s.%s\", partition \"%s\", column \"%s\"",
+				   context->trigger, shape->schema, shape->table,
+				   shape->partition, shape->reading->name);
+	else
+		errcontext("change event of trigger \"%s\" on table \"%s.%s\", column \"%s\"",
+				   context->trigger, shape->schema, shape->table,
+				   shape->reading->name);
+}
+
 /* Publish what the trigger was fired for. */
 static void
 publish_trigger_event(TriggerState *state, TriggerData *trigdata)
 {
 	ChangeEvent event;
+	EventContext context = {trigdata->tg_trigger->tgname, state->shape};
+	ErrorContextCallback callback = {error_context_stack, add_event_context,
+	&context};
 
 	memset(&event, 0, sizeof(event));
 	event.shape = state->shape;
+	event.shape->reading = NULL;	/* an error may have left it */
 	event.op = fired_by(trigdata);
 	event.shape->max_payload = publish_max_payload();
+	error_context_stack = &callback;
 	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
 		publish_row(state, &event, trigdata);
 	else if (event.op == CHANGE_TRUNCATE)
 		publish_change(&event, state);
 	else
 		publish_statement(state, &event, trigdata);
+	error_context_stack = callback.previous;
 }
 
 /* The same where a user's type may run SQL while it is written. */
