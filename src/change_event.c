@@ -15,7 +15,8 @@
  *	 have their values.  Stored ones are there.
  * - The key is the primary key, also a deferrable one, else the replica
  *	 identity index; key columns are shown in the index's order, whether or
- *	 not the trigger's columns include them.
+ *	 not the trigger's columns include them.  An UPDATE that changes the key
+ *	 shows the old one, too, whatever else is shown of the old row.
  * - A column changed if its stored bytes did, after detoasting: 1.0 to 1.00
  *	 is a change, an UPDATE to the same value is none.
  *
@@ -323,8 +324,9 @@ change_hash_key(ChangeShape *shape, TupleTableSlot *row)
 }
 
 /*
- * Note which columns differ between the two rows of an UPDATE.  Returns false
- * if the trigger watches columns and none of them changed.
+ * Note which columns differ between the two rows of an UPDATE, and whether the
+ * key does.  Returns false if the trigger watches columns and none of them
+ * changed.
  */
 bool
 change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
@@ -332,16 +334,18 @@ change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 {
 	bool		wanted = !shape->watching;
 
+	shape->key_changed = false;
 	for (int i = 0; i < shape->ncolumns; i++)
 	{
 		const ChangeColumn *column = &shape->columns[i];
 		bool		differs;
 
-		if (!column->carried && !column->watched)
+		if (!column->carried && !column->watched && !column->in_key)
 			continue;
 		shape->reading = column;
 		differs = !same_column(column, old_row, new_row);
 		shape->changed[i] = differs;
+		shape->key_changed |= differs && column->in_key;
 		wanted |= differs && column->watched;
 	}
 	shape->reading = NULL;
@@ -400,26 +404,30 @@ append_column(StringInfo buf, ChangeShape *shape, ChangeColumn *column,
 		change_too_large(shape, buf->len, false);
 }
 
-/* Which columns an object has. */
-typedef enum ColumnSet
-{
-	COLUMNS_CARRIED,
-	COLUMNS_CHANGED
-} ColumnSet;
+/* Which columns an object has, one or more of these. */
+#define COLUMNS_CARRIED		0x01
+#define COLUMNS_CHANGED		0x02	/* carried ones that changed */
+#define COLUMNS_KEY			0x04
 
-/* Append an object of the carried columns, or of the changed ones of them. */
+/* Append an object of these columns of the row, in the table's order. */
 static void
 append_object(StringInfo buf, ChangeShape *shape, TupleTableSlot *row,
-			  ColumnSet set)
+			  int set)
 {
 	bool		first = true;
 
 	for (int i = 0; i < shape->ncolumns; i++)
 	{
 		ChangeColumn *column = &shape->columns[i];
+		int			in = 0;
 
-		if (!column->carried ||
-			(set == COLUMNS_CHANGED && !shape->changed[i]))
+		if (column->carried)
+			in |= COLUMNS_CARRIED;
+		if (column->carried && shape->changed[i])
+			in |= COLUMNS_CHANGED;
+		if (column->in_key)
+			in |= COLUMNS_KEY;
+		if ((in & set) == 0)
 			continue;
 		append_column(buf, shape, column, row, first);
 		first = false;
@@ -449,8 +457,8 @@ change_append_new(StringInfo buf, ChangeShape *shape,
 }
 
 /* Does the event show anything of an old row?  row may be NULL. */
-bool
-change_has_old(const ChangeShape *shape, TupleTableSlot *row)
+static bool
+has_old(const ChangeShape *shape, TupleTableSlot *row)
 {
 	if (row == NULL || shape->old_values == OLD_VALUES_NONE)
 		return false;
@@ -458,13 +466,23 @@ change_has_old(const ChangeShape *shape, TupleTableSlot *row)
 }
 
 /*
- * Append what the event shows of an old row; only if change_has_old().  A
- * deleted row is shown whole unless only its key is wanted.  For an UPDATE,
- * change_compare_rows() must have been called.
+ * Is this an UPDATE that changed the key?  change_compare_rows() must have
+ * been called for one that has both rows; one of them may be NULL.
  */
-void
-change_append_old(StringInfo buf, ChangeShape *shape, ChangeOp op,
-				  TupleTableSlot *row)
+static bool
+moved_key(const ChangeShape *shape, ChangeOp op, TupleTableSlot *old_row,
+		  TupleTableSlot *new_row)
+{
+	return op == CHANGE_UPDATE && old_row && new_row && shape->key_changed;
+}
+
+/*
+ * Append what the event shows of an old row; only if has_old().  A deleted row
+ * is shown whole unless only its key is wanted.
+ */
+static void
+append_old(StringInfo buf, ChangeShape *shape, ChangeOp op,
+		   TupleTableSlot *row)
 {
 	if (shape->old_values == OLD_VALUES_KEY)
 		change_append_key(buf, shape, row);
@@ -472,6 +490,50 @@ change_append_old(StringInfo buf, ChangeShape *shape, ChangeOp op,
 		append_object(buf, shape, row, COLUMNS_CHANGED);
 	else
 		append_object(buf, shape, row, COLUMNS_CARRIED);
+}
+
+/*
+ * Append the key and, if the UPDATE changed it, the old one, each with a comma
+ * before it; nothing if the table has no key, or there is no row.
+ */
+void
+change_append_keys(StringInfo buf, ChangeShape *shape, ChangeOp op,
+				   TupleTableSlot *old_row, TupleTableSlot *new_row)
+{
+	TupleTableSlot *keyed = new_row ? new_row : old_row;
+
+	if (shape->nkeys == 0 || keyed == NULL)
+		return;
+	appendBinaryStringInfo(buf, ",\"key\":", 7);
+	change_append_key(buf, shape, keyed);
+	if (moved_key(shape, op, old_row, new_row))
+	{
+		appendBinaryStringInfo(buf, ",\"old_key\":", 11);
+		change_append_key(buf, shape, old_row);
+	}
+}
+
+/*
+ * Append the before of a Debezium envelope: the old row as far as it is shown,
+ * with its key if that changed, or null.
+ */
+void
+change_append_before(StringInfo buf, ChangeShape *shape, ChangeOp op,
+					 TupleTableSlot *old_row, TupleTableSlot *new_row)
+{
+	if (!moved_key(shape, op, old_row, new_row))
+	{
+		if (has_old(shape, old_row))
+			append_old(buf, shape, op, old_row);
+		else
+			appendBinaryStringInfo(buf, "null", 4);
+	}
+	else if (shape->old_values == OLD_VALUES_CHANGED)
+		append_object(buf, shape, old_row, COLUMNS_CHANGED | COLUMNS_KEY);
+	else if (shape->old_values == OLD_VALUES_FULL)
+		append_object(buf, shape, old_row, COLUMNS_CARRIED | COLUMNS_KEY);
+	else
+		change_append_key(buf, shape, old_row);
 }
 
 /* Append the names of the columns that changed, a JSON array. */
@@ -497,29 +559,25 @@ append_changed(StringInfo buf, const ChangeShape *shape)
 }
 
 /*
- * Append key (if wanted), new, old and changed, as far as the operation has
+ * Append key and old_key, new, old and changed, as far as the operation has
  * them, each with a comma before it.  An UPDATE whose other row is not known
- * (one of them NULL) has the side that is, whole, and no "changed".
+ * (one of them NULL) has the side that is, whole, and no "changed".  For one
+ * with both, change_compare_rows() must have been called.
  */
 void
 change_append_row(StringInfo buf, ChangeShape *shape, ChangeOp op,
-				  TupleTableSlot *old_row, TupleTableSlot *new_row,
-				  bool with_key)
+				  TupleTableSlot *old_row, TupleTableSlot *new_row)
 {
-	if (with_key && shape->nkeys > 0)
-	{
-		appendBinaryStringInfo(buf, ",\"key\":", 7);
-		change_append_key(buf, shape, new_row ? new_row : old_row);
-	}
+	change_append_keys(buf, shape, op, old_row, new_row);
 	if (new_row)
 	{
 		appendBinaryStringInfo(buf, ",\"new\":", 7);
 		change_append_new(buf, shape, new_row);
 	}
-	if (change_has_old(shape, old_row))
+	if (has_old(shape, old_row))
 	{
 		appendBinaryStringInfo(buf, ",\"old\":", 7);
-		change_append_old(buf, shape, new_row ? op : CHANGE_DELETE, old_row);
+		append_old(buf, shape, new_row ? op : CHANGE_DELETE, old_row);
 	}
 	if (op == CHANGE_UPDATE && old_row && new_row)
 	{

@@ -70,6 +70,7 @@ typedef struct ChangeShape
 	char	   *db;				/* the database's name, a JSON string */
 
 	bool	   *changed;		/* per column: the UPDATE at hand changed it */
+	bool		key_changed;	/* it changed the key */
 	const ChangeColumn *reading;	/* whose value is at hand; else NULL */
 } ChangeShape;
 
@@ -106,7 +107,7 @@ typedef struct ChangeEvent
 
 /* What change_event_write() leaves out or adds. */
 #define CHANGE_WITH_BODY	0x01	/* key's row: new, old, changed; rows */
-#define CHANGE_WITH_KEY		0x02
+#define CHANGE_WITH_KEY		0x02	/* old_key, too */
 #define CHANGE_TRUNCATED	0x04	/* say that the body was left out */
 #define CHANGE_WHOLE		(CHANGE_WITH_BODY | CHANGE_WITH_KEY)
 #define CHANGE_SHORT		(CHANGE_WITH_KEY | CHANGE_TRUNCATED)
@@ -125,12 +126,15 @@ extern void change_append_key(StringInfo buf, ChangeShape *shape,
 							  TupleTableSlot *row);
 extern void change_append_new(StringInfo buf, ChangeShape *shape,
 							  TupleTableSlot *row);
-extern void change_append_old(StringInfo buf, ChangeShape *shape,
-							  ChangeOp op, TupleTableSlot *row);
 extern void change_append_row(StringInfo buf, ChangeShape *shape,
 							  ChangeOp op, TupleTableSlot *old_row,
-							  TupleTableSlot *new_row, bool with_key);
-extern bool change_has_old(const ChangeShape *shape, TupleTableSlot *row);
+							  TupleTableSlot *new_row);
+extern void change_append_keys(StringInfo buf, ChangeShape *shape,
+							   ChangeOp op, TupleTableSlot *old_row,
+							   TupleTableSlot *new_row);
+extern void change_append_before(StringInfo buf, ChangeShape *shape,
+								 ChangeOp op, TupleTableSlot *old_row,
+								 TupleTableSlot *new_row);
 pg_noreturn extern void change_too_large(const ChangeShape *shape, Size size,
 										 bool whole);
 

@@ -4,7 +4,8 @@
  *	  The envelopes around a change: plain, Debezium and CloudEvents.
  *
  * Plain:		{"id":,"op":,"schema":,"table":,"partition":,
- *				 "key":,"new":,"old":,"changed":,"txid":,"pid":,"ts":,"node":}
+ *				 "key":,"old_key":,"new":,"old":,"changed":,
+ *				 "txid":,"pid":,"ts":,"node":}
  *	 statement: "count":,"part":,"parts":,"rows":[..] instead of key .. changed
  * Debezium:	{"id":,"key":,"before":,"after":,"source":{"version":,
  *				 "connector":,"name":,"ts_ms":,"db":,"schema":,"table":,
@@ -12,10 +13,14 @@
  * CloudEvents: {"specversion":,"id":,"source":,"type":,"subject":,"time":,
  *				 "datacontenttype":,"data":{the plain object}}
  *
+ * An UPDATE that changed the key has old_key; Debezium's before has its columns
+ * then.
+ *
  * An event that native listeners cannot get is written a second time for
- * them, without its body (new, old and changed; before and after; rows) and
- * with "truncated":true at its end.  If even that is too long, the key goes as
- * well.
+ * them, without its body (new, old and changed; before and after, for which
+ * there is old_key; rows) and with "truncated":true at its end.  If even that
+ * is too long, key and old_key go as well, together: one without the other
+ * would say that the key is what it was.
  *
  * Debezium's connectors give the key beside the envelope, as the message's own;
  * here it has to be inside.  Of source, Debezium requires version, connector,
@@ -291,7 +296,6 @@ static void
 append_plain(StringInfo buf, const ChangeEvent *event, int what)
 {
 	ChangeShape *shape = event->shape;
-	TupleTableSlot *keyed = key_row(event);
 
 	APPEND_LITERAL(buf, "{\"id\":\"");
 	appendStringInfoString(buf, event->id);
@@ -300,12 +304,10 @@ append_plain(StringInfo buf, const ChangeEvent *event, int what)
 		append_rows(buf, event, what);
 	else if (what & CHANGE_WITH_BODY)
 		change_append_row(buf, shape, event->op, event->old_row,
-						  event->new_row, keyed != NULL);
-	else if (keyed && (what & CHANGE_WITH_KEY))
-	{
-		APPEND_LITERAL(buf, ",\"key\":");
-		change_append_key(buf, shape, keyed);
-	}
+						  event->new_row);
+	else if (what & CHANGE_WITH_KEY)
+		change_append_keys(buf, shape, event->op, event->old_row,
+						   event->new_row);
 	APPEND_LITERAL(buf, ",\"txid\":");
 	json_append_uint64(buf, event->txid);
 	APPEND_LITERAL(buf, ",\"pid\":");
@@ -322,10 +324,8 @@ append_before_after(StringInfo buf, const ChangeEvent *event)
 	ChangeShape *shape = event->shape;
 
 	APPEND_LITERAL(buf, ",\"before\":");
-	if (change_has_old(shape, event->old_row))
-		change_append_old(buf, shape, event->op, event->old_row);
-	else
-		APPEND_LITERAL(buf, "null");
+	change_append_before(buf, shape, event->op, event->old_row,
+						 event->new_row);
 	APPEND_LITERAL(buf, ",\"after\":");
 	if (event->new_row)
 		change_append_new(buf, shape, event->new_row);
@@ -365,11 +365,14 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 	APPEND_LITERAL(buf, "{\"id\":\"");
 	appendStringInfoString(buf, event->id);
 	appendStringInfoChar(buf, '"');
-	if (keyed && (what & CHANGE_WITH_KEY))
+	if (keyed && (what & CHANGE_WITH_BODY))
 	{
 		APPEND_LITERAL(buf, ",\"key\":");
 		change_append_key(buf, shape, keyed);
 	}
+	else if (what & CHANGE_WITH_KEY)
+		change_append_keys(buf, shape, event->op, event->old_row,
+						   event->new_row);
 	if (what & CHANGE_WITH_BODY)
 		append_before_after(buf, event);
 	append_debezium_source(buf, event);

@@ -64,7 +64,7 @@ next_row_object(RowReader *reader, StringInfo buf)
 	}
 
 	resetStringInfo(buf);
-	change_append_row(buf, reader->shape, reader->op, old_row, new_row, true);
+	change_append_row(buf, reader->shape, reader->op, old_row, new_row);
 	MemoryContextSwitchTo(context);
 	if (buf->len == 0)
 		appendStringInfoChar(buf, '{');

@@ -151,6 +151,31 @@ INSERT INTO deferred VALUES (1);
 INSERT INTO included VALUES (1, 2);
 :events
 
+
+-- an UPDATE that changes the key has the old one, whatever else is left out
+CREATE TABLE moved (a int, b text, c int, v int, PRIMARY KEY (c, b));
+SELECT count(pgpubsub.attach('moved', f || ' ' || v, '{update}', columns => '{v,b}', old_values => v, format => f))
+  FROM unnest('{plain,debezium,cloudevents}'::text[]) f, unnest('{none,key,changed,full}'::text[]) v;
+SELECT pgpubsub.attach('moved', 'watch', '{update}', columns => '{a}', watch => '{v}', old_values => 'none');
+SELECT pgpubsub.attach('moved', 'statement', '{update}', columns => '{a}', old_values => 'none', level => 'statement');
+SELECT pgpubsub.attach('moved', 'statement cloud', '{update}', columns => '{a}', level => 'statement', format => 'cloudevents');
+SELECT pgpubsub.attach('no_key', 'no_key', '{update}', columns => '{a}');
+SELECT pgpubsub.attach('ident', 'ident', '{update}', columns => '{a}', old_values => 'none');
+SET pgpubsub.muted = on;
+INSERT INTO moved VALUES (1, 'b', 3, 4), (2, 'b', 4, 5);
+INSERT INTO no_key VALUES (1);
+SET pgpubsub.muted = off;
+UPDATE moved SET c = c + 1, v = v + 1 WHERE a = 2;
+UPDATE moved SET c = c, v = v + 1 WHERE a = 2;
+UPDATE moved SET b = 'B' WHERE a = 2;
+SELECT count(pgpubsub.detach('moved', f || ' ' || v)) FROM unnest('{plain,debezium,cloudevents}'::text[]) f, unnest('{none,key,changed,full}'::text[]) v;
+UPDATE moved SET c = c + 10;
+UPDATE ident SET c = c + 1;
+UPDATE no_key SET a = a + 1;
+DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
+SELECT channel, coalesce(event::jsonb -> 'data', event::jsonb) - '{id,op,schema,table,txid,pid,ts,ts_ms,source}'::text[] AS event FROM received();
+SELECT pgpubsub.detach('moved');
+
 --
 -- Tables that change while the session has their triggers
 --
