@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 
 PG_FUNCTION_INFO_V1(pgpubsub_ack);
+PG_FUNCTION_INFO_V1(pgpubsub_ack_1_1);
 
 /* An ack, and what it has consumed so far. */
 typedef struct Ack
@@ -145,20 +146,19 @@ check_ack_seq(Database *database, int64 seq)
 }
 
 /*
- * pgpubsub.ack(subscription, seq) RETURNS bigint
+ * What ack() does, to the subscription of that name.
  */
-Datum
-pgpubsub_ack(PG_FUNCTION_ARGS)
+static Datum
+ack_subscription(FunctionCallInfo fcinfo, const char *name)
 {
 	Database   *database = reader_database("pgpubsub.ack");
 	Subscription *subscription;
 	Position   *position;
 	Ack			ack = {0};
 
-	reader_check_not_null(fcinfo, 0, "subscription");
 	reader_check_not_null(fcinfo, 1, "seq");
 	reader_note_call();
-	ack.claim = reader_claim(database, NameStr(*PG_GETARG_NAME(0)), 0, false);
+	ack.claim = reader_claim(database, name, 0, false);
 	check_ack_seq(database, PG_GETARG_INT64(1));
 	ack.seq = (uint64) PG_GETARG_INT64(1);
 
@@ -174,4 +174,22 @@ pgpubsub_ack(PG_FUNCTION_ARGS)
 	position->delivered_bytes += ack.bytes;
 	position->seq = Max(position->seq, ack.last_seq);
 	PG_RETURN_INT64((int64) ack.consumed);
+}
+
+/*
+ * pgpubsub.ack_1_0(subscription name, seq bigint), ack() before version 1.1
+ */
+Datum
+pgpubsub_ack(PG_FUNCTION_ARGS)
+{
+	return ack_subscription(fcinfo, reader_name(fcinfo));
+}
+
+/*
+ * pgpubsub.ack(subscription text, seq bigint) RETURNS bigint
+ */
+Datum
+pgpubsub_ack_1_1(PG_FUNCTION_ARGS)
+{
+	return ack_subscription(fcinfo, reader_text_name(fcinfo));
 }

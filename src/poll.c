@@ -87,6 +87,7 @@ typedef struct Poll
 } Poll;
 
 PG_FUNCTION_INFO_V1(pgpubsub_poll);
+PG_FUNCTION_INFO_V1(pgpubsub_poll_1_1);
 
 /* Order of the heap: the lowest seq is its first. */
 static int
@@ -617,33 +618,59 @@ poll_timeout(const Interval *timeout)
 }
 
 /*
- * pgpubsub.poll(subscription, max_messages, timeout, consume)
+ * What poll() does, to the subscription of that name; the arguments behind
+ * max_messages are those of the call.
  */
-Datum
-pgpubsub_poll(PG_FUNCTION_ARGS)
+static Datum
+poll_subscription(FunctionCallInfo fcinfo, const char *name,
+				  int64 max_messages)
 {
 	Database   *database = reader_database("pgpubsub.poll");
 	int64		timeout;
-	int			max_messages;
 
-	reader_check_not_null(fcinfo, 0, "subscription");
-	reader_check_not_null(fcinfo, 1, "max_messages");
 	reader_check_not_null(fcinfo, 2, "timeout");
 	reader_check_not_null(fcinfo, 3, "consume");
-	max_messages = PG_GETARG_INT32(1);
 	if (max_messages < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_messages must be at least 1"),
-				 errdetail("It is %d.", max_messages),
+				 errdetail("It is %lld.", (long long) max_messages),
 				 errhint("Give the number of events that one poll may return at most.")));
 	timeout = poll_timeout(PG_GETARG_INTERVAL_P(2));
 	if (PG_GETARG_BOOL(3))
 		reader_note_call();
 
 	InitMaterializedSRF(fcinfo, 0);
-	poll_until(database, NameStr(*PG_GETARG_NAME(0)), max_messages,
+
+	/* a client can take no more rows than that */
+	poll_until(database, name, (int) Min(max_messages, PG_INT32_MAX),
 			   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout),
 			   PG_GETARG_BOOL(3), (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
+}
+
+/*
+ * pgpubsub.poll_1_0(subscription name, max_messages integer, timeout interval,
+ * consume boolean), poll() before version 1.1
+ */
+Datum
+pgpubsub_poll(PG_FUNCTION_ARGS)
+{
+	const char *name = reader_name(fcinfo);
+
+	reader_check_not_null(fcinfo, 1, "max_messages");
+	return poll_subscription(fcinfo, name, PG_GETARG_INT32(1));
+}
+
+/*
+ * pgpubsub.poll(subscription text, max_messages bigint, timeout interval,
+ * consume boolean)
+ */
+Datum
+pgpubsub_poll_1_1(PG_FUNCTION_ARGS)
+{
+	const char *name = reader_text_name(fcinfo);
+
+	reader_check_not_null(fcinfo, 1, "max_messages");
+	return poll_subscription(fcinfo, name, PG_GETARG_INT64(1));
 }

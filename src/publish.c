@@ -40,6 +40,7 @@
 #include "registry.h"
 #include "room.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 
 /*
@@ -66,6 +67,7 @@ static PublishChannel named_channels[NAMED_CHANNELS];
 static uint64 event_number = 0;
 
 PG_FUNCTION_INFO_V1(pgpubsub_publish);
+PG_FUNCTION_INFO_V1(pgpubsub_publish_jsonb);
 
 /*
  * Let go of the channels that the transaction has published on.  Takes no
@@ -516,16 +518,16 @@ check_payload(const char *channel, Size len)
 }
 
 /*
- * pgpubsub.publish(channel text, payload text) RETURNS void
+ * Publish the payload on the channel that the SQL function's first argument
+ * names; raises what publish() raises.
  *
  * Short text has an id only where it travels as a frame: see publish_notify().
  */
-Datum
-pgpubsub_publish(PG_FUNCTION_ARGS)
+static void
+publish_payload(FunctionCallInfo fcinfo, const char *payload)
 {
 	char	   *name;
-	char	   *payload;
-	Size		len;
+	Size		len = strlen(payload);
 	char	   *native = NULL;
 	char		id[FRAME_ID_MAX + 1];
 
@@ -542,9 +544,6 @@ pgpubsub_publish(PG_FUNCTION_ARGS)
 				 errdetail("A standby has no NOTIFY and so no relay."),
 				 errhint("Connect to the primary server.")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	payload = PG_ARGISNULL(1) ? pstrdup("") :
-		text_to_cstring(PG_GETARG_TEXT_PP(1));
-	len = strlen(payload);
 	(void) pgpubsub_check_channel_name(name, ERROR);
 	check_payload(name, len);
 
@@ -556,6 +555,36 @@ pgpubsub_publish(PG_FUNCTION_ARGS)
 						  len, id);
 	}
 	publish_event(named_channel(name), id, payload, len, native);
+}
+
+/*
+ * pgpubsub.publish(channel text, payload text) RETURNS void
+ *
+ * With payload json too, which is text that was checked.
+ */
+Datum
+pgpubsub_publish(PG_FUNCTION_ARGS)
+{
+	publish_payload(fcinfo, PG_ARGISNULL(1) ? "" :
+					text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	PG_RETURN_VOID();
+}
+
+/*
+ * pgpubsub.publish(channel text, payload jsonb) RETURNS void
+ */
+Datum
+pgpubsub_publish_jsonb(PG_FUNCTION_ARGS)
+{
+	const char *payload = "";
+
+	if (!PG_ARGISNULL(1))
+	{
+		Jsonb	   *value = PG_GETARG_JSONB_P(1);
+
+		payload = JsonbToCString(NULL, &value->root, (int) VARSIZE(value));
+	}
+	publish_payload(fcinfo, payload);
 	PG_RETURN_VOID();
 }
 

@@ -60,6 +60,9 @@ typedef struct Claim
 
 extern void reader_check_not_null(FunctionCallInfo fcinfo, int arg,
 								  const char *name);
+extern const char *reader_name(FunctionCallInfo fcinfo);
+extern const char *reader_text_name(FunctionCallInfo fcinfo);
+extern void reader_check_name(const char *name);
 extern Database *reader_database(const char *function);
 extern void reader_expect_relay(Database *database);
 extern void reader_wait_for_relay(Database *database, TimestampTz deadline);

@@ -10,9 +10,11 @@
 
 #include "access/xlog.h"
 #include "commands/dbcommands.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "subscription_table.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"	/* get_database_name(), from 19 on */
 #include "utils/timestamp.h"
 
@@ -27,6 +29,62 @@ reader_check_not_null(FunctionCallInfo fcinfo, int arg, const char *name)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s cannot be null", name),
 				 errhint("Give a value, or leave the argument out if it has a default.")));
+}
+
+/*
+ * The subscription that the SQL function's first argument names, of type name
+ * as in version 1.0; raises 22004 if it is null.  As all names here, it fills
+ * NAMEDATALEN bytes, with zeros behind it.
+ */
+const char *
+reader_name(FunctionCallInfo fcinfo)
+{
+	reader_check_not_null(fcinfo, 0, "subscription");
+	return NameStr(*PG_GETARG_NAME(0));
+}
+
+/*
+ * The subscription that the SQL function's first argument names, of type text:
+ * what is too long for a name is not cut, as it would be in a conversion to
+ * that type, so that two consumers never share a subscription unawares.  In
+ * the current context; raises 22004 if it is null, 22023 if it is empty or too
+ * long.
+ */
+const char *
+reader_text_name(FunctionCallInfo fcinfo)
+{
+	char	   *name;
+	char	   *given;
+	Size		len;
+
+	reader_check_not_null(fcinfo, 0, "subscription");
+	given = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	len = strlen(given);
+	reader_check_name(given);
+	if (len >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("subscription name is too long"),
+				 errdetail("\"%.*s...\" has %zu bytes.",
+						   pg_mbcliplen(given, (int) len, NAMEDATALEN - 1),
+						   given, len),
+				 errhint("Give a name of 1 to %d bytes.", NAMEDATALEN - 1)));
+	name = palloc0(NAMEDATALEN);
+	memcpy(name, given, len);
+	return name;
+}
+
+/*
+ * Raise 22023 if the name is empty.
+ */
+void
+reader_check_name(const char *name)
+{
+	if (name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("subscription name cannot be empty"),
+				 errhint("Give a name of 1 to %d bytes.", NAMEDATALEN - 1)));
 }
 
 /* Raise 55000: by the settings, this database gets no relay. */

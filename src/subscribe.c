@@ -115,7 +115,9 @@ static int	reload_level = 0;
 static bool exit_registered = false;
 
 PG_FUNCTION_INFO_V1(pgpubsub_subscribe);
+PG_FUNCTION_INFO_V1(pgpubsub_subscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe);
+PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_changed);
 
 /*
@@ -376,17 +378,6 @@ subscribe_init(void)
  * Arguments
  */
 
-/* Raise 22023 unless name may name a subscription. */
-static void
-check_subscription_name(const char *name)
-{
-	if (name[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("subscription name cannot be empty"),
-				 errhint("Give a name of 1 to %d bytes.", NAMEDATALEN - 1)));
-}
-
 /* Take the channels apart: checked, without repetitions. */
 static void
 parse_channels(Request *request)
@@ -448,22 +439,22 @@ parse_start_at(Request *request, const char *start_at)
 	}
 }
 
-/* The arguments of subscribe(), checked. */
+/* The arguments of subscribe() for the subscription of that name, checked. */
 static void
-parse_request(FunctionCallInfo fcinfo, Request *request)
+parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
 {
 	static const char *const names[] = {
-		"subscription", "channels", "on_full", "start_at", "temporary"
+		NULL, "channels", "on_full", "start_at", "temporary"
 	};
 
-	for (int i = 0; i < (int) lengthof(names); i++)
+	for (int i = 1; i < (int) lengthof(names); i++)
 		reader_check_not_null(fcinfo, i, names[i]);
 	memset(request, 0, sizeof(Request));
-	request->name = NameStr(*PG_GETARG_NAME(0));
+	request->name = name;
 	request->channel_array = PG_GETARG_ARRAYTYPE_P(1);
 	request->on_full_name = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	request->temporary = PG_GETARG_BOOL(4);
-	check_subscription_name(request->name);
+	reader_check_name(request->name);
 	parse_channels(request);
 	parse_on_full(request);
 	parse_start_at(request, text_to_cstring(PG_GETARG_TEXT_PP(3)));
@@ -805,17 +796,17 @@ subscribe_again(Database *database, Request *request, Oid owner,
 }
 
 /*
- * pgpubsub.subscribe(subscription, channels, on_full, start_at, temporary)
+ * What subscribe() does, with the subscription of that name.
  */
-Datum
-pgpubsub_subscribe(PG_FUNCTION_ARGS)
+static Datum
+subscribe_name(FunctionCallInfo fcinfo, const char *name)
 {
 	Database   *database = reader_database("pgpubsub.subscribe");
 	TimestampTz deadline;
 	Request		request;
 	Oid			owner;
 
-	parse_request(fcinfo, &request);
+	parse_request(fcinfo, name, &request);
 	reader_note_call();
 	if (request.start == START_SEQ &&
 		request.start_seq > ring_newest_seq(database->ring) + 1)
@@ -841,21 +832,38 @@ pgpubsub_subscribe(PG_FUNCTION_ARGS)
 }
 
 /*
- * pgpubsub.unsubscribe(subscription) RETURNS boolean
+ * pgpubsub.subscribe_1_0(subscription name, channels, on_full, start_at,
+ * temporary), subscribe() before version 1.1
  */
 Datum
-pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
+pgpubsub_subscribe(PG_FUNCTION_ARGS)
+{
+	return subscribe_name(fcinfo, reader_name(fcinfo));
+}
+
+/*
+ * pgpubsub.subscribe(subscription text, channels, on_full, start_at,
+ * temporary) RETURNS boolean
+ */
+Datum
+pgpubsub_subscribe_1_1(PG_FUNCTION_ARGS)
+{
+	return subscribe_name(fcinfo, reader_text_name(fcinfo));
+}
+
+/*
+ * What unsubscribe() does, to the subscription of that name.
+ */
+static Datum
+unsubscribe_name(const char *name)
 {
 	Database   *database = reader_database("pgpubsub.unsubscribe");
-	const char *name;
 	Action	   *action;
 	Claim	   *claim;
 	TimestampTz deadline;
 	bool		temporary;
 	bool		deleted;
 
-	reader_check_not_null(fcinfo, 0, "subscription");
-	name = NameStr(*PG_GETARG_NAME(0));
 	reader_note_call();
 	lock_name(name);
 	if (!OidIsValid(reader_subscription_owner(database, name)))
@@ -881,4 +889,22 @@ pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
 	if (!temporary)
 		subscription_table_delete(name, false);
 	PG_RETURN_BOOL(true);
+}
+
+/*
+ * pgpubsub.unsubscribe_1_0(subscription name), unsubscribe() before version 1.1
+ */
+Datum
+pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
+{
+	return unsubscribe_name(reader_name(fcinfo));
+}
+
+/*
+ * pgpubsub.unsubscribe(subscription text) RETURNS boolean
+ */
+Datum
+pgpubsub_unsubscribe_1_1(PG_FUNCTION_ARGS)
+{
+	return unsubscribe_name(reader_text_name(fcinfo));
 }

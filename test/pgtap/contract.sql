@@ -36,22 +36,28 @@ SELECT bag_eq(
     $$SELECT p.proname::text || '(' || oidvectortypes(p.proargtypes) || ')'
         FROM member AS m JOIN pg_proc AS p ON p.oid = m.objid AND m.classid = 'pg_proc'::regclass$$,
     $$VALUES
-      ('ack(name, bigint)'),
+      ('ack(text, bigint)'),
+      ('ack_1_0(name, bigint)'),
       ('attach(regclass, text, text[], name[], name[], text, text, text, text, text)'),
       ('channel_stats()'),
       ('detach(regclass, text)'),
       ('notify_change()'),
-      ('poll(name, integer, interval, boolean)'),
+      ('poll(text, bigint, interval, boolean)'),
+      ('poll_1_0(name, integer, interval, boolean)'),
+      ('publish(text, json)'),
+      ('publish(text, jsonb)'),
       ('publish(text, text)'),
       ('queue_stats()'),
       ('relay_start()'),
       ('stat_reset()'),
-      ('subscribe(name, text[], text, text, boolean)'),
+      ('subscribe(text, text[], text, text, boolean)'),
+      ('subscribe_1_0(name, text[], text, text, boolean)'),
       ('subscription_changed()'),
       ('subscription_stats()'),
       ('trigger_condition(oid)'),
       ('trigger_options(bytea)'),
-      ('unsubscribe(name)')$$,
+      ('unsubscribe(text)'),
+      ('unsubscribe_1_0(name)')$$,
     'functions');
 SELECT views_are('pgpubsub', ARRAY['attachments', 'stat_queue', 'stat_channels', 'stat_subscriptions']);
 SELECT tables_are('pgpubsub', ARRAY['subscription']);
@@ -70,15 +76,17 @@ INSERT INTO api VALUES
      'text'),
     ('pgpubsub.detach(regclass, text)', 'relation regclass, channel text DEFAULT NULL::text', 'integer'),
     ('pgpubsub.publish(text, text)', 'channel text, payload text', 'void'),
+    ('pgpubsub.publish(text, json)', 'channel text, payload json', 'void'),
+    ('pgpubsub.publish(text, jsonb)', 'channel text, payload jsonb', 'void'),
     ('pgpubsub.notify_change()', '', 'trigger'),
-    ('pgpubsub.subscribe(name, text[], text, text, boolean)',
-     'subscription name, channels text[], on_full text DEFAULT ''evict''::text, start_at text DEFAULT ''now''::text, temporary boolean DEFAULT false',
+    ('pgpubsub.subscribe(text, text[], text, text, boolean)',
+     'subscription text, channels text[], on_full text DEFAULT ''evict''::text, start_at text DEFAULT ''now''::text, temporary boolean DEFAULT false',
      'boolean'),
-    ('pgpubsub.poll(name, integer, interval, boolean)',
-     'subscription name, max_messages integer DEFAULT 100, timeout interval DEFAULT ''00:00:00''::interval, consume boolean DEFAULT true',
+    ('pgpubsub.poll(text, bigint, interval, boolean)',
+     'subscription text, max_messages bigint DEFAULT 100, timeout interval DEFAULT ''00:00:00''::interval, consume boolean DEFAULT true',
      'TABLE(seq bigint, channel text, payload text, pid integer, relayed_at timestamp with time zone, lost bigint)'),
-    ('pgpubsub.ack(name, bigint)', 'subscription name, seq bigint', 'bigint'),
-    ('pgpubsub.unsubscribe(name)', 'subscription name', 'boolean'),
+    ('pgpubsub.ack(text, bigint)', 'subscription text, seq bigint', 'bigint'),
+    ('pgpubsub.unsubscribe(text)', 'subscription text', 'boolean'),
     ('pgpubsub.stat_reset()', '', 'void');
 SET LOCAL intervalstyle = postgres;
 SET LOCAL search_path = pg_catalog, public;
@@ -105,6 +113,14 @@ SELECT is(prosecdef, false, proname || ': with the caller''s rights')
   FROM pg_proc JOIN member ON objid = oid AND classid = 'pg_proc'::regclass;
 SELECT is(lanname, 'c', proname || ': in C')
   FROM pg_proc JOIN member ON objid = pg_proc.oid AND classid = 'pg_proc'::regclass JOIN pg_language AS l ON l.oid = prolang;
+
+-- what version 1.0 had under another name has its arguments and defaults
+SELECT is(regexp_replace(pg_get_function_arguments(('pgpubsub.' || f)::regproc), 'subscription \w+|max_messages \w+', '', 'g'),
+          regexp_replace(pg_get_function_arguments(('pgpubsub.' || f || '_1_0')::regproc), 'subscription \w+|max_messages \w+', '', 'g'),
+          f || '_1_0: arguments')
+  FROM unnest('{subscribe,poll,ack,unsubscribe}'::text[]) AS f;
+SELECT is(pg_get_function_result(('pgpubsub.' || f)::regproc), pg_get_function_result(('pgpubsub.' || f || '_1_0')::regproc), f || '_1_0: result')
+  FROM unnest('{subscribe,poll,ack,unsubscribe}'::text[]) AS f;
 
 --
 -- Views and the table: columns in their order, with their types
@@ -171,6 +187,7 @@ CREATE TEMP TABLE granted (function text, everybody boolean, monitor boolean);
 INSERT INTO granted VALUES
     ('attach', false, false), ('detach', false, false), ('publish', false, false),
     ('subscribe', false, false), ('poll', false, false), ('ack', false, false), ('unsubscribe', false, false),
+    ('subscribe_1_0', false, false), ('poll_1_0', false, false), ('ack_1_0', false, false), ('unsubscribe_1_0', false, false),
     ('stat_reset', false, false), ('relay_start', false, false),
     ('queue_stats', false, true), ('channel_stats', false, true),
     -- a writer to an attached table needs no privilege
@@ -185,7 +202,9 @@ SELECT is(has_function_privilege('pgpubsub_test_nobody', p.oid, 'EXECUTE'), g.ev
 SELECT is(has_function_privilege('pg_monitor', p.oid, 'EXECUTE'), g.monitor, p.proname || ': EXECUTE for pg_monitor')
   FROM pg_proc AS p JOIN member ON objid = p.oid AND classid = 'pg_proc'::regclass LEFT JOIN granted AS g ON g.function = p.proname;
 SELECT function_privs_are('pgpubsub', 'publish', ARRAY['text', 'text'], 'pgpubsub_test_nobody', ARRAY[]::text[]);
-SELECT function_privs_are('pgpubsub', 'subscribe', ARRAY['name', 'text[]', 'text', 'text', 'boolean'], 'pgpubsub_test_nobody', ARRAY[]::text[]);
+SELECT function_privs_are('pgpubsub', 'publish', ARRAY['text', 'json'], 'pgpubsub_test_nobody', ARRAY[]::text[]);
+SELECT function_privs_are('pgpubsub', 'publish', ARRAY['text', 'jsonb'], 'pgpubsub_test_nobody', ARRAY[]::text[]);
+SELECT function_privs_are('pgpubsub', 'subscribe', ARRAY['text', 'text[]', 'text', 'text', 'boolean'], 'pgpubsub_test_nobody', ARRAY[]::text[]);
 SELECT function_privs_are('pgpubsub', 'notify_change', ARRAY[]::text[], 'pgpubsub_test_nobody', ARRAY['EXECUTE']);
 SELECT table_privs_are('pgpubsub', v, 'pg_monitor', ARRAY['SELECT'], v || ': pg_monitor reads it')
   FROM unnest('{stat_queue,stat_channels,stat_subscriptions,attachments,subscription}'::name[]) AS v;

@@ -22,10 +22,10 @@ CREATE ROLE regress_super SUPERUSER;
 -- README's grants
 GRANT EXECUTE ON FUNCTION pgpubsub.publish(text, text) TO regress_publisher;
 GRANT EXECUTE ON FUNCTION
-    pgpubsub.subscribe(name, text[], text, text, boolean),
-    pgpubsub.poll(name, integer, interval, boolean),
-    pgpubsub.ack(name, bigint),
-    pgpubsub.unsubscribe(name)
+    pgpubsub.subscribe(text, text[], text, text, boolean),
+    pgpubsub.poll(text, bigint, interval, boolean),
+    pgpubsub.ack(text, bigint),
+    pgpubsub.unsubscribe(text)
 TO regress_subscriber, regress_other, regress_noinherit, regress_dbowner;
 SELECT current_database() AS database, pg_get_userbyid(datdba) AS database_owner
   FROM pg_database WHERE datname = current_database() \gset

@@ -189,6 +189,15 @@ SELECT published, messages, subscriptions
 SELECT pgpubsub.subscribe('regress_publish_late', '{pub_nobody}', 'drop', 'oldest');
 SELECT count(*) FROM pgpubsub.poll('regress_publish_late');
 
+-- as text, json and jsonb: what is written alike is one event
+SELECT pgpubsub.subscribe('regress_publish', '{pub_json}', 'drop');
+BEGIN;
+SELECT pgpubsub.publish('pub_json', '{"a": 1}'), pgpubsub.publish('pub_json', '{"a": 1}'::json), pgpubsub.publish('pub_json', '{"a":1}'::jsonb);
+SELECT pgpubsub.publish('pub_json', '{"a":1}'::json);
+COMMIT;
+CALL pg_temp.settle();
+SELECT payload FROM pgpubsub.poll('regress_publish');
+
 -- many at once
 SELECT pgpubsub.subscribe('regress_publish', '{pub_many}', 'drop');
 BEGIN;
