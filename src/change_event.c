@@ -20,6 +20,9 @@
  * - A column changed if its stored bytes did, after detoasting: 1.0 to 1.00
  *	 is a change, an UPDATE to the same value is none.
  *
+ * What gets larger than max_payload while it is written is left unfinished:
+ * the shape's too_large says so, which the caller resets before.
+ *
  * While a value is at hand, the shape says which column's it is: the caller
  * names it in the context of an error that a type's function raises.
  *
@@ -353,28 +356,9 @@ change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 }
 
 /*
- * Raise the error for an event of size bytes, which is more than may be
- * published.  whole: that is all of it; else there would have been more.
- */
-void
-change_too_large(const ChangeShape *shape, Size size, bool whole)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("change event is too large"),
-			 whole ?
-			 errdetail("The event for table \"%s.%s\" on channel \"%s\" has %zu bytes; at most %zu can be published.",
-					   shape->schema, shape->table, shape->channel,
-					   size, shape->max_payload) :
-			 errdetail("The event for table \"%s.%s\" on channel \"%s\" has %zu bytes or more; at most %zu can be published.",
-					   shape->schema, shape->table, shape->channel,
-					   size, shape->max_payload),
-			 errhint("Attach the table with fewer columns, or have pgpubsub.max_payload, pgpubsub.queue_size and pgpubsub.staging_size raised.")));
-}
-
-/*
  * Append the label of a column and its value.  At the head of an object the
- * label's comma becomes the brace.
+ * label's comma becomes the brace.  Marks the shape if the text gets larger
+ * than can be published, and then appends nothing any more.
  */
 static void
 append_column(StringInfo buf, ChangeShape *shape, ChangeColumn *column,
@@ -382,8 +366,9 @@ append_column(StringInfo buf, ChangeShape *shape, ChangeColumn *column,
 {
 	int			start = buf->len;
 	Datum		value = row->tts_values[column->index];
-	Size		least;
 
+	if (shape->too_large)
+		return;
 	appendBinaryStringInfo(buf, column->label, column->label_len);
 	if (first)
 		buf->data[start] = '{';
@@ -393,15 +378,15 @@ append_column(StringInfo buf, ChangeShape *shape, ChangeColumn *column,
 		return;
 	}
 
-	least = buf->len + json_least_length(&column->type, value);
-	if (unlikely(least > shape->max_payload))
-		change_too_large(shape, least, false);
-
 	shape->reading = column;
-	json_append_value(buf, &column->type, value);
+	if (buf->len + json_least_length(&column->type, value) >
+		shape->max_payload)
+		shape->too_large = true;
+	else
+		json_append_value(buf, &column->type, value);
 	shape->reading = NULL;
-	if (unlikely((Size) buf->len > shape->max_payload))
-		change_too_large(shape, buf->len, false);
+	if ((Size) buf->len > shape->max_payload)
+		shape->too_large = true;
 }
 
 /* Which columns an object has, one or more of these. */

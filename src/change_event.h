@@ -57,6 +57,7 @@ typedef struct ChangeShape
 	bool		runs_sql;		/* while a row is written */
 	bool		follows_session;	/* what is written; see event_settings.c */
 	Size		max_payload;	/* bytes; the caller sets it per event */
+	bool		too_large;		/* what is being written exceeds it */
 
 	int			ncolumns;
 	ChangeColumn *columns;
@@ -100,6 +101,7 @@ typedef struct ChangeEvent
 
 	/* of an event for a statement only */
 	StringInfo	rows;			/* what is between [ and ]; else NULL */
+	StringInfo	short_rows;		/* of a row that may be too large: its key */
 	uint64		count;			/* of rows in this event */
 	uint32		part;			/* 1 to parts */
 	uint32		parts;
@@ -135,13 +137,11 @@ extern void change_append_keys(StringInfo buf, ChangeShape *shape,
 extern void change_append_before(StringInfo buf, ChangeShape *shape,
 								 ChangeOp op, TupleTableSlot *old_row,
 								 TupleTableSlot *new_row);
-pg_noreturn extern void change_too_large(const ChangeShape *shape, Size size,
-										 bool whole);
 
 /* change_event_format.c */
 extern void change_shape_format(ChangeShape *shape, const ChangeNames *names);
 extern void change_event_identify(ChangeEvent *event, uint64 number);
-extern void change_event_write(StringInfo buf, const ChangeEvent *event,
+extern bool change_event_write(StringInfo buf, const ChangeEvent *event,
 							   int what);
 
 #endif							/* PGPUBSUB_CHANGE_EVENT_H */

@@ -16,11 +16,12 @@
  * An UPDATE that changed the key has old_key; Debezium's before has its columns
  * then.
  *
- * An event that native listeners cannot get is written a second time for
- * them, without its body (new, old and changed; before and after, for which
+ * An event that is too large, for max_payload or for native listeners alone, is
+ * written a second time, without its body (new, old and changed; before and after, for which
  * there is old_key; rows) and with "truncated":true at its end.  If even that
  * is too long, key and old_key go as well, together: one without the other
- * would say that the key is what it was.
+ * would say that the key is what it was.  Of a statement's rows, the one that
+ * is too large for an event of its own is left with its key.
  *
  * Debezium's connectors give the key beside the envelope, as the message's own;
  * here it has to be inside.  Of source, Debezium requires version, connector,
@@ -274,6 +275,8 @@ key_row(const ChangeEvent *event)
 static void
 append_rows(StringInfo buf, const ChangeEvent *event, int what)
 {
+	StringInfo	rows = NULL;
+
 	APPEND_LITERAL(buf, ",\"count\":");
 	json_append_uint64(buf, event->count);
 	if (event->parts > 1)
@@ -284,9 +287,14 @@ append_rows(StringInfo buf, const ChangeEvent *event, int what)
 		json_append_uint64(buf, event->parts);
 	}
 	if (what & CHANGE_WITH_BODY)
+		rows = event->rows;
+	else if ((what & CHANGE_WITH_KEY) && event->short_rows &&
+			 event->short_rows->len > 0)
+		rows = event->short_rows;
+	if (rows)
 	{
 		APPEND_LITERAL(buf, ",\"rows\":[");
-		appendBinaryStringInfo(buf, event->rows->data, event->rows->len);
+		appendBinaryStringInfo(buf, rows->data, rows->len);
 		appendStringInfoChar(buf, ']');
 	}
 }
@@ -416,12 +424,14 @@ append_cloud_event(StringInfo buf, const ChangeEvent *event, int what)
 /*
  * Append the event, or as much of it as "what" says.  The rows must be
  * deformed; for an UPDATE, change_compare_rows() must have been called.
- * Raises 54000 when it exceeds the shape's max_payload, and what the types'
- * functions raise.
+ * Returns false if it exceeds the shape's max_payload; buf has a part of it
+ * then.  CHANGE_SHORTEST has a few kilobytes at most, and can be published
+ * whatever max_payload says.  Raises what the types' functions raise.
  */
-void
+bool
 change_event_write(StringInfo buf, const ChangeEvent *event, int what)
 {
+	event->shape->too_large = false;
 	switch (event->shape->format)
 	{
 		case EVENT_PLAIN:
@@ -434,6 +444,9 @@ change_event_write(StringInfo buf, const ChangeEvent *event, int what)
 			append_cloud_event(buf, event, what);
 			break;
 	}
-	if ((Size) buf->len > event->shape->max_payload)
-		change_too_large(event->shape, buf->len, true);
+	/* a row that was too large by itself is not there */
+	if (event->rows && event->rows->len == 0 && (what & CHANGE_WITH_BODY))
+		return false;
+	return !event->shape->too_large &&
+		(Size) buf->len <= event->shape->max_payload;
 }

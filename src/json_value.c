@@ -32,6 +32,7 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "parser/parse_coerce.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgroids.h"
@@ -51,6 +52,9 @@ typedef struct KeptTime
 	int			len;			/* bytes of text; 0: none yet */
 	char		text[MAXDATELEN + 3];	/* quoted */
 } KeptTime;
+
+/* Bytes of an array before its elements, without the bitmap of nulls. */
+#define ARRAY_HEADER_MAX	ARR_OVERHEAD_NONULLS(MAXDIM)
 
 /* Remember the type's output function in the context. */
 static void
@@ -232,6 +236,7 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 			break;
 		case JSONBOID:
 			type->kind = JSON_KIND_JSONB;
+			type->size_tells = true;
 			use_output_function(type, typid, context);
 			break;
 		default:
@@ -240,6 +245,9 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 				typid == RECORDARRAYOID)
 			{
 				type->kind = JSON_KIND_ARRAY;
+				type->size_tells = typid == TEXTARRAYOID ||
+					typid == VARCHARARRAYOID || typid == BPCHARARRAYOID ||
+					typid == BYTEAARRAYOID;
 				type->runs_user_code = true;	/* its elements may */
 			}
 			else if (type_is_rowtype(typid))
@@ -274,6 +282,15 @@ json_least_length(const JsonType *type, Datum value)
 	{
 		case JSONOID:
 			return size;
+		case JSONBOID:
+			/* 4 bytes and 8 for a number, "1, "; less for all else */
+			return size / 4 - Min(size / 4, 4);
+		case TEXTARRAYOID:
+		case VARCHARARRAYOID:
+		case BPCHARARRAYOID:
+		case BYTEAARRAYOID:
+			/* 4 bytes and alignment for two quotes and a comma */
+			return size / 2 - Min(size / 2, ARRAY_HEADER_MAX / 2);
 		case BYTEAOID:
 			return 2 * size + 5;	/* "\\x.." */
 		case BITOID:

@@ -396,11 +396,26 @@ typedef struct Writing
 	TriggerState *state;
 	ChangeEvent *event;
 	const char *native;			/* what native listeners get, if another */
+	bool		truncated;		/* it is too large for max_payload */
 } Writing;
 
 /*
- * Write the event and, if it is too long for native listeners, what they get
- * instead.  arg is a Writing.
+ * Write the event without its body; without its key, too, if it exceeds
+ * max_payload or so many bytes with it.
+ */
+static void
+write_short_event(StringInfo buf, ChangeEvent *event, int max)
+{
+	empty_buffer(buf);
+	if (change_event_write(buf, event, CHANGE_SHORT) && buf->len <= max)
+		return;
+	empty_buffer(buf);
+	(void) change_event_write(buf, event, CHANGE_SHORTEST);
+}
+
+/*
+ * Write the event, as much of it as can be published, and what native
+ * listeners get instead if it is too long for them.  arg is a Writing.
  */
 static void
 write_event(void *arg)
@@ -408,21 +423,18 @@ write_event(void *arg)
 	Writing    *writing = arg;
 	TriggerState *state = writing->state;
 	ChangeEvent *event = writing->event;
-	StringInfo	short_text = &state->short_text;
 
 	empty_buffer(&state->text);
-	change_event_write(&state->text, event, CHANGE_WHOLE);
+	writing->truncated = !change_event_write(&state->text, event,
+											 CHANGE_WHOLE);
+	if (writing->truncated)
+		write_short_event(&state->text, event, INT_MAX);
+	else if (event->short_rows)
+		resetStringInfo(event->short_rows); /* it was not too large */
 	if (state->text.len <= PGPUBSUB_NATIVE_MAX)
 		return;
-
-	empty_buffer(short_text);
-	change_event_write(short_text, event, CHANGE_SHORT);
-	if (short_text->len > PGPUBSUB_NATIVE_MAX)
-	{
-		empty_buffer(short_text);
-		change_event_write(short_text, event, CHANGE_SHORTEST);
-	}
-	writing->native = short_text->data;
+	write_short_event(&state->short_text, event, PGPUBSUB_NATIVE_MAX);
+	writing->native = state->short_text.data;
 }
 
 /* Give the event its identity, write and publish it. */
@@ -430,7 +442,7 @@ static void
 publish_change(ChangeEvent *event, void *arg)
 {
 	TriggerState *state = arg;
-	Writing		writing = {state, event, NULL};
+	Writing		writing = {state, event, NULL, false};
 
 	change_event_identify(event, publish_next_event_number());
 	/* a statement's rows are text already */
@@ -440,6 +452,8 @@ publish_change(ChangeEvent *event, void *arg)
 		write_event(&writing);
 	publish_event(&state->channel, event->id, state->text.data,
 				  state->text.len, writing.native);
+	if (writing.truncated)
+		publish_count_truncated(&state->channel);
 }
 
 /* The operation that fired the trigger. */
@@ -591,8 +605,8 @@ check_call(FunctionCallInfo fcinfo)
  * Publishes an event for the row, or for the statement's rows, unless
  * pgpubsub.muted is on.  The arguments of the trigger are described in
  * trigger_options.c.  Raises 39P01 when it is not called as an AFTER trigger,
- * 22023 or 42939 for its arguments, 55000 without transition tables, 54000
- * when the event is too large, and what publishing raises.
+ * 22023 or 42939 for its arguments, 55000 without transition tables, and what
+ * publishing raises.
  */
 Datum
 pgpubsub_notify_change(PG_FUNCTION_ARGS)
