@@ -40,6 +40,12 @@ END $$;
 -- Publish
 --
 
+COMMENT ON FUNCTION pgpubsub.notify_change() IS
+'AFTER trigger: publishes an event for the changed row, or for all rows of the statement. attach() installs it; a statement trigger for INSERT, UPDATE or DELETE needs transition tables.
+arguments, each ''name=value'': channel (default: the table''s name), columns and watch (column names with commas between them, quoted as in SQL), old_values (none, key, changed or full; default changed), format (plain, debezium or cloudevents; default plain), publish_mode (transactional or async; default: the setting).
+Does nothing while pgpubsub.muted is on.
+Errors: 0A000 format debezium for a statement, 22023 bad argument, 39P01 not called as an AFTER trigger, 42939 reserved channel, 53400 the queue is full, 55000 no transition tables';
+
 COMMENT ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text) IS
 'create the triggers that publish the table''s changes on the channel, in place of those that it has for this channel; returns the channel. Where exactly these stand, nothing changes, and no lock on the table is kept.
 channel: 1 to 63 bytes, no *; NULL: the table''s name. operations: insert, update, delete, truncate. columns: what new, old and changed show; NULL: all; the key is shown in any case. watch: an UPDATE is an event only if the stored value of one of these changed. condition: a boolean expression over NEW and OLD, as in CREATE TRIGGER ... WHEN.
@@ -235,6 +241,67 @@ COMMENT ON TRIGGER keep_after_truncate ON pgpubsub.subscription IS
 --
 -- Monitor
 --
+-- Functions whose results get columns become new functions, too.  The views go
+-- on with the new ones, what else was made with the old ones with those.
+--
+
+ALTER FUNCTION pgpubsub.queue_stats() RENAME TO queue_stats_1_0;
+ALTER FUNCTION pgpubsub.channel_stats() RENAME TO channel_stats_1_0;
+
+COMMENT ON FUNCTION pgpubsub.queue_stats_1_0() IS
+'what the view stat_queue showed in version 1.0, for what was made with it';
+COMMENT ON FUNCTION pgpubsub.channel_stats_1_0() IS
+'what the view stat_channels showed in version 1.0, for what was made with it';
+
+CREATE FUNCTION pgpubsub.queue_stats(
+    OUT datid oid, OUT relay_pid integer, OUT relay_state text,
+    OUT queue_size bigint, OUT used_bytes bigint, OUT peak_used_bytes bigint,
+    OUT messages bigint, OUT oldest_seq bigint, OUT newest_seq bigint,
+    OUT oldest_at timestamptz, OUT published bigint, OUT published_bytes bigint,
+    OUT full_count bigint, OUT full_ms bigint, OUT evictions bigint,
+    OUT bad_frames bigint, OUT staging_size bigint,
+    OUT staging_used_bytes bigint, OUT notify_queue_usage double precision,
+    OUT relay_restarts bigint, OUT stats_reset timestamptz,
+    OUT truncated bigint
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'pgpubsub_queue_stats'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 4;
+
+COMMENT ON FUNCTION pgpubsub.queue_stats() IS
+'what the view stat_queue shows; no rows when pgpubsub is not preloaded';
+
+CREATE FUNCTION pgpubsub.channel_stats(
+    OUT datid oid, OUT channel text, OUT subscriptions integer,
+    OUT messages bigint, OUT newest_seq bigint, OUT published bigint,
+    OUT published_bytes bigint, OUT delivered bigint, OUT lost bigint,
+    OUT last_at timestamptz, OUT truncated bigint
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'pgpubsub_channel_stats'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
+
+COMMENT ON FUNCTION pgpubsub.channel_stats() IS
+'what the view stat_channels shows; no rows when pgpubsub is not preloaded';
+
+CREATE OR REPLACE VIEW pgpubsub.stat_queue AS
+    SELECT d.datname, s.relay_pid, s.relay_state, s.queue_size, s.used_bytes,
+           s.peak_used_bytes, s.messages, s.oldest_seq, s.newest_seq,
+           s.oldest_at, s.published, s.published_bytes, s.full_count,
+           s.full_ms, s.evictions, s.bad_frames, s.staging_size,
+           s.staging_used_bytes, s.notify_queue_usage, s.relay_restarts,
+           s.stats_reset, s.truncated
+      FROM pgpubsub.queue_stats() AS s
+      JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
+
+COMMENT ON COLUMN pgpubsub.stat_queue.truncated IS 'change events made since stats_reset that exceeded pgpubsub.max_payload and were sent in their short form; also of transactions that rolled back';
+
+CREATE OR REPLACE VIEW pgpubsub.stat_channels AS
+    SELECT d.datname, s.channel, s.subscriptions, s.messages, s.newest_seq,
+           s.published, s.published_bytes, s.delivered, s.lost, s.last_at,
+           s.truncated
+      FROM pgpubsub.channel_stats() AS s
+      JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
+
+COMMENT ON COLUMN pgpubsub.stat_channels.truncated IS 'its change events made since stats_reset that exceeded pgpubsub.max_payload and were sent in their short form; also of transactions that rolled back';
 
 --
 -- Privileges
@@ -288,7 +355,11 @@ SELECT pgpubsub.take_over('pgpubsub.publish(text, text)'::pg_catalog.regprocedur
        pgpubsub.take_over('pgpubsub.ack_1_0(name, bigint)'::pg_catalog.regprocedure,
                           'pgpubsub.ack(text, bigint)'::pg_catalog.regprocedure),
        pgpubsub.take_over('pgpubsub.unsubscribe_1_0(name)'::pg_catalog.regprocedure,
-                          'pgpubsub.unsubscribe(text)'::pg_catalog.regprocedure);
+                          'pgpubsub.unsubscribe(text)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.queue_stats_1_0()'::pg_catalog.regprocedure,
+                          'pgpubsub.queue_stats()'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.channel_stats_1_0()'::pg_catalog.regprocedure,
+                          'pgpubsub.channel_stats()'::pg_catalog.regprocedure);
 
 DROP FUNCTION pgpubsub.take_over(pg_catalog.regprocedure, pg_catalog.regprocedure);
 

@@ -36,6 +36,7 @@ extern void publish_event(PublishChannel *channel, const char *id,
 extern void publish_notify(const char *channel, bool framed, const char *id,
 						   const char *payload, Size len,
 						   const char *native_payload);
+extern void publish_count_truncated(PublishChannel *channel);
 extern uint64 publish_next_event_number(void);
 extern Size publish_payload_limit(void);
 extern Size publish_max_payload(void);

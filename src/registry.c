@@ -236,6 +236,7 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 	pg_atomic_write_u64(&channel->received, 0);
 	pg_atomic_write_u64(&channel->delivered, 0);
 	pg_atomic_write_u64(&channel->lost, 0);
+	pg_atomic_write_u64(&channel->truncated, 0);
 	channel->in_use = true;
 	pg_atomic_fetch_add_u32(&database->version, 1);
 	if (!is_pattern)

@@ -69,6 +69,7 @@ typedef struct Channel
 	/* any process, atomically */
 	pg_atomic_uint64 delivered;
 	pg_atomic_uint64 lost;
+	pg_atomic_uint64 truncated; /* events made that exceeded max_payload */
 } Channel;
 
 struct Subscription;
@@ -231,6 +232,7 @@ typedef struct Database
 	ConditionVariable handled_cv;
 	pg_atomic_uint64 reload_requested;	/* the table was written by hand */
 	pg_atomic_uint64 gap_epoch; /* grows when all subscriptions missed events */
+	pg_atomic_uint64 truncated; /* events made that exceeded max_payload */
 
 	/* written by the relay alone */
 	pg_atomic_uint64 published;

@@ -159,6 +159,7 @@ registry_acquire_database(Oid oid)
 		pg_atomic_write_u64(&database->full_ms, 0);
 		pg_atomic_write_u64(&database->evictions, 0);
 		pg_atomic_write_u64(&database->bad_frames, 0);
+		pg_atomic_write_u64(&database->truncated, 0);
 		ring_reset(database->ring, first_seq() - 1);
 	}
 	return database;

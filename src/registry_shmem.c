@@ -97,6 +97,7 @@ init_channel(Channel *channel)
 	pg_atomic_init_u32(&channel->used, 0);
 	pg_atomic_init_u32(&channel->publishers, 0);
 	pg_atomic_init_u64(&channel->delivered, 0);
+	pg_atomic_init_u64(&channel->truncated, 0);
 	pg_atomic_init_u64(&channel->lost, 0);
 }
 
@@ -153,6 +154,7 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	pg_atomic_init_u64(&database->half_warned_at, 0);
 	pg_atomic_init_u64(&database->evictions, 0);
 	pg_atomic_init_u64(&database->bad_frames, 0);
+	pg_atomic_init_u64(&database->truncated, 0);
 	pg_atomic_init_u32(&database->notify_failing, 0);
 }
 

@@ -29,6 +29,7 @@
 #include "catalog/pg_trigger.h"
 #include "change_event.h"
 #include "commands/trigger.h"
+#include "event_settings.h"
 #include "fmgr.h"
 #include "publish.h"
 #include "transition.h"
@@ -349,28 +350,51 @@ empty_buffer(StringInfo buf)
 		resetStringInfo(buf);
 }
 
-/*
- * Write the event and, if it is too long for native listeners, what they get
- * instead.  Returns the latter, or NULL.
- */
-static const char *
-write_event(TriggerState *state, ChangeEvent *event)
+/* An event that is being written. */
+typedef struct Writing
 {
-	StringInfo	short_text = &state->short_text;
+	TriggerState *state;
+	ChangeEvent *event;
+	const char *native;			/* what native listeners get, if another */
+	bool		truncated;		/* it is too large for max_payload */
+} Writing;
+
+/*
+ * Write the event without its body; without its key, too, if it exceeds
+ * max_payload or so many bytes with it.
+ */
+static void
+write_short_event(StringInfo buf, ChangeEvent *event, int max)
+{
+	empty_buffer(buf);
+	if (change_event_write(buf, event, CHANGE_SHORT) && buf->len <= max)
+		return;
+	empty_buffer(buf);
+	(void) change_event_write(buf, event, CHANGE_SHORTEST);
+}
+
+/*
+ * Write the event, as much of it as can be published, and what native
+ * listeners get instead if it is too long for them.  arg is a Writing.
+ */
+static void
+write_event(void *arg)
+{
+	Writing    *writing = arg;
+	TriggerState *state = writing->state;
+	ChangeEvent *event = writing->event;
 
 	empty_buffer(&state->text);
-	change_event_write(&state->text, event, CHANGE_WHOLE);
+	writing->truncated = !change_event_write(&state->text, event,
+											 CHANGE_WHOLE);
+	if (writing->truncated)
+		write_short_event(&state->text, event, INT_MAX);
+	else if (event->short_rows)
+		resetStringInfo(event->short_rows); /* it was not too large */
 	if (state->text.len <= PGPUBSUB_NATIVE_MAX)
-		return NULL;
-
-	empty_buffer(short_text);
-	change_event_write(short_text, event, CHANGE_SHORT);
-	if (short_text->len > PGPUBSUB_NATIVE_MAX)
-	{
-		empty_buffer(short_text);
-		change_event_write(short_text, event, CHANGE_SHORTEST);
-	}
-	return short_text->data;
+		return;
+	write_short_event(&state->short_text, event, PGPUBSUB_NATIVE_MAX);
+	writing->native = state->short_text.data;
 }
 
 /* Give the event its identity, write and publish it. */
@@ -378,12 +402,18 @@ static void
 publish_change(ChangeEvent *event, void *arg)
 {
 	TriggerState *state = arg;
-	const char *native;
+	Writing		writing = {state, event, NULL, false};
 
 	change_event_identify(event, publish_next_event_number());
-	native = write_event(state, event);
+	/* a statement's rows are text already */
+	if (event->shape->follows_session && event->rows == NULL)
+		event_settings_run(event->shape->runs_sql, write_event, &writing);
+	else
+		write_event(&writing);
 	publish_event(&state->channel, event->id, state->text.data,
-				  state->text.len, native);
+				  state->text.len, writing.native);
+	if (writing.truncated)
+		publish_count_truncated(&state->channel);
 }
 
 /* The operation that fired the trigger. */
@@ -438,22 +468,54 @@ publish_statement(TriggerState *state, ChangeEvent *event,
 					publish_change, state);
 }
 
+/* What an error's context says. */
+typedef struct EventContext
+{
+	const char *trigger;
+	const ChangeShape *shape;
+} EventContext;
+
+/* Name the column whose value is at hand, if an error is raised just then. */
+static void
+add_event_context(void *arg)
+{
+	const EventContext *context = arg;
+	const ChangeShape *shape = context->shape;
+
+	if (shape->reading == NULL)
+		return;
+	if (shape->partition)
+		errcontext("change event of trigger \"%s\" on table \"%s.%s\", partition \"%s\", column \"%s\"",
+				   context->trigger, shape->schema, shape->table,
+				   shape->partition, shape->reading->name);
+	else
+		errcontext("change event of trigger \"%s\" on table \"%s.%s\", column \"%s\"",
+				   context->trigger, shape->schema, shape->table,
+				   shape->reading->name);
+}
+
 /* Publish what the trigger was fired for. */
 static void
 publish_trigger_event(TriggerState *state, TriggerData *trigdata)
 {
 	ChangeEvent event;
+	EventContext context = {trigdata->tg_trigger->tgname, state->shape};
+	ErrorContextCallback callback = {error_context_stack, add_event_context,
+	&context};
 
 	memset(&event, 0, sizeof(event));
 	event.shape = state->shape;
+	event.shape->reading = NULL;	/* an error may have left it */
 	event.op = fired_by(trigdata);
 	event.shape->max_payload = publish_max_payload();
+	error_context_stack = &callback;
 	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
 		publish_row(state, &event, trigdata);
 	else if (event.op == CHANGE_TRUNCATE)
 		publish_change(&event, state);
 	else
 		publish_statement(state, &event, trigdata);
+	error_context_stack = callback.previous;
 }
 
 /* The same where a user's type may run SQL while it is written. */
@@ -503,8 +565,8 @@ check_call(FunctionCallInfo fcinfo)
  * Publishes an event for the row, or for the statement's rows, unless
  * pgpubsub.muted is on.  The arguments of the trigger are described in
  * trigger_options.c.  Raises 39P01 when it is not called as an AFTER trigger,
- * 22023 or 42939 for its arguments, 55000 without transition tables, 54000
- * when the event is too large, and what publishing raises.
+ * 22023 or 42939 for its arguments, 55000 without transition tables, and what
+ * publishing raises.
  */
 Datum
 pgpubsub_notify_change(PG_FUNCTION_ARGS)

@@ -44,6 +44,7 @@ SELECT bag_eq(
       ('ack_1_0(name, bigint)'),
       ('attach(regclass, text, text[], name[], name[], text, text, text, text, text)'),
       ('channel_stats()'),
+      ('channel_stats_1_0()'),
       ('detach(regclass, text)'),
       ('notify_change()'),
       ('poll(text, bigint, interval, boolean)'),
@@ -52,6 +53,7 @@ SELECT bag_eq(
       ('publish(text, jsonb)'),
       ('publish(text, text)'),
       ('queue_stats()'),
+      ('queue_stats_1_0()'),
       ('relay_start()'),
       ('stat_reset()'),
       ('subscribe(text, text[], text, text, boolean)'),
@@ -136,10 +138,10 @@ SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER
   FROM pg_attribute WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped;
 $$;
 SELECT is(pg_temp.columns_of('pgpubsub.stat_queue'),
-    'datname name, relay_pid integer, relay_state text, queue_size bigint, used_bytes bigint, peak_used_bytes bigint, messages bigint, oldest_seq bigint, newest_seq bigint, oldest_at timestamp with time zone, published bigint, published_bytes bigint, full_count bigint, full_ms bigint, evictions bigint, bad_frames bigint, staging_size bigint, staging_used_bytes bigint, notify_queue_usage double precision, relay_restarts bigint, stats_reset timestamp with time zone',
+    'datname name, relay_pid integer, relay_state text, queue_size bigint, used_bytes bigint, peak_used_bytes bigint, messages bigint, oldest_seq bigint, newest_seq bigint, oldest_at timestamp with time zone, published bigint, published_bytes bigint, full_count bigint, full_ms bigint, evictions bigint, bad_frames bigint, staging_size bigint, staging_used_bytes bigint, notify_queue_usage double precision, relay_restarts bigint, stats_reset timestamp with time zone, truncated bigint',
     'stat_queue');
 SELECT is(pg_temp.columns_of('pgpubsub.stat_channels'),
-    'datname name, channel text, subscriptions integer, messages bigint, newest_seq bigint, published bigint, published_bytes bigint, delivered bigint, lost bigint, last_at timestamp with time zone',
+    'datname name, channel text, subscriptions integer, messages bigint, newest_seq bigint, published bigint, published_bytes bigint, delivered bigint, lost bigint, last_at timestamp with time zone, truncated bigint',
     'stat_channels');
 SELECT is(pg_temp.columns_of('pgpubsub.stat_subscriptions'),
     'datname name, subscription name, owner regrole, channels text[], on_full text, state text, pid integer, seq bigint, pending bigint, pending_bytes bigint, oldest_pending_at timestamp with time zone, delivered bigint, delivered_bytes bigint, lost bigint, polls bigint, empty_polls bigint, created_at timestamp with time zone, last_poll_at timestamp with time zone',
@@ -199,6 +201,7 @@ INSERT INTO granted VALUES
     ('subscribe_1_0', false, false), ('poll_1_0', false, false), ('ack_1_0', false, false), ('unsubscribe_1_0', false, false),
     ('stat_reset', false, false), ('relay_start', false, false),
     ('queue_stats', false, true), ('channel_stats', false, true),
+    ('queue_stats_1_0', false, true), ('channel_stats_1_0', false, true),
     -- a writer to an attached table needs no privilege
     ('notify_change', true, true),
     -- what the views are made of; tells an owner of its own subscriptions

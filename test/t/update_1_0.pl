@@ -22,7 +22,9 @@ my %stands_for = (
 	'ack(text,bigint)'    => 'ack_1_0(name,bigint)',
 	'unsubscribe(text)'   => 'unsubscribe_1_0(name)',
 	'publish(text,json)'  => 'publish(text,text)',
-	'publish(text,jsonb)' => 'publish(text,text)');
+	'publish(text,jsonb)' => 'publish(text,text)',
+	'queue_stats()'       => 'queue_stats_1_0()',
+	'channel_stats()'     => 'channel_stats_1_0()');
 
 # Owner and privileges of the function, in an order of their own.
 sub privileges
@@ -121,6 +123,8 @@ $node->safe_psql(
 	CREATE VIEW my_subscriptions AS SELECT subscription, channels, on_full, delivered FROM pgpubsub.stat_subscriptions WHERE datname = 'shop';
 	CREATE VIEW my_queue AS SELECT * FROM pgpubsub.stat_queue;
 	CREATE VIEW my_channels AS SELECT * FROM pgpubsub.stat_channels;
+	CREATE VIEW my_stats AS SELECT q.relay_state, c.channel FROM pgpubsub.queue_stats() AS q JOIN pgpubsub.channel_stats() AS c USING (datid);
+	GRANT EXECUTE ON FUNCTION pgpubsub.queue_stats(), pgpubsub.channel_stats() TO app;
 	CREATE VIEW my_attachments AS SELECT * FROM pgpubsub.attachments;
 	SET ROLE app;
 	SELECT pgpubsub.subscribe('of_app', '{orders,news}', 'drop')});
@@ -170,6 +174,9 @@ is($node->safe_psql('shop', 'SELECT extversion FROM pg_extension WHERE extname =
 	'updated');
 is(relay_pid($node, 'shop'), $relay, 'the relay goes on');
 is(shown('shop'), $shown, 'views show what they did');
+isnt($node->safe_psql('shop', 'SELECT count(*) FROM my_stats'), 0, 'and one on their functions');
+is($node->safe_psql('shop', 'SELECT truncated FROM pgpubsub.stat_queue WHERE datname = $$shop$$'),
+	0, 'a view has a new column');
 
 foreach my $new (sort keys %stands_for)
 {
