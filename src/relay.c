@@ -433,8 +433,11 @@ set_relay_state(RelayState state)
 }
 
 /*
- * What is in the inbox is lost, as the next relay will say; no position may
- * be beyond what is in the ring.
+ * What is in the inbox is lost, as the next relay will say: the numbers of its
+ * events are given to others.  So no position may be beyond what is in the
+ * ring, and nobody may hold less than what comes there next.  (The cursors of
+ * open transactions follow when they find the gap; see reader_sync().)  The
+ * database's lock is held, exclusive.
  */
 static void
 forget_received(int slot)
@@ -450,8 +453,10 @@ forget_received(int slot)
 		Binding    *binding = dlist_container(Binding, channel_node, iter.cur);
 		uint64		number = pg_atomic_read_u64(&binding->number);
 
-		if (number > newest && number != BINDING_UNPLACED)
-			pg_atomic_write_u64(&binding->number, newest);
+		if (number <= newest || number == BINDING_UNPLACED)
+			continue;
+		pg_atomic_write_u64(&binding->number, newest);
+		ring_lower_hold(my_slot->ring, slot, newest);
 	}
 }
 
