@@ -34,6 +34,7 @@
 #include "catalog/pg_authid.h"
 #include "commands/async.h"
 #include "commands/extension.h"
+#include "debug.h"
 #include "frame.h"
 #include "inbox.h"
 #include "libpq/libpq.h"
@@ -460,7 +461,12 @@ forget_received(int slot)
 	}
 }
 
-/* At exit, however it comes about: let others know that no relay runs. */
+/*
+ * At exit, however it comes about: let others know that no relay runs.  What
+ * they see of it changes in one step under the control lock, of which giving up
+ * relay_pid is a part: from then on the slot may be the next relay's, or
+ * another database's, and nothing is written there any more.
+ */
 static void
 relay_exit(int code, Datum arg)
 {
@@ -473,13 +479,15 @@ relay_exit(int code, Datum arg)
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 		forget_received(slot);
 	LWLockRelease(my_slot->lock);
+	pg_atomic_write_u32(&my_slot->relay_state, RELAY_STOPPED);
 	my_slot->relay_pid = 0;
 	my_slot->relay_failed = code != 0 &&
 		pgStatSessionEndCause != DISCONNECT_KILLED;
 	my_slot->leave = false;
 	pg_atomic_write_u32(&my_slot->relay_procno, PG_UINT32_MAX);
 	LWLockRelease(pgpubsub_control->lock);
-	set_relay_state(RELAY_STOPPED);
+	DEBUG_POINT("relay_exit");
+	ConditionVariableBroadcast(&my_slot->relay_cv);
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
@@ -522,17 +530,21 @@ claim_database(bool installed)
 	}
 	if (claimed)
 	{
+		/* this first: it may fail */
+		before_shmem_exit(relay_exit, (Datum) 0);
+		my_slot = database;
 		database->relay_pid = MyProcPid;
 		database->leave = false;
 		database->relay_starts++;
-		database->relay_listened = false;
-		pg_atomic_write_u32(&database->unavailable, 0);
+		database->relay_listened = database->relay_failed = false;
+		pg_atomic_write_u32(&database->relay_state, RELAY_STARTING);
+		pg_atomic_write_u32(&database->unavailable, RELAY_AVAILABLE);
 		pg_atomic_write_u32(&database->relay_procno,
 							(uint32) PGPUBSUB_MY_PROCNO);
-		my_slot = database;
-		before_shmem_exit(relay_exit, (Datum) 0);
 	}
 	LWLockRelease(pgpubsub_control->lock);
+	if (claimed)
+		ConditionVariableBroadcast(&database->relay_cv);
 
 	/* the launcher goes on to the next database */
 	registry_wake(&pgpubsub_control->launcher_procno);
@@ -657,7 +669,6 @@ start_listening(void)
 	uint64		requested = pg_atomic_read_u64(&my_slot->requested);
 	bool		loaded;
 
-	set_relay_state(RELAY_STARTING);
 	loaded = reload_table();
 	listen_to_bound(true);
 	relay_staged_init(my_slot, inbox, find_channel);
