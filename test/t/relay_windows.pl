@@ -91,6 +91,34 @@ is( $admin->value(
 	'a new channel that a pattern matches is heard');
 $admin->run("SELECT pgpubsub.unsubscribe('all')");
 
+# The time to evict comes after the relay has looked whether it has come, and
+# before it has found out for how long it may sleep.
+
+sub state
+{
+	my ($name) = @_;
+
+	return $admin->value(
+		"SELECT state FROM pgpubsub.stat_subscriptions WHERE subscription = '$name'");
+}
+
+$admin->run("SELECT pgpubsub.subscribe('slow', '{c}', 'evict')");
+$offset = log_offset($node);
+close_point($points, 'relay_full');
+$admin->run(
+	"SELECT count(pg_notify('c', i || repeat(' ', 1000))) FROM generate_series(1, 100) AS i");
+ok( wait_until(
+		sub { queue("relay_state = 'full' AND full_ms > 400") eq 't' },
+		'the time to evict'),
+	'the queue is full for longer than evict_timeout');
+is(state('slow'), 'holding', 'the relay has not yet looked again');
+my $start = time;
+open_point($points, 'relay_full');
+ok(wait_until(sub { state('slow') eq 'evicted' }, 'the eviction'),
+	'it evicts when it goes on');
+cmp_ok(time - $start, '<', 3, 'at once, and not at the next warning');
+$admin->run("SELECT pgpubsub.unsubscribe('slow')");
+
 $admin->quit;
 $node->stop('fast');
 server_is_sound($node);
