@@ -51,6 +51,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "registry.h"
+#include "relay.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/procarray.h"
@@ -170,10 +171,8 @@ start_relay(Oid database, const char *name)
 	worker.bgw_notify_pid = MyProcPid;
 	strlcpy(worker.bgw_library_name, "pgpubsub", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "pgpubsub_relay_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "pgpubsub relay for database %u",
-			 database);
+	snprintf(worker.bgw_name, BGW_MAXLEN, RELAY_TITLE, name);
 	strlcpy(worker.bgw_type, "pgpubsub relay", BGW_MAXLEN);
-	strlcpy(worker.bgw_extra, name, BGW_EXTRALEN);
 
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	started = RegisterDynamicBackgroundWorker(&worker, &handle);

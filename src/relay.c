@@ -33,6 +33,7 @@
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "commands/async.h"
+#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "debug.h"
 #include "frame.h"
@@ -57,8 +58,10 @@
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memdebug.h"
 #include "utils/memutils.h"
+#include "utils/ps_status.h"
 #include "utils/timestamp.h"
 #include "worker.h"
 
@@ -80,6 +83,7 @@ typedef struct Twin
 } Twin;
 
 static Database *my_slot = NULL;
+static char database_name[NAMEDATALEN];
 static Inbox *inbox = NULL;
 static FrameAssembly assembly;
 static Twin twin;
@@ -552,14 +556,31 @@ claim_database(bool installed)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no relay for database \"%s\"",
-						MyBgworkerEntry->bgw_extra),
+						database_name),
 				 errdetail("pgpubsub.max_databases (%d) others have one.",
 						   pgpubsub_max_databases),
 				 errhint("Raise pgpubsub.max_databases and restart the server, or leave databases out with pgpubsub.databases.")));
 	return claimed;
 }
 
-/* Is the extension in this database, committed? */
+/*
+ * Learn the database's name, for messages and the process's title.  It stays as
+ * long as we are connected; the launcher may have looked it up before it was
+ * changed.  In a transaction.
+ */
+static void
+learn_name(void)
+{
+	char		title[BGW_MAXLEN];
+	char	   *name = get_database_name(MyDatabaseId);
+
+	strlcpy(database_name, name ? name : "", sizeof(database_name));
+	snprintf(title, sizeof(title), RELAY_TITLE, database_name);
+	if (strcmp(title, MyBgworkerEntry->bgw_name) != 0)
+		init_ps_display(title);
+}
+
+/* Is the extension in this database, committed?  Learns its name, too. */
 static bool
 extension_installed(void)
 {
@@ -567,6 +588,7 @@ extension_installed(void)
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	learn_name();
 	installed = OidIsValid(get_extension_oid(PGPUBSUB_EXTENSION, true));
 	CommitTransactionCommand();
 	return installed;
@@ -683,7 +705,7 @@ start_listening(void)
 	registry_wake_waiters(my_slot);
 	ereport(LOG,
 			(errmsg("pgpubsub relay for database \"%s\" started",
-					MyBgworkerEntry->bgw_extra)));
+					database_name)));
 }
 
 /* Has somebody asked the relay to leave? */
@@ -737,7 +759,7 @@ shorter_timeout(long a, long b)
 }
 
 /*
- * The relay's entry point.  bgw_extra is the database's name, for messages.
+ * The relay's entry point.
  */
 void
 pgpubsub_relay_main(Datum database_oid)
@@ -751,6 +773,7 @@ pgpubsub_relay_main(Datum database_oid)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	override_settings();
+	DEBUG_POINT("relay_start");
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database_oid),
 											  InvalidOid, 0);
 
@@ -797,6 +820,6 @@ pgpubsub_relay_main(Datum database_oid)
 	finish_staged();
 	ereport(LOG,
 			(errmsg("pgpubsub relay for database \"%s\" leaves",
-					MyBgworkerEntry->bgw_extra)));
+					database_name)));
 	proc_exit(0);
 }

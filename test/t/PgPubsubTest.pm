@@ -30,6 +30,7 @@ our @EXPORT = qw(
   received
   is_quiet
   relay_pid
+  process_title
   wait_for_relay
   kill_relay
   open_points
@@ -248,6 +249,15 @@ sub relay_pid
 	return $node->safe_psql('postgres',
 		"SELECT pid FROM pg_stat_activity"
 		  . " WHERE backend_type = 'pgpubsub relay' AND datname = '$db'");
+}
+
+# The title of a process, as ps shows it; without what core adds when it has
+# been at its NOTIFY queue.
+sub process_title
+{
+	my ($pid) = @_;
+
+	return slurp_file("/proc/$pid/cmdline") =~ s/(?: idle)?[ \0]+$//r;
 }
 
 # Wait until the database has a relay that listens (or, with count => 0,

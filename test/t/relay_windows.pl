@@ -91,6 +91,28 @@ is( $admin->value(
 	'a new channel that a pattern matches is heard');
 $admin->run("SELECT pgpubsub.unsubscribe('all')");
 
+# A database that is renamed when the launcher has looked it up, and the relay
+# is not connected yet.
+
+$node->stop('fast');
+close_point($points, 'relay_start');
+$offset = log_offset($node);
+$node->start;
+$node->wait_for_log(qr/debug point relay_start: waiting/, $offset);
+$admin = client($node, 'other');
+$admin->run('ALTER DATABASE postgres RENAME TO newly_named');
+open_point($points, 'relay_start');
+$node->wait_for_log(qr/relay for database "newly_named" started/, $offset);
+my $pid = $admin->value(
+	"SELECT pid FROM pg_stat_activity WHERE datname = 'newly_named' AND backend_type = 'pgpubsub relay'"
+);
+is( process_title($pid),
+	'postgres: relay_windows: pgpubsub relay for database newly_named',
+	'the title has the new name');
+$admin->run('ALTER DATABASE newly_named RENAME TO postgres');
+$admin = client($node);
+wait_for_relay($node, 'postgres');
+
 # The time to evict comes after the relay has looked whether it has come, and
 # before it has found out for how long it may sleep.
 
