@@ -267,6 +267,7 @@ read_notifications(bool force)
 		notifyInterruptPending = true;
 	if (!notifyInterruptPending)
 		return;
+	inbox_reserve(inbox);
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, "reading notifications");
 	ProcessNotifyInterrupt(true);
