@@ -106,6 +106,7 @@ cmp_ok(on_disk(), '>', 2 * $memory, 'the backlog still stands');
 
 my $dir    = $node->data_dir . '/base/pgsql_tmp';
 my $offset = log_offset($node);
+END { chmod 0700, $dir if defined $dir }
 chmod 0500, $dir;
 SKIP:
 {
