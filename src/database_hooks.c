@@ -97,26 +97,41 @@ static bool role_dropped = false;
 
 PG_FUNCTION_INFO_V1(pgpubsub_relay_start);
 
-/* Ask the slot's relay to leave.  The control lock is not held. */
+/*
+ * Ask the slot's relay to leave, if it is still that database's.  The control
+ * lock is not held.
+ */
 static void
-ask_to_leave(Database *database)
+ask_to_leave(Database *database, Oid oid)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->relay_pid != 0)
+	if (database->oid == oid && database->relay_pid != 0)
 		database->leave = true;
 	LWLockRelease(pgpubsub_control->lock);
 	registry_wake(&database->relay_procno);
 }
 
+/* Is the slot still that database's, and does its relay run? */
+static bool
+relay_runs(Database *database, Oid oid)
+{
+	bool		runs;
+
+	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+	runs = database->oid == oid && database->relay_pid != 0;
+	LWLockRelease(pgpubsub_control->lock);
+	return runs;
+}
+
 /* Wait until the slot's relay has left, for LEAVE_TIMEOUT_MS at most. */
 static void
-wait_until_left(Database *database)
+wait_until_left(Database *database, Oid oid)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   LEAVE_TIMEOUT_MS);
 
 	ConditionVariablePrepareToSleep(&database->relay_cv);
-	while (pg_atomic_read_u32(&database->relay_procno) != PG_UINT32_MAX)
+	while (relay_runs(database, oid))
 	{
 		long		left =
 		TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
@@ -178,8 +193,8 @@ hold_database(Oid oid, bool is_dropped)
 
 	if (database != NULL && take_hold(database, oid, is_dropped))
 	{
-		ask_to_leave(database);
-		wait_until_left(database);
+		ask_to_leave(database, oid);
+		wait_until_left(database, oid);
 	}
 }
 
@@ -246,7 +261,7 @@ end_creation(bool commit)
 		registry_request(database);
 	}
 	else
-		ask_to_leave(database);
+		ask_to_leave(database, MyDatabaseId);
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
@@ -262,9 +277,12 @@ commit_drop(void)
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 
 	/* nothing more is staged; what is, the relay sends before it leaves */
-	pg_atomic_write_u32(&database->unavailable, RELAY_LEFT_OUT);
-	pg_memory_barrier();
-	database->dropping = true;
+	if (database->oid == MyDatabaseId)
+	{
+		pg_atomic_write_u32(&database->unavailable, RELAY_LEFT_OUT);
+		pg_memory_barrier();
+		database->dropping = true;
+	}
 	LWLockRelease(pgpubsub_control->lock);
 	registry_wake(&database->relay_procno);
 	registry_wake(&pgpubsub_control->launcher_procno);
@@ -436,7 +454,7 @@ finish_drop(void)
 		   database->dropping && GetCurrentTimestamp() < deadline)
 	{
 		CHECK_FOR_INTERRUPTS();
-		wait_until_left(database);
+		wait_until_left(database, MyDatabaseId);
 		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 		if (database->oid == MyDatabaseId && database->dropping &&
 			database->relay_pid == 0)

@@ -15,6 +15,7 @@
 #include <limits.h>
 
 #include "database_hooks.h"
+#include "debug.h"
 #include "fmgr.h"
 #include "launcher.h"
 #include "mb/pg_wchar.h"
@@ -300,6 +301,7 @@ _PG_init(void)
 	define_session_settings();
 	define_server_settings();
 	check_given_values(given);
+	debug_init();
 	publish_init();
 	subscribe_init();
 	MarkGUCPrefixReserved("pgpubsub");

@@ -128,14 +128,33 @@ find_head(Poll *poll, int i)
 }
 
 /*
- * Find the next record of each channel and what is missing before it.
- * Returns whether there is anything to say.
+ * Take the claim's cursors as they are now, or a copy of them for a look; in
+ * the current context.
  */
-static bool
-find_heads(Poll *poll)
+static void
+take_cursors(Poll *poll)
 {
-	poll->gap_epoch = registry_gap_epoch(poll->claim->database,
-										 poll->claim->subscription);
+	Claim	   *claim = poll->claim;
+
+	reader_sync(claim);
+	poll->ncursors = claim->position.ncursors;
+	poll->cursors = claim->position.cursors;
+	if (!poll->consume)
+	{
+		Size		size = poll->ncursors * sizeof(Cursor);
+
+		poll->cursors = palloc(Max(size, 1));
+		memcpy(poll->cursors, claim->position.cursors, size);
+	}
+	poll->heads = palloc(Max(poll->ncursors, 1) * sizeof(Head));
+	poll->heap = binaryheap_allocate(Max(poll->ncursors, 1), compare_heads,
+									 poll->heads);
+}
+
+/* Find the next record of each channel, and what is missing before it. */
+static void
+find_all_heads(Poll *poll)
+{
 	do
 	{
 		poll->newest_seq = ring_newest_seq(poll->ring);
@@ -155,7 +174,31 @@ find_heads(Poll *poll)
 		/* if all is newer, begin again: a gap row needs the first of it */
 	} while (binaryheap_empty(poll->heap) && poll->newer);
 	binaryheap_build(poll->heap);
-	poll->gap_unknown = poll->gap_epoch != poll->claim->position.gap_seen;
+}
+
+/*
+ * Find what to return first.  Returns whether there is anything to say.
+ *
+ * A gap epoch that has grown comes with cursors that may have to be placed
+ * anew, and with a gap row.  So what a new relay has queued must not be looked
+ * at before the epoch that it has raised.
+ */
+static bool
+find_heads(Poll *poll)
+{
+	Claim	   *claim = poll->claim;
+
+	do
+	{
+		poll->gap_epoch = registry_gap_epoch(claim->database,
+											 claim->subscription);
+		if (poll->gap_epoch != claim->gap_epoch)
+			take_cursors(poll);
+		find_all_heads(poll);
+		pg_read_barrier();
+	} while (registry_gap_epoch(claim->database, claim->subscription) !=
+			 poll->gap_epoch);
+	poll->gap_unknown = poll->gap_epoch != claim->position.gap_seen;
 	return !binaryheap_empty(poll->heap) || poll->missed > 0 ||
 		poll->gap_unknown;
 }
@@ -383,24 +426,12 @@ note_consumed(Poll *poll)
 static void
 begin_poll(Poll *poll, Claim *claim, int max_messages, bool consume)
 {
-	reader_sync(claim);
 	poll->claim = claim;
 	poll->ring = claim->database->ring;
 	poll->consume = consume;
-	poll->ncursors = claim->position.ncursors;
-	poll->cursors = claim->position.cursors;
 	if (!consume)
-	{
-		Size		size = poll->ncursors * sizeof(Cursor);
-
 		look_begin(claim->subscription, max_messages);
-
-		poll->cursors = palloc(Max(size, 1));
-		memcpy(poll->cursors, claim->position.cursors, size);
-	}
-	poll->heads = palloc(Max(poll->ncursors, 1) * sizeof(Head));
-	poll->heap = binaryheap_allocate(Max(poll->ncursors, 1), compare_heads,
-									 poll->heads);
+	take_cursors(poll);
 }
 
 /*

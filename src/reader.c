@@ -355,7 +355,18 @@ reader_claim(Database *database, const char *name, TimestampTz deadline,
 	return claim;
 }
 
-/* The cursor for the binding, as it stood, or as it is committed. */
+/* Where the binding stands, as is committed. */
+static void
+place_cursor(Cursor *cursor, Binding *binding)
+{
+	cursor->number = pg_atomic_read_u64(&binding->number);
+	cursor->pos = binding->pos;
+}
+
+/*
+ * The cursor for the binding, as it stood if this transaction has moved it,
+ * else as is committed.
+ */
 static void
 carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold,
 			 int likely)
@@ -368,24 +379,25 @@ carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold,
 			candidate->channel == binding->channel)
 		{
 			*cursor = *candidate;
-			if (cursor->number == BINDING_UNPLACED)
-			{
-				cursor->number = pg_atomic_read_u64(&binding->number);
-				cursor->pos = binding->pos;
-			}
+			if (cursor->delivered == 0 && cursor->lost == 0)
+				place_cursor(cursor, binding);
 			return;
 		}
 	}
 	memset(cursor, 0, sizeof(Cursor));
 	cursor->binding = binding;
 	cursor->channel = binding->channel;
-	cursor->number = pg_atomic_read_u64(&binding->number);
-	cursor->pos = binding->pos;
+	place_cursor(cursor, binding);
 }
 
 /*
  * Have the claim's cursors reflect the subscription's bindings: patterns may
  * have got new ones.  Those that this transaction drops are left out.
+ *
+ * A relay that ends gives the numbers of what it had received and not queued
+ * to others, and takes back bindings that are beyond; the next relay raises the
+ * gap epoch before it queues anything.  A cursor that this transaction has not
+ * moved may be beyond too, so it is placed anew when the epoch has grown.
  */
 void
 reader_sync(Claim *claim)
@@ -396,9 +408,12 @@ reader_sync(Claim *claim)
 	Cursor	   *cursors;
 	dlist_iter	iter;
 	int			count = 0;
+	uint64		gap_epoch;
 
+	/* relays end with the lock, so one cannot come and go meanwhile */
 	LWLockAcquire(claim->database->lock, LW_SHARED);
-	if ((claim->synced &&
+	gap_epoch = registry_gap_epoch(claim->database, subscription);
+	if ((claim->synced && claim->gap_epoch == gap_epoch &&
 		 claim->bindings_version == subscription->bindings_version) ||
 		claim->generation != subscription->generation)
 	{
@@ -434,6 +449,7 @@ reader_sync(Claim *claim)
 	claim->position.cursors = cursors;
 	claim->position.ncursors = count;
 	claim->bindings_version = subscription->bindings_version;
+	claim->gap_epoch = gap_epoch;
 	claim->synced = true;
 	LWLockRelease(claim->database->lock);
 	if (old)

@@ -53,6 +53,7 @@ typedef struct Claim
 	int			level;			/* nesting level that claimed it */
 	int			changing_level; /* that subscribed or unsubscribed, or 0 */
 	uint32		bindings_version;	/* that cursors reflect ... */
+	uint64		gap_epoch;		/* that their numbers reflect ... */
 	bool		synced;			/* ... if this is true */
 	bool		handed_out;		/* poll() has consumed, for the client */
 	Position	position;

@@ -292,6 +292,7 @@ registry_free_database(Database *database)
 	database->dropping = database->leave = false;
 	database->creator_pid = database->hold_pid = 0;
 	database->relay_starts = 0;
+	database->relay_listened = database->relay_failed = false;
 	pg_atomic_write_u32(&database->loaded, 0);
 	pg_atomic_write_u32(&database->unavailable, RELAY_AVAILABLE);
 	pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
