@@ -40,6 +40,70 @@ END $$;
 -- Publish
 --
 
+COMMENT ON FUNCTION pgpubsub.notify_change() IS
+'AFTER trigger: publishes an event for the changed row, or for all rows of the statement. attach() installs it; a statement trigger for INSERT, UPDATE or DELETE needs transition tables.
+arguments, each ''name=value'': channel (default: the table''s name), columns and watch (column names with commas between them, quoted as in SQL), old_values (none, key, changed or full; default changed), format (plain, debezium or cloudevents; default plain), publish_mode (transactional or async; default: the setting).
+Does nothing while pgpubsub.muted is on.
+Errors: 0A000 format debezium for a statement, 22023 bad argument, 39P01 not called as an AFTER trigger, 42939 reserved channel, 53400 the queue is full, 55000 no transition tables';
+
+COMMENT ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text) IS
+'create the triggers that publish the table''s changes on the channel, in place of those that it has for this channel; returns the channel. Where exactly these stand, nothing changes, and no lock on the table is kept.
+channel: 1 to 63 bytes, no *; NULL: the table''s name. operations: insert, update, delete, truncate. columns: what new, old and changed show; NULL: all; the key is shown in any case. watch: an UPDATE is an event only if the stored value of one of these changed. condition: a boolean expression over NEW and OLD, as in CREATE TRIGGER ... WHEN.
+old_values: what old shows: none, key, changed (of an UPDATE the columns that changed, of a DELETE the whole row) or full. level: row (one event per row) or statement (one per statement). format: plain, debezium or cloudevents. publish_mode: transactional or async; NULL: the setting, at run time.
+Needs TRIGGER on the table; to replace triggers, its ownership.
+Errors: 0A000 level statement with a condition, format debezium or a foreign table, be it a partition or child, or a hypertable, a virtual column, another session''s temporary table, or a condition that pg_dump would not keep; 22004 a null; 2202E an array of more than one dimension; 22023 a bad value, an empty array or one with duplicates; 25006 standby or read-only transaction; 42501 no privilege; 42601 the condition is not one expression; 42703 and 42P10 no such column, or a system column; 42710 attached through its parent, or a partition is attached to the channel by itself; 42809 not a table; 42939 reserved channel; 42P01 no such relation; 42P17 the condition names a row that an operation lacks';
+
+COMMENT ON FUNCTION pgpubsub.detach(regclass, text) IS
+'drop the triggers that publish the table''s changes on the channel, or on any if it is NULL; returns how many that were, not counting their clones on partitions and hypertables'' chunks. Touches no other trigger.
+Needs the table''s ownership.
+Errors: 22004 relation is null, 2BP01 attached through its parent, 42501 not the owner, 42809 not a table, 42P01 no such relation';
+
+-- Operators below are found by exact types, so in pg_catalog: somebody may have
+-- made the schema, with operators in it, before the extension.  "h" is the
+-- trigger that a trigger of an inheriting table was cloned from, by the rule of
+-- trigger_clones.c.
+CREATE OR REPLACE VIEW pgpubsub.attachments AS
+    SELECT t.tgrelid::pg_catalog.regclass AS relation,
+           t.tgname AS trigger,
+           COALESCE(a.arguments ->> 'channel'::pg_catalog.text, c.relname::pg_catalog.text) AS channel,
+           CASE WHEN t.tgtype::pg_catalog.int4 & 1 <> 0
+                THEN 'row' ELSE 'statement' END AS level,
+           pg_catalog.array_remove(ARRAY[
+               CASE WHEN t.tgtype::pg_catalog.int4 & 4 <> 0 THEN 'insert' END,
+               CASE WHEN t.tgtype::pg_catalog.int4 & 16 <> 0 THEN 'update' END,
+               CASE WHEN t.tgtype::pg_catalog.int4 & 8 <> 0 THEN 'delete' END,
+               CASE WHEN t.tgtype::pg_catalog.int4 & 32 <> 0 THEN 'truncate' END
+           ], NULL) AS operations,
+           (a.arguments - 'channel'::pg_catalog.text)
+               OPERATOR(pg_catalog.||) CASE WHEN d.condition IS NULL THEN '{}'::pg_catalog.jsonb
+                   ELSE pg_catalog.jsonb_build_object('condition', d.condition) END
+               OPERATOR(pg_catalog.||) CASE t.tgenabled
+                   WHEN 'A'::pg_catalog."char" THEN '{"enable": "always"}'::pg_catalog.jsonb
+                   WHEN 'R'::pg_catalog."char" THEN '{"enable": "replica"}'::pg_catalog.jsonb
+                   ELSE '{}'::pg_catalog.jsonb END AS options,
+           t.tgenabled <> 'D'::pg_catalog."char" AS enabled
+      FROM pg_catalog.pg_trigger AS t
+      JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+      LEFT JOIN pg_catalog.pg_trigger AS p ON p.oid = t.tgparentid
+      LEFT JOIN LATERAL (
+          SELECT q.tgenabled
+            FROM pg_catalog.pg_inherits AS i
+            JOIN pg_catalog.pg_trigger AS q ON q.tgrelid = i.inhparent AND q.tgname = t.tgname
+           WHERE i.inhrelid = t.tgrelid AND NOT c.relispartition
+             AND t.tgtype::pg_catalog.int4 & 1 <> 0
+             AND q.tgtype = t.tgtype AND q.tgfoid = t.tgfoid AND q.tgargs = t.tgargs
+           ORDER BY i.inhseqno
+           LIMIT 1) AS h ON true
+     CROSS JOIN LATERAL pgpubsub.trigger_options(t.tgargs) AS a(arguments)
+     CROSS JOIN LATERAL (
+         SELECT CASE WHEN t.tgqual IS NOT NULL
+                     THEN pgpubsub.trigger_condition(t.oid) END) AS d(condition)
+     WHERE t.tgfoid = 'pgpubsub.notify_change()'::pg_catalog.regprocedure::pg_catalog.oid
+       AND NOT t.tgisinternal
+       AND (COALESCE(p.tgenabled, h.tgenabled) IS NULL OR COALESCE(p.tgenabled, h.tgenabled) <> t.tgenabled);
+
+COMMENT ON VIEW pgpubsub.attachments IS
+'the triggers that publish changes: one row each, without those that a partition, or a hypertable''s chunk, has from its parent, unless they are disabled or enabled in another way than the parent''s';
 CREATE FUNCTION pgpubsub.publish(
     channel text,
     payload json
@@ -174,9 +238,86 @@ COMMENT ON TRIGGER keep_from_truncate ON pgpubsub.subscription IS
 COMMENT ON TRIGGER keep_after_truncate ON pgpubsub.subscription IS
 'puts them back';
 
+CREATE PROCEDURE pgpubsub.wait(
+    subscription text,
+    timeout      interval
+)
+    AS 'MODULE_PATHNAME', 'pgpubsub_wait'
+    LANGUAGE C;
+
+COMMENT ON PROCEDURE pgpubsub.wait(text, interval) IS
+'wait until the subscription has something to poll (an event or a gap), or for timeout, at most pgpubsub.max_poll_wait; poll at once behind it, without a timeout.
+Unlike a poll that waits it holds no snapshot, so that CREATE INDEX CONCURRENTLY and VACUUM do not wait for it; it holds a pooled connection. So it ends the transaction that it is called in, and cannot run in a transaction block, a function or a block with EXCEPTION.
+It claims nothing: several sessions may wait for one subscription; while another session reads that, they wait too.
+Errors: 22004 a null, 22023 bad name or negative timeout, 25001 in a transaction block, 25006 standby, 42501 not the owner, 42704 no such subscription (any more), 55000 not preloaded or no relay';
+
 --
 -- Monitor
 --
+-- Functions whose results get columns become new functions, too.  The views go
+-- on with the new ones, what else was made with the old ones with those.
+--
+
+ALTER FUNCTION pgpubsub.queue_stats() RENAME TO queue_stats_1_0;
+ALTER FUNCTION pgpubsub.channel_stats() RENAME TO channel_stats_1_0;
+
+COMMENT ON FUNCTION pgpubsub.queue_stats_1_0() IS
+'what the view stat_queue showed in version 1.0, for what was made with it';
+COMMENT ON FUNCTION pgpubsub.channel_stats_1_0() IS
+'what the view stat_channels showed in version 1.0, for what was made with it';
+
+CREATE FUNCTION pgpubsub.queue_stats(
+    OUT datid oid, OUT relay_pid integer, OUT relay_state text,
+    OUT queue_size bigint, OUT used_bytes bigint, OUT peak_used_bytes bigint,
+    OUT messages bigint, OUT oldest_seq bigint, OUT newest_seq bigint,
+    OUT oldest_at timestamptz, OUT published bigint, OUT published_bytes bigint,
+    OUT full_count bigint, OUT full_ms bigint, OUT evictions bigint,
+    OUT bad_frames bigint, OUT staging_size bigint,
+    OUT staging_used_bytes bigint, OUT notify_queue_usage double precision,
+    OUT relay_restarts bigint, OUT stats_reset timestamptz,
+    OUT truncated bigint
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'pgpubsub_queue_stats'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 4;
+
+COMMENT ON FUNCTION pgpubsub.queue_stats() IS
+'what the view stat_queue shows; no rows when pgpubsub is not preloaded';
+
+CREATE FUNCTION pgpubsub.channel_stats(
+    OUT datid oid, OUT channel text, OUT subscriptions integer,
+    OUT messages bigint, OUT newest_seq bigint, OUT published bigint,
+    OUT published_bytes bigint, OUT delivered bigint, OUT lost bigint,
+    OUT last_at timestamptz, OUT truncated bigint
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'pgpubsub_channel_stats'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
+
+COMMENT ON FUNCTION pgpubsub.channel_stats() IS
+'what the view stat_channels shows; no rows when pgpubsub is not preloaded';
+
+CREATE OR REPLACE VIEW pgpubsub.stat_queue AS
+    SELECT d.datname, s.relay_pid, s.relay_state, s.queue_size, s.used_bytes,
+           s.peak_used_bytes, s.messages, s.oldest_seq, s.newest_seq,
+           s.oldest_at, s.published, s.published_bytes, s.full_count,
+           s.full_ms, s.evictions, s.bad_frames, s.staging_size,
+           s.staging_used_bytes, s.notify_queue_usage, s.relay_restarts,
+           s.stats_reset, s.truncated
+      FROM pgpubsub.queue_stats() AS s
+      JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
+
+COMMENT ON COLUMN pgpubsub.stat_queue.truncated IS 'change events made since stats_reset that exceeded pgpubsub.max_payload and were sent in their short form; also of transactions that rolled back';
+
+CREATE OR REPLACE VIEW pgpubsub.stat_channels AS
+    SELECT d.datname, s.channel, s.subscriptions, s.messages, s.newest_seq,
+           s.published, s.published_bytes, s.delivered, s.lost, s.last_at,
+           s.truncated
+      FROM pgpubsub.channel_stats() AS s
+      JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
+
+COMMENT ON COLUMN pgpubsub.stat_channels.truncated IS 'its change events made since stats_reset that exceeded pgpubsub.max_payload and were sent in their short form; also of transactions that rolled back';
+
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.state IS 'waiting (in poll or CALL wait), reading, idle, holding (the full queue waits for it) or evicted';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.pid IS 'session that reads it, or one that waits for it; NULL when none does';
 
 --
 -- Privileges
@@ -219,12 +360,22 @@ SELECT to_function::pg_catalog.oid, classoid, objsubid, privtype, initprivs
    AND objoid OPERATOR(pg_catalog.=) from_function::pg_catalog.oid;
 $$;
 
-SELECT pgpubsub.take_over('pgpubsub.publish(text, text)', 'pgpubsub.publish(text, json)'),
-       pgpubsub.take_over('pgpubsub.publish(text, text)', 'pgpubsub.publish(text, jsonb)'),
-       pgpubsub.take_over('pgpubsub.subscribe_1_0(name, text[], text, text, boolean)', 'pgpubsub.subscribe(text, text[], text, text, boolean)'),
-       pgpubsub.take_over('pgpubsub.poll_1_0(name, integer, interval, boolean)', 'pgpubsub.poll(text, bigint, interval, boolean)'),
-       pgpubsub.take_over('pgpubsub.ack_1_0(name, bigint)', 'pgpubsub.ack(text, bigint)'),
-       pgpubsub.take_over('pgpubsub.unsubscribe_1_0(name)', 'pgpubsub.unsubscribe(text)');
+SELECT pgpubsub.take_over('pgpubsub.publish(text, text)'::pg_catalog.regprocedure,
+                          'pgpubsub.publish(text, json)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.publish(text, text)'::pg_catalog.regprocedure,
+                          'pgpubsub.publish(text, jsonb)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.subscribe_1_0(name, text[], text, text, boolean)'::pg_catalog.regprocedure,
+                          'pgpubsub.subscribe(text, text[], text, text, boolean)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.poll_1_0(name, integer, interval, boolean)'::pg_catalog.regprocedure,
+                          'pgpubsub.poll(text, bigint, interval, boolean)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.ack_1_0(name, bigint)'::pg_catalog.regprocedure,
+                          'pgpubsub.ack(text, bigint)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.unsubscribe_1_0(name)'::pg_catalog.regprocedure,
+                          'pgpubsub.unsubscribe(text)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.queue_stats_1_0()'::pg_catalog.regprocedure,
+                          'pgpubsub.queue_stats()'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.channel_stats_1_0()'::pg_catalog.regprocedure,
+                          'pgpubsub.channel_stats()'::pg_catalog.regprocedure);
 
 DROP FUNCTION pgpubsub.take_over(pg_catalog.regprocedure, pg_catalog.regprocedure);
 
@@ -232,3 +383,5 @@ REVOKE ALL ON FUNCTION pgpubsub.subscription_replicated() FROM PUBLIC;
 
 -- The database's owner may dump the database, and restore it.
 GRANT SELECT, INSERT ON TABLE pgpubsub.subscription TO pg_database_owner;
+
+REVOKE ALL ON PROCEDURE pgpubsub.wait(text, interval) FROM PUBLIC;

@@ -160,6 +160,9 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 	reader_note_call();
 	ack.claim = reader_claim(database, name, 0, false);
 	check_ack_seq(database, PG_GETARG_INT64(1));
+
+	/* the event may be of a relay that was started since the claim was made */
+	reader_sync(ack.claim);
 	ack.seq = (uint64) PG_GETARG_INT64(1);
 
 	subscription = ack.claim->subscription;

@@ -3,18 +3,12 @@
  * attach.c
  *	  attach() and detach(): the triggers that make a table's changes events.
  *
- * All that attach() leaves is ordinary triggers, created and dropped by
- * running CREATE TRIGGER and DROP TRIGGER as parse trees: with the caller's
- * rights, and seen by event triggers and ProcessUtility hooks like any other.
- * No name is ever spliced into text.
+ * All that attach() leaves is ordinary triggers, which attached.c makes; here
+ * are the arguments, what they and the table must be, and the order of it all.
  *
- * - Level row: one trigger for inserts, updates and deletes.  Level
- *	 statement: one per operation, since transition tables allow no more.
- *	 TRUNCATE always has a statement trigger of its own.
- * - A trigger's name is pgpubsub_<channel>_<row or the operation>; where that
- *	 is too long, the channel is clipped and followed by a hash of it.
- * - Which channel a trigger has is read from its arguments, never from its
- *	 name: a trigger may have been renamed, or made by hand.
+ * - An attachment that stands already, exactly so, is left alone: found
+ *	 without a lock, since programs attach when they start, and a lock on the
+ *	 table would have them wait for every writer, and the writers for them.
  * - Privileges are checked before the table is locked, so that nobody can
  *	 lock a table they have no rights on; the commands check them again.
  *
@@ -22,33 +16,21 @@
  */
 #include "pgpubsub.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/sysattr.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "access/xlog.h"
+#include "attached.h"
 #include "catalog/catalog.h"
-#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
-#include "condition.h"
-#include "mb/pg_wchar.h"
-#include "nodes/makefuncs.h"
-#include "parser/parse_func.h"
 #include "publish.h"
 #include "reader.h"
-#include "tcop/dest.h"
-#include "tcop/utility.h"
-#include "trigger_options.h"
+#include "trigger_clones.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -67,43 +49,6 @@ enum
 	ARG_FORMAT,
 	ARG_PUBLISH_MODE
 };
-
-/* The operations, with their bit in pg_trigger.tgtype. */
-static const struct
-{
-	const char *name;
-	int16		event;
-}			operations[] =
-
-{
-	{"insert", TRIGGER_TYPE_INSERT},
-	{"update", TRIGGER_TYPE_UPDATE},
-	{"delete", TRIGGER_TYPE_DELETE},
-	{"truncate", TRIGGER_TYPE_TRUNCATE}
-};
-
-#define NUM_OPERATIONS ((int) lengthof(operations))
-
-#define ROW_EVENTS \
-	(TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE)
-
-/* What attach() was asked for. */
-typedef struct Attachment
-{
-	Oid			relid;
-	int16		events;			/* TRIGGER_TYPE_ bits */
-	bool		statement;		/* level */
-	Condition  *condition;		/* NULL if there is none */
-	TriggerOptions options;
-} Attachment;
-
-/* A trigger of ours on a table. */
-typedef struct AttachedTrigger
-{
-	char	   *name;
-	const char *channel;
-	bool		cloned;			/* from a parent's trigger */
-} AttachedTrigger;
 
 PG_FUNCTION_INFO_V1(pgpubsub_attach);
 PG_FUNCTION_INFO_V1(pgpubsub_detach);
@@ -208,9 +153,9 @@ operations_argument(FunctionCallInfo fcinfo)
 		const char *name = lfirst(lc);
 		int16		event = 0;
 
-		for (int i = 0; i < NUM_OPERATIONS; i++)
-			if (strcmp(name, operations[i].name) == 0)
-				event = operations[i].event;
+		for (int i = 0; i < ATTACHED_OPERATIONS; i++)
+			if (strcmp(name, attached_operations[i].name) == 0)
+				event = attached_operations[i].event;
 		if (event == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -398,17 +343,31 @@ open_table(Oid relid, LOCKMODE lock)
 	return rel;
 }
 
+/* Is it a virtual generated column?  Its values are not in a trigger's rows. */
+static bool
+is_virtual(Oid relid, AttrNumber attnum)
+{
+	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid),
+										Int16GetDatum(attnum));
+	bool		result = HeapTupleIsValid(tuple) &&
+		PGPUBSUB_IS_VIRTUAL((Form_pg_attribute) GETSTRUCT(tuple));
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return result;
+}
+
 /* Raise an error unless events can show the column. */
 static void
-check_column(Relation rel, const char *argument, const char *name)
+check_column(Oid relid, const char *argument, const char *name)
 {
-	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+	AttrNumber	attnum = get_attnum(relid, name);
 
 	if (attnum == InvalidAttrNumber)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" of relation \"%s\" does not exist",
-						name, RelationGetRelationName(rel)),
+						name, get_rel_name(relid)),
 				 errdetail("Argument \"%s\" names it.", argument),
 				 errhint("Give names of columns of the table.")));
 	if (attnum < 0)
@@ -418,7 +377,7 @@ check_column(Relation rel, const char *argument, const char *name)
 				 errdetail("Argument \"%s\" names it; events do not have system columns.",
 						   argument),
 				 errhint("Give names of ordinary columns of the table.")));
-	if (PGPUBSUB_IS_VIRTUAL(TupleDescAttr(RelationGetDescr(rel), attnum - 1)))
+	if (is_virtual(relid, attnum))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("column \"%s\" is a virtual generated column", name),
@@ -433,271 +392,175 @@ check_column(Relation rel, const char *argument, const char *name)
  * statement would fail.
  */
 static void
-check_no_foreign(Relation rel)
+check_no_foreign(Oid relid)
 {
-	List	   *tables = find_all_inheritors(RelationGetRelid(rel), NoLock, NULL);
+	List	   *tables = find_all_inheritors(relid, NoLock, NULL);
 	ListCell   *lc;
 
 	foreach(lc, tables)
 	{
-		Oid			relid = lfirst_oid(lc);
+		Oid			table = lfirst_oid(lc);
 
-		if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
+		if (get_rel_relkind(table) != RELKIND_FOREIGN_TABLE)
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("level statement does not support foreign tables"),
-				 relid == RelationGetRelid(rel) ?
+				 table == relid ?
 				 errdetail("Triggers on foreign tables cannot have transition tables.") :
 				 errdetail("\"%s\" is one, and a partition or child of \"%s\": statements that write there would fail.",
-						   get_rel_name(relid), RelationGetRelationName(rel)),
+						   get_rel_name(table), get_rel_name(relid)),
 				 errhint("Use level row.")));
 	}
 	list_free(tables);
 }
 
-/* Raise an error unless the table suits the attachment. */
+/*
+ * Raise 0A000 if the table is a hypertable of TimescaleDB: its rows are
+ * written to chunks, and no trigger sees those of a statement.
+ */
 static void
-check_table(const Attachment *attachment, Relation rel)
+check_no_hypertable(Oid relid)
 {
+	if (is_hypertable(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("level statement does not support hypertables"),
+				 errdetail("\"%s\" is one; its rows are written to its chunks, where a statement's rows cannot be collected.",
+						   get_rel_name(relid)),
+				 errhint("Use level row.")));
+}
+
+/*
+ * Raise an error unless the table suits the attachment, whose channel becomes
+ * the table's name if it has none.  Needs no lock on the table.
+ */
+static void
+check_table(Attachment *attachment)
+{
+	TriggerOptions *options = &attachment->options;
+	Oid			relid = attachment->relid;
 	ListCell   *lc;
 
-	foreach(lc, attachment->options.columns)
-		check_column(rel, "columns", lfirst(lc));
-	foreach(lc, attachment->options.watch)
-		check_column(rel, "watch", lfirst(lc));
+	if (options->channel == NULL)
+		options->channel = get_rel_name(relid);
+	if (options->channel == NULL)
+		relation_missing(relid);
+	check_channel_name(options->channel);
+	foreach(lc, options->columns)
+		check_column(relid, "columns", lfirst(lc));
+	foreach(lc, options->watch)
+		check_column(relid, "watch", lfirst(lc));
 	if (attachment->statement && (attachment->events & ROW_EVENTS))
-		check_no_foreign(rel);
-	if (!attachment->statement && (attachment->events & ROW_EVENTS) &&
-		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE &&
-		has_subclass(RelationGetRelid(rel)))
+	{
+		check_no_foreign(relid);
+		check_no_hypertable(relid);
+	}
+}
+
+/*
+ * Raise 42710 if a partition has triggers of its own for rows and the
+ * channel: with its parent's clone, each of its rows would be published
+ * twice.  Locks the partitions as CREATE TRIGGER on the table will, so that
+ * this stays so.
+ */
+static void
+check_partitions(const Attachment *attachment)
+{
+	const char *channel = attachment->options.channel;
+	List	   *tables;
+	ListCell   *lc;
+
+	if (!ATTACHED_BY_ROW(attachment) ||
+		get_rel_relkind(attachment->relid) != RELKIND_PARTITIONED_TABLE)
+		return;
+	tables = find_all_inheritors(attachment->relid, ShareRowExclusiveLock,
+								 NULL);
+	foreach(lc, tables)
+	{
+		Oid			table = lfirst_oid(lc);
+		ListCell   *lc2;
+
+		if (table == attachment->relid)
+			continue;
+		foreach(lc2, attached_find(table, channel))
+		{
+			const AttachedTrigger *trigger = lfirst(lc2);
+
+			if (trigger->cloned || !TRIGGER_FOR_ROW(trigger->type))
+				continue;
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("partition \"%s\" is attached to channel \"%s\" by itself",
+							get_rel_name(table), channel),
+					 errdetail("Attaching \"%s\" attaches its partitions; the rows of this one would be published twice, by its trigger \"%s\" too.",
+							   get_rel_name(attachment->relid), trigger->name),
+					 errhint("Call pgpubsub.detach(%s, %s) first, or give another channel.",
+							 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
+																		   get_rel_name(table))),
+							 quote_literal_cstr(channel))));
+		}
+	}
+	list_free(tables);
+}
+
+/*
+ * Tell the user if rows of tables that inherit from this one make no events.
+ * Those of a hypertable's chunks do, and so do those of a table that is
+ * attached under the same name.
+ */
+static void
+notice_children(const Attachment *attachment)
+{
+	Oid			relid = attachment->relid;
+	List	   *covered;
+	ListCell   *lc;
+
+	if (!ATTACHED_BY_ROW(attachment) ||
+		get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ||
+		!has_subclass(relid) || is_hypertable(relid))
+		return;
+	covered = attached_covered_children(attachment);
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		Oid			table = lfirst_oid(lc);
+
+		if (table == relid || list_member_oid(covered, table))
+			continue;
 		ereport(NOTICE,
 				(errmsg("rows of tables that inherit from \"%s\" make no events",
-						RelationGetRelationName(rel)),
+						get_rel_name(relid)),
+				 errdetail("\"%s\" is one.", get_rel_name(table)),
 				 errhint("Attach those tables too, or use level statement.")));
+		break;
+	}
 }
 
 /* ----------------------------------------------------------------------
- * Triggers that are there
+ * attach() and detach()
  * ----------------------------------------------------------------------
  */
 
-/* The name of our trigger function, as a list of String nodes. */
-static List *
-notify_change_name(void)
-{
-	return list_make2(makeString(pstrdup(PGPUBSUB_SCHEMA)),
-					  makeString(pstrdup("notify_change")));
-}
-
 /*
- * Our triggers on the table, of the channel, or of all if it is NULL: a list
- * of AttachedTrigger.
+ * Is the attachment there already, exactly so?  *triggers becomes what the
+ * table has for its channel.
  */
-static List *
-find_triggers(Relation rel, const char *channel)
-{
-	Oid			function = LookupFuncName(notify_change_name(), 0, NULL, false);
-	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
-	List	   *found = NIL;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(RelationGetRelid(rel)));
-	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, NULL, 1,
-							  &key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
-		AttachedTrigger *trigger;
-		char	  **args;
-		int			nargs;
-
-		if (form->tgfoid != function)
-			continue;
-		trigger = palloc(sizeof(AttachedTrigger));
-		args = trigger_options_of(catalog, tuple, &nargs);
-		trigger->name = pstrdup(NameStr(form->tgname));
-		trigger->channel = trigger_options_find(nargs, args, "channel");
-		if (trigger->channel == NULL)
-			trigger->channel = RelationGetRelationName(rel);
-		trigger->cloned = OidIsValid(form->tgparentid);
-		if (channel == NULL || strcmp(trigger->channel, channel) == 0)
-			found = lappend(found, trigger);
-	}
-	systable_endscan(scan);
-	table_close(catalog, AccessShareLock);
-	return found;
-}
-
-/* Is one of the triggers cloned from a parent's? */
 static bool
-any_cloned(const List *triggers)
+stands(const Attachment *attachment, List **triggers)
 {
-	ListCell   *lc;
-
-	foreach(lc, triggers)
-		if (((AttachedTrigger *) lfirst(lc))->cloned)
-		return true;
-	return false;
-}
-
-/* ----------------------------------------------------------------------
- * Commands
- * ----------------------------------------------------------------------
- */
-
-/* Run a command, given as its parse tree, as if the caller had typed it. */
-static void
-run_command(Node *command, const char *source)
-{
-	PlannedStmt *planned = makeNode(PlannedStmt);
-
-	planned->commandType = CMD_UTILITY;
-	planned->utilityStmt = command;
-	planned->stmt_location = -1;
-	ProcessUtility(planned, source, false, PROCESS_UTILITY_QUERY, NULL, NULL,
-				   None_Receiver, NULL);
-	CommandCounterIncrement();
-}
-
-/* The table's name with its schema, as a list of String nodes. */
-static List *
-qualified_name(Relation rel)
-{
-	return list_make2(makeString(get_namespace_name(RelationGetNamespace(rel))),
-					  makeString(pstrdup(RelationGetRelationName(rel))));
+	*triggers = attached_find(attachment->relid, attachment->options.channel);
+	return *triggers != NIL && attached_stands(attachment, *triggers);
 }
 
 /*
- * Drop those of the triggers that are not cloned; returns how many.  The
- * caller must own the table (42501).
- */
-static int
-drop_triggers(Relation rel, const List *triggers)
-{
-	int			dropped = 0;
-	ListCell   *lc;
-
-	foreach(lc, triggers)
-	{
-		const AttachedTrigger *trigger = lfirst(lc);
-		DropStmt   *drop;
-
-		if (trigger->cloned)
-			continue;
-		drop = makeNode(DropStmt);
-		drop->removeType = OBJECT_TRIGGER;
-		drop->behavior = DROP_RESTRICT;
-		drop->objects = list_make1(lappend(qualified_name(rel),
-										   makeString(pstrdup(trigger->name))));
-		run_command((Node *) drop, "DROP TRIGGER");
-		dropped++;
-	}
-	return dropped;
-}
-
-/*
- * The name of the trigger for a channel: pgpubsub_<channel>_<purpose>, with
- * the channel clipped at a character's end, and a hash of it, if that would
- * be too long.
- */
-static char *
-trigger_name(const char *channel, const char *purpose)
-{
-	char	   *name = psprintf("pgpubsub_%s_%s", channel, purpose);
-	int			room;
-	int			len = strlen(channel);
-
-	if (strlen(name) < NAMEDATALEN)
-		return name;
-	room = NAMEDATALEN - 1 - (int) (strlen("pgpubsub__01234567_") +
-									strlen(purpose));
-	return psprintf("pgpubsub_%.*s_%08x_%s",
-					pg_mbcliplen(channel, len, room), channel,
-					hash_bytes((const unsigned char *) channel, len),
-					purpose);
-}
-
-/* Name a transition table. */
-static Node *
-transition_table(const char *name, bool is_new)
-{
-	TriggerTransition *table = makeNode(TriggerTransition);
-
-	table->name = pstrdup(name);
-	table->isNew = is_new;
-	table->isTable = true;
-	return (Node *) table;
-}
-
-/* Create one trigger, for a row or a statement, for these events. */
-static void
-create_trigger(const Attachment *attachment, Relation rel,
-			   const char *purpose, int16 events, bool for_row)
-{
-	CreateTrigStmt *create = makeNode(CreateTrigStmt);
-	Condition  *condition = attachment->condition;
-	List	   *relname = qualified_name(rel);
-	ErrorContextCallback callback;
-
-	create->trigname = trigger_name(attachment->options.channel, purpose);
-	create->relation = makeRangeVar(strVal(linitial(relname)),
-									strVal(lsecond(relname)), -1);
-	create->funcname = notify_change_name();
-	create->args = trigger_options_arguments(&attachment->options);
-	create->row = for_row;
-	create->timing = TRIGGER_TYPE_AFTER;
-	create->events = events;
-	if (!for_row && (events & (TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE)))
-		create->transitionRels = lappend(create->transitionRels,
-										 transition_table("old_rows", false));
-	if (!for_row && (events & (TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE)))
-		create->transitionRels = lappend(create->transitionRels,
-										 transition_table("new_rows", true));
-	if (condition == NULL)
-	{
-		run_command((Node *) create, "CREATE TRIGGER");
-		return;
-	}
-
-	/* errors in the condition point into its text */
-	create->whenClause = copyObject(condition->expression);
-	callback.callback = condition_error_context;
-	callback.arg = condition;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-	run_command((Node *) create, condition->text);
-	error_context_stack = callback.previous;
-}
-
-/* Create the triggers of an attachment. */
-static void
-create_triggers(const Attachment *attachment, Relation rel)
-{
-	if (!attachment->statement && (attachment->events & ROW_EVENTS))
-		create_trigger(attachment, rel, "row",
-					   attachment->events & ROW_EVENTS, true);
-	for (int i = 0; i < NUM_OPERATIONS; i++)
-	{
-		int16		event = operations[i].event;
-
-		if ((attachment->events & event) &&
-			(attachment->statement || event == TRIGGER_TYPE_TRUNCATE))
-			create_trigger(attachment, rel, operations[i].name, event, false);
-	}
-}
-
-/*
- * Drop the triggers that the table has for the channel.  They must be its
- * own (42710) and the user its owner (42501).
+ * Raise an error unless the triggers, which the table has for the channel,
+ * may be replaced: they must be its own (42710) and the user its owner
+ * (42501).
  */
 static void
-replace_triggers(Relation rel, const char *channel, const List *triggers)
+check_replaceable(Relation rel, const char *channel, const List *triggers)
 {
-	if (any_cloned(triggers))
+	if (attached_any_cloned(triggers))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("partition \"%s\" is attached to channel \"%s\" through its parent",
@@ -705,23 +568,41 @@ replace_triggers(Relation rel, const char *channel, const List *triggers)
 				 errdetail("The parent's trigger was cloned to its partitions."),
 				 errhint("Attach the parent again, or this partition on another channel.")));
 	check_ownership(RelationGetRelid(rel));
-	drop_triggers(rel, triggers);
+}
+
+/* Make the attachment stand, in place of what the table has for the channel. */
+static void
+make_stand(Attachment *attachment, bool default_channel)
+{
+	Relation	rel = open_table(attachment->relid, ShareRowExclusiveLock);
+	List	   *triggers;
+
+	/* once more: anything may have changed before the lock */
+	if (default_channel)
+		attachment->options.channel = NULL;
+	check_table(attachment);
+	if (!stands(attachment, &triggers))
+	{
+		if (triggers != NIL)
+			check_replaceable(rel, attachment->options.channel, triggers);
+		check_partitions(attachment);
+		attached_replace(attachment, rel, triggers);
+	}
+	table_close(rel, NoLock);
 }
 
 /*
  * pgpubsub.attach(relation, channel, operations, columns, watch, condition,
  *				   old_values, level, format, publish_mode) RETURNS text
  *
- * Creates the triggers and returns the channel.  Errors: see the comment on
- * the SQL function.
+ * Creates the triggers, unless they are there, and returns the channel.
+ * Errors: see the comment on the SQL function.
  */
 Datum
 pgpubsub_attach(PG_FUNCTION_ARGS)
 {
 	Attachment	attachment = {0};
-	TriggerOptions *options = &attachment.options;
-	Relation	rel;
-	List	   *existing;
+	List	   *triggers;
 
 	check_not_standby("pgpubsub.attach");
 	attachment.relid = relation_argument(fcinfo, ARG_RELATION);
@@ -729,22 +610,15 @@ pgpubsub_attach(PG_FUNCTION_ARGS)
 	check_trigger_privilege(attachment.relid);
 	read_arguments(fcinfo, &attachment);
 	check_combination(&attachment);
+	check_table(&attachment);
 
-	rel = open_table(attachment.relid, ShareRowExclusiveLock);
-	if (options->channel == NULL)
-		options->channel = pstrdup(RelationGetRelationName(rel));
-	check_channel_name(options->channel);
-	check_table(&attachment, rel);
-
-	existing = find_triggers(rel, options->channel);
-	if (existing != NIL)
-		replace_triggers(rel, options->channel, existing);
-	create_triggers(&attachment, rel);
-	table_close(rel, NoLock);
+	if (!stands(&attachment, &triggers))
+		make_stand(&attachment, PG_ARGISNULL(ARG_CHANNEL));
+	notice_children(&attachment);
 
 	/* patterns match it from now on, before its first event */
-	publish_channel_known(options->channel);
-	PG_RETURN_TEXT_P(cstring_to_text(options->channel));
+	publish_channel_known(attachment.options.channel);
+	PG_RETURN_TEXT_P(cstring_to_text(attachment.options.channel));
 }
 
 /*
@@ -771,8 +645,8 @@ pgpubsub_detach(PG_FUNCTION_ARGS)
 	check_ownership(relid);
 
 	rel = open_table(relid, AccessExclusiveLock);
-	triggers = find_triggers(rel, channel);
-	dropped = drop_triggers(rel, triggers);
+	triggers = attached_find(relid, channel);
+	dropped = attached_drop(rel, triggers);
 	if (dropped == 0 && triggers != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),

@@ -15,9 +15,16 @@
  *	 have their values.  Stored ones are there.
  * - The key is the primary key, also a deferrable one, else the replica
  *	 identity index; key columns are shown in the index's order, whether or
- *	 not the trigger's columns include them.
+ *	 not the trigger's columns include them.  An UPDATE that changes the key
+ *	 shows the old one, too, whatever else is shown of the old row.
  * - A column changed if its stored bytes did, after detoasting: 1.0 to 1.00
  *	 is a change, an UPDATE to the same value is none.
+ *
+ * What gets larger than max_payload while it is written is left unfinished:
+ * the shape's too_large says so, which the caller resets before.
+ *
+ * While a value is at hand, the shape says which column's it is: the caller
+ * names it in the context of an error that a type's function raises.
  *
  * Rows must be deformed (slot_getallattrs) and scratch memory is left in the
  * current context: both are the caller's.
@@ -115,8 +122,10 @@ set_key(ChangeShape *shape, Relation rel)
 	{
 		int			column = find_column(shape, index->indkey.values[i]);
 
-		if (column >= 0)
-			shape->keys[shape->nkeys++] = column;
+		if (column < 0)
+			continue;
+		shape->keys[shape->nkeys++] = column;
+		shape->columns[column].in_key = true;
 	}
 	ReleaseSysCache(tuple);
 }
@@ -129,6 +138,7 @@ set_column(ChangeColumn *column, Form_pg_attribute att,
 	const char *name = NameStr(att->attname);
 	StringInfoData label;
 
+	column->name = pstrdup(name);
 	column->index = att->attnum - 1;
 	column->len = att->attlen;
 	column->byval = att->attbyval;
@@ -167,6 +177,21 @@ set_columns(ChangeShape *shape, TupleDesc tupdesc,
 		shape->ncolumns++;
 	}
 	shape->changed = palloc0(Max(shape->ncolumns, 1) * sizeof(bool));
+}
+
+/* Note what it takes to write the columns that are ever written. */
+static void
+set_traits(ChangeShape *shape)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		const ChangeColumn *column = &shape->columns[i];
+
+		if (!column->carried && !column->in_key)
+			continue;
+		shape->follows_session |= column->type.follows_session;
+		shape->runs_sql |= column->type.runs_sql;
+	}
 }
 
 /* Warn of names in a list that are no column of the table. */
@@ -219,6 +244,7 @@ change_shape_create(Relation rel, const ChangeNames *names,
 	shape->format = options->format;
 	set_columns(shape, RelationGetDescr(rel), options);
 	set_key(shape, rel);
+	set_traits(shape);
 	change_shape_format(shape, names);
 	warn_unknown_columns(options->columns, "columns", shape, rel);
 	warn_unknown_columns(options->watch, "watch", shape, rel);
@@ -267,18 +293,22 @@ same_column(const ChangeColumn *column, TupleTableSlot *a, TupleTableSlot *b)
 
 /* Do the two rows have the same key?  The table must have one. */
 bool
-change_same_key(const ChangeShape *shape, TupleTableSlot *a,
-				TupleTableSlot *b)
+change_same_key(ChangeShape *shape, TupleTableSlot *a, TupleTableSlot *b)
 {
-	for (int i = 0; i < shape->nkeys; i++)
-		if (!same_column(&shape->columns[shape->keys[i]], a, b))
-			return false;
-	return true;
+	bool		same = true;
+
+	for (int i = 0; i < shape->nkeys && same; i++)
+	{
+		shape->reading = &shape->columns[shape->keys[i]];
+		same = same_column(shape->reading, a, b);
+	}
+	shape->reading = NULL;
+	return same;
 }
 
 /* A hash of the row's key: equal for those that change_same_key() equates. */
 uint64
-change_hash_key(const ChangeShape *shape, TupleTableSlot *row)
+change_hash_key(ChangeShape *shape, TupleTableSlot *row)
 {
 	uint64		hash = 0;
 
@@ -287,16 +317,19 @@ change_hash_key(const ChangeShape *shape, TupleTableSlot *row)
 		const ChangeColumn *column = &shape->columns[shape->keys[i]];
 		int			index = column->index;
 
+		shape->reading = column;
 		hash = hash_combine64(hash, row->tts_isnull[index] ? 0 :
 							  datum_image_hash(row->tts_values[index],
 											   column->byval, column->len));
 	}
+	shape->reading = NULL;
 	return hash;
 }
 
 /*
- * Note which columns differ between the two rows of an UPDATE.  Returns false
- * if the trigger watches columns and none of them changed.
+ * Note which columns differ between the two rows of an UPDATE, and whether the
+ * key does.  Returns false if the trigger watches columns and none of them
+ * changed.
  */
 bool
 change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
@@ -304,52 +337,38 @@ change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 {
 	bool		wanted = !shape->watching;
 
+	shape->key_changed = false;
 	for (int i = 0; i < shape->ncolumns; i++)
 	{
 		const ChangeColumn *column = &shape->columns[i];
 		bool		differs;
 
-		if (!column->carried && !column->watched)
+		if (!column->carried && !column->watched && !column->in_key)
 			continue;
+		shape->reading = column;
 		differs = !same_column(column, old_row, new_row);
 		shape->changed[i] = differs;
+		shape->key_changed |= differs && column->in_key;
 		wanted |= differs && column->watched;
 	}
+	shape->reading = NULL;
 	return wanted;
 }
 
 /*
- * Raise the error for an event of size bytes, which is more than may be
- * published.  whole: that is all of it; else there would have been more.
- */
-void
-change_too_large(const ChangeShape *shape, Size size, bool whole)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("change event is too large"),
-			 whole ?
-			 errdetail("The event for table \"%s.%s\" on channel \"%s\" has %zu bytes; at most %zu can be published.",
-					   shape->schema, shape->table, shape->channel,
-					   size, shape->max_payload) :
-			 errdetail("The event for table \"%s.%s\" on channel \"%s\" has %zu bytes or more; at most %zu can be published.",
-					   shape->schema, shape->table, shape->channel,
-					   size, shape->max_payload),
-			 errhint("Attach the table with fewer columns, or have pgpubsub.max_payload, pgpubsub.queue_size and pgpubsub.staging_size raised.")));
-}
-
-/*
  * Append the label of a column and its value.  At the head of an object the
- * label's comma becomes the brace.
+ * label's comma becomes the brace.  Marks the shape if the text gets larger
+ * than can be published, and then appends nothing any more.
  */
 static void
-append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
+append_column(StringInfo buf, ChangeShape *shape, ChangeColumn *column,
 			  TupleTableSlot *row, bool first)
 {
 	int			start = buf->len;
 	Datum		value = row->tts_values[column->index];
-	Size		least;
 
+	if (shape->too_large)
+		return;
 	appendBinaryStringInfo(buf, column->label, column->label_len);
 	if (first)
 		buf->data[start] = '{';
@@ -359,35 +378,41 @@ append_column(StringInfo buf, const ChangeShape *shape, ChangeColumn *column,
 		return;
 	}
 
-	least = buf->len + json_least_length(&column->type, value);
-	if (unlikely(least > shape->max_payload))
-		change_too_large(shape, least, false);
-
-	json_append_value(buf, &column->type, value);
-	if (unlikely((Size) buf->len > shape->max_payload))
-		change_too_large(shape, buf->len, false);
+	shape->reading = column;
+	if (buf->len + json_least_length(&column->type, value) >
+		shape->max_payload)
+		shape->too_large = true;
+	else
+		json_append_value(buf, &column->type, value);
+	shape->reading = NULL;
+	if ((Size) buf->len > shape->max_payload)
+		shape->too_large = true;
 }
 
-/* Which columns an object has. */
-typedef enum ColumnSet
-{
-	COLUMNS_CARRIED,
-	COLUMNS_CHANGED
-} ColumnSet;
+/* Which columns an object has, one or more of these. */
+#define COLUMNS_CARRIED		0x01
+#define COLUMNS_CHANGED		0x02	/* carried ones that changed */
+#define COLUMNS_KEY			0x04
 
-/* Append an object of the carried columns, or of the changed ones of them. */
+/* Append an object of these columns of the row, in the table's order. */
 static void
-append_object(StringInfo buf, const ChangeShape *shape, TupleTableSlot *row,
-			  ColumnSet set)
+append_object(StringInfo buf, ChangeShape *shape, TupleTableSlot *row,
+			  int set)
 {
 	bool		first = true;
 
 	for (int i = 0; i < shape->ncolumns; i++)
 	{
 		ChangeColumn *column = &shape->columns[i];
+		int			in = 0;
 
-		if (!column->carried ||
-			(set == COLUMNS_CHANGED && !shape->changed[i]))
+		if (column->carried)
+			in |= COLUMNS_CARRIED;
+		if (column->carried && shape->changed[i])
+			in |= COLUMNS_CHANGED;
+		if (column->in_key)
+			in |= COLUMNS_KEY;
+		if ((in & set) == 0)
 			continue;
 		append_column(buf, shape, column, row, first);
 		first = false;
@@ -399,7 +424,7 @@ append_object(StringInfo buf, const ChangeShape *shape, TupleTableSlot *row,
 
 /* Append the row's key, an object; the table must have one. */
 void
-change_append_key(StringInfo buf, const ChangeShape *shape,
+change_append_key(StringInfo buf, ChangeShape *shape,
 				  TupleTableSlot *row)
 {
 	for (int i = 0; i < shape->nkeys; i++)
@@ -410,15 +435,15 @@ change_append_key(StringInfo buf, const ChangeShape *shape,
 
 /* Append what the event shows of a new row. */
 void
-change_append_new(StringInfo buf, const ChangeShape *shape,
+change_append_new(StringInfo buf, ChangeShape *shape,
 				  TupleTableSlot *row)
 {
 	append_object(buf, shape, row, COLUMNS_CARRIED);
 }
 
 /* Does the event show anything of an old row?  row may be NULL. */
-bool
-change_has_old(const ChangeShape *shape, TupleTableSlot *row)
+static bool
+has_old(const ChangeShape *shape, TupleTableSlot *row)
 {
 	if (row == NULL || shape->old_values == OLD_VALUES_NONE)
 		return false;
@@ -426,13 +451,23 @@ change_has_old(const ChangeShape *shape, TupleTableSlot *row)
 }
 
 /*
- * Append what the event shows of an old row; only if change_has_old().  A
- * deleted row is shown whole unless only its key is wanted.  For an UPDATE,
- * change_compare_rows() must have been called.
+ * Is this an UPDATE that changed the key?  change_compare_rows() must have
+ * been called for one that has both rows; one of them may be NULL.
  */
-void
-change_append_old(StringInfo buf, const ChangeShape *shape, ChangeOp op,
-				  TupleTableSlot *row)
+static bool
+moved_key(const ChangeShape *shape, ChangeOp op, TupleTableSlot *old_row,
+		  TupleTableSlot *new_row)
+{
+	return op == CHANGE_UPDATE && old_row && new_row && shape->key_changed;
+}
+
+/*
+ * Append what the event shows of an old row; only if has_old().  A deleted row
+ * is shown whole unless only its key is wanted.
+ */
+static void
+append_old(StringInfo buf, ChangeShape *shape, ChangeOp op,
+		   TupleTableSlot *row)
 {
 	if (shape->old_values == OLD_VALUES_KEY)
 		change_append_key(buf, shape, row);
@@ -440,6 +475,50 @@ change_append_old(StringInfo buf, const ChangeShape *shape, ChangeOp op,
 		append_object(buf, shape, row, COLUMNS_CHANGED);
 	else
 		append_object(buf, shape, row, COLUMNS_CARRIED);
+}
+
+/*
+ * Append the key and, if the UPDATE changed it, the old one, each with a comma
+ * before it; nothing if the table has no key, or there is no row.
+ */
+void
+change_append_keys(StringInfo buf, ChangeShape *shape, ChangeOp op,
+				   TupleTableSlot *old_row, TupleTableSlot *new_row)
+{
+	TupleTableSlot *keyed = new_row ? new_row : old_row;
+
+	if (shape->nkeys == 0 || keyed == NULL)
+		return;
+	appendBinaryStringInfo(buf, ",\"key\":", 7);
+	change_append_key(buf, shape, keyed);
+	if (moved_key(shape, op, old_row, new_row))
+	{
+		appendBinaryStringInfo(buf, ",\"old_key\":", 11);
+		change_append_key(buf, shape, old_row);
+	}
+}
+
+/*
+ * Append the before of a Debezium envelope: the old row as far as it is shown,
+ * with its key if that changed, or null.
+ */
+void
+change_append_before(StringInfo buf, ChangeShape *shape, ChangeOp op,
+					 TupleTableSlot *old_row, TupleTableSlot *new_row)
+{
+	if (!moved_key(shape, op, old_row, new_row))
+	{
+		if (has_old(shape, old_row))
+			append_old(buf, shape, op, old_row);
+		else
+			appendBinaryStringInfo(buf, "null", 4);
+	}
+	else if (shape->old_values == OLD_VALUES_CHANGED)
+		append_object(buf, shape, old_row, COLUMNS_CHANGED | COLUMNS_KEY);
+	else if (shape->old_values == OLD_VALUES_FULL)
+		append_object(buf, shape, old_row, COLUMNS_CARRIED | COLUMNS_KEY);
+	else
+		change_append_key(buf, shape, old_row);
 }
 
 /* Append the names of the columns that changed, a JSON array. */
@@ -465,29 +544,25 @@ append_changed(StringInfo buf, const ChangeShape *shape)
 }
 
 /*
- * Append key (if wanted), new, old and changed, as far as the operation has
+ * Append key and old_key, new, old and changed, as far as the operation has
  * them, each with a comma before it.  An UPDATE whose other row is not known
- * (one of them NULL) has the side that is, whole, and no "changed".
+ * (one of them NULL) has the side that is, whole, and no "changed".  For one
+ * with both, change_compare_rows() must have been called.
  */
 void
-change_append_row(StringInfo buf, const ChangeShape *shape, ChangeOp op,
-				  TupleTableSlot *old_row, TupleTableSlot *new_row,
-				  bool with_key)
+change_append_row(StringInfo buf, ChangeShape *shape, ChangeOp op,
+				  TupleTableSlot *old_row, TupleTableSlot *new_row)
 {
-	if (with_key && shape->nkeys > 0)
-	{
-		appendBinaryStringInfo(buf, ",\"key\":", 7);
-		change_append_key(buf, shape, new_row ? new_row : old_row);
-	}
+	change_append_keys(buf, shape, op, old_row, new_row);
 	if (new_row)
 	{
 		appendBinaryStringInfo(buf, ",\"new\":", 7);
 		change_append_new(buf, shape, new_row);
 	}
-	if (change_has_old(shape, old_row))
+	if (has_old(shape, old_row))
 	{
 		appendBinaryStringInfo(buf, ",\"old\":", 7);
-		change_append_old(buf, shape, new_row ? op : CHANGE_DELETE, old_row);
+		append_old(buf, shape, new_row ? op : CHANGE_DELETE, old_row);
 	}
 	if (op == CHANGE_UPDATE && old_row && new_row)
 	{

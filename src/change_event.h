@@ -28,11 +28,13 @@ typedef enum ChangeOp
 /* A column as events show it. */
 typedef struct ChangeColumn
 {
+	const char *name;
 	int			index;			/* of its value in a slot */
 	int16		len;			/* as pg_attribute.attlen */
 	bool		byval;
 	bool		carried;		/* events show it in new and old */
 	bool		watched;
+	bool		in_key;
 	char	   *label;			/* ,"name": */
 	int			label_len;		/* bytes */
 	JsonType	type;
@@ -52,7 +54,10 @@ typedef struct ChangeShape
 	EventFormat format;
 	bool		watching;		/* an UPDATE must change a watched column */
 	bool		runs_user_code;
+	bool		runs_sql;		/* while a row is written */
+	bool		follows_session;	/* what is written; see event_settings.c */
 	Size		max_payload;	/* bytes; the caller sets it per event */
+	bool		too_large;		/* what is being written exceeds it */
 
 	int			ncolumns;
 	ChangeColumn *columns;
@@ -66,6 +71,8 @@ typedef struct ChangeShape
 	char	   *db;				/* the database's name, a JSON string */
 
 	bool	   *changed;		/* per column: the UPDATE at hand changed it */
+	bool		key_changed;	/* it changed the key */
+	const ChangeColumn *reading;	/* whose value is at hand; else NULL */
 } ChangeShape;
 
 /* Where a shape takes its names from. */
@@ -94,6 +101,7 @@ typedef struct ChangeEvent
 
 	/* of an event for a statement only */
 	StringInfo	rows;			/* what is between [ and ]; else NULL */
+	StringInfo	short_rows;		/* of a row that may be too large: its key */
 	uint64		count;			/* of rows in this event */
 	uint32		part;			/* 1 to parts */
 	uint32		parts;
@@ -101,7 +109,7 @@ typedef struct ChangeEvent
 
 /* What change_event_write() leaves out or adds. */
 #define CHANGE_WITH_BODY	0x01	/* key's row: new, old, changed; rows */
-#define CHANGE_WITH_KEY		0x02
+#define CHANGE_WITH_KEY		0x02	/* old_key, too */
 #define CHANGE_TRUNCATED	0x04	/* say that the body was left out */
 #define CHANGE_WHOLE		(CHANGE_WITH_BODY | CHANGE_WITH_KEY)
 #define CHANGE_SHORT		(CHANGE_WITH_KEY | CHANGE_TRUNCATED)
@@ -113,26 +121,27 @@ extern ChangeShape *change_shape_create(Relation rel,
 										const TriggerOptions *options);
 extern bool change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 								TupleTableSlot *new_row);
-extern bool change_same_key(const ChangeShape *shape, TupleTableSlot *a,
+extern bool change_same_key(ChangeShape *shape, TupleTableSlot *a,
 							TupleTableSlot *b);
-extern uint64 change_hash_key(const ChangeShape *shape, TupleTableSlot *row);
-extern void change_append_key(StringInfo buf, const ChangeShape *shape,
+extern uint64 change_hash_key(ChangeShape *shape, TupleTableSlot *row);
+extern void change_append_key(StringInfo buf, ChangeShape *shape,
 							  TupleTableSlot *row);
-extern void change_append_new(StringInfo buf, const ChangeShape *shape,
+extern void change_append_new(StringInfo buf, ChangeShape *shape,
 							  TupleTableSlot *row);
-extern void change_append_old(StringInfo buf, const ChangeShape *shape,
-							  ChangeOp op, TupleTableSlot *row);
-extern void change_append_row(StringInfo buf, const ChangeShape *shape,
+extern void change_append_row(StringInfo buf, ChangeShape *shape,
 							  ChangeOp op, TupleTableSlot *old_row,
-							  TupleTableSlot *new_row, bool with_key);
-extern bool change_has_old(const ChangeShape *shape, TupleTableSlot *row);
-pg_noreturn extern void change_too_large(const ChangeShape *shape, Size size,
-										 bool whole);
+							  TupleTableSlot *new_row);
+extern void change_append_keys(StringInfo buf, ChangeShape *shape,
+							   ChangeOp op, TupleTableSlot *old_row,
+							   TupleTableSlot *new_row);
+extern void change_append_before(StringInfo buf, ChangeShape *shape,
+								 ChangeOp op, TupleTableSlot *old_row,
+								 TupleTableSlot *new_row);
 
 /* change_event_format.c */
 extern void change_shape_format(ChangeShape *shape, const ChangeNames *names);
 extern void change_event_identify(ChangeEvent *event, uint64 number);
-extern void change_event_write(StringInfo buf, const ChangeEvent *event,
+extern bool change_event_write(StringInfo buf, const ChangeEvent *event,
 							   int what);
 
 #endif							/* PGPUBSUB_CHANGE_EVENT_H */

@@ -4,7 +4,8 @@
  *	  The envelopes around a change: plain, Debezium and CloudEvents.
  *
  * Plain:		{"id":,"op":,"schema":,"table":,"partition":,
- *				 "key":,"new":,"old":,"changed":,"txid":,"pid":,"ts":,"node":}
+ *				 "key":,"old_key":,"new":,"old":,"changed":,
+ *				 "txid":,"pid":,"ts":,"node":}
  *	 statement: "count":,"part":,"parts":,"rows":[..] instead of key .. changed
  * Debezium:	{"id":,"key":,"before":,"after":,"source":{"version":,
  *				 "connector":,"name":,"ts_ms":,"db":,"schema":,"table":,
@@ -12,10 +13,15 @@
  * CloudEvents: {"specversion":,"id":,"source":,"type":,"subject":,"time":,
  *				 "datacontenttype":,"data":{the plain object}}
  *
- * An event that native listeners cannot get is written a second time for
- * them, without its body (new, old and changed; before and after; rows) and
- * with "truncated":true at its end.  If even that is too long, the key goes as
- * well.
+ * An UPDATE that changed the key has old_key; Debezium's before has its columns
+ * then.
+ *
+ * An event that is too large, for max_payload or for native listeners alone, is
+ * written a second time, without its body (new, old and changed; before and after, for which
+ * there is old_key; rows) and with "truncated":true at its end.  If even that
+ * is too long, key and old_key go as well, together: one without the other
+ * would say that the key is what it was.  Of a statement's rows, the one that
+ * is too large for an event of its own is left with its key.
  *
  * Debezium's connectors give the key beside the envelope, as the message's own;
  * here it has to be inside.  Of source, Debezium requires version, connector,
@@ -269,6 +275,8 @@ key_row(const ChangeEvent *event)
 static void
 append_rows(StringInfo buf, const ChangeEvent *event, int what)
 {
+	StringInfo	rows = NULL;
+
 	APPEND_LITERAL(buf, ",\"count\":");
 	json_append_uint64(buf, event->count);
 	if (event->parts > 1)
@@ -279,9 +287,14 @@ append_rows(StringInfo buf, const ChangeEvent *event, int what)
 		json_append_uint64(buf, event->parts);
 	}
 	if (what & CHANGE_WITH_BODY)
+		rows = event->rows;
+	else if ((what & CHANGE_WITH_KEY) && event->short_rows &&
+			 event->short_rows->len > 0)
+		rows = event->short_rows;
+	if (rows)
 	{
 		APPEND_LITERAL(buf, ",\"rows\":[");
-		appendBinaryStringInfo(buf, event->rows->data, event->rows->len);
+		appendBinaryStringInfo(buf, rows->data, rows->len);
 		appendStringInfoChar(buf, ']');
 	}
 }
@@ -290,8 +303,7 @@ append_rows(StringInfo buf, const ChangeEvent *event, int what)
 static void
 append_plain(StringInfo buf, const ChangeEvent *event, int what)
 {
-	const ChangeShape *shape = event->shape;
-	TupleTableSlot *keyed = key_row(event);
+	ChangeShape *shape = event->shape;
 
 	APPEND_LITERAL(buf, "{\"id\":\"");
 	appendStringInfoString(buf, event->id);
@@ -300,12 +312,10 @@ append_plain(StringInfo buf, const ChangeEvent *event, int what)
 		append_rows(buf, event, what);
 	else if (what & CHANGE_WITH_BODY)
 		change_append_row(buf, shape, event->op, event->old_row,
-						  event->new_row, keyed != NULL);
-	else if (keyed && (what & CHANGE_WITH_KEY))
-	{
-		APPEND_LITERAL(buf, ",\"key\":");
-		change_append_key(buf, shape, keyed);
-	}
+						  event->new_row);
+	else if (what & CHANGE_WITH_KEY)
+		change_append_keys(buf, shape, event->op, event->old_row,
+						   event->new_row);
 	APPEND_LITERAL(buf, ",\"txid\":");
 	json_append_uint64(buf, event->txid);
 	APPEND_LITERAL(buf, ",\"pid\":");
@@ -319,13 +329,11 @@ append_plain(StringInfo buf, const ChangeEvent *event, int what)
 static void
 append_before_after(StringInfo buf, const ChangeEvent *event)
 {
-	const ChangeShape *shape = event->shape;
+	ChangeShape *shape = event->shape;
 
 	APPEND_LITERAL(buf, ",\"before\":");
-	if (change_has_old(shape, event->old_row))
-		change_append_old(buf, shape, event->op, event->old_row);
-	else
-		APPEND_LITERAL(buf, "null");
+	change_append_before(buf, shape, event->op, event->old_row,
+						 event->new_row);
 	APPEND_LITERAL(buf, ",\"after\":");
 	if (event->new_row)
 		change_append_new(buf, shape, event->new_row);
@@ -359,17 +367,20 @@ append_debezium_source(StringInfo buf, const ChangeEvent *event)
 static void
 append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 {
-	const ChangeShape *shape = event->shape;
+	ChangeShape *shape = event->shape;
 	TupleTableSlot *keyed = key_row(event);
 
 	APPEND_LITERAL(buf, "{\"id\":\"");
 	appendStringInfoString(buf, event->id);
 	appendStringInfoChar(buf, '"');
-	if (keyed && (what & CHANGE_WITH_KEY))
+	if (keyed && (what & CHANGE_WITH_BODY))
 	{
 		APPEND_LITERAL(buf, ",\"key\":");
 		change_append_key(buf, shape, keyed);
 	}
+	else if (what & CHANGE_WITH_KEY)
+		change_append_keys(buf, shape, event->op, event->old_row,
+						   event->new_row);
 	if (what & CHANGE_WITH_BODY)
 		append_before_after(buf, event);
 	append_debezium_source(buf, event);
@@ -387,7 +398,7 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 static void
 append_cloud_event(StringInfo buf, const ChangeEvent *event, int what)
 {
-	const ChangeShape *shape = event->shape;
+	ChangeShape *shape = event->shape;
 	TupleTableSlot *keyed = key_row(event);
 
 	APPEND_LITERAL(buf, "{\"specversion\":\"1.0\",\"id\":\"");
@@ -413,12 +424,14 @@ append_cloud_event(StringInfo buf, const ChangeEvent *event, int what)
 /*
  * Append the event, or as much of it as "what" says.  The rows must be
  * deformed; for an UPDATE, change_compare_rows() must have been called.
- * Raises 54000 when it exceeds the shape's max_payload, and what the types'
- * functions raise.
+ * Returns false if it exceeds the shape's max_payload; buf has a part of it
+ * then.  CHANGE_SHORTEST has a few kilobytes at most, and can be published
+ * whatever max_payload says.  Raises what the types' functions raise.
  */
-void
+bool
 change_event_write(StringInfo buf, const ChangeEvent *event, int what)
 {
+	event->shape->too_large = false;
 	switch (event->shape->format)
 	{
 		case EVENT_PLAIN:
@@ -431,6 +444,9 @@ change_event_write(StringInfo buf, const ChangeEvent *event, int what)
 			append_cloud_event(buf, event, what);
 			break;
 	}
-	if ((Size) buf->len > event->shape->max_payload)
-		change_too_large(event->shape, buf->len, true);
+	/* a row that was too large by itself is not there */
+	if (event->rows && event->rows->len == 0 && (what & CHANGE_WITH_BODY))
+		return false;
+	return !event->shape->too_large &&
+		(Size) buf->len <= event->shape->max_payload;
 }

@@ -11,6 +11,7 @@
 #include "compat.h"
 
 #include "nodes/nodes.h"
+#include "utils/relcache.h"
 
 typedef struct Condition
 {
@@ -21,6 +22,7 @@ typedef struct Condition
 } Condition;
 
 extern Condition *condition_parse(const char *text);
+extern Node *condition_analyze(Condition *condition, Relation rel);
 extern void condition_error_context(void *arg);
 
 #endif							/* PGPUBSUB_CONDITION_H */

@@ -26,7 +26,11 @@
  *
  * 5. A publication that has the table of subscriptions in it is worth a
  *	  WARNING; see replication.c.
- * 6. DISCARD ALL ends the session's temporary subscriptions.
+ *
+ * 6. Where CREATE or ALTER EXTENSION wants a function that the library lacks, a
+ *	  hint says that the server goes on with the library of its start.
+ *
+ * 7. DISCARD ALL ends the session's temporary subscriptions.
  *
  *-------------------------------------------------------------------------
  */
@@ -93,26 +97,41 @@ static bool role_dropped = false;
 
 PG_FUNCTION_INFO_V1(pgpubsub_relay_start);
 
-/* Ask the slot's relay to leave.  The control lock is not held. */
+/*
+ * Ask the slot's relay to leave, if it is still that database's.  The control
+ * lock is not held.
+ */
 static void
-ask_to_leave(Database *database)
+ask_to_leave(Database *database, Oid oid)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->relay_pid != 0)
+	if (database->oid == oid && database->relay_pid != 0)
 		database->leave = true;
 	LWLockRelease(pgpubsub_control->lock);
 	registry_wake(&database->relay_procno);
 }
 
+/* Is the slot still that database's, and does its relay run? */
+static bool
+relay_runs(Database *database, Oid oid)
+{
+	bool		runs;
+
+	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+	runs = database->oid == oid && database->relay_pid != 0;
+	LWLockRelease(pgpubsub_control->lock);
+	return runs;
+}
+
 /* Wait until the slot's relay has left, for LEAVE_TIMEOUT_MS at most. */
 static void
-wait_until_left(Database *database)
+wait_until_left(Database *database, Oid oid)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   LEAVE_TIMEOUT_MS);
 
 	ConditionVariablePrepareToSleep(&database->relay_cv);
-	while (pg_atomic_read_u32(&database->relay_procno) != PG_UINT32_MAX)
+	while (relay_runs(database, oid))
 	{
 		long		left =
 		TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
@@ -174,8 +193,8 @@ hold_database(Oid oid, bool is_dropped)
 
 	if (database != NULL && take_hold(database, oid, is_dropped))
 	{
-		ask_to_leave(database);
-		wait_until_left(database);
+		ask_to_leave(database, oid);
+		wait_until_left(database, oid);
 	}
 }
 
@@ -242,7 +261,7 @@ end_creation(bool commit)
 		registry_request(database);
 	}
 	else
-		ask_to_leave(database);
+		ask_to_leave(database, MyDatabaseId);
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
@@ -258,9 +277,12 @@ commit_drop(void)
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 
 	/* nothing more is staged; what is, the relay sends before it leaves */
-	pg_atomic_write_u32(&database->unavailable, RELAY_LEFT_OUT);
-	pg_memory_barrier();
-	database->dropping = true;
+	if (database->oid == MyDatabaseId)
+	{
+		pg_atomic_write_u32(&database->unavailable, RELAY_LEFT_OUT);
+		pg_memory_barrier();
+		database->dropping = true;
+	}
 	LWLockRelease(pgpubsub_control->lock);
 	registry_wake(&database->relay_procno);
 	registry_wake(&pgpubsub_control->launcher_procno);
@@ -432,7 +454,7 @@ finish_drop(void)
 		   database->dropping && GetCurrentTimestamp() < deadline)
 	{
 		CHECK_FOR_INTERRUPTS();
-		wait_until_left(database);
+		wait_until_left(database, MyDatabaseId);
 		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 		if (database->oid == MyDatabaseId && database->dropping &&
 			database->relay_pid == 0)
@@ -606,6 +628,30 @@ hold_for_command(Node *command)
 		hold_database(oid, false);
 }
 
+/* Is the command to create or update the extension? */
+static bool
+installs_extension(Node *command)
+{
+	const char *name = NULL;
+
+	if (IsA(command, AlterExtensionStmt))
+		name = ((AlterExtensionStmt *) command)->extname;
+	else if (IsA(command, CreateExtensionStmt))
+		name = ((CreateExtensionStmt *) command)->extname;
+	return name && strcmp(name, PGPUBSUB_EXTENSION) == 0;
+}
+
+/*
+ * An error in a command that creates or updates the extension: where the
+ * script wants a function that is not in the library, say how to get it.
+ */
+static void
+add_restart_hint(void *arg)
+{
+	if (geterrcode() == ERRCODE_UNDEFINED_FUNCTION)
+		errhint("If a new version of pgpubsub was installed, restart the server: until then it has the library that it started with.");
+}
+
 /* A utility command runs. */
 static void
 hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
@@ -621,6 +667,8 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 												&publication);
 	bool		discard_all = IsA(pstmt->utilityStmt, DiscardStmt) &&
 		((DiscardStmt *) pstmt->utilityStmt)->target == DISCARD_ALL;
+	bool		installs = installs_extension(pstmt->utilityStmt);
+	ErrorContextCallback hint = {.callback = add_restart_hint};
 
 	/* in a transaction block, of these only a renaming is possible */
 	if (IsTransactionState() &&
@@ -628,12 +676,19 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 		 (context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock() &&
 		  !IsSubTransaction())))
 		hold_for_command(pstmt->utilityStmt);
+	if (installs)
+	{
+		hint.previous = error_context_stack;
+		error_context_stack = &hint;
+	}
 	if (prev_process_utility_hook)
 		prev_process_utility_hook(pstmt, queryString, readOnlyTree, context,
 								  params, queryEnv, dest, qc);
 	else
 		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 								params, queryEnv, dest, qc);
+	if (installs)
+		error_context_stack = hint.previous;
 	if (followed)
 		follow_command(followed);
 	if (may_warn)

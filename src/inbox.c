@@ -2,7 +2,7 @@
  *
  * inbox.c
  *	  What the relay has received and not yet queued: a FIFO in private
- *	  memory, then in a temporary file.
+ *	  memory, then in temporary files.
  *
  * 1. Core hands notifications over inside a transaction, while errors are
  *	  fatal; so putting one in never raises an error, and never waits.
@@ -13,19 +13,29 @@
  *
  * 3. When the chunks have reached MEMORY_LIMIT, the inbox spills: new
  *	  messages go into one more chunk, the spill chunk, which is written to
- *	  the file whenever it is full.  The order is: chunks, file, spill chunk.
- *	  When the chunks are used up, the file is read back, a chunk at a time;
- *	  when that is used up too, the spill chunk becomes an ordinary one, and
+ *	  a file whenever it is full.  The order is: chunks, files, spill chunk.
+ *	  When the chunks are used up, the files are read back, a chunk at a time;
+ *	  when those are used up too, the spill chunk becomes an ordinary one, and
  *	  the inbox spills no more.
  *
- * 4. The file is opened when the inbox is created, because opening one may
- *	  raise an error.  It holds chunks as they lay in memory, each after its
- *	  length.
+ * 4. A file holds chunks as they lay in memory, each after its length.  There
+ *	  are several, the segments: the last is written, the first is read, and
+ *	  removed when that was read whole; so a backlog that stands while the relay
+ *	  keeps pace takes no more and more space.
+ *
+ * 5. Opening a file may raise an error.  So the first is opened when the inbox
+ *	  is created, and the next by inbox_reserve(), which is called before core's
+ *	  queue is read; what one such read brings goes into one segment, however
+ *	  long that gets.  If no file can be opened, the last goes on too.
+ *
+ * 6. The inbox overflows when its files take more than FILE_LIMIT, what was
+ *	  read and is not given back yet included.
  *
  *-------------------------------------------------------------------------
  */
 #include "inbox.h"
 
+#include "debug.h"
 #include "lib/ilist.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
@@ -34,11 +44,14 @@
 /* Bytes of a chunk that holds no larger message. */
 #define CHUNK_SIZE		(256 * 1024)
 
-/* Bytes of chunks from which on messages go to the file. */
-#define MEMORY_LIMIT	((Size) 64 * 1024 * 1024)
+/* Bytes of chunks from which on messages go to a file. */
+#define MEMORY_LIMIT	((Size) 64 * 1024 * 1024 / DEBUG_INBOX_DIVISOR)
 
-/* Bytes of the file from which on the inbox overflows. */
-#define FILE_LIMIT		((off_t) 1024 * 1024 * 1024)
+/* Bytes of a segment after which another is begun. */
+#define SEGMENT_SIZE	((off_t) 16 * 1024 * 1024 / DEBUG_INBOX_DIVISOR)
+
+/* Bytes of files from which on the inbox overflows. */
+#define FILE_LIMIT		((off_t) 1024 * 1024 * 1024 / DEBUG_INBOX_DIVISOR)
 
 typedef struct Chunk
 {
@@ -58,6 +71,14 @@ typedef struct Entry
 	Size		len;
 } Entry;
 
+/* A temporary file. */
+typedef struct Segment
+{
+	dlist_node	node;
+	File		file;
+	off_t		end;			/* bytes written */
+} Segment;
+
 struct Inbox
 {
 	MemoryContext context;
@@ -67,10 +88,41 @@ struct Inbox
 
 	/* while it spills */
 	Chunk	   *spill;
-	off_t		read_pos;		/* in the file */
-	off_t		write_pos;
-	File		file;
+	dlist_head	segments;		/* never empty */
+	off_t		read_pos;		/* in the first segment */
+	off_t		on_disk;		/* bytes of all segments */
+	off_t		reserve_at;		/* of the last one: then begin another */
 };
+
+/* The segment that is read, and the one that is written. */
+#define FIRST_SEGMENT(inbox) \
+	dlist_head_element(Segment, node, &(inbox)->segments)
+#define LAST_SEGMENT(inbox) \
+	dlist_tail_element(Segment, node, &(inbox)->segments)
+
+/*
+ * Begin another segment.  May raise an error, as OpenTemporaryFile() does; the
+ * inbox is as it was then.
+ */
+static void
+add_segment(Inbox *inbox)
+{
+	Segment    *segment = MemoryContextAlloc(inbox->context, sizeof(Segment));
+
+	PG_TRY();
+	{
+		segment->file = OpenTemporaryFile(true);
+	}
+	PG_CATCH();
+	{
+		pfree(segment);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	segment->end = 0;
+	dlist_push_tail(&inbox->segments, &segment->node);
+	inbox->reserve_at = SEGMENT_SIZE;
+}
 
 /*
  * An empty inbox, in the context.  May raise an error, as OpenTemporaryFile()
@@ -83,8 +135,41 @@ inbox_create(MemoryContext context)
 
 	inbox->context = context;
 	dlist_init(&inbox->chunks);
-	inbox->file = OpenTemporaryFile(true);
+	dlist_init(&inbox->segments);
+	add_segment(inbox);
 	return inbox;
+}
+
+/*
+ * Begin another segment, if the last one is long enough.  To be called outside
+ * of core's transaction, before messages are put in.  Raises nothing: the last
+ * segment then grows by so much again until the next try.
+ */
+void
+inbox_reserve(Inbox *inbox)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	if (LAST_SEGMENT(inbox)->end < inbox->reserve_at)
+		return;
+	PG_TRY();
+	{
+		add_segment(inbox);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(old);
+		error = CopyErrorData();
+		FlushErrorState();
+		inbox->reserve_at = LAST_SEGMENT(inbox)->end + SEGMENT_SIZE;
+		ereport(LOG,
+				(errmsg("pgpubsub relay could not begin another temporary file: %s",
+						error->message)));
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
 }
 
 /* An empty chunk with room for so many bytes, or NULL. */
@@ -137,26 +222,52 @@ unlink_chunk(Inbox *inbox, Chunk *chunk)
 	recycle_chunk(inbox, chunk);
 }
 
-/* Write so many bytes at the file's end; false if that fails. */
+/* Write so many bytes at that place in the last segment; false if that fails. */
 static bool
-write_file(Inbox *inbox, void *data, Size len)
+write_file(Inbox *inbox, void *data, Size len, off_t pos)
 {
-	if (FileWrite(inbox->file, data, len, inbox->write_pos,
-				  WAIT_EVENT_BUFFILE_WRITE) != (int) len)
-		return false;
-	inbox->write_pos += len;
-	return true;
+	return FileWrite(LAST_SEGMENT(inbox)->file, data, len, pos,
+					 WAIT_EVENT_BUFFILE_WRITE) == (int) len;
 }
 
-/* Read so many bytes from where the file was read; false if that fails. */
+/* Read so many bytes from where the files were read; false if that fails. */
 static bool
 read_file(Inbox *inbox, void *data, Size len)
 {
-	if (FileRead(inbox->file, data, len, inbox->read_pos,
+	if (FileRead(FIRST_SEGMENT(inbox)->file, data, len, inbox->read_pos,
 				 WAIT_EVENT_BUFFILE_READ) != (int) len)
 		return false;
 	inbox->read_pos += len;
 	return true;
+}
+
+/* Is there anything in the files that was not read? */
+static bool
+file_unread(Inbox *inbox)
+{
+	return inbox->read_pos < FIRST_SEGMENT(inbox)->end;
+}
+
+/* If the first segment was read whole, give its space back. */
+static void
+release_segment(Inbox *inbox)
+{
+	Segment    *segment = FIRST_SEGMENT(inbox);
+
+	if (segment->end == 0 || file_unread(inbox))
+		return;
+	inbox->read_pos = 0;
+	inbox->on_disk -= segment->end;
+	if (segment == LAST_SEGMENT(inbox))
+	{
+		(void) FileTruncate(segment->file, 0, WAIT_EVENT_BUFFILE_TRUNCATE);
+		segment->end = 0;
+		inbox->reserve_at = SEGMENT_SIZE;
+		return;
+	}
+	FileClose(segment->file);
+	dlist_delete(&segment->node);
+	pfree(segment);
 }
 
 /* Write the spill chunk to the file and empty it; false if that fails. */
@@ -164,14 +275,15 @@ static bool
 flush_spill(Inbox *inbox)
 {
 	Chunk	   *spill = inbox->spill;
-	off_t		start = inbox->write_pos;
+	Segment    *segment = LAST_SEGMENT(inbox);
+	Size		len = sizeof(spill->end) + spill->end;
 
-	if (!write_file(inbox, &spill->end, sizeof(spill->end)) ||
-		!write_file(inbox, spill->data, spill->end))
-	{
-		inbox->write_pos = start;
+	if (!write_file(inbox, &spill->end, sizeof(spill->end), segment->end) ||
+		!write_file(inbox, spill->data, spill->end,
+					segment->end + sizeof(spill->end)))
 		return false;
-	}
+	segment->end += len;
+	inbox->on_disk += len;
 	spill->end = 0;
 	return true;
 }
@@ -254,16 +366,14 @@ load_chunk(Inbox *inbox)
 	}
 	chunk->end = end;
 	link_chunk(inbox, chunk);
+	release_segment(inbox);
 	return true;
 }
 
-/* The file is used up: messages stay in memory again. */
+/* The files are used up: messages stay in memory again. */
 static void
 stop_spilling(Inbox *inbox)
 {
-	if (inbox->write_pos > 0)
-		(void) FileTruncate(inbox->file, 0, WAIT_EVENT_BUFFILE_TRUNCATE);
-	inbox->read_pos = inbox->write_pos = 0;
 	if (inbox->spill)
 		link_chunk(inbox, inbox->spill);
 	inbox->spill = NULL;
@@ -278,7 +388,7 @@ first_chunk(Inbox *inbox)
 {
 	if (dlist_is_empty(&inbox->chunks))
 	{
-		if (inbox->read_pos >= inbox->write_pos)
+		if (!file_unread(inbox))
 			stop_spilling(inbox);
 		else if (!load_chunk(inbox))
 			ereport(ERROR,
@@ -336,5 +446,5 @@ inbox_pop(Inbox *inbox)
 bool
 inbox_overflows(Inbox *inbox)
 {
-	return inbox->write_pos - inbox->read_pos > FILE_LIMIT;
+	return inbox->on_disk > FILE_LIMIT;
 }

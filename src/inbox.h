@@ -2,7 +2,7 @@
  *
  * inbox.h
  *	  What the relay has received and not yet queued: a FIFO in private
- *	  memory, then in a temporary file.
+ *	  memory, then in temporary files.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +24,7 @@ typedef struct InboxMessage
 } InboxMessage;
 
 extern Inbox *inbox_create(MemoryContext context);
+extern void inbox_reserve(Inbox *inbox);
 extern bool inbox_put(Inbox *inbox, int channel, int pid, uint64 after,
 					  const char *payload, Size len);
 extern bool inbox_peek(Inbox *inbox, InboxMessage *message);

@@ -17,20 +17,29 @@
  * Domains are looked through.  A JsonType holds function pointers: the caller
  * drops it when pg_type, pg_proc or pg_cast change.
  *
+ * A timestamptz is written in UTC.  Other types' texts follow settings of the
+ * session, which event_settings.c knows: where follows_session says so, the
+ * caller has events' values hold while it writes.
+ *
  *-------------------------------------------------------------------------
  */
 #include "json_value.h"
 
 #include "access/detoast.h"
+#include "access/htup_details.h"
 #include "access/transam.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "parser/parse_coerce.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/bytea.h"
 #include "utils/datetime.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/varbit.h"
 
 /*
@@ -39,11 +48,13 @@
  */
 typedef struct KeptTime
 {
-	pg_tz	   *zone;			/* the TimeZone of text; NULL: no text yet */
 	TimestampTz value;
-	int			len;			/* bytes of text */
+	int			len;			/* bytes of text; 0: none yet */
 	char		text[MAXDATELEN + 3];	/* quoted */
 } KeptTime;
+
+/* Bytes of an array before its elements, without the bitmap of nulls. */
+#define ARRAY_HEADER_MAX	ARR_OVERHEAD_NONULLS(MAXDIM)
 
 /* Remember the type's output function in the context. */
 static void
@@ -56,17 +67,105 @@ use_output_function(JsonType *type, Oid typid, MemoryContext context)
 	fmgr_info_cxt(function, &type->function, context);
 }
 
+/*
+ * The type's cast to json; InvalidOid if it has none.  Only users' types are
+ * asked for one, as row_to_json() does.
+ */
+static Oid
+find_json_cast(Oid typid)
+{
+	Oid			cast;
+
+	if (typid >= FirstNormalObjectId &&
+		find_coercion_pathway(JSONOID, typid, COERCION_EXPLICIT,
+							  &cast) == COERCION_PATH_FUNC)
+		return cast;
+	return InvalidOid;
+}
+
+/* May the function run SQL?  One in C without SET clauses is trusted not to. */
+static bool
+may_run_sql(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc form;
+	bool		result = true;
+
+	if (!HeapTupleIsValid(tuple))
+		return result;
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	if (form->prolang == INTERNALlanguageId || form->prolang == ClanguageId)
+		result = form->prosecdef ||
+			!heap_attisnull(tuple, Anum_pg_proc_proconfig, NULL);
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* Does the text of a type, no array and no row, follow the session? */
+static bool
+text_follows_session(Oid typid, Oid output)
+{
+	switch (typid)
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case NUMERICOID:
+		case DATEOID:
+		case TIMESTAMPOID:
+		case JSONOID:
+		case JSONBOID:
+		case UUIDOID:
+			return false;
+		default:
+			return output != F_TEXTOUT && output != F_VARCHAROUT &&
+				output != F_BPCHAROUT && output != F_ENUM_OUT;
+	}
+}
+
+/*
+ * Note whether the text of the type follows the session, and whether SQL may
+ * run for it.  A row type may get columns of any type at any time.
+ */
+static void
+note_traits(JsonType *type, Oid typid)
+{
+	Oid			element;
+	Oid			function;
+	bool		is_varlena;
+
+	typid = getBaseType(typid);
+	element = get_element_type(typid);
+	if (OidIsValid(element))
+	{
+		note_traits(type, element);
+		return;
+	}
+	if (type_is_rowtype(typid))
+	{
+		type->follows_session = type->runs_sql = true;
+		return;
+	}
+	function = find_json_cast(typid);
+	if (OidIsValid(function))
+		type->follows_session = true;
+	else
+	{
+		getTypeOutputInfo(typid, &function, &is_varlena);
+		type->follows_session |= text_follows_session(typid, function);
+	}
+	if (typid >= FirstNormalObjectId)
+		type->runs_sql |= may_run_sql(function);
+}
+
 /* How a type is written that json.c has no category of its own for. */
 static void
 json_type_init_other(JsonType *type, Oid typid, MemoryContext context)
 {
-	Oid			cast;
+	Oid			cast = find_json_cast(typid);
 
-	/* only users' types are asked for a cast to json, as row_to_json does */
-	if (typid >= FirstNormalObjectId &&
-		find_coercion_pathway(JSONOID, typid, COERCION_EXPLICIT,
-							  &cast) == COERCION_PATH_FUNC &&
-		OidIsValid(cast))
+	if (OidIsValid(cast))
 	{
 		type->kind = JSON_KIND_CAST;
 		fmgr_info_cxt(cast, &type->function, context);
@@ -92,6 +191,7 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 	memset(type, 0, sizeof(JsonType));
 	type->base = typid = getBaseType(typid);
 	type->runs_user_code = typid >= FirstNormalObjectId;
+	note_traits(type, typid);
 
 	switch (typid)
 	{
@@ -121,6 +221,7 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 			break;
 		case TIMESTAMPTZOID:
 			type->kind = JSON_KIND_TIMESTAMPTZ;
+			type->follows_session = false;
 			type->kept = MemoryContextAllocZero(context, sizeof(KeptTime));
 			break;
 		case TEXTOID:
@@ -135,6 +236,7 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 			break;
 		case JSONBOID:
 			type->kind = JSON_KIND_JSONB;
+			type->size_tells = true;
 			use_output_function(type, typid, context);
 			break;
 		default:
@@ -143,6 +245,9 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 				typid == RECORDARRAYOID)
 			{
 				type->kind = JSON_KIND_ARRAY;
+				type->size_tells = typid == TEXTARRAYOID ||
+					typid == VARCHARARRAYOID || typid == BPCHARARRAYOID ||
+					typid == BYTEAARRAYOID;
 				type->runs_user_code = true;	/* its elements may */
 			}
 			else if (type_is_rowtype(typid))
@@ -177,9 +282,17 @@ json_least_length(const JsonType *type, Datum value)
 	{
 		case JSONOID:
 			return size;
+		case JSONBOID:
+			/* 4 bytes and 8 for a number, "1, "; less for all else */
+			return size / 4 - Min(size / 4, 4);
+		case TEXTARRAYOID:
+		case VARCHARARRAYOID:
+		case BPCHARARRAYOID:
+		case BYTEAARRAYOID:
+			/* 4 bytes and alignment for two quotes and a comma */
+			return size / 2 - Min(size / 2, ARRAY_HEADER_MAX / 2);
 		case BYTEAOID:
-			/* "\\x..", or one character or more for each byte */
-			return bytea_output == BYTEA_OUTPUT_HEX ? 2 * size + 5 : size + 2;
+			return 2 * size + 5;	/* "\\x.." */
 		case BITOID:
 		case VARBITOID:
 			/* a digit for each bit, of which the last byte has one or more */
@@ -272,16 +385,17 @@ append_int64(StringInfo buf, int64 number)
 }
 
 /*
- * Write a date or time as ISO 8601, in the session's TimeZone and quoted, into
- * MAXDATELEN + 3 bytes.  Returns its length.
+ * Write a date or time as ISO 8601, in UTC and quoted, into MAXDATELEN + 3
+ * bytes.  Returns its length.
  */
 static int
 encode_datetime(char *text, Datum value, Oid typid)
 {
+	const int	utc = 0;
 	int			len;
 
 	text[0] = '"';
-	JsonEncodeDateTime(text + 1, value, typid, NULL);
+	JsonEncodeDateTime(text + 1, value, typid, &utc);
 	len = strlen(text);
 	text[len++] = '"';
 	return len;
@@ -300,14 +414,12 @@ append_datetime(StringInfo buf, Datum value, Oid typid)
 static void
 append_timestamptz(StringInfo buf, KeptTime *kept, Datum value)
 {
-	if (kept->zone != session_timezone ||
-		kept->value != DatumGetTimestampTz(value))
+	if (kept->len == 0 || kept->value != DatumGetTimestampTz(value))
 	{
 		/* an error may leave half of the text */
-		kept->zone = NULL;
-		kept->len = encode_datetime(kept->text, value, TIMESTAMPTZOID);
+		kept->len = 0;
 		kept->value = DatumGetTimestampTz(value);
-		kept->zone = session_timezone;
+		kept->len = encode_datetime(kept->text, value, TIMESTAMPTZOID);
 	}
 	appendBinaryStringInfo(buf, kept->text, kept->len);
 }

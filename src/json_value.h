@@ -40,6 +40,8 @@ typedef struct JsonType
 {
 	JsonKind	kind;
 	bool		runs_user_code; /* a user's function may run */
+	bool		runs_sql;		/* and that may be one not written in C */
+	bool		follows_session;	/* see event_settings.c */
 	bool		size_tells;		/* of its text; see json_least_length() */
 	Oid			base;			/* the type below all domains */
 	FmgrInfo	function;		/* output or cast function, if kind has one */

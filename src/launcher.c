@@ -13,9 +13,11 @@
  *
  * 2. Only the launcher starts relays.  A relay writes its pid into its
  *	  database's slot before it does anything, under the control lock, and
- *	  leaves if there is one: so there are never two.
+ *	  leaves if there is one: so there are never two.  It takes it out again
+ *	  under the same lock, and touches the slot no more.
  *
- * 3. A relay that ends wakes the launcher, which starts the next at once.
+ * 3. A relay that ends wakes the launcher, which starts the next at once when
+ *	  the process is gone.
  *	  After one that ended before it listened, or by an error soon after it was
  *	  started, that is after a delay, which grows while they do so.
  *
@@ -49,6 +51,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "registry.h"
+#include "relay.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/procarray.h"
@@ -112,6 +115,7 @@ static Worker *workers = NULL;
 
 /* The relay that looks into a database, and the databases still to come. */
 static BackgroundWorkerHandle *probe = NULL;
+static TimestampTz probe_started_at;
 static Candidate *candidates = NULL;
 static int	num_candidates = 0;
 static int	max_candidates = 64;
@@ -167,10 +171,8 @@ start_relay(Oid database, const char *name)
 	worker.bgw_notify_pid = MyProcPid;
 	strlcpy(worker.bgw_library_name, "pgpubsub", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "pgpubsub_relay_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "pgpubsub relay for database %u",
-			 database);
+	snprintf(worker.bgw_name, BGW_MAXLEN, RELAY_TITLE, name);
 	strlcpy(worker.bgw_type, "pgpubsub relay", BGW_MAXLEN);
-	strlcpy(worker.bgw_extra, name, BGW_EXTRALEN);
 
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	started = RegisterDynamicBackgroundWorker(&worker, &handle);
@@ -493,6 +495,7 @@ advance_probe(void)
 			next_candidate++;
 			continue;
 		}
+		probe_started_at = GetCurrentTimestamp();
 		probe = start_relay(candidate->oid, candidate->name);
 		if (probe)
 			next_candidate++;
@@ -502,17 +505,20 @@ advance_probe(void)
 	}
 }
 
-/* A probe that found the extension is a relay: go on to the next database. */
+/*
+ * If the probe looks into this database, which has a slot now, it is the slot's
+ * relay, or is about to find that it has one: wait for its end like for that of
+ * any other.
+ */
 static void
-release_probe(void)
+adopt_probe(Worker *worker)
 {
-	if (probe == NULL || next_candidate == 0)
+	if (probe == NULL || worker->handle != NULL ||
+		candidates[next_candidate - 1].oid != worker->database)
 		return;
-	if (registry_find_database(candidates[next_candidate - 1].oid) != NULL)
-	{
-		pfree(probe);
-		probe = NULL;
-	}
+	worker->handle = probe;
+	worker->started_at = probe_started_at;
+	probe = NULL;
 }
 
 /* What a slot wants, as the launcher sees it. */
@@ -587,6 +593,26 @@ drop_slot(Database *database, Oid oid)
 	LWLockRelease(pgpubsub_control->lock);
 }
 
+/* Say why the database has no relay, if the slot is its and it has none. */
+static void
+set_unavailable(Database *database, Oid oid, RelayUnavailable unavailable)
+{
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->oid == oid && database->relay_pid == 0)
+		pg_atomic_write_u32(&database->unavailable, unavailable);
+	LWLockRelease(pgpubsub_control->lock);
+}
+
+/* A relay that ends without having come further is one that came nowhere. */
+static void
+expect_relay(Database *database, Oid oid)
+{
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->oid == oid && database->relay_pid == 0)
+		database->relay_listened = database->relay_failed = false;
+	LWLockRelease(pgpubsub_control->lock);
+}
+
 /* Start the slot's relay, if its database may have one. */
 static void
 start_slot_relay(Database *database, Worker *worker, SlotView *view)
@@ -601,7 +627,7 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 	}
 	if (refusal != REFUSAL_NONE)
 	{
-		pg_atomic_write_u32(&database->unavailable, RELAY_LEFT_OUT);
+		set_unavailable(database, view->oid, RELAY_LEFT_OUT);
 		warn_cannot(worker, name, refusal);
 		worker->refused_at = GetCurrentTimestamp();
 		worker->requested = pg_atomic_read_u64(&database->requested);
@@ -611,12 +637,12 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 	}
 	worker->refused_at = 0;
 	worker->warned = REFUSAL_NONE;
-	database->relay_listened = database->relay_failed = false;
+	expect_relay(database, view->oid);
 	worker->started_at = GetCurrentTimestamp();
 	worker->handle = start_relay(view->oid, name);
 	if (worker->handle == NULL)
 	{
-		pg_atomic_write_u32(&database->unavailable, RELAY_NO_WORKER);
+		set_unavailable(database, view->oid, RELAY_NO_WORKER);
 		warn_no_worker(worker, name);
 		worker->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														 RETRY_MS);
@@ -656,6 +682,8 @@ supervise(Database *database, Worker *worker)
 		memset(worker, 0, sizeof(Worker));
 		worker->database = view.oid;
 	}
+	if (OidIsValid(view.oid))
+		adopt_probe(worker);
 	if (worker->handle && !worker_alive(worker->handle))
 		note_end(worker, database);
 	if (!OidIsValid(view.oid) || view.dropping || view.running ||
@@ -813,9 +841,8 @@ pgpubsub_launcher_main(Datum arg)
 			review_slots();
 			follow_setting();
 		}
-		release_probe();
-		advance_probe();
 		timeout = supervise_all();
+		advance_probe();
 		look = look_for_refused();
 		if (look >= 0 && (timeout < 0 || timeout > look))
 			timeout = look;

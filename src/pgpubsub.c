@@ -15,6 +15,7 @@
 #include <limits.h>
 
 #include "database_hooks.h"
+#include "debug.h"
 #include "fmgr.h"
 #include "launcher.h"
 #include "mb/pg_wchar.h"
@@ -140,7 +141,7 @@ define_session_settings(void)
 							1024 * 1024, 1024, PGPUBSUB_PAYLOAD_MAX,
 							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.max_poll_wait",
-							"Sets how long poll() waits at most, whatever its timeout.",
+							"Sets how long poll() and wait wait at most, whatever their timeout.",
 							NULL,
 							&pgpubsub_max_poll_wait,
 							60 * 1000, 0, INT_MAX,
@@ -300,6 +301,7 @@ _PG_init(void)
 	define_session_settings();
 	define_server_settings();
 	check_given_values(given);
+	debug_init();
 	publish_init();
 	subscribe_init();
 	MarkGUCPrefixReserved("pgpubsub");

@@ -448,7 +448,8 @@ publish_unstaged(const char *name, const char *id, const char *payload,
 /*
  * Publish an event on the channel in this transaction.  id: unique, at most
  * FRAME_ID_MAX bytes, no space in it; or empty, see publish_notify().
- * payload: len bytes, terminated, at most publish_max_payload().
+ * payload: len bytes, terminated, at most publish_max_payload(), or
+ * PGPUBSUB_NATIVE_MAX if that is less.
  * native_payload: what native listeners get if payload is longer than
  * PGPUBSUB_NATIVE_MAX, else NULL.  Transactional mode waits while the queue is
  * full, and raises 53400 if it stays full because of a subscription that is
@@ -478,6 +479,23 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 		framed |= not_heard_yet(database, channel);
 	}
 	publish_notify(channel->name, framed, id, payload, len, native_payload);
+}
+
+/*
+ * Count an event that was published on the channel just now without its body,
+ * for it was too large; also if the transaction then rolls back.
+ */
+void
+publish_count_truncated(PublishChannel *channel)
+{
+	Database   *database = registry_my_database(false);
+
+	if (database == NULL)
+		return;
+	pg_atomic_fetch_add_u64(&database->truncated, 1);
+	if (channel_current(database, channel))
+		pg_atomic_fetch_add_u64(&database->channels[channel->slot].truncated,
+								1);
 }
 
 /*

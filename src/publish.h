@@ -33,6 +33,7 @@ extern void publish_channel_init(PublishChannel *channel, const char *name);
 extern void publish_event(PublishChannel *channel, const char *id,
 						  const char *payload, Size len,
 						  const char *native_payload);
+extern void publish_count_truncated(PublishChannel *channel);
 extern uint64 publish_next_event_number(void);
 extern Size publish_payload_limit(void);
 extern Size publish_max_payload(void);

@@ -11,6 +11,7 @@
 #include "pgpubsub.h"
 #include "registry.h"
 
+#include "datatype/timestamp.h"
 #include "fmgr.h"
 
 /* This transaction's position in one of the subscription's channels. */
@@ -52,7 +53,9 @@ typedef struct Claim
 	int			level;			/* nesting level that claimed it */
 	int			changing_level; /* that subscribed or unsubscribed, or 0 */
 	uint32		bindings_version;	/* that cursors reflect ... */
+	uint64		gap_epoch;		/* that their numbers reflect ... */
 	bool		synced;			/* ... if this is true */
+	bool		handed_out;		/* poll() has consumed, for the client */
 	Position	position;
 	SavedPosition *saved;		/* innermost first */
 	struct Claim *next;
@@ -64,9 +67,14 @@ extern const char *reader_name(FunctionCallInfo fcinfo);
 extern const char *reader_text_name(FunctionCallInfo fcinfo);
 extern void reader_check_name(const char *name);
 extern Database *reader_database(const char *function);
+extern bool reader_relay_left(Database *database);
 extern void reader_expect_relay(Database *database);
 extern void reader_wait_for_relay(Database *database, TimestampTz deadline);
 extern bool reader_visible(Subscription *subscription);
+extern int64 reader_timeout(const Interval *timeout);
+extern void reader_no_subscription(const char *name);
+extern Subscription *reader_find_replacing(Database *database,
+										   const char *name, int *pid);
 extern void reader_check_owner(const char *name, Oid owner);
 extern Oid	reader_subscription_owner(Database *database, const char *name);
 extern Oid	reader_wanted_owner(Database *database, const char *name);

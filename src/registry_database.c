@@ -75,7 +75,7 @@ registry_wake_reader(Subscription *subscription)
 }
 
 /*
- * Wake every reader of the database that waits in poll().
+ * Wake every session of the database that waits for events.
  */
 void
 registry_wake_waiters(Database *database)
@@ -84,7 +84,8 @@ registry_wake_waiters(Database *database)
 
 	LWLockAcquire(database->lock, LW_SHARED);
 	dlist_foreach(iter, &database->subscriptions)
-		registry_wake_reader(dlist_container(Subscription, node, iter.cur));
+		registry_wake_waiting(database,
+							  dlist_container(Subscription, node, iter.cur));
 	LWLockRelease(database->lock);
 }
 
@@ -159,6 +160,7 @@ registry_acquire_database(Oid oid)
 		pg_atomic_write_u64(&database->full_ms, 0);
 		pg_atomic_write_u64(&database->evictions, 0);
 		pg_atomic_write_u64(&database->bad_frames, 0);
+		pg_atomic_write_u64(&database->truncated, 0);
 		ring_reset(database->ring, first_seq() - 1);
 	}
 	return database;
@@ -290,6 +292,7 @@ registry_free_database(Database *database)
 	database->dropping = database->leave = false;
 	database->creator_pid = database->hold_pid = 0;
 	database->relay_starts = 0;
+	database->relay_listened = database->relay_failed = false;
 	pg_atomic_write_u32(&database->loaded, 0);
 	pg_atomic_write_u32(&database->unavailable, RELAY_AVAILABLE);
 	pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);

@@ -15,6 +15,7 @@
  */
 #include "registry_internal.h"
 
+#include "miscadmin.h"
 #include "storage/shmem.h"
 #include "utils/memutils.h"
 
@@ -65,6 +66,7 @@ control_size(void)
 											sizeof(Subscription))));
 	size = add_size(size, MAXALIGN(mul_size(pgpubsub_max_databases,
 											sizeof(Database))));
+	size = add_size(size, MAXALIGN(mul_size(MaxBackends, sizeof(Waiter))));
 	return add_size(size, mul_size(pgpubsub_max_databases, database_size()));
 }
 
@@ -97,6 +99,7 @@ init_channel(Channel *channel)
 	pg_atomic_init_u32(&channel->used, 0);
 	pg_atomic_init_u32(&channel->publishers, 0);
 	pg_atomic_init_u64(&channel->delivered, 0);
+	pg_atomic_init_u64(&channel->truncated, 0);
 	pg_atomic_init_u64(&channel->lost, 0);
 }
 
@@ -154,6 +157,7 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	pg_atomic_init_u64(&database->evictions, 0);
 	pg_atomic_init_u64(&database->bad_frames, 0);
 	pg_atomic_init_u32(&database->notify_trouble, 0);
+	pg_atomic_init_u64(&database->truncated, 0);
 }
 
 /* Lay out one subscription's slot. */
@@ -161,6 +165,7 @@ static void
 init_subscription(Subscription *subscription)
 {
 	dlist_init(&subscription->bindings);
+	dlist_init(&subscription->waiters);
 	SpinLockInit(&subscription->mutex);
 	ConditionVariableInit(&subscription->reader_cv);
 	pg_atomic_init_u64(&subscription->seq, 0);
@@ -197,6 +202,8 @@ init_control(LWLockPadded *locks)
 
 	pgpubsub_control->databases = (Database *) space;
 	space += MAXALIGN(pgpubsub_max_databases * sizeof(Database));
+	pgpubsub_control->waiters = (Waiter *) space;
+	space += MAXALIGN(MaxBackends * sizeof(Waiter));
 	for (int i = 0; i < pgpubsub_max_databases; i++)
 	{
 		init_database(&pgpubsub_control->databases[i], i, &locks[2 + 2 * i],

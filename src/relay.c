@@ -33,7 +33,9 @@
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "commands/async.h"
+#include "commands/dbcommands.h"
 #include "commands/extension.h"
+#include "debug.h"
 #include "frame.h"
 #include "inbox.h"
 #include "libpq/libpq.h"
@@ -56,8 +58,10 @@
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memdebug.h"
 #include "utils/memutils.h"
+#include "utils/ps_status.h"
 #include "utils/timestamp.h"
 #include "worker.h"
 
@@ -79,6 +83,7 @@ typedef struct Twin
 } Twin;
 
 static Database *my_slot = NULL;
+static char database_name[NAMEDATALEN];
 static Inbox *inbox = NULL;
 static FrameAssembly assembly;
 static Twin twin;
@@ -243,6 +248,7 @@ read_notifications(bool force)
 		notifyInterruptPending = true;
 	if (!notifyInterruptPending)
 		return;
+	inbox_reserve(inbox);
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, "reading notifications");
 	ProcessNotifyInterrupt(true);
@@ -378,8 +384,11 @@ set_relay_state(RelayState state)
 }
 
 /*
- * What is in the inbox is lost, as the next relay will say; no position may
- * be beyond what is in the ring.
+ * What is in the inbox is lost, as the next relay will say: the numbers of its
+ * events are given to others.  So no position may be beyond what is in the
+ * ring, and nobody may hold less than what comes there next.  (The cursors of
+ * open transactions follow when they find the gap; see reader_sync().)  The
+ * database's lock is held, exclusive.
  */
 static void
 forget_received(int slot)
@@ -395,12 +404,19 @@ forget_received(int slot)
 		Binding    *binding = dlist_container(Binding, channel_node, iter.cur);
 		uint64		number = pg_atomic_read_u64(&binding->number);
 
-		if (number > newest && number != BINDING_UNPLACED)
-			pg_atomic_write_u64(&binding->number, newest);
+		if (number <= newest || number == BINDING_UNPLACED)
+			continue;
+		pg_atomic_write_u64(&binding->number, newest);
+		ring_lower_hold(my_slot->ring, slot, newest);
 	}
 }
 
-/* At exit, however it comes about: let others know that no relay runs. */
+/*
+ * At exit, however it comes about: let others know that no relay runs.  What
+ * they see of it changes in one step under the control lock, of which giving up
+ * relay_pid is a part: from then on the slot may be the next relay's, or
+ * another database's, and nothing is written there any more.
+ */
 static void
 relay_exit(int code, Datum arg)
 {
@@ -413,13 +429,15 @@ relay_exit(int code, Datum arg)
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 		forget_received(slot);
 	LWLockRelease(my_slot->lock);
+	pg_atomic_write_u32(&my_slot->relay_state, RELAY_STOPPED);
 	my_slot->relay_pid = 0;
 	my_slot->relay_failed = code != 0 &&
 		pgStatSessionEndCause != DISCONNECT_KILLED;
 	my_slot->leave = false;
 	pg_atomic_write_u32(&my_slot->relay_procno, PG_UINT32_MAX);
 	LWLockRelease(pgpubsub_control->lock);
-	set_relay_state(RELAY_STOPPED);
+	DEBUG_POINT("relay_exit");
+	ConditionVariableBroadcast(&my_slot->relay_cv);
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
@@ -462,17 +480,21 @@ claim_database(bool installed)
 	}
 	if (claimed)
 	{
+		/* this first: it may fail */
+		before_shmem_exit(relay_exit, (Datum) 0);
+		my_slot = database;
 		database->relay_pid = MyProcPid;
 		database->leave = false;
 		database->relay_starts++;
-		database->relay_listened = false;
-		pg_atomic_write_u32(&database->unavailable, 0);
+		database->relay_listened = database->relay_failed = false;
+		pg_atomic_write_u32(&database->relay_state, RELAY_STARTING);
+		pg_atomic_write_u32(&database->unavailable, RELAY_AVAILABLE);
 		pg_atomic_write_u32(&database->relay_procno,
 							(uint32) PGPUBSUB_MY_PROCNO);
-		my_slot = database;
-		before_shmem_exit(relay_exit, (Datum) 0);
 	}
 	LWLockRelease(pgpubsub_control->lock);
+	if (claimed)
+		ConditionVariableBroadcast(&database->relay_cv);
 
 	/* the launcher goes on to the next database */
 	registry_wake(&pgpubsub_control->launcher_procno);
@@ -480,14 +502,31 @@ claim_database(bool installed)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no relay for database \"%s\"",
-						MyBgworkerEntry->bgw_extra),
+						database_name),
 				 errdetail("pgpubsub.max_databases (%d) others have one.",
 						   pgpubsub_max_databases),
 				 errhint("Raise pgpubsub.max_databases and restart the server, or leave databases out with pgpubsub.databases.")));
 	return claimed;
 }
 
-/* Is the extension in this database, committed? */
+/*
+ * Learn the database's name, for messages and the process's title.  It stays as
+ * long as we are connected; the launcher may have looked it up before it was
+ * changed.  In a transaction.
+ */
+static void
+learn_name(void)
+{
+	char		title[BGW_MAXLEN];
+	char	   *name = get_database_name(MyDatabaseId);
+
+	strlcpy(database_name, name ? name : "", sizeof(database_name));
+	snprintf(title, sizeof(title), RELAY_TITLE, database_name);
+	if (strcmp(title, MyBgworkerEntry->bgw_name) != 0)
+		init_ps_display(title);
+}
+
+/* Is the extension in this database, committed?  Learns its name, too. */
 static bool
 extension_installed(void)
 {
@@ -495,6 +534,7 @@ extension_installed(void)
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	learn_name();
 	installed = OidIsValid(get_extension_oid(PGPUBSUB_EXTENSION, true));
 	CommitTransactionCommand();
 	return installed;
@@ -597,7 +637,6 @@ start_listening(void)
 	uint64		requested = pg_atomic_read_u64(&my_slot->requested);
 	bool		loaded;
 
-	set_relay_state(RELAY_STARTING);
 	loaded = reload_table();
 	listen_to_bound(true);
 	relay_staged_init(my_slot);
@@ -612,7 +651,7 @@ start_listening(void)
 	registry_wake_waiters(my_slot);
 	ereport(LOG,
 			(errmsg("pgpubsub relay for database \"%s\" started",
-					MyBgworkerEntry->bgw_extra)));
+					database_name)));
 }
 
 /* Has somebody asked the relay to leave? */
@@ -670,7 +709,7 @@ shorter_timeout(long a, long b)
 }
 
 /*
- * The relay's entry point.  bgw_extra is the database's name, for messages.
+ * The relay's entry point.
  */
 void
 pgpubsub_relay_main(Datum database_oid)
@@ -684,6 +723,7 @@ pgpubsub_relay_main(Datum database_oid)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	override_settings();
+	DEBUG_POINT("relay_start");
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database_oid),
 											  InvalidOid, 0);
 
@@ -729,6 +769,6 @@ pgpubsub_relay_main(Datum database_oid)
 	finish_staged();
 	ereport(LOG,
 			(errmsg("pgpubsub relay for database \"%s\" leaves",
-					MyBgworkerEntry->bgw_extra)));
+					database_name)));
 	proc_exit(0);
 }

@@ -10,6 +10,9 @@
 
 #include "pgpubsub.h"
 
+/* The process's title, with the database's name. */
+#define RELAY_TITLE		"pgpubsub relay for database %s"
+
 extern PGDLLEXPORT void pgpubsub_relay_main(Datum database_oid);
 
 #endif							/* PGPUBSUB_RELAY_H */

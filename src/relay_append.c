@@ -21,7 +21,9 @@
  *	  free.  Only then it wakes the writers, who wait meanwhile.
  *
  * 4. evict_timeout runs from the moment when it became full.  After it every
- *	  subscription with on_full evict that stands in the way is evicted.
+ *	  subscription with on_full evict that stands in the way is evicted.  What
+ *	  is due is judged by one reading of the clock, judged_at: what was not due
+ *	  then is still to come, however late it is when the relay goes to sleep.
  *	  Those with block stay, unless the inbox has reached its limit: then any
  *	  is evicted, because core's queue must not fill up.
  *
@@ -33,6 +35,7 @@
  */
 #include "relay_append.h"
 
+#include "debug.h"
 #include "hold.h"
 #include "miscadmin.h"
 #include "relay_staged.h"
@@ -65,16 +68,19 @@ static int	num_touched = 0;
 static bool *is_touched = NULL;
 
 /*
- * Readers to be woken: their latches are set when wait_lock is released, so
+ * Sessions to be woken: their latches are set when wait_lock is released, so
  * that they do not run into it; and how many were in all.
  */
-static int *to_wake = NULL;
+static int *to_wake = NULL;		/* room for twice MaxBackends */
 static int	num_to_wake = 0;
 static int	num_woken = 0;
 
 /* Since when the queue is full; 0: it is not. */
 static TimestampTz full_since = 0;
 static bool full_warned = false;	/* since then */
+
+/* When what is due was judged last, while the queue is full. */
+static TimestampTz judged_at = 0;
 
 /*
  * Append to the database's ring what comes into the inbox.
@@ -89,13 +95,14 @@ relay_append_init(Database *my_database, Inbox *my_inbox)
 	is_touched = MemoryContextAllocZero(TopMemoryContext,
 										pgpubsub_max_channels * sizeof(bool));
 	to_wake = MemoryContextAlloc(TopMemoryContext,
-								 MaxBackends * sizeof(int));
+								 2 * MaxBackends * sizeof(int));
 }
 
 /*
- * List the readers that wait for events of the channel, as waiting no more.
- * One is in as many lists as it has channels, but leaves all but this one
- * itself; so there may be repetitions.
+ * List the sessions that wait for events of the channel, and take the bindings
+ * for which they do out of its list.  A session waits for as many channels as
+ * its subscription has, and leaves the lists of the others itself; so there may
+ * be repetitions.
  */
 static void
 collect_waiters(Channel *channel)
@@ -111,7 +118,8 @@ collect_waiters(Channel *channel)
 
 		binding->waiting = false;
 		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
-		to_wake[num_to_wake++] = binding->subscription->reader_procno;
+		num_to_wake += registry_list_waiting(binding->subscription,
+											 &to_wake[num_to_wake]);
 	}
 	LWLockRelease(database->wait_lock);
 }
@@ -138,7 +146,7 @@ wake_readers(void)
 
 		is_touched[touched[i]] = false;
 		collect_waiters(channel);
-		while (num_to_wake == MaxBackends)
+		while (num_to_wake >= MaxBackends)
 		{
 			wake_listed();
 			collect_waiters(channel);
@@ -180,6 +188,13 @@ note_peak(void)
 		pg_atomic_write_u64(&database->peak_used, used);
 }
 
+/* When those with on_full evict have held the full queue for long enough. */
+static TimestampTz
+evict_due(void)
+{
+	return TimestampTzPlusMilliseconds(full_since, pgpubsub_evict_timeout);
+}
+
 /*
  * Evict who stands in the way, if it is time, and say so in the log; true if
  * anybody was.
@@ -191,11 +206,7 @@ evict_holders(int channel, uint64 number)
 	bool		any = false;
 	Holder		evicted;
 
-	if (full_since == 0)
-		return false;
-	if (!last_resort &&
-		!TimestampDifferenceExceeds(full_since, GetCurrentTimestamp(),
-									pgpubsub_evict_timeout))
+	if (full_since == 0 || (!last_resort && evict_due() > judged_at))
 		return false;
 	while (hold_evict(database, channel, number, last_resort, &evicted))
 	{
@@ -237,7 +248,7 @@ make_room(Size len)
 static void
 become_full(void)
 {
-	full_since = GetCurrentTimestamp();
+	full_since = judged_at = GetCurrentTimestamp();
 	add_to(&database->full_count, 1);
 	pg_atomic_write_u64(&database->full_since, (uint64) full_since);
 	pg_atomic_write_u32(&database->relay_state, RELAY_FULL);
@@ -373,7 +384,7 @@ warn_full(void)
 {
 	Holder		holder;
 
-	if (warning_due() > GetCurrentTimestamp() ||
+	if (warning_due() > judged_at ||
 		!hold_find_awaited(database, false, &holder))
 		return;
 	ereport(WARNING,
@@ -392,8 +403,11 @@ void
 relay_append(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(MessageContext);
-	bool		all = append_received();
+	bool		all;
 
+	if (full_since != 0)
+		judged_at = GetCurrentTimestamp();
+	all = append_received();
 	if (!all && full_since == 0)
 	{
 		become_full();
@@ -423,29 +437,28 @@ relay_append_woken(void)
 
 /*
  * How long the relay may sleep before it has to call relay_append() again, in
- * ms; -1: until it is woken.
+ * ms; 0: not at all, as something has become due since it was; -1: until it is
+ * woken.
  */
 long
 relay_append_timeout(void)
 {
-	TimestampTz now;
-	TimestampTz deadline;
-	TimestampTz warning;
+	TimestampTz next = PG_INT64_MAX;
 	long		left;
 
 	if (full_since == 0)
 		return -1;
-	now = GetCurrentTimestamp();
-	deadline = TimestampTzPlusMilliseconds(full_since, pgpubsub_evict_timeout);
-	warning = warning_due();
-	if (warning > now && (deadline <= now || deadline > warning))
-		deadline = warning;
-	if (deadline <= now)
+	DEBUG_POINT("relay_full");
+	if (evict_due() > judged_at)
+		next = evict_due();
+	if (warning_due() > judged_at)
+		next = Min(next, warning_due());
+	if (next == PG_INT64_MAX)
 		return -1;
-	left = TimestampDifferenceMilliseconds(now, deadline);
+	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
 
 	/* a latch waits for no more than that */
-	return Min(left, INT_MAX - 1) + 1;
+	return Min(left, INT_MAX);
 }
 
 /*

@@ -71,7 +71,7 @@ typedef struct WaitingRow
 /* What pairing by key needs until all are paired. */
 typedef struct KeyMerge
 {
-	const ChangeShape *shape;
+	ChangeShape *shape;
 	TupleDesc	sort_desc;		/* the table's columns, hash and place */
 	int			natts;			/* of the table */
 	TupleTableSlot *put;		/* for put_row() */
@@ -349,7 +349,7 @@ merge_rows(KeyMerge *merge, Tuplesortstate *new_sort, TupleTableSlot *new_row)
 
 /* Pair all rows by key, and make ready to read them. */
 static void
-pair_by_key(RowPairs *pairs, const ChangeShape *shape, TupleDesc tupdesc)
+pair_by_key(RowPairs *pairs, ChangeShape *shape, TupleDesc tupdesc)
 {
 	KeyMerge	merge;
 	TupleDesc	sort_desc = make_sort_desc(tupdesc);
@@ -397,7 +397,7 @@ pair_by_key(RowPairs *pairs, const ChangeShape *shape, TupleDesc tupdesc)
  * here; raises what temporary files raise.
  */
 RowPairs *
-row_pairs_begin(const ChangeShape *shape, TupleDesc tupdesc,
+row_pairs_begin(ChangeShape *shape, TupleDesc tupdesc,
 				Tuplestorestate *old_table, Tuplestorestate *new_table)
 {
 	RowPairs   *pairs = palloc0(sizeof(RowPairs));

@@ -14,7 +14,7 @@
 
 typedef struct RowPairs RowPairs;
 
-extern RowPairs *row_pairs_begin(const ChangeShape *shape, TupleDesc tupdesc,
+extern RowPairs *row_pairs_begin(ChangeShape *shape, TupleDesc tupdesc,
 								 Tuplestorestate *old_table,
 								 Tuplestorestate *new_table);
 extern bool row_pairs_next(RowPairs *pairs, TupleTableSlot **old_row,

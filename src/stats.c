@@ -8,6 +8,9 @@
  * pending and what was lost is computed from numbers read in an order that
  * makes neither negative.  Catalogs are not looked at while a lock is held.
  *
+ * A function of version 1.0's script knows fewer columns than its row has here:
+ * the ones that were added since, at the end.  They are left off.
+ *
  * Counters that only the relay or a reader writes are not zeroed by
  * stat_reset(): it notes their value, which is taken off from then on.
  *
@@ -31,8 +34,8 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#define QUEUE_COLUMNS			21
-#define CHANNEL_COLUMNS			10
+#define QUEUE_COLUMNS			22
+#define CHANNEL_COLUMNS			11
 #define SUBSCRIPTION_COLUMNS	18
 
 PG_FUNCTION_INFO_V1(pgpubsub_queue_stats);
@@ -177,6 +180,7 @@ put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 	add_datum(&row, Float8GetDatum(notify_usage));
 	add_int64(&row, view->relay_starts > 0 ? view->relay_starts - 1 : 0);
 	add_datum(&row, TimestampTzGetDatum(stats_reset));
+	add_int64(&row, pg_atomic_read_u64(&database->truncated));
 	put_row(fcinfo, &row);
 }
 
@@ -217,6 +221,7 @@ typedef struct ChannelView
 	uint64		published_bytes;
 	uint64		delivered;
 	uint64		lost;
+	uint64		truncated;
 } ChannelView;
 
 /* Copy the channel, if the slot has one.  Takes the lock. */
@@ -246,6 +251,7 @@ view_channel(Database *database, int slot, ChannelView *view)
 	view->published_bytes = view->ring.bytes - channel->published_bytes_base;
 	view->delivered = pg_atomic_read_u64(&channel->delivered);
 	view->lost = pg_atomic_read_u64(&channel->lost) + backlog.lost;
+	view->truncated = pg_atomic_read_u64(&channel->truncated);
 	LWLockRelease(database->lock);
 	return true;
 }
@@ -267,6 +273,7 @@ put_channel(FunctionCallInfo fcinfo, Oid oid, ChannelView *view)
 	add_int64(&row, view->delivered);
 	add_int64(&row, view->lost);
 	add_datum_if(&row, any, TimestampTzGetDatum(view->ring.last_time));
+	add_int64(&row, view->truncated);
 	put_row(fcinfo, &row);
 }
 
@@ -391,6 +398,12 @@ view_subscription(Database *database, Subscription *subscription,
 		view->evicted = subscription->evicted;
 		view->holding = subscription->holding;
 		view_counters(subscription, view);
+		if (view->reader_pid == 0)
+		{
+			/* in CALL wait, which does not claim it */
+			view->reader_pid = registry_waiting_pid(database, subscription);
+			view->waiting = view->reader_pid != 0;
+		}
 		view_bindings(database, subscription, view);
 	}
 	LWLockRelease(database->lock);
@@ -566,6 +579,7 @@ reset_channel(Database *database, int slot)
 	channel->published_base = state.newest_number;
 	channel->published_bytes_base = state.bytes;
 	pg_atomic_write_u64(&channel->delivered, 0);
+	pg_atomic_write_u64(&channel->truncated, 0);
 	pg_atomic_write_u64(&channel->lost, -backlog.lost);
 }
 
@@ -595,6 +609,7 @@ pgpubsub_stat_reset(PG_FUNCTION_ARGS)
 	pg_atomic_write_u64(&database->full_ms, 0);
 	pg_atomic_write_u64(&database->evictions, 0);
 	pg_atomic_write_u64(&database->bad_frames, 0);
+	pg_atomic_write_u64(&database->truncated, 0);
 	database->stats_reset = GetCurrentTimestamp();
 	LWLockRelease(database->lock);
 	PG_RETURN_VOID();

@@ -7,6 +7,11 @@
  * they all fit, that is the event.  An event has to say how many parts there
  * are, so parts wait in a temporary file until the last row is written.
  *
+ * A row that may be too large for any event is a part of its own, and is
+ * written twice, the second time with its key alone: whether the whole can be
+ * published is known when it has its envelope, which may be less than the
+ * widest.
+ *
  * So no more than one event and one row are in memory here, whatever the
  * statement touched; what was published, core or publish_async.c keeps until
  * commit.
@@ -15,6 +20,7 @@
  */
 #include "transition.h"
 
+#include "event_settings.h"
 #include "miscadmin.h"
 #include "row_pairs.h"
 #include "storage/buffile.h"
@@ -27,6 +33,14 @@ typedef struct RowReader
 	ChangeOp	op;
 	RowPairs   *pairs;
 	MemoryContext scratch;		/* reset for each row */
+	StringInfoData row;			/* the row at hand; empty if too large */
+	StringInfoData short_row;	/* its key, if it may be too large */
+
+	/* what they are written to */
+	ChangeEvent *event;
+	Size		limit;			/* bytes of rows in a part */
+	bool		closed;			/* the part at hand takes no more rows */
+	struct PartSpool *spool;
 } RowReader;
 
 /* ----------------------------------------------------------------------
@@ -34,12 +48,52 @@ typedef struct RowReader
  * ----------------------------------------------------------------------
  */
 
+/* Make an object of the members in buf, each of which has a comma before it. */
+static void
+close_object(StringInfo buf)
+{
+	if (buf->len == 0)
+		appendStringInfoChar(buf, '{');
+	else
+		buf->data[0] = '{';
+	appendStringInfoChar(buf, '}');
+}
+
 /*
- * Write the next row that is wanted into buf, as an object; false at the
- * end.  What the types' functions leave behind is freed with each row.
+ * Write the row, and its short form if it may be too large for an event.  Each
+ * is left empty if even that is too large.
+ */
+static void
+write_row(RowReader *reader, TupleTableSlot *old_row, TupleTableSlot *new_row)
+{
+	ChangeShape *shape = reader->shape;
+
+	resetStringInfo(&reader->row);
+	resetStringInfo(&reader->short_row);
+	shape->too_large = false;
+	change_append_row(&reader->row, shape, reader->op, old_row, new_row);
+	if (shape->too_large)
+		resetStringInfo(&reader->row);
+	else
+		close_object(&reader->row);
+	if (reader->row.len > 0 && (Size) reader->row.len <= reader->limit)
+		return;
+
+	shape->too_large = false;
+	change_append_keys(&reader->short_row, shape, reader->op, old_row,
+					   new_row);
+	if (shape->too_large)
+		resetStringInfo(&reader->short_row);
+	else
+		close_object(&reader->short_row);
+}
+
+/*
+ * Write the next row that is wanted; false at the end.  What the types'
+ * functions leave behind is freed with each row.
  */
 static bool
-next_row_object(RowReader *reader, StringInfo buf)
+next_row(RowReader *reader)
 {
 	TupleTableSlot *old_row,
 			   *new_row;
@@ -57,14 +111,8 @@ next_row_object(RowReader *reader, StringInfo buf)
 		MemoryContextSwitchTo(context);
 	}
 
-	resetStringInfo(buf);
-	change_append_row(buf, reader->shape, reader->op, old_row, new_row, true);
+	write_row(reader, old_row, new_row);
 	MemoryContextSwitchTo(context);
-	if (buf->len == 0)
-		appendStringInfoChar(buf, '{');
-	else
-		buf->data[0] = '{';		/* the comma before the first member */
-	appendStringInfoChar(buf, '}');
 	return true;
 }
 
@@ -86,7 +134,7 @@ envelope_size(const ChangeEvent *event)
 	widest.txid = PG_UINT64_MAX;
 	memset(widest.id, '9', CHANGE_ID_SIZE - 1);
 	widest.id[CHANGE_ID_SIZE - 1] = '\0';
-	change_event_write(&buf, &widest, CHANGE_WHOLE);
+	(void) change_event_write(&buf, &widest, CHANGE_WHOLE);
 	size = buf.len;
 	pfree(buf.data);
 	pfree(no_rows.data);
@@ -105,11 +153,12 @@ typedef struct PartSpool
 	uint32		nparts;
 } PartSpool;
 
-/* How a part lies in the file; its rows follow. */
+/* How a part lies in the file; its rows and their short form follow. */
 typedef struct PartHeader
 {
 	uint64		count;			/* rows */
-	int			len;			/* bytes */
+	int			len;			/* bytes of each */
+	int			short_len;
 } PartHeader;
 
 /* Put event->rows aside as the next part, and empty it. */
@@ -121,13 +170,27 @@ spool_part(PartSpool *spool, ChangeEvent *event)
 	memset(&header, 0, sizeof(header));
 	header.count = event->count;
 	header.len = event->rows->len;
+	header.short_len = event->short_rows->len;
 	if (spool->file == NULL)
 		spool->file = BufFileCreateTemp(false);
 	BufFileWrite(spool->file, &header, sizeof(header));
 	BufFileWrite(spool->file, event->rows->data, header.len);
+	BufFileWrite(spool->file, event->short_rows->data, header.short_len);
 	spool->nparts++;
 	resetStringInfo(event->rows);
+	resetStringInfo(event->short_rows);
 	event->count = 0;
+}
+
+/* Read so many bytes of the file into buf. */
+static void
+read_spooled(PartSpool *spool, StringInfo buf, int len)
+{
+	resetStringInfo(buf);
+	enlargeStringInfo(buf, len);
+	PGPUBSUB_BUFFILE_READ(spool->file, buf->data, len);
+	buf->len = len;
+	buf->data[len] = '\0';
 }
 
 /* Emit the parts that were put aside. */
@@ -135,8 +198,6 @@ static void
 emit_spooled(PartSpool *spool, ChangeEvent *event, TransitionEmit emit,
 			 void *arg)
 {
-	StringInfo	rows = event->rows;
-
 	if (BufFileSeek(spool->file, 0, 0, SEEK_SET) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
@@ -148,11 +209,8 @@ emit_spooled(PartSpool *spool, ChangeEvent *event, TransitionEmit emit,
 
 		PGPUBSUB_BUFFILE_READ(spool->file, &header, sizeof(header));
 		event->count = header.count;
-		resetStringInfo(rows);
-		enlargeStringInfo(rows, header.len);
-		PGPUBSUB_BUFFILE_READ(spool->file, rows->data, header.len);
-		rows->len = header.len;
-		rows->data[rows->len] = '\0';
+		read_spooled(spool, event->rows, header.len);
+		read_spooled(spool, event->short_rows, header.short_len);
 		emit(event, arg);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -160,36 +218,41 @@ emit_spooled(PartSpool *spool, ChangeEvent *event, TransitionEmit emit,
 
 /*
  * Write all rows into event->rows; parts of at most limit bytes are put aside
- * but for the last one.  A row beyond the limit is a part of its own: whether
- * that can be published is known when it has its envelope, which may be less
- * than the widest.
+ * but for the last one.  arg is the RowReader.
  */
 static void
-write_rows(RowReader *reader, ChangeEvent *event, Size limit, PartSpool *spool)
+write_rows(void *arg)
 {
-	StringInfoData row;
+	RowReader  *reader = arg;
+	ChangeEvent *event = reader->event;
+	StringInfo	rows = event->rows;
+	StringInfo	row = &reader->row;
 
-	initStringInfo(&row);
-	while (next_row_object(reader, &row))
+	while (next_row(reader))
 	{
-		StringInfo	rows = event->rows;
+		bool		alone = row->len == 0 || (Size) row->len > reader->limit;
 
-		if (rows->len > 0 && (Size) rows->len + 1 + row.len > limit)
-			spool_part(spool, event);
+		if (event->count > 0 &&
+			(alone || reader->closed ||
+			 (Size) rows->len + 1 + row->len > reader->limit))
+			spool_part(reader->spool, event);
 		if (rows->len > 0)
 			appendStringInfoChar(rows, ',');
-		appendBinaryStringInfo(rows, row.data, row.len);
+		appendBinaryStringInfo(rows, row->data, row->len);
+		appendBinaryStringInfo(event->short_rows, reader->short_row.data,
+							   reader->short_row.len);
 		event->count++;
+		reader->closed = alone;
 	}
-	pfree(row.data);
 }
 
 /*
  * Make the events of one statement and hand each to emit().  event: shape and
  * op are set, the shape's max_payload too.  A table that the operation does
  * not have is NULL.  Emits nothing if there are no rows, or none that the
- * trigger watches.  Raises 54000 if an event of one row alone exceeds
- * max_payload, and what temporary files raise.
+ * trigger watches.  A row that exceeds max_payload even alone is an event whose
+ * rows emit() finds empty, and its key in short_rows.  Raises what temporary
+ * files raise.
  */
 void
 transition_emit(ChangeEvent *event, TupleDesc tupdesc,
@@ -198,9 +261,9 @@ transition_emit(ChangeEvent *event, TupleDesc tupdesc,
 {
 	RowReader	reader;
 	StringInfoData rows;
+	StringInfoData short_rows;
 	PartSpool	spool = {NULL, 0};
 	Size		envelope;
-	Size		limit;
 
 	reader.shape = event->shape;
 	reader.op = event->op;
@@ -210,14 +273,26 @@ transition_emit(ChangeEvent *event, TupleDesc tupdesc,
 										   "pgpubsub row",
 										   ALLOCSET_DEFAULT_SIZES);
 	initStringInfo(&rows);
+	initStringInfo(&short_rows);
+	initStringInfo(&reader.row);
+	initStringInfo(&reader.short_row);
 	envelope = envelope_size(event);
-	limit = event->shape->max_payload - Min(envelope,
-											event->shape->max_payload);
+	reader.limit = event->shape->max_payload -
+		Min(envelope, event->shape->max_payload);
+	reader.event = event;
+	reader.closed = false;
+	reader.spool = &spool;
 
 	event->rows = &rows;
+	event->short_rows = &short_rows;
 	event->count = 0;
-	write_rows(&reader, event, limit, &spool);
+	if (event->shape->follows_session)
+		event_settings_run(event->shape->runs_sql, write_rows, &reader);
+	else
+		write_rows(&reader);
 	row_pairs_end(reader.pairs);
+	pfree(reader.row.data);
+	pfree(reader.short_row.data);
 	MemoryContextDelete(reader.scratch);
 	if (spool.file)
 	{
@@ -230,6 +305,7 @@ transition_emit(ChangeEvent *event, TupleDesc tupdesc,
 		event->part = event->parts = 1;
 		emit(event, arg);
 	}
-	event->rows = NULL;
+	event->rows = event->short_rows = NULL;
 	pfree(rows.data);
+	pfree(short_rows.data);
 }

@@ -15,8 +15,9 @@
  *	  the same trigger.  A state that is being written from is "busy": it is
  *	  not rebuilt, and a nested call makes a state of its own for the while.
  *	  Busy is reset also when an error leaves the function.
- * 3. A trigger on a partition that was cloned from its parent's reports the
- *	  table at the top of that line of clones: the one that was attached.
+ * 3. A trigger that was cloned from a parent's, by partitioning or by what
+ *	  trigger_clones.c tells, reports the table at the top of that line of
+ *	  clones: the one that was attached.
  *
  * Everything of a state lives in its own memory context.  What a call leaves
  * behind is in the executor's context for it, which is reset per row.
@@ -25,19 +26,16 @@
  */
 #include "pgpubsub.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "catalog/indexing.h"
 #include "catalog/pg_trigger.h"
 #include "change_event.h"
 #include "commands/trigger.h"
+#include "event_settings.h"
 #include "fmgr.h"
 #include "publish.h"
 #include "transition.h"
+#include "trigger_clones.h"
 #include "trigger_options.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -65,6 +63,7 @@ typedef struct TriggerState
 	bool		busy;			/* an event is being written; rule 2 */
 	MemoryContext context;		/* NULL before the first build */
 	Oid			attached;		/* the table that events name */
+	List	   *ancestors;		/* tables that it was found by */
 	ChangeShape *shape;
 	uint32	   *type_hashes;	/* of the columns' types in the syscache */
 	PublishChannel channel;
@@ -95,7 +94,7 @@ relation_changed(Datum arg, Oid relid)
 	hash_seq_init(&seq, trigger_states);
 	while ((state = hash_seq_search(&seq)) != NULL)
 		if (relid == InvalidOid || relid == state->key.relation ||
-			relid == state->attached)
+			(state->valid && list_member_oid(state->ancestors, relid)))
 			state->valid = false;
 }
 
@@ -162,45 +161,6 @@ create_trigger_states(void)
  * ----------------------------------------------------------------------
  */
 
-/*
- * The table whose trigger this one was cloned from, through all levels of
- * partitioning; its own table if it is no clone.
- */
-static Oid
-find_attached_table(const Trigger *trigger, Oid relation)
-{
-	Relation	catalog;
-	Oid			tgoid = trigger->tgoid;
-
-	if (!trigger->tgisclone)
-		return relation;
-
-	catalog = table_open(TriggerRelationId, AccessShareLock);
-	while (OidIsValid(tgoid))
-	{
-		ScanKeyData key;
-		SysScanDesc scan;
-		HeapTuple	tuple;
-
-		ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-					ObjectIdGetDatum(tgoid));
-		scan = systable_beginscan(catalog, TriggerOidIndexId, true, NULL, 1,
-								  &key);
-		tuple = systable_getnext(scan);
-		tgoid = InvalidOid;
-		if (HeapTupleIsValid(tuple))
-		{
-			Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
-
-			relation = form->tgrelid;
-			tgoid = form->tgparentid;
-		}
-		systable_endscan(scan);
-	}
-	table_close(catalog, AccessShareLock);
-	return relation;
-}
-
 /* Find the names that events on this table carry. */
 static void
 find_names(ChangeNames *names, Relation rel, Oid attached)
@@ -254,7 +214,8 @@ fill_state(TriggerState *state, TriggerData *trigdata)
 	TriggerOptions options;
 	ChangeNames names;
 
-	state->attached = find_attached_table(trigger, RelationGetRelid(rel));
+	state->attached = trigger_clone_root(trigger, RelationGetRelid(rel),
+										 &state->ancestors);
 	trigger_options_parse(&options, trigger->tgnargs, trigger->tgargs);
 	check_level(&options, trigger);
 	find_names(&names, rel, state->attached);
@@ -389,28 +350,51 @@ empty_buffer(StringInfo buf)
 		resetStringInfo(buf);
 }
 
-/*
- * Write the event and, if it is too long for native listeners, what they get
- * instead.  Returns the latter, or NULL.
- */
-static const char *
-write_event(TriggerState *state, ChangeEvent *event)
+/* An event that is being written. */
+typedef struct Writing
 {
-	StringInfo	short_text = &state->short_text;
+	TriggerState *state;
+	ChangeEvent *event;
+	const char *native;			/* what native listeners get, if another */
+	bool		truncated;		/* it is too large for max_payload */
+} Writing;
+
+/*
+ * Write the event without its body; without its key, too, if it exceeds
+ * max_payload or so many bytes with it.
+ */
+static void
+write_short_event(StringInfo buf, ChangeEvent *event, int max)
+{
+	empty_buffer(buf);
+	if (change_event_write(buf, event, CHANGE_SHORT) && buf->len <= max)
+		return;
+	empty_buffer(buf);
+	(void) change_event_write(buf, event, CHANGE_SHORTEST);
+}
+
+/*
+ * Write the event, as much of it as can be published, and what native
+ * listeners get instead if it is too long for them.  arg is a Writing.
+ */
+static void
+write_event(void *arg)
+{
+	Writing    *writing = arg;
+	TriggerState *state = writing->state;
+	ChangeEvent *event = writing->event;
 
 	empty_buffer(&state->text);
-	change_event_write(&state->text, event, CHANGE_WHOLE);
+	writing->truncated = !change_event_write(&state->text, event,
+											 CHANGE_WHOLE);
+	if (writing->truncated)
+		write_short_event(&state->text, event, INT_MAX);
+	else if (event->short_rows)
+		resetStringInfo(event->short_rows); /* it was not too large */
 	if (state->text.len <= PGPUBSUB_NATIVE_MAX)
-		return NULL;
-
-	empty_buffer(short_text);
-	change_event_write(short_text, event, CHANGE_SHORT);
-	if (short_text->len > PGPUBSUB_NATIVE_MAX)
-	{
-		empty_buffer(short_text);
-		change_event_write(short_text, event, CHANGE_SHORTEST);
-	}
-	return short_text->data;
+		return;
+	write_short_event(&state->short_text, event, PGPUBSUB_NATIVE_MAX);
+	writing->native = state->short_text.data;
 }
 
 /* Give the event its identity, write and publish it. */
@@ -418,12 +402,18 @@ static void
 publish_change(ChangeEvent *event, void *arg)
 {
 	TriggerState *state = arg;
-	const char *native;
+	Writing		writing = {state, event, NULL, false};
 
 	change_event_identify(event, publish_next_event_number());
-	native = write_event(state, event);
+	/* a statement's rows are text already */
+	if (event->shape->follows_session && event->rows == NULL)
+		event_settings_run(event->shape->runs_sql, write_event, &writing);
+	else
+		write_event(&writing);
 	publish_event(&state->channel, event->id, state->text.data,
-				  state->text.len, native);
+				  state->text.len, writing.native);
+	if (writing.truncated)
+		publish_count_truncated(&state->channel);
 }
 
 /* The operation that fired the trigger. */
@@ -478,22 +468,54 @@ publish_statement(TriggerState *state, ChangeEvent *event,
 					publish_change, state);
 }
 
+/* What an error's context says. */
+typedef struct EventContext
+{
+	const char *trigger;
+	const ChangeShape *shape;
+} EventContext;
+
+/* Name the column whose value is at hand, if an error is raised just then. */
+static void
+add_event_context(void *arg)
+{
+	const EventContext *context = arg;
+	const ChangeShape *shape = context->shape;
+
+	if (shape->reading == NULL)
+		return;
+	if (shape->partition)
+		errcontext("change event of trigger \"%s\" on table \"%s.%s\", partition \"%s\", column \"%s\"",
+				   context->trigger, shape->schema, shape->table,
+				   shape->partition, shape->reading->name);
+	else
+		errcontext("change event of trigger \"%s\" on table \"%s.%s\", column \"%s\"",
+				   context->trigger, shape->schema, shape->table,
+				   shape->reading->name);
+}
+
 /* Publish what the trigger was fired for. */
 static void
 publish_trigger_event(TriggerState *state, TriggerData *trigdata)
 {
 	ChangeEvent event;
+	EventContext context = {trigdata->tg_trigger->tgname, state->shape};
+	ErrorContextCallback callback = {error_context_stack, add_event_context,
+	&context};
 
 	memset(&event, 0, sizeof(event));
 	event.shape = state->shape;
+	event.shape->reading = NULL;	/* an error may have left it */
 	event.op = fired_by(trigdata);
 	event.shape->max_payload = publish_max_payload();
+	error_context_stack = &callback;
 	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
 		publish_row(state, &event, trigdata);
 	else if (event.op == CHANGE_TRUNCATE)
 		publish_change(&event, state);
 	else
 		publish_statement(state, &event, trigdata);
+	error_context_stack = callback.previous;
 }
 
 /* The same where a user's type may run SQL while it is written. */
@@ -543,8 +565,8 @@ check_call(FunctionCallInfo fcinfo)
  * Publishes an event for the row, or for the statement's rows, unless
  * pgpubsub.muted is on.  The arguments of the trigger are described in
  * trigger_options.c.  Raises 39P01 when it is not called as an AFTER trigger,
- * 22023 or 42939 for its arguments, 55000 without transition tables, 54000
- * when the event is too large, and what publishing raises.
+ * 22023 or 42939 for its arguments, 55000 without transition tables, and what
+ * publishing raises.
  */
 Datum
 pgpubsub_notify_change(PG_FUNCTION_ARGS)

@@ -44,6 +44,7 @@ SELECT bag_eq(
       ('ack_1_0(name, bigint)'),
       ('attach(regclass, text, text[], name[], name[], text, text, text, text, text)'),
       ('channel_stats()'),
+      ('channel_stats_1_0()'),
       ('detach(regclass, text)'),
       ('notify_change()'),
       ('poll(text, bigint, interval, boolean)'),
@@ -52,6 +53,7 @@ SELECT bag_eq(
       ('publish(text, jsonb)'),
       ('publish(text, text)'),
       ('queue_stats()'),
+      ('queue_stats_1_0()'),
       ('relay_start()'),
       ('stat_reset()'),
       ('subscribe(text, text[], text, text, boolean)'),
@@ -62,13 +64,14 @@ SELECT bag_eq(
       ('trigger_condition(oid)'),
       ('trigger_options(bytea)'),
       ('unsubscribe(text)'),
-      ('unsubscribe_1_0(name)')$$,
+      ('unsubscribe_1_0(name)'),
+      ('wait(text, interval)')$$,
     'functions');
 SELECT views_are('pgpubsub', ARRAY['attachments', 'stat_queue', 'stat_channels', 'stat_subscriptions']);
 SELECT tables_are('pgpubsub', ARRAY['subscription']);
 SELECT bag_eq(
     $$SELECT DISTINCT type FROM member WHERE type NOT LIKE '%type'$$,
-    $$VALUES ('function'), ('schema'), ('table'), ('view')$$,
+    $$VALUES ('function'), ('procedure'), ('schema'), ('table'), ('view')$$,
     'nothing else');
 
 --
@@ -136,10 +139,10 @@ SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER
   FROM pg_attribute WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped;
 $$;
 SELECT is(pg_temp.columns_of('pgpubsub.stat_queue'),
-    'datname name, relay_pid integer, relay_state text, queue_size bigint, used_bytes bigint, peak_used_bytes bigint, messages bigint, oldest_seq bigint, newest_seq bigint, oldest_at timestamp with time zone, published bigint, published_bytes bigint, full_count bigint, full_ms bigint, evictions bigint, bad_frames bigint, staging_size bigint, staging_used_bytes bigint, notify_queue_usage double precision, relay_restarts bigint, stats_reset timestamp with time zone',
+    'datname name, relay_pid integer, relay_state text, queue_size bigint, used_bytes bigint, peak_used_bytes bigint, messages bigint, oldest_seq bigint, newest_seq bigint, oldest_at timestamp with time zone, published bigint, published_bytes bigint, full_count bigint, full_ms bigint, evictions bigint, bad_frames bigint, staging_size bigint, staging_used_bytes bigint, notify_queue_usage double precision, relay_restarts bigint, stats_reset timestamp with time zone, truncated bigint',
     'stat_queue');
 SELECT is(pg_temp.columns_of('pgpubsub.stat_channels'),
-    'datname name, channel text, subscriptions integer, messages bigint, newest_seq bigint, published bigint, published_bytes bigint, delivered bigint, lost bigint, last_at timestamp with time zone',
+    'datname name, channel text, subscriptions integer, messages bigint, newest_seq bigint, published bigint, published_bytes bigint, delivered bigint, lost bigint, last_at timestamp with time zone, truncated bigint',
     'stat_channels');
 SELECT is(pg_temp.columns_of('pgpubsub.stat_subscriptions'),
     'datname name, subscription name, owner regrole, channels text[], on_full text, state text, pid integer, seq bigint, pending bigint, pending_bytes bigint, oldest_pending_at timestamp with time zone, delivered bigint, delivered_bytes bigint, lost bigint, polls bigint, empty_polls bigint, created_at timestamp with time zone, last_poll_at timestamp with time zone',
@@ -195,10 +198,11 @@ SELECT schema_privs_are('pgpubsub', 'pg_monitor', ARRAY['USAGE'], 'pg_monitor, n
 CREATE TEMP TABLE granted (function text, everybody boolean, monitor boolean);
 INSERT INTO granted VALUES
     ('attach', false, false), ('detach', false, false), ('publish', false, false),
-    ('subscribe', false, false), ('poll', false, false), ('ack', false, false), ('unsubscribe', false, false),
+    ('subscribe', false, false), ('poll', false, false), ('ack', false, false), ('unsubscribe', false, false), ('wait', false, false),
     ('subscribe_1_0', false, false), ('poll_1_0', false, false), ('ack_1_0', false, false), ('unsubscribe_1_0', false, false),
     ('stat_reset', false, false), ('relay_start', false, false),
     ('queue_stats', false, true), ('channel_stats', false, true),
+    ('queue_stats_1_0', false, true), ('channel_stats_1_0', false, true),
     -- a writer to an attached table needs no privilege
     ('notify_change', true, true),
     -- what the views are made of; tells an owner of its own subscriptions
@@ -227,11 +231,14 @@ SELECT table_privs_are('pgpubsub', 'stat_subscriptions', 'pgpubsub_test_nobody',
 -- Comments: every object, every column of every view and table
 --
 SELECT ok(coalesce(length(obj_description(objid, classid::regclass::text::name)), 0) > 10, type || ' ' || identity || ': has a comment')
-  FROM member WHERE type IN ('function', 'view', 'table');
+  FROM member WHERE type IN ('function', 'procedure', 'view', 'table');
 SELECT isnt(obj_description(oid, 'pg_extension'), NULL, 'the extension: has a comment') FROM pg_extension WHERE extname = 'pgpubsub';
 SELECT ok(coalesce(length(col_description(a.attrelid, a.attnum)), 0) > 0, format('%s.%s: has a comment', a.attrelid::regclass, a.attname))
   FROM member JOIN pg_attribute AS a ON a.attrelid = objid AND classid = 'pg_class'::regclass
  WHERE a.attnum > 0 AND NOT a.attisdropped;
+SELECT is(pg_get_function_arguments('pgpubsub.wait(text, interval)'::regprocedure), 'IN subscription text, IN timeout interval', 'wait: arguments');
+SELECT is(prokind, 'p', 'wait: a procedure') FROM pg_proc WHERE oid = 'pgpubsub.wait(text, interval)'::regprocedure;
+SELECT matches(obj_description('pgpubsub.wait(text, interval)'::regprocedure, 'pg_proc'), 'Errors: .*\m[0-9A-Z]{5}\M', 'wait: its comment names the SQLSTATEs');
 -- functions that raise errors say which
 SELECT matches(obj_description(function, 'pg_proc'), 'Errors: .*\m[0-9A-Z]{5}\M', function || ': its comment names the SQLSTATEs') FROM api;
 

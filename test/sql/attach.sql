@@ -42,9 +42,9 @@ END$$;
 SELECT pgpubsub.detach('t', 'rows'), pgpubsub.detach('t', 'rows'), pgpubsub.detach('t', 'statements'), pgpubsub.detach('t', 'no such channel');
 SELECT pgpubsub.attach('t', 't', '{insert}', level => 'statement');
 SELECT pgpubsub.attach('t', 't', '{insert,truncate}', columns => '{a}');
-ALTER TABLE t DISABLE TRIGGER pgpubsub_t_row;
+ALTER TABLE t DISABLE TRIGGER "!pgpubsub_t_row";
 SELECT * FROM pgpubsub.attachments WHERE relation = 't'::regclass AND channel = 't' ORDER BY trigger COLLATE "C";
-ALTER TRIGGER pgpubsub_t_row ON t RENAME TO renamed;
+ALTER TRIGGER "!pgpubsub_t_row" ON t RENAME TO renamed;
 CREATE TRIGGER mine AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION suppress_redundant_updates_trigger();
 CREATE TRIGGER by_hand AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION pgpubsub.notify_change();
 CREATE TRIGGER odd AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION pgpubsub.notify_change('x', 'columns=a,', 'channel=odd', '=');
@@ -59,6 +59,62 @@ BEGIN;
 SELECT pgpubsub.attach('t');
 ROLLBACK;
 SELECT count(*) FROM pgpubsub.attachments WHERE relation = 't'::regclass;
+
+-- exactly what stands already: nothing is locked, and nothing changes
+CREATE TABLE stands (id int PRIMARY KEY, a text, b text);
+CREATE FUNCTION attach_all() RETURNS SETOF text BEGIN ATOMIC
+    SELECT pgpubsub.attach('stands');
+    SELECT pgpubsub.attach('stands', 'options', '{insert,update,truncate}', '{id,a}', '{a}', NULL, 'full', 'row', 'debezium', 'async');
+    SELECT pgpubsub.attach('stands', 'condition', '{update,truncate}', condition => 'pg_trigger_depth() = 0');
+    SELECT pgpubsub.attach('stands', 'rows', '{update}', condition => 'NEW.a IS DISTINCT FROM OLD.a AND NEW.b IN (''x'', ''y'') -- or so');
+    SELECT pgpubsub.attach('stands', 'statements', '{truncate,delete,update,insert}', level => 'statement');
+END;
+SELECT attach_all();
+ALTER TABLE stands DISABLE TRIGGER "!pgpubsub_stands_row";
+ALTER TABLE stands ENABLE ALWAYS TRIGGER "!pgpubsub_statements_insert";
+CREATE TABLE stood AS SELECT * FROM pg_trigger WHERE tgrelid = 'stands'::regclass;
+BEGIN;
+SELECT attach_all();
+SELECT pgpubsub.attach('stands', 'rows', '{update}', condition => $$ new.a is distinct from OLD."a" AND (NEW.b IN ('x', 'y'))$$);
+SELECT mode FROM pg_locks WHERE relation = 'stands'::regclass AND pid = pg_backend_pid();
+COMMIT;
+BEGIN READ ONLY;
+SELECT attach_all();
+COMMIT;
+SELECT count(*), bool_and(s = t) AS the_same FROM stood AS s FULL JOIN pg_trigger AS t ON s.oid = t.oid WHERE coalesce(t.tgrelid, s.tgrelid) = 'stands'::regclass;
+-- anything else than that is replaced
+CREATE FUNCTION replaced(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    before oid[] := (SELECT array_agg(oid ORDER BY oid) FROM pg_trigger WHERE tgrelid = 'stands'::regclass);
+BEGIN
+    EXECUTE 'SELECT pgpubsub.attach(''stands'', ' || command;
+    RETURN (SELECT count(*) || ' new' FROM pg_trigger WHERE tgrelid = 'stands'::regclass AND oid <> ALL (before));
+END$$;
+SELECT replaced($$'stands', '{insert,update}')$$), replaced($$'stands', '{update,insert}')$$);
+SELECT replaced($$'stands', '{insert,update}', columns => '{a}')$$), replaced($$'stands', '{insert,update}', columns => '{a}')$$);
+SELECT replaced($$'stands', '{insert,update}', level => 'statement')$$), replaced($$'stands', '{insert,update}', level => 'statement')$$);
+SELECT replaced($$'rows', '{update}', condition => 'NEW.a IS DISTINCT FROM OLD.b')$$), replaced($$'rows', '{update}', condition => 'NEW.a IS DISTINCT FROM OLD.b')$$);
+SELECT replaced($$'rows', '{update}')$$), replaced($$'rows', '{update}')$$);
+SELECT replaced($$'rows', '{update}', condition => 'true')$$), replaced($$'rows', '{update}', condition => 'true')$$);
+-- names are looked up anew
+CREATE FUNCTION wanted(int) RETURNS boolean IMMUTABLE RETURN true;
+CREATE SCHEMA at2;
+CREATE FUNCTION at2.wanted(int) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN true;
+SELECT replaced($$'rows', '{update}', condition => 'wanted(NEW.id)')$$), replaced($$'rows', '{update}', condition => 'at.wanted(NEW.id)')$$);
+SET search_path = at2, at;
+SELECT replaced($$'rows', '{update}', condition => 'wanted(NEW.id)')$$);
+SET search_path = at;
+-- a trigger that was changed by hand is not what attach() makes
+CREATE OR REPLACE TRIGGER "!pgpubsub_rows_row" AFTER UPDATE OF a ON stands FOR EACH ROW EXECUTE FUNCTION pgpubsub.notify_change('channel=rows');
+SELECT replaced($$'rows', '{update}')$$), replaced($$'rows', '{update}')$$);
+CREATE TRIGGER another AFTER UPDATE ON stands FOR EACH ROW EXECUTE FUNCTION pgpubsub.notify_change('channel=rows');
+SELECT replaced($$'rows', '{update}')$$), replaced($$'rows', '{update}')$$);
+ALTER TRIGGER "!pgpubsub_statements_insert" ON stands RENAME TO renamed;
+SELECT replaced($$'statements', '{insert,update,delete,truncate}', level => 'statement')$$);
+ALTER TABLE stands DROP a;
+SELECT pgpubsub.attach('stands', 'options', '{insert,update,truncate}', '{id,a}', '{a}', NULL, 'full', 'row', 'debezium', 'async');
+DROP SCHEMA at2 CASCADE;
+DROP TABLE stood;
 
 -- names: clipped at a character's end, and still each its own
 SELECT pgpubsub.attach('t', repeat('x', 63), '{insert,truncate}') = repeat('x', 63) AS x,
@@ -107,6 +163,23 @@ SELECT pgpubsub.attach('part', 'p', '{delete}');
 SELECT tgrelid::regclass, tgname, tgtype FROM pg_trigger WHERE tgrelid IN ('part'::regclass, 'leaf'::regclass) ORDER BY 1, 2;
 SELECT pgpubsub.detach('part');
 SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('part'::regclass, 'leaf'::regclass);
+-- a partition that is attached by itself
+CREATE TABLE sub PARTITION OF part FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (id);
+CREATE TABLE sub_leaf PARTITION OF sub DEFAULT;
+SELECT pgpubsub.attach('leaf', 'p');
+SELECT pgpubsub.attach('part', 'p');
+SELECT pgpubsub.detach('at.leaf', 'p');
+SELECT pgpubsub.attach('sub', 'p');
+SELECT pgpubsub.attach('part', 'p');
+SELECT pgpubsub.detach('sub', 'p');
+CREATE TRIGGER "by hand" AFTER DELETE ON sub_leaf FOR EACH ROW EXECUTE FUNCTION pgpubsub.notify_change('channel=p''p');
+SELECT pgpubsub.attach('part', 'p''p');
+SELECT pgpubsub.attach('part', 'p''p', '{truncate}'), pgpubsub.attach('part', 'p');
+SELECT pgpubsub.detach('sub_leaf', 'p''p');
+SELECT pgpubsub.attach('leaf', 'q'), pgpubsub.attach('part', 'p''p');
+SELECT relation, trigger FROM pgpubsub.attachments WHERE relation IN ('part'::regclass, 'leaf', 'sub', 'sub_leaf') ORDER BY 1, 2;
+SELECT pgpubsub.detach('part'), pgpubsub.detach('leaf');
+DROP TABLE sub;
 
 --
 -- What attachments shows of conditions, and of what ALTER TABLE has changed
@@ -117,9 +190,9 @@ SELECT pgpubsub.attach('"odd) FOR EACH ROW WHEN (true"', 'odd', '{update}',
 SELECT options FROM pgpubsub.attachments WHERE channel = 'odd';
 DROP TABLE "odd) FOR EACH ROW WHEN (true";
 SELECT pgpubsub.attach('part', 'p'), pgpubsub.attach('part', 'q', '{insert}');
-ALTER TABLE part ENABLE REPLICA TRIGGER pgpubsub_p_row;
-ALTER TABLE part ENABLE ALWAYS TRIGGER pgpubsub_q_row;
-ALTER TABLE leaf DISABLE TRIGGER pgpubsub_q_row;
+ALTER TABLE part ENABLE REPLICA TRIGGER "!pgpubsub_p_row";
+ALTER TABLE part ENABLE ALWAYS TRIGGER "!pgpubsub_q_row";
+ALTER TABLE leaf DISABLE TRIGGER "!pgpubsub_q_row";
 SELECT relation, trigger, options, enabled FROM pgpubsub.attachments WHERE relation IN ('part'::regclass, 'leaf') ORDER BY 1, 2;
 SELECT pgpubsub.detach('part');
 
@@ -261,6 +334,7 @@ GRANT TRIGGER ON owned TO regress_at_other;
 SET ROLE regress_at_other;
 SELECT pgpubsub.attach('owned');
 SELECT pgpubsub.attach('owned');
+SELECT pgpubsub.attach('owned', operations => '{insert}');
 SELECT pgpubsub.attach('owned', 'second');
 SELECT pgpubsub.detach('owned');
 SET ROLE regress_at_owner;

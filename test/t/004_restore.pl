@@ -80,8 +80,8 @@ $node->safe_psql(
 		old_values => 'full', format => 'debezium', publish_mode => 'async');
 	SELECT pgpubsub.attach('orders', 'cloudy', '{delete,truncate}', level => 'statement', format => 'cloudevents', old_values => 'key');
 	SELECT pgpubsub.attach('orders', 'disabled'), pgpubsub.attach('orders', 'always', '{insert}');
-	ALTER TABLE orders DISABLE TRIGGER pgpubsub_disabled_row;
-	ALTER TABLE orders ENABLE ALWAYS TRIGGER pgpubsub_always_row;
+	ALTER TABLE orders DISABLE TRIGGER "!pgpubsub_disabled_row";
+	ALTER TABLE orders ENABLE ALWAYS TRIGGER "!pgpubsub_always_row";
 	SELECT pgpubsub.subscribe('all', '{*}', 'drop'),
 	       pgpubsub.subscribe('Some "thing"', ARRAY['Orders of "today"', 'with, comma']),
 	       pgpubsub.subscribe('blocking', '{measures}', 'block');
@@ -113,7 +113,7 @@ is( $node->safe_psql(
 	$created,
 	'created when they were');
 my $attached = attachments($node, 'source');
-like($attached, qr/^orders\|pgpubsub_disabled_row\|.*\|f\|D\|/m,
+like($attached, qr/^orders\|!pgpubsub_disabled_row\|.*\|f\|D\|/m,
 	'one of the attachments is disabled');
 is(attachments($node, 'target'), $attached, 'and its attachments');
 

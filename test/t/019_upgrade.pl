@@ -69,7 +69,9 @@ $old->safe_psql(
 	CREATE ROLE app LOGIN;
 	CREATE DATABASE shop;
 	CREATE DATABASE other});
-$old->safe_psql($_, 'CREATE EXTENSION pgpubsub') foreach qw(shop other);
+# one is of the first version, as pg_upgrade leaves it
+$old->safe_psql('shop', q{CREATE EXTENSION pgpubsub VERSION '1.0'});
+$old->safe_psql('other', 'CREATE EXTENSION pgpubsub');
 $old->safe_psql(
 	'shop', q{
 	GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgpubsub TO app;
@@ -188,7 +190,16 @@ cmp_ok(
 	'>', $seq, 'seq goes on');
 is($new->safe_psql('shop', q{SELECT pgpubsub.subscribe('new', '{orders}')}),
 	't', 'subscribe() works');
+is($new->safe_psql('shop', q{SELECT extversion FROM pg_extension WHERE extname = 'pgpubsub'}),
+	'1.0', 'the version of the SQL objects is what it was');
 $new->safe_psql('shop', 'ALTER EXTENSION pgpubsub UPDATE');
+is( $new->safe_psql(
+		'shop', q{
+		SELECT pgpubsub.publish('measures', '{}'::jsonb);
+		SELECT payload FROM pgpubsub.poll('of_app', 10::bigint, '30s')},
+		extra_params => [ '-U', 'app' ]),
+	"\n{}",
+	'grants work after ALTER EXTENSION UPDATE');
 $new->safe_psql('shop', q{SELECT pgpubsub.detach('orders')});
 $new->safe_psql('shop', 'DROP EXTENSION pgpubsub CASCADE; CREATE EXTENSION pgpubsub');
 is($new->safe_psql('shop', q{SELECT pgpubsub.subscribe('new', '{orders}')}),

@@ -26,6 +26,7 @@ my $plant = q{
 	CREATE FUNCTION %1$s.less(jsonb, jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(%1$s.trap())';
 	CREATE FUNCTION %1$s.array_remove(text[], text) RETURNS text[] LANGUAGE sql AS 'SELECT ARRAY[%1$s.trap()::text]';
 	CREATE FUNCTION %1$s.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT %1$s.trap()::text::timestamptz';
+	CREATE FUNCTION %1$s.take_over(text, text) RETURNS void LANGUAGE sql AS 'SELECT %1$s.trap()';
 	CREATE OPERATOR %1$s.= (LEFTARG = oid, RIGHTARG = integer, FUNCTION = %1$s.same);
 	CREATE OPERATOR %1$s.= (LEFTARG = oid, RIGHTARG = regprocedure, FUNCTION = %1$s.same);
 	CREATE OPERATOR %1$s.= (LEFTARG = name, RIGHTARG = text, FUNCTION = %1$s.same);

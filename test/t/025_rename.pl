@@ -20,6 +20,9 @@ sub hears
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
 	wait_for_relay($node, $db);
+	like(process_title(relay_pid($node, $db)),
+		qr/^postgres: .*pgpubsub relay for database \Q$db\E$/,
+		"$name, which names its database");
 	my $payload = "in $db, " . ++$payload{$db};
 	$node->safe_psql($db, "SELECT pgpubsub.publish('news', '$payload')");
 	like(received($node, $db, 's', 1), qr/^(?:gap:-1 )?news:\Q$payload\E$/, $name);

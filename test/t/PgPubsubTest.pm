@@ -30,8 +30,12 @@ our @EXPORT = qw(
   received
   is_quiet
   relay_pid
+  process_title
   wait_for_relay
   kill_relay
+  open_points
+  close_point
+  open_point
   log_offset
   unexpected_lines
   log_is_clean
@@ -247,6 +251,15 @@ sub relay_pid
 		  . " WHERE backend_type = 'pgpubsub relay' AND datname = '$db'");
 }
 
+# The title of a process, as ps shows it; without what core adds when it has
+# been at its NOTIFY queue.
+sub process_title
+{
+	my ($pid) = @_;
+
+	return slurp_file("/proc/$pid/cmdline") =~ s/(?: idle)?[ \0]+$//r;
+}
+
 # Wait until the database has a relay that listens (or, with count => 0,
 # until it has none); with not => pid, another one than that.  A test fails
 # if it does not come to that.
@@ -280,6 +293,39 @@ sub kill_relay
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 	wait_for_relay($node, $db, not => $pid);
 	return $pid;
+}
+
+# The directory whose files name the points where this test has a server's
+# processes wait; see src/debug.c.  Undefined if it was built without them.
+# The server is not yet started.
+sub open_points
+{
+	my ($node) = @_;
+	my $dir = $node->basedir . '/points';
+
+	mkdir $dir or die "$dir: $!";
+	$node->append_conf('postgresql.conf', "pgpubsub.debug_points = '$dir'");
+	$node->start;
+	return $dir
+	  if $node->safe_psql('postgres',
+		"SELECT current_setting('pgpubsub.debug_inbox_divisor', true) IS NOT NULL"
+	  ) eq 't';
+	return undef;
+}
+
+# Have whoever comes to the point wait there; open_point() has them go on.
+sub close_point
+{
+	my ($dir, $name) = @_;
+
+	append_to_file("$dir/$name", '');
+}
+
+sub open_point
+{
+	my ($dir, $name) = @_;
+
+	unlink "$dir/$name" or die "$dir/$name: $!";
 }
 
 # The end of the server log as it stands.

@@ -9,6 +9,7 @@ use lib $FindBin::RealBin;
 
 use PgPubsubClient;
 use PgPubsubTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 # subscriptions that do not give their place back would soon be too many
@@ -52,6 +53,17 @@ $session->run('DISCARD ALL');
 is(standing(), 'brief lasting', 'it ends no other session\'s');
 $admin->run('DISCARD ALL');
 is(standing(), 'lasting', 'but its own');
+
+# With the extended protocol
+my $script = PostgreSQL::Test::Utils::tempdir() . '/extended.sql';
+append_to_file($script, q{
+SELECT pgpubsub.subscribe('brief', '{news}', temporary => true);
+DISCARD ALL;
+SELECT 1 / (2 - count(*)) FROM pgpubsub.stat_subscriptions;
+});
+$node->command_ok([ 'pgbench', '-n', '-M', 'extended', '-t', '3', '-f', $script, '-h', $node->host, '-p', $node->port, 'postgres' ],
+	'pgbench -M extended');
+is(standing(), 'lasting', 'it ends them there too');
 
 # What is no DISCARD ALL, or comes to nothing
 make_temporary($session, 'brief');

@@ -94,6 +94,34 @@ goes_on($without, 'unsubscribe()');
 $publisher->safe_psql('postgres', 'DROP OWNED BY heir');
 goes_on($without, 'DROP OWNED');
 
+# ... also to a row that somebody else is changing.
+
+foreach my $case ([ 'REASSIGN OWNED BY app TO heir', 'heir' ], [ 'DROP OWNED BY heir', '' ])
+{
+	my ($sql, $owner) = @$case;
+	my $changes = open_session($publisher, 'postgres');
+	my $waits   = open_session($publisher, 'postgres');
+	my $role    = $sql =~ /BY (\w+)/ && $1;
+
+	$publisher->safe_psql('postgres', qq{
+		GRANT EXECUTE ON FUNCTION pgpubsub.subscribe TO $role;
+		SET ROLE $role;
+		SELECT pgpubsub.subscribe('raced', '{a}')});
+	$changes->query_safe(qq{BEGIN; SELECT pgpubsub.subscribe('raced', '{a,b,$role}')});
+	my $pid = session_pid($waits);
+	begin_query($waits, $sql);
+	ok( $publisher->poll_query_until(
+			'postgres', "SELECT wait_event = 'transactionid' FROM pg_stat_activity WHERE pid = $pid"),
+		"$sql waits");
+	$changes->query_safe('COMMIT');
+	(undef, $err) = end_query($waits);
+	is($err, '', '... and ends');
+	is($publisher->safe_psql('postgres', q{SELECT owner FROM pgpubsub.subscription WHERE name = 'raced'}),
+		$owner, '... with its part done');
+	close_session($_) foreach $changes, $waits;
+}
+goes_on($without, 'concurrent changes');
+
 # Triggers and foreign keys have their say, and what they write is replicated.
 
 $publisher->safe_psql(
@@ -199,6 +227,6 @@ foreach my $case (
 
 $_->stop foreach $with, $without, $publisher;
 log_is_clean($publisher, qr/WARNING:  publication "everything" has table/, qr/terminating|database system was (?:not properly shut down|interrupted)/);
-log_is_clean($with, qr/WARNING:  wal_level is insufficient/, qr/WARNING:  publication "(?:p|another)" has table/, qr/terminating logical replication worker/, qr/terminating background worker/);
+log_is_clean($with, qr/WARNING:  "?wal_level"? is insufficient/, qr/WARNING:  publication "(?:p|another)" has table/, qr/terminating logical replication worker/, qr/terminating background worker/);
 log_is_clean($without, qr/terminating logical replication worker/, qr/ERROR:  (?:relation "pgpubsub\.subscription"|schema "pgpubsub") does not exist/, qr/could not (?:receive|send) data|could not connect/);
 done_testing();

@@ -22,7 +22,9 @@ my %stands_for = (
 	'ack(text,bigint)'    => 'ack_1_0(name,bigint)',
 	'unsubscribe(text)'   => 'unsubscribe_1_0(name)',
 	'publish(text,json)'  => 'publish(text,text)',
-	'publish(text,jsonb)' => 'publish(text,text)');
+	'publish(text,jsonb)' => 'publish(text,text)',
+	'queue_stats()'       => 'queue_stats_1_0()',
+	'channel_stats()'     => 'channel_stats_1_0()');
 
 # Owner and privileges of the function, in an order of their own.
 sub privileges
@@ -121,6 +123,8 @@ $node->safe_psql(
 	CREATE VIEW my_subscriptions AS SELECT subscription, channels, on_full, delivered FROM pgpubsub.stat_subscriptions WHERE datname = 'shop';
 	CREATE VIEW my_queue AS SELECT * FROM pgpubsub.stat_queue;
 	CREATE VIEW my_channels AS SELECT * FROM pgpubsub.stat_channels;
+	CREATE VIEW my_stats AS SELECT q.relay_state, c.channel FROM pgpubsub.queue_stats() AS q JOIN pgpubsub.channel_stats() AS c USING (datid);
+	GRANT EXECUTE ON FUNCTION pgpubsub.queue_stats(), pgpubsub.channel_stats() TO app;
 	CREATE VIEW my_attachments AS SELECT * FROM pgpubsub.attachments;
 	SET ROLE app;
 	SELECT pgpubsub.subscribe('of_app', '{orders,news}', 'drop')});
@@ -170,6 +174,9 @@ is($node->safe_psql('shop', 'SELECT extversion FROM pg_extension WHERE extname =
 	'updated');
 is(relay_pid($node, 'shop'), $relay, 'the relay goes on');
 is(shown('shop'), $shown, 'views show what they did');
+isnt($node->safe_psql('shop', 'SELECT count(*) FROM my_stats'), 0, 'and one on their functions');
+is($node->safe_psql('shop', 'SELECT truncated FROM pgpubsub.stat_queue WHERE datname = $$shop$$'),
+	0, 'a view has a new column');
 
 foreach my $new (sort keys %stands_for)
 {
@@ -251,6 +258,19 @@ $node->safe_psql('current', 'ALTER EXTENSION pgpubsub UPDATE');
 is($node->safe_psql('current', q{SELECT count(*) FROM v; SELECT has_function_privilege('app', 'pgpubsub.poll(text,bigint,interval,boolean)', 'EXECUTE')}),
 	"0\nt", 'and its grants and views are there in this version');
 
+# New files, and a server that goes on with the old library: some function is
+# missing there
+$node->safe_psql('current', q{
+	CREATE FUNCTION newer() RETURNS event_trigger LANGUAGE plpgsql AS $f$BEGIN
+		CREATE FUNCTION newer(int) RETURNS int AS '$libdir/pgpubsub', 'pgpubsub_newer' LANGUAGE C;
+	END$f$;
+	CREATE EVENT TRIGGER newer ON ddl_command_start WHEN TAG IN ('ALTER EXTENSION') EXECUTE FUNCTION newer()});
+fails_with($node, 'current', 'ALTER EXTENSION pgpubsub UPDATE', '42883',
+	qr/could not find function "pgpubsub_newer".*HINT: .*restart the server/s, 'a hint says why');
+unlike(query_error($node, 'current', q{CREATE FUNCTION f(int) RETURNS int AS '$libdir/pgpubsub', 'pgpubsub_newer' LANGUAGE C}),
+	qr/HINT/, 'elsewhere it does not');
+$node->safe_psql('current', 'DROP EVENT TRIGGER newer; ALTER EXTENSION pgpubsub UPDATE');
+
 # A function that is new has nothing to take over
 is( $node->safe_psql('postgres', q{
 		CREATE EXTENSION pgpubsub;
@@ -270,5 +290,6 @@ $session->quit;
 $node->stop;
 log_is_clean($node,
 	qr/ERROR:  schema "pgpubsub" already exists/,
+	qr/ERROR:  could not find function "pgpubsub_newer"/,
 	qr/ERROR:  (?:subscription name cannot be empty|subscription "nosuch" does not exist|max_messages (?:must be|cannot be)|permission denied for function|role "Third "role"" cannot be dropped)/);
 done_testing();

@@ -32,7 +32,7 @@ CREATE FUNCTION events(OUT channel text, OUT event text) RETURNS SETOF record LA
                '"(txid|txId|pid|ts_ms)":\d+', '"\1":0', 'g'),
                '"(ts|time)":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"', '"\1":"#"', 'g'),
                '"txid":0,"pid":0,"ts":"#"', '...'),
-               coalesce(pg_my_temp_schema()::regnamespace::text, '-'), 'pg_temp')
+               coalesce(nullif(pg_my_temp_schema(), 0)::regnamespace::text, 'pg_temp'), 'pg_temp')
       FROM received()
 $$;
 \set events 'DO $$BEGIN PERFORM pgpubsub.publish(\'end\', \'\'); END$$; SELECT * FROM events();'

@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_settings.h
+ *	  The settings under which events are written, whatever the session's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_EVENT_SETTINGS_H
+#define PGPUBSUB_EVENT_SETTINGS_H
+
+#include "compat.h"
+
+extern void event_settings_run(bool runs_sql, void (*work) (void *arg),
+							   void *arg);
+
+#endif							/* PGPUBSUB_EVENT_SETTINGS_H */
