@@ -96,7 +96,8 @@ relation_changed(Datum arg, Oid relid)
 	hash_seq_init(&seq, trigger_states);
 	while ((state = hash_seq_search(&seq)) != NULL)
 		if (relid == InvalidOid || relid == state->key.relation ||
-			relid == state->attached)
+			relid == state->attached ||
+			(state->valid && list_member_oid(state->shape->row_types, relid)))
 			state->valid = false;
 }
 
