@@ -281,9 +281,10 @@ bindings_place_now(Database *database, Subscription *subscription)
 
 		if (pg_atomic_read_u64(&binding->number) != BINDING_UNPLACED)
 			continue;
-		binding->pos = ring_newest_position(database->ring, binding->channel,
-											received);
-		pg_atomic_write_u64(&binding->number, received);
+		registry_set_position(binding, received,
+							  ring_newest_position(database->ring,
+												   binding->channel,
+												   received));
 	}
 }
 

@@ -35,13 +35,17 @@ holds(Subscription *subscription)
 }
 
 /*
- * Add up what the binding has not consumed.  database->lock must be held.
+ * Add up what the binding has not consumed.  The time it takes does not depend
+ * on how many events there are: a place too far back, which a binding may have
+ * until its first event is consumed, is moved up by who comes first.
+ * database->lock must be held.
  */
 void
 hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 {
 	Ring	   *ring = database->ring;
-	uint64		number = pg_atomic_read_u64(&binding->number);
+	RingPos		pos;
+	uint64		number = registry_position(binding, &pos);
 	RingRecord	record;
 	RingChannelState state;
 	uint64		newest;
@@ -50,8 +54,7 @@ hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 	Assert(LWLockHeldByMe(database->lock));
 	if (number == BINDING_UNPLACED)
 		return;
-	found = ring_next(ring, binding->channel, number, RING_NONE, &record,
-					  &newest);
+	found = ring_next(ring, binding->channel, number, pos, &record, &newest);
 	if (found == RING_UP_TO_DATE)
 		return;
 	if (found == RING_ALL_GONE)
@@ -59,6 +62,10 @@ hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 		backlog->lost += newest - number;
 		return;
 	}
+
+	/* unless its reader has committed one meanwhile */
+	if (record.before != RING_NONE && record.before != pos)
+		pg_atomic_compare_exchange_u64(&binding->pos, &pos, record.before);
 
 	/* read after the record, so not behind it */
 	ring_channel_state(ring, binding->channel, &state);

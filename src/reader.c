@@ -362,8 +362,7 @@ carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold,
 			*cursor = *candidate;
 			if (cursor->number == BINDING_UNPLACED)
 			{
-				cursor->number = pg_atomic_read_u64(&binding->number);
-				cursor->pos = binding->pos;
+				cursor->number = registry_position(binding, &cursor->pos);
 			}
 			return;
 		}
@@ -371,8 +370,7 @@ carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold,
 	memset(cursor, 0, sizeof(Cursor));
 	cursor->binding = binding;
 	cursor->channel = binding->channel;
-	cursor->number = pg_atomic_read_u64(&binding->number);
-	cursor->pos = binding->pos;
+	cursor->number = registry_position(binding, &cursor->pos);
 }
 
 /*
@@ -561,10 +559,8 @@ publish_position(Claim *claim)
 		/* a change of this transaction may just have removed the binding */
 		if (cursor->binding->subscription == subscription &&
 			cursor->binding->channel == cursor->channel)
-		{
-			pg_atomic_write_u64(&cursor->binding->number, cursor->number);
-			cursor->binding->pos = cursor->pos;
-		}
+			registry_set_position(cursor->binding, cursor->number,
+								  cursor->pos);
 		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
 		pg_atomic_fetch_add_u64(&channel->lost, cursor->lost);
 		delivered += cursor->delivered;

@@ -547,7 +547,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	binding->channel = channel;
 	binding->flags = flags;
 	pg_atomic_write_u64(&binding->number, BINDING_UNPLACED);
-	binding->pos = RING_NONE;
+	pg_atomic_write_u64(&binding->pos, RING_NONE);
 	binding->looked_first = binding->looked_number = binding->looked_seq = 0;
 	binding->waiting = false;
 	dlist_push_tail(&slot->bindings, &binding->channel_node);
@@ -557,6 +557,33 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	if (slot->is_pattern)
 		pg_atomic_fetch_add_u32(&database->npatterns, 1);
 	return binding;
+}
+
+/*
+ * Write the binding's position: the number of the last event consumed and, to
+ * find the next one at once, the place of that event or of one before, or
+ * RING_NONE.  The caller is the subscription's reader, or holds the lock of
+ * its database, exclusive.
+ */
+void
+registry_set_position(Binding *binding, uint64 number, RingPos pos)
+{
+	pg_atomic_write_u64(&binding->number, number);
+	pg_write_barrier();
+	pg_atomic_write_u64(&binding->pos, pos);
+}
+
+/*
+ * Read the binding's position: the number, BINDING_UNPLACED if there is none
+ * yet, and in *pos a place that is not behind it, though the reader may commit
+ * meanwhile.  The caller is the reader, or holds the lock of its database.
+ */
+uint64
+registry_position(Binding *binding, RingPos *pos)
+{
+	*pos = pg_atomic_read_u64(&binding->pos);
+	pg_read_barrier();
+	return pg_atomic_read_u64(&binding->number);
 }
 
 /*

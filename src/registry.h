@@ -95,8 +95,12 @@ typedef struct Binding
 	/* written at commit by the subscription's reader */
 	pg_atomic_uint64 number;	/* of the last event consumed */
 
-	/* the subscription's reader alone */
-	RingPos		pos;			/* of that event or one before, or RING_NONE */
+	/*
+	 * Written by the reader at commit, after number; read before it by
+	 * others, who under the lock may put a later one in its place.  Whether
+	 * the record is still there says the ring.
+	 */
+	pg_atomic_uint64 pos;		/* of that event or one before, or RING_NONE */
 
 	/*
 	 * The reader alone: what the last look showed.  Losses up to looked_first
@@ -318,6 +322,8 @@ extern Binding *registry_find_binding(Subscription *subscription,
 extern Binding *registry_bind(Database *database, Subscription *subscription,
 							  int channel, uint32 flags);
 extern void registry_unbind(Database *database, Binding *binding);
+extern void registry_set_position(Binding *binding, uint64 number, RingPos pos);
+extern uint64 registry_position(Binding *binding, RingPos *pos);
 extern void registry_prune(Database *database, Subscription *subscription);
 
 #endif							/* PGPUBSUB_REGISTRY_H */

@@ -126,6 +126,7 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	for (int i = 0; i < registry_max_bindings(); i++)
 	{
 		pg_atomic_init_u64(&database->bindings[i].number, 0);
+		pg_atomic_init_u64(&database->bindings[i].pos, RING_NONE);
 		dlist_push_tail(&database->free_bindings,
 						&database->bindings[i].channel_node);
 	}

@@ -90,6 +90,9 @@ struct Ring
 	RingPos		half;
 };
 
+/* Records that this process has passed over to find a reader's next one. */
+static uint64 passed_over = 0;
+
 StaticAssertDecl(sizeof(RecordHeader) % MAXIMUM_ALIGNOF == 0,
 				 "record header must keep the payload aligned");
 
@@ -328,6 +331,7 @@ read_header(Ring *ring, RingPos pos, RingRecord *record)
 
 	record->pos = pos;
 	record->next = pg_atomic_read_u64(&header->next);
+	record->before = RING_NONE;
 	record->channel = header->channel;
 	record->pid = header->pid;
 	record->seq = header->seq;
@@ -354,18 +358,24 @@ ring_payload(Ring *ring, const RingRecord *record, char *dst)
 
 /*
  * Where a reader that is past last_pos starts: the record after it, or the
- * channel's oldest if that record is gone or was never known.
+ * channel's oldest if that record is gone or was never known.  *before is the
+ * position of the record before that, as far as it is known.
  */
 static RingPos
-start_position(Ring *ring, RingChain *chain, RingPos last_pos)
+start_position(Ring *ring, RingChain *chain, RingPos last_pos,
+			   RingPos *before)
 {
+	*before = RING_NONE;
 	if (last_pos != RING_NONE && last_pos >= pg_atomic_read_u64(&ring->tail))
 	{
 		RingPos		next = pg_atomic_read_u64(&RECORD_AT(ring, last_pos)->next);
 
 		pg_read_barrier();
 		if (next != RING_NONE && last_pos >= pg_atomic_read_u64(&ring->tail))
+		{
+			*before = last_pos;
 			return next;
+		}
 	}
 	return pg_atomic_read_u64(&chain->first);
 }
@@ -375,7 +385,8 @@ start_position(Ring *ring, RingChain *chain, RingPos last_pos)
  * last_pos is the position of the record with that number or of one before
  * it, or RING_NONE; it only saves time.  *newest is the channel's newest
  * number if RING_ALL_GONE, at least the record's if RING_FOUND, and number if
- * RING_UP_TO_DATE.
+ * RING_UP_TO_DATE.  If RING_FOUND, record->before is a better last_pos for the
+ * same number, or RING_NONE.
  */
 RingNext
 ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
@@ -386,6 +397,7 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 	for (;;)
 	{
 		RingPos		pos;
+		RingPos		before;
 
 		*newest = pg_atomic_read_u64(&chain->newest_number);
 		if (*newest <= number)
@@ -395,7 +407,7 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 		}
 		pg_read_barrier();
 
-		pos = start_position(ring, chain, last_pos);
+		pos = start_position(ring, chain, last_pos, &before);
 		last_pos = RING_NONE;
 		while (pos != RING_NONE && read_header(ring, pos, record))
 		{
@@ -403,9 +415,12 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 			{
 				/* it may have come after we looked */
 				*newest = Max(*newest, record->number);
+				record->before = before;
 				return RING_FOUND;
 			}
+			before = pos;
 			pos = record->next;
+			passed_over++;
 		}
 
 		/*
@@ -438,6 +453,16 @@ ring_newest_position(Ring *ring, int channel, uint64 number)
 		record.number > number)
 		return RING_NONE;
 	return pos;
+}
+
+/*
+ * How many records ring_next() has passed over in this process: 0 where each
+ * reader's last_pos is the record that it has read last.
+ */
+uint64
+ring_passed_over(void)
+{
+	return passed_over;
 }
 
 /* The number of the channel's newest record; 0 if it never had one. */

@@ -7,6 +7,8 @@
  * and subscriptions stay; the numbers go on moving meanwhile.  What is
  * pending and what was lost is computed from numbers read in an order that
  * makes neither negative.  Catalogs are not looked at while a lock is held.
+ * It is held for one channel or subscription at a time, and what that takes
+ * does not depend on how many events there are.
  *
  * Counters that only the relay or a reader writes are not zeroed by
  * stat_reset(): it notes their value, which is taken off from then on.
@@ -207,6 +209,18 @@ pgpubsub_queue_stats(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/*
+ * Say, for the tests, how many events this session has passed over to find the
+ * first one pending: it is to be none, however many there are.
+ */
+static void
+report_passed_over(void)
+{
+	ereport(DEBUG1,
+			(errmsg_internal("pgpubsub has passed over %llu events in this session",
+							 (unsigned long long) ring_passed_over())));
+}
+
 /* A channel, as it is shown. */
 typedef struct ChannelView
 {
@@ -297,6 +311,7 @@ pgpubsub_channel_stats(PG_FUNCTION_ARGS)
 				put_channel(fcinfo, view.oid, &channel);
 		}
 	}
+	report_passed_over();
 	return (Datum) 0;
 }
 
@@ -522,16 +537,30 @@ pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
 		if (OidIsValid(view.oid))
 			put_subscriptions(fcinfo, database, view.oid, see_all);
 	}
+	report_passed_over();
 	return (Datum) 0;
 }
 
-/* Zero the subscription's counters.  The lock must be held, exclusive. */
+/*
+ * Zero the subscription's counters, if the slot has one of this database.
+ * Takes the lock.
+ */
 static void
 reset_subscription(Database *database, Subscription *subscription)
 {
 	dlist_iter	iter;
 	Backlog		backlog = {0};
 
+	if (subscription->state == SUBSCRIPTION_FREE ||
+		subscription->database != database->index)
+		return;
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	if (subscription->state == SUBSCRIPTION_FREE ||
+		subscription->database != database->index)
+	{
+		LWLockRelease(database->lock);
+		return;
+	}
 	dlist_foreach(iter, &subscription->bindings)
 	{
 		hold_add_backlog(database,
@@ -545,9 +574,10 @@ reset_subscription(Database *database, Subscription *subscription)
 
 	/* those not reported yet will be counted when they are */
 	pg_atomic_write_u64(&subscription->lost, -backlog.lost);
+	LWLockRelease(database->lock);
 }
 
-/* Zero the channel's counters.  The lock must be held, exclusive. */
+/* Zero the channel's counters, if the slot has one.  Takes the lock. */
 static void
 reset_channel(Database *database, int slot)
 {
@@ -556,6 +586,12 @@ reset_channel(Database *database, int slot)
 	Backlog		backlog = {0};
 	dlist_iter	iter;
 
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	if (!channel->in_use)
+	{
+		LWLockRelease(database->lock);
+		return;
+	}
 	dlist_foreach(iter, &channel->bindings)
 	{
 		hold_add_backlog(database,
@@ -567,6 +603,7 @@ reset_channel(Database *database, int slot)
 	channel->published_bytes_base = state.bytes;
 	pg_atomic_write_u64(&channel->delivered, 0);
 	pg_atomic_write_u64(&channel->lost, -backlog.lost);
+	LWLockRelease(database->lock);
 }
 
 /*
@@ -576,17 +613,16 @@ Datum
 pgpubsub_stat_reset(PG_FUNCTION_ARGS)
 {
 	Database   *database = reader_database("pgpubsub.stat_reset");
-	dlist_iter	iter;
 
-	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	dlist_foreach(iter, &database->subscriptions)
-		reset_subscription(database,
-						   dlist_container(Subscription, node, iter.cur));
+	for (int i = 0; i < pgpubsub_max_subscriptions; i++)
+		reset_subscription(database, &pgpubsub_control->subscriptions[i]);
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 	{
 		if (database->channels[slot].in_use)
 			reset_channel(database, slot);
 	}
+	report_passed_over();
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	database->published_base = pg_atomic_read_u64(&database->published);
 	database->published_bytes_base =
 		pg_atomic_read_u64(&database->published_bytes);

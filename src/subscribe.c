@@ -495,6 +495,7 @@ start_number(Database *database, Request *request, int channel, RingPos *pos)
 		RingRecord	record;
 		uint64		newest;
 
+		CHECK_FOR_INTERRUPTS();
 		if (ring_next(ring, channel, number, *pos, &record,
 					  &newest) != RING_FOUND)
 			return newest;
@@ -517,26 +518,51 @@ start_seq_gone(Database *database, uint64 seq)
 				  state.newest_seq + 1);
 }
 
+/* A binding that has no position yet, and the one that it is to have. */
+typedef struct Placement
+{
+	Binding    *binding;
+	int			channel;
+	uint64		number;
+	RingPos		pos;
+} Placement;
+
+/*
+ * Take the lock, shared, of the claim's database.  Raises 55000 if its slot
+ * was given up in the meantime.
+ */
+static void
+lock_claimed(Claim *claim)
+{
+	LWLockAcquire(claim->database->lock, LW_SHARED);
+	if (reader_claim_valid(claim))
+		return;
+	LWLockRelease(claim->database->lock);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the relay of this database was given up meanwhile"),
+			 errdetail("The extension was dropped, or the setting pgpubsub.databases was changed."),
+			 errhint("Try again.")));
+}
+
 /*
  * Give the bindings that have none a position, now that the relay listens.
  * created: a relay that has just started is no gap for a new subscription.
  * Raises 55000 if the database's slot was given up in the meantime.
+ *
+ * From a seq on, a position may be far to look for; the lock is not held
+ * meanwhile.  Only the reader removes bindings, so they stay.
  */
 static void
 place_bindings(Claim *claim, Request *request, bool created)
 {
 	Database   *database = claim->database;
 	Subscription *subscription = claim->subscription;
+	Placement  *places = palloc(pgpubsub_max_channels * sizeof(Placement));
+	int			count = 0;
 	dlist_iter	iter;
-	bool		placed = false;
 
-	LWLockAcquire(database->lock, LW_SHARED);
-	if (!reader_claim_valid(claim))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the relay of this database was given up meanwhile"),
-				 errdetail("The extension was dropped, or the setting pgpubsub.databases was changed."),
-				 errhint("Try again.")));
+	lock_claimed(claim);
 	if (created)
 	{
 		claim->position.gap_seen = registry_gap_epoch(database, subscription);
@@ -546,17 +572,25 @@ place_bindings(Claim *claim, Request *request, bool created)
 	{
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
-		uint64		number;
 
 		if (pg_atomic_read_u64(&binding->number) != BINDING_UNPLACED)
 			continue;
-		number = start_number(database, request, binding->channel,
-							  &binding->pos);
-		pg_atomic_write_u64(&binding->number, number);
-		placed = true;
+		places[count].binding = binding;
+		places[count++].channel = binding->channel;
 	}
 	LWLockRelease(database->lock);
-	if (placed && request->start == START_SEQ &&
+
+	for (int i = 0; i < count; i++)
+		places[i].number = start_number(database, request, places[i].channel,
+										&places[i].pos);
+
+	lock_claimed(claim);
+	for (int i = 0; i < count; i++)
+		registry_set_position(places[i].binding, places[i].number,
+							  places[i].pos);
+	LWLockRelease(database->lock);
+	pfree(places);
+	if (count > 0 && request->start == START_SEQ &&
 		start_seq_gone(database, request->start_seq))
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 }
