@@ -453,6 +453,7 @@ forget_received(int slot)
 		if (number > newest && number != BINDING_UNPLACED)
 			pg_atomic_write_u64(&binding->number, newest);
 	}
+	registry_channel_released(channel);
 }
 
 /* At exit, however it comes about: let others know that no relay runs. */

@@ -147,6 +147,20 @@ ring_init(void *space, Size bytes, int nchannels)
 	return ring;
 }
 
+/* Make the channel's chain like new. */
+static void
+reset_chain(RingChain *chain)
+{
+	pg_atomic_write_u64(&chain->first, RING_NONE);
+	pg_atomic_write_u64(&chain->last, RING_NONE);
+	pg_atomic_write_u64(&chain->newest_number, 0);
+	pg_atomic_write_u64(&chain->newest_seq, 0);
+	pg_atomic_write_u64(&chain->bytes, 0);
+	pg_atomic_write_u64(&chain->messages, 0);
+	pg_atomic_write_u64(&chain->last_time, 0);
+	pg_atomic_write_u64(&chain->hold, RING_NO_HOLD);
+}
+
 /*
  * Empty the ring for another database; seqs go on after newest_seq.  The
  * caller has made sure that nobody reads or writes it.
@@ -158,25 +172,7 @@ ring_reset(Ring *ring, uint64 newest_seq)
 	pg_atomic_write_u64(&ring->messages, 0);
 	pg_atomic_write_u64(&ring->newest_seq, newest_seq);
 	for (int i = 0; i < ring->nchannels; i++)
-		ring_reset_channel(ring, i);
-}
-
-/*
- * Make the channel's slot like new.  No record of it may be in the ring.
- */
-void
-ring_reset_channel(Ring *ring, int channel)
-{
-	RingChain  *chain = &ring->chains[channel];
-
-	pg_atomic_write_u64(&chain->first, RING_NONE);
-	pg_atomic_write_u64(&chain->last, RING_NONE);
-	pg_atomic_write_u64(&chain->newest_number, 0);
-	pg_atomic_write_u64(&chain->newest_seq, 0);
-	pg_atomic_write_u64(&chain->bytes, 0);
-	pg_atomic_write_u64(&chain->messages, 0);
-	pg_atomic_write_u64(&chain->last_time, 0);
-	pg_atomic_write_u64(&chain->hold, RING_NO_HOLD);
+		reset_chain(&ring->chains[i]);
 }
 
 /* Bytes that a record with this payload takes. */

@@ -210,8 +210,9 @@ pgpubsub_queue_stats(PG_FUNCTION_ARGS)
 }
 
 /*
- * Say, for the tests, how many events this session has passed over to find the
- * first one pending: it is to be none, however many there are.
+ * Say, for the tests, what this session has passed over: events to find the
+ * first one pending, which is to be none, and bindings and channels to find
+ * others, which is to be few, however many there are.
  */
 static void
 report_passed_over(void)
@@ -219,6 +220,9 @@ report_passed_over(void)
 	ereport(DEBUG1,
 			(errmsg_internal("pgpubsub has passed over %llu events in this session",
 							 (unsigned long long) ring_passed_over())));
+	ereport(DEBUG2,
+			(errmsg_internal("pgpubsub has passed over %llu bindings and channels in this session",
+							 (unsigned long long) registry_passed_over())));
 }
 
 /* A channel, as it is shown. */
@@ -232,6 +236,17 @@ typedef struct ChannelView
 	uint64		delivered;
 	uint64		lost;
 } ChannelView;
+
+/* Leave out what the ring has of the channel that had the slot before. */
+static void
+without_predecessor(Channel *channel, RingChannelState *ring)
+{
+	if (ring->newest_number == channel->base_number)
+		memset(ring, 0, sizeof(RingChannelState));
+	else
+		ring->messages = Min(ring->messages,
+							 ring->newest_number - channel->base_number);
+}
 
 /* Copy the channel, if the slot has one.  Takes the lock. */
 static bool
@@ -258,6 +273,7 @@ view_channel(Database *database, int slot, ChannelView *view)
 	ring_channel_state(database->ring, slot, &view->ring);
 	view->published = view->ring.newest_number - channel->published_base;
 	view->published_bytes = view->ring.bytes - channel->published_bytes_base;
+	without_predecessor(channel, &view->ring);
 	view->delivered = pg_atomic_read_u64(&channel->delivered);
 	view->lost = pg_atomic_read_u64(&channel->lost) + backlog.lost;
 	LWLockRelease(database->lock);

@@ -218,23 +218,20 @@ undo_change(Action *action)
 {
 	dlist_mutable_iter iter;
 
+	/* they are there: while the change is open nobody removes any */
+	for (int i = 0; i < action->nsaved; i++)
+		action->saved[i].binding->flags =
+			action->saved[i].flags | BINDING_MARKED;
 	dlist_foreach_modify(iter, &action->subscription->bindings)
 	{
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
-		bool		found = false;
 
-		for (int i = 0; i < action->nsaved && !found; i++)
-		{
-			if (action->saved[i].binding == binding)
-			{
-				binding->flags = action->saved[i].flags;
-				found = true;
-			}
-		}
-		if (!found && (binding->flags & BINDING_ADDED))
+		if (binding->flags & BINDING_MARKED)
+			binding->flags &= ~BINDING_MARKED;
+		else if (binding->flags & BINDING_ADDED)
 			registry_unbind(action->database, binding);
-		else if (!found)
+		else
 			binding->flags &= ~BINDING_DROPPED; /* a pattern's, made meanwhile */
 	}
 	registry_prune(action->database, action->subscription);
@@ -481,9 +478,9 @@ static uint64
 start_number(Database *database, Request *request, int channel, RingPos *pos)
 {
 	Ring	   *ring = database->ring;
-	uint64		number = 0;
+	uint64		number = database->channels[channel].base_number;
 
-	*pos = RING_NONE;
+	*pos = database->channels[channel].base_pos;
 	if (request->start == START_NOW)
 	{
 		number = pg_atomic_read_u64(&database->channels[channel].received);
