@@ -25,7 +25,9 @@
 #include "hold.h"
 #include "miscadmin.h"
 #include "reader.h"
+#include "mb/pg_wchar.h"
 #include "registry.h"
+#include "shown_name.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -282,13 +284,13 @@ view_channel(Database *database, int slot, ChannelView *view)
 
 /* The row of stat_channels for the channel. */
 static void
-put_channel(FunctionCallInfo fcinfo, Oid oid, ChannelView *view)
+put_channel(FunctionCallInfo fcinfo, Oid oid, int encoding, ChannelView *view)
 {
 	RowBuilder	row = {.column = 0};
 	bool		any = view->ring.newest_number > 0;
 
 	add_datum(&row, ObjectIdGetDatum(oid));
-	add_datum(&row, CStringGetTextDatum(view->name));
+	add_datum(&row, CStringGetTextDatum(shown_name(view->name, encoding)));
 	add_datum(&row, Int32GetDatum((int32) view->subscriptions));
 	add_int64(&row, view->ring.messages);
 	add_datum_if(&row, any, Int64GetDatum((int64) view->ring.newest_seq));
@@ -314,17 +316,19 @@ pgpubsub_channel_stats(PG_FUNCTION_ARGS)
 	{
 		Database   *database = &pgpubsub_control->databases[i];
 		DatabaseView view;
+		int			encoding;
 
 		view_database(database, &view);
 		if (!OidIsValid(view.oid))
 			continue;
+		encoding = shown_name_encoding(view.oid);
 		for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 		{
 			ChannelView channel;
 
 			CHECK_FOR_INTERRUPTS();
 			if (view_channel(database, slot, &channel))
-				put_channel(fcinfo, view.oid, &channel);
+				put_channel(fcinfo, view.oid, encoding, &channel);
 		}
 	}
 	report_passed_over();
@@ -459,19 +463,27 @@ on_full_name(OnFull on_full)
 
 /* The row of stat_subscriptions for the subscription. */
 static void
-put_subscription(FunctionCallInfo fcinfo, Oid oid, SubscriptionView *view)
+put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
+				 SubscriptionView *view)
 {
+	const char *name = shown_name(view->name, encoding);
+	NameData	short_name;
 	RowBuilder	row = {.column = 0};
 	Datum	   *names = palloc(view->nchannels * sizeof(Datum));
 	ArrayType  *channels;
 
 	for (int i = 0; i < view->nchannels; i++)
-		names[i] = CStringGetTextDatum(NameStr(view->channels[i]));
+		names[i] = CStringGetTextDatum(shown_name(NameStr(view->channels[i]),
+												  encoding));
 	channels = construct_array(names, view->nchannels, TEXTOID, -1, false,
 							   TYPALIGN_INT);
 
 	add_datum(&row, ObjectIdGetDatum(oid));
-	add_datum(&row, CStringGetDatum(view->name));
+	/* in another encoding it may be longer than a name can be */
+	memset(&short_name, 0, sizeof(short_name));
+	memcpy(NameStr(short_name), name,
+		   pg_mbcliplen(name, (int) strlen(name), NAMEDATALEN - 1));
+	add_datum(&row, NameGetDatum(&short_name));
 	add_datum(&row, ObjectIdGetDatum(view->owner));
 	add_datum(&row, PointerGetDatum(channels));
 	add_datum(&row, CStringGetTextDatum(on_full_name(view->on_full)));
@@ -502,6 +514,7 @@ put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 												  "pgpubsub statistics",
 												  ALLOCSET_DEFAULT_SIZES);
 	SubscriptionView view = {.max_channels = 16};
+	int			encoding = shown_name_encoding(oid);
 
 	view.channels = palloc(view.max_channels * sizeof(NameData));
 	for (int i = 0; i < pgpubsub_max_subscriptions; i++)
@@ -524,7 +537,7 @@ put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 		}
 		old = MemoryContextSwitchTo(context);
 		if (see_all || has_privs_of_role(GetUserId(), view.owner))
-			put_subscription(fcinfo, oid, &view);
+			put_subscription(fcinfo, oid, encoding, &view);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 	}
