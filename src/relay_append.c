@@ -161,6 +161,7 @@ append_message(InboxMessage *message)
 		is_touched[message->channel] = true;
 		touched[num_touched++] = message->channel;
 	}
+	registry_channel_released(&database->channels[message->channel]);
 	add_to(&database->published, 1);
 	add_to(&database->published_bytes, message->len);
 }
