@@ -19,17 +19,19 @@
  *	  session remembers the rows too, see look.c.  So ack() can tell events that were
  *	  shown and then overwritten from events that were lost.
  *
- * 4. To wait, a reader puts its bindings into the channels' lists of waiters,
- *	  then looks once more, then sleeps on its latch.  The relay appends first
- *	  and looks at the lists then; one of the two sees the other.
+ * 4. To wait, a reader enters the lists of waiters, see registry_waiters.c,
+ *	  then looks once more, then sleeps on its latch.
+ *
+ * 5. A client that has gone gets no events: a wait ends when the connection
+ *	  does, and it is looked at before rows are handed out and, in autocommit,
+ *	  before they count as consumed; see client.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "reader.h"
 
-#include <math.h>
-
 #include "access/xact.h"
+#include "client.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "hold.h"
@@ -370,6 +372,7 @@ note_consumed(Poll *poll)
 {
 	Position   *position = &poll->claim->position;
 
+	poll->claim->handed_out = true;
 	position->gap_seen = poll->gap_epoch;
 	position->delivered_bytes += poll->delivered_bytes;
 	position->seq = Max(position->seq, poll->last_seq);
@@ -400,7 +403,8 @@ begin_poll(Poll *poll, Claim *claim, int max_messages, bool consume)
 }
 
 /*
- * Poll once, without waiting.  Returns whether there was anything.
+ * Poll once, without waiting.  Returns whether there was anything.  Ends the
+ * session instead of giving rows to a client that has gone.
  */
 static bool
 poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
@@ -416,6 +420,8 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 	poll.store = result->setResult;
 	poll.desc = result->setDesc;
 	any = return_messages(&poll, max_messages);
+	if (any)
+		client_expect();
 	if (any && consume)
 		note_consumed(&poll);
 	else if (any)
@@ -423,69 +429,6 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return any;
-}
-
-/*
- * Put the claim's bindings into the lists of waiters.  Returns false if they
- * are gone.
- */
-static bool
-start_waiting(Claim *claim)
-{
-	Database   *database = claim->database;
-
-	LWLockAcquire(database->lock, LW_SHARED);
-	if (!reader_claim_valid(claim))
-	{
-		LWLockRelease(database->lock);
-		return false;
-	}
-	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < claim->position.ncursors; i++)
-	{
-		Binding    *binding = claim->position.cursors[i].binding;
-		Channel    *channel = &database->channels[binding->channel];
-
-		if (binding->waiting)
-			continue;
-		dlist_push_tail(&channel->waiters, &binding->wait_node);
-		binding->waiting = true;
-		pg_atomic_fetch_add_u32(&channel->nwaiters, 1);
-	}
-	LWLockRelease(database->wait_lock);
-	LWLockRelease(database->lock);
-
-	/* be in the lists before looking for new events */
-	pg_memory_barrier();
-	return true;
-}
-
-/* Take them out again, unless whoever dropped them did. */
-static void
-stop_waiting(Claim *claim)
-{
-	Database   *database = claim->database;
-
-	LWLockAcquire(database->lock, LW_SHARED);
-	if (!reader_claim_valid(claim))
-	{
-		LWLockRelease(database->lock);
-		return;
-	}
-	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < claim->position.ncursors; i++)
-	{
-		Binding    *binding = claim->position.cursors[i].binding;
-
-		if (!binding->waiting)
-			continue;
-		dlist_delete(&binding->wait_node);
-		binding->waiting = false;
-		pg_atomic_fetch_sub_u32(&database->channels[binding->channel].nwaiters,
-								1);
-	}
-	LWLockRelease(database->wait_lock);
-	LWLockRelease(database->lock);
 }
 
 /* True if there is a reason not to sleep: events, a gap, a new binding. */
@@ -512,25 +455,33 @@ anything_new(Claim *claim)
 	return false;
 }
 
-/* Sleep until something happens, or for at most timeout milliseconds. */
+/*
+ * Sleep until something happens, or for at most timeout milliseconds.  Ends
+ * the session if its client has gone.
+ */
 static void
 sleep_until_new(Claim *claim, long timeout)
 {
-	if (!start_waiting(claim))
+	Database   *database = claim->database;
+	bool		valid;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	valid = reader_claim_valid(claim);
+	if (valid)
+		registry_start_waiting(database, claim->subscription);
+	LWLockRelease(database->lock);
+	if (!valid)
 		return;
 	PG_TRY();
 	{
 		if (!anything_new(claim))
-			(void) WaitLatch(MyLatch,
-							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 timeout,
-							 pgpubsub_wait_event(PGPUBSUB_WAIT_POLL));
+			client_sleep(timeout, pgpubsub_wait_event(PGPUBSUB_WAIT_POLL));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
 	PG_FINALLY();
 	{
-		stop_waiting(claim);
+		registry_stop_waiting();
 	}
 	PG_END_TRY();
 }
@@ -598,24 +549,6 @@ poll_until(Database *database, const char *name, int max_messages,
 	end_poll(claim, true);
 }
 
-/* The interval as milliseconds, cut to pgpubsub.max_poll_wait. */
-static int64
-poll_timeout(const Interval *timeout)
-{
-	double		ms = timeout->time / 1000.0 +
-		((double) timeout->month * DAYS_PER_MONTH + timeout->day) *
-		(USECS_PER_DAY / 1000);
-
-	if (ms < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("timeout cannot be negative"),
-				 errhint("Give an interval of 0 or more.")));
-	if (ms > pgpubsub_max_poll_wait)
-		return pgpubsub_max_poll_wait;
-	return (int64) ceil(ms);
-}
-
 /*
  * pgpubsub.poll(subscription, max_messages, timeout, consume)
  */
@@ -637,7 +570,7 @@ pgpubsub_poll(PG_FUNCTION_ARGS)
 				 errmsg("max_messages must be at least 1"),
 				 errdetail("It is %d.", max_messages),
 				 errhint("Give the number of events that one poll may return at most.")));
-	timeout = poll_timeout(PG_GETARG_INTERVAL_P(2));
+	timeout = reader_timeout(PG_GETARG_INTERVAL_P(2));
 	if (PG_GETARG_BOOL(3))
 		reader_note_call();
 

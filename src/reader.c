@@ -27,6 +27,7 @@
 #include "reader.h"
 
 #include "access/xact.h"
+#include "client.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -79,9 +80,11 @@ find_claim(Subscription *subscription)
 	return NULL;
 }
 
-/* Raise the error for a subscription that does not exist. */
-static void
-no_such_subscription(const char *name)
+/*
+ * Raise 42704 for a subscription that does not exist.
+ */
+void
+reader_no_subscription(const char *name)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -222,18 +225,22 @@ try_claim(Database *database, const char *name, Oid owner, bool change,
 
 /*
  * Wait until the reader lets go, or until deadline.  Returns false at the
- * deadline.
+ * deadline.  change: for one that changes or drops the subscription, which
+ * it does even if its client has gone; what would read is ended then.
  */
 static bool
-wait_for_reader(Subscription *subscription, TimestampTz deadline)
+wait_for_reader(Subscription *subscription, TimestampTz deadline, bool change)
 {
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 													   deadline);
+	uint32		event = pgpubsub_wait_event(PGPUBSUB_WAIT_READER);
 
 	if (left <= 0)
 		return false;
-	ConditionVariableTimedSleep(&subscription->reader_cv, left,
-								pgpubsub_wait_event(PGPUBSUB_WAIT_READER));
+	if (change)
+		ConditionVariableTimedSleep(&subscription->reader_cv, left, event);
+	else
+		client_sleep_on(&subscription->reader_cv, left, event);
 	return true;
 }
 
@@ -242,8 +249,8 @@ wait_for_reader(Subscription *subscription, TimestampTz deadline)
  * in its place, and has not committed that: the new one and the session's
  * pid, having prepared to sleep on its condition variable.  Else NULL.
  */
-static Subscription *
-find_replacing(Database *database, const char *name, int *pid)
+Subscription *
+reader_find_replacing(Database *database, const char *name, int *pid)
 {
 	Subscription *subscription;
 
@@ -281,14 +288,14 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 		CHECK_FOR_INTERRUPTS();
 		if (!OidIsValid(owner))
 		{
-			subscription = find_replacing(database, name, &pid);
+			subscription = reader_find_replacing(database, name, &pid);
 			if (subscription == NULL)
 			{
 				if (!OidIsValid(reader_wanted_owner(database, name)))
-					no_such_subscription(name);
+					reader_no_subscription(name);
 				continue;
 			}
-			if (!wait_for_reader(subscription, deadline))
+			if (!wait_for_reader(subscription, deadline, change))
 				subscription_in_use(name, pid, change);
 			continue;
 		}
@@ -308,7 +315,8 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 			}
 			registry_wake_reader(subscription);
 		}
-		if ((change && !waits) || !wait_for_reader(subscription, deadline))
+		if ((change && !waits) ||
+			!wait_for_reader(subscription, deadline, change))
 			subscription_in_use(name, pid, change);
 	}
 }
@@ -531,13 +539,18 @@ reader_pre_prepare(void)
 
 /*
  * Before commit, while it may still fail: make sure that every cursor is of
- * a binding that is there.
+ * a binding that is there, and that somebody gets what a poll in autocommit
+ * has consumed.  A client that has sent COMMIT has got its rows.
  */
 void
 reader_pre_commit(void)
 {
 	for (Claim *claim = claims; claim; claim = claim->next)
+	{
 		reader_sync(claim);
+		if (claim->handed_out && !IsTransactionBlock())
+			client_expect();
+	}
 }
 
 /* Write the position to where other sessions see it.  Cannot fail. */

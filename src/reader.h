@@ -11,6 +11,7 @@
 #include "pgpubsub.h"
 #include "registry.h"
 
+#include "datatype/timestamp.h"
 #include "fmgr.h"
 
 /* This transaction's position in one of the subscription's channels. */
@@ -53,6 +54,7 @@ typedef struct Claim
 	int			changing_level; /* that subscribed or unsubscribed, or 0 */
 	uint32		bindings_version;	/* that cursors reflect ... */
 	bool		synced;			/* ... if this is true */
+	bool		handed_out;		/* poll() has consumed, for the client */
 	Position	position;
 	SavedPosition *saved;		/* innermost first */
 	struct Claim *next;
@@ -61,9 +63,14 @@ typedef struct Claim
 extern void reader_check_not_null(FunctionCallInfo fcinfo, int arg,
 								  const char *name);
 extern Database *reader_database(const char *function);
+extern bool reader_relay_left(Database *database);
 extern void reader_expect_relay(Database *database);
 extern void reader_wait_for_relay(Database *database, TimestampTz deadline);
 extern bool reader_visible(Subscription *subscription);
+extern int64 reader_timeout(const Interval *timeout);
+extern void reader_no_subscription(const char *name);
+extern Subscription *reader_find_replacing(Database *database,
+										   const char *name, int *pid);
 extern void reader_check_owner(const char *name, Oid owner);
 extern Oid	reader_subscription_owner(Database *database, const char *name);
 extern Oid	reader_wanted_owner(Database *database, const char *name);

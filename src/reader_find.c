@@ -1,12 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * reader_find.c
- *	  What is needed before a subscription can be claimed: this database's
- *	  slot, a relay that answers, the subscription's owner.
+ *	  What is needed before a subscription can be claimed: arguments that may
+ *	  be, this database's slot, a relay that answers, the subscription's owner.
  *
  *-------------------------------------------------------------------------
  */
 #include "reader.h"
+
+#include <math.h>
 
 #include "access/xlog.h"
 #include "commands/dbcommands.h"
@@ -27,6 +29,28 @@ reader_check_not_null(FunctionCallInfo fcinfo, int arg, const char *name)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s cannot be null", name),
 				 errhint("Give a value, or leave the argument out if it has a default.")));
+}
+
+/*
+ * The timeout of poll() or wait as milliseconds, cut to
+ * pgpubsub.max_poll_wait; a part of one counts as a whole.  Raises 22023 if it
+ * is negative.
+ */
+int64
+reader_timeout(const Interval *timeout)
+{
+	double		ms = timeout->time / 1000.0 +
+		((double) timeout->month * DAYS_PER_MONTH + timeout->day) *
+		(USECS_PER_DAY / 1000);
+
+	if (ms < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout cannot be negative"),
+				 errhint("Give an interval of 0 or more.")));
+	if (ms > pgpubsub_max_poll_wait)
+		return pgpubsub_max_poll_wait;
+	return (int64) ceil(ms);
 }
 
 /* Raise 55000: by the settings, this database gets no relay. */
@@ -114,14 +138,23 @@ relay_unavailable(Database *database)
 }
 
 /*
- * Raise 55000 if the relay of this database has left for good, so that nothing
- * will come any more.
+ * Has the relay of this database left for good, so that nothing will come any
+ * more?
+ */
+bool
+reader_relay_left(Database *database)
+{
+	return pg_atomic_read_u32(&database->unavailable) == RELAY_LEFT_OUT &&
+		pg_atomic_read_u32(&database->relay_state) == RELAY_STOPPED;
+}
+
+/*
+ * Raise 55000 if it has.
  */
 void
 reader_expect_relay(Database *database)
 {
-	if (pg_atomic_read_u32(&database->unavailable) == RELAY_LEFT_OUT &&
-		pg_atomic_read_u32(&database->relay_state) == RELAY_STOPPED)
+	if (reader_relay_left(database))
 		no_relay_here();
 }
 

@@ -172,8 +172,7 @@ bind_by_pattern(Database *database, Binding *pattern, int slot)
 			ring_lower_hold(database->ring, slot, 0);
 	}
 
-	/* a reader that waits is in no list of the new channel's waiters */
-	registry_wake_reader(subscription);
+	registry_wake_waiting(database, subscription);
 }
 
 /* Bind the new channel to the subscriptions with a pattern that matches. */
@@ -312,7 +311,7 @@ registry_gap_for_matching(Database *database, const char *name)
 			Binding    *by = dlist_container(Binding, channel_node, iter.cur);
 
 			pg_atomic_fetch_add_u64(&by->subscription->gap_epoch, 1);
-			registry_wake_reader(by->subscription);
+			registry_wake_waiting(database, by->subscription);
 			any = true;
 		}
 	}
@@ -465,6 +464,7 @@ registry_drop_subscription(Database *database, Subscription *subscription)
 		registry_unbind(database, dlist_head_element(Binding,
 													 subscription_node,
 													 &subscription->bindings));
+	registry_expel_waiting(database, subscription);
 	dlist_delete(&subscription->node);
 	subscription->state = SUBSCRIPTION_FREE;
 	subscription->generation++;
@@ -556,6 +556,9 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	pg_atomic_fetch_add_u32(&slot->nbindings, 1);
 	if (slot->is_pattern)
 		pg_atomic_fetch_add_u32(&database->npatterns, 1);
+
+	/* who waits is in no list of this channel's waiters yet */
+	registry_wake_waiting(database, subscription);
 	return binding;
 }
 

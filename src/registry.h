@@ -109,7 +109,7 @@ typedef struct Binding
 
 	/* database->wait_lock */
 	dlist_node	wait_node;
-	bool		waiting;
+	bool		waiting;		/* in the list of the channel's waiters */
 } Binding;
 
 typedef enum SubscriptionState
@@ -151,6 +151,9 @@ typedef struct Subscription
 	int			wanted_pid;		/* the last of them */
 	ConditionVariable reader_cv;	/* the reader let go */
 
+	/* its database's wait_lock */
+	dlist_head	waiters;		/* Waiter.node */
+
 	/* the reader alone, at commit; read by views */
 	pg_atomic_uint64 seq;		/* last one consumed */
 	pg_atomic_uint64 gap_seen;	/* part of the gap epoch it was told of */
@@ -169,6 +172,14 @@ typedef struct Subscription
 	pg_atomic_uint64 empty_polls;
 	pg_atomic_uint64 last_poll_at;
 } Subscription;
+
+/* A process that may wait for events of a subscription. */
+typedef struct Waiter
+{
+	/* wait_lock of the subscription's database */
+	Subscription *subscription; /* NULL: it does not wait */
+	dlist_node	node;
+} Waiter;
 
 /* Why a database has no relay and is not about to get one. */
 typedef enum RelayUnavailable
@@ -254,6 +265,7 @@ typedef struct Control
 	LWLock	   *subscription_lock;	/* guards the pool and the hash of names */
 	Subscription *subscriptions;	/* pgpubsub_max_subscriptions */
 	Database   *databases;		/* pgpubsub_max_databases */
+	Waiter	   *waiters;		/* by number of process; MaxBackends */
 
 	/* lock; exclusive to change */
 	uint64		highest_seq;	/* of databases that left and of earlier runs */
@@ -288,6 +300,18 @@ extern void registry_wake(pg_atomic_uint32 *procno);
 extern uint64 registry_request(Database *database);
 extern void registry_wake_reader(Subscription *subscription);
 extern void registry_wake_waiters(Database *database);
+
+/* sessions that wait for events */
+extern void registry_start_waiting(Database *database,
+								   Subscription *subscription);
+extern void registry_stop_waiting(void);
+extern int	registry_list_waiting(Subscription *subscription, int *procnos);
+extern void registry_wake_waiting(Database *database,
+								  Subscription *subscription);
+extern void registry_expel_waiting(Database *database,
+								   Subscription *subscription);
+extern int	registry_waiting_pid(Database *database,
+								 Subscription *subscription);
 
 /* channels; database->lock held, exclusive to make one */
 extern int	registry_find_channel(Database *database, const char *name,

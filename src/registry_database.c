@@ -75,7 +75,7 @@ registry_wake_reader(Subscription *subscription)
 }
 
 /*
- * Wake every reader of the database that waits in poll().
+ * Wake every session of the database that waits for events.
  */
 void
 registry_wake_waiters(Database *database)
@@ -84,7 +84,8 @@ registry_wake_waiters(Database *database)
 
 	LWLockAcquire(database->lock, LW_SHARED);
 	dlist_foreach(iter, &database->subscriptions)
-		registry_wake_reader(dlist_container(Subscription, node, iter.cur));
+		registry_wake_waiting(database,
+							  dlist_container(Subscription, node, iter.cur));
 	LWLockRelease(database->lock);
 }
 

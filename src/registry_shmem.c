@@ -15,6 +15,7 @@
  */
 #include "registry_internal.h"
 
+#include "miscadmin.h"
 #include "storage/shmem.h"
 #include "utils/memutils.h"
 
@@ -65,6 +66,7 @@ control_size(void)
 											sizeof(Subscription))));
 	size = add_size(size, MAXALIGN(mul_size(pgpubsub_max_databases,
 											sizeof(Database))));
+	size = add_size(size, MAXALIGN(mul_size(MaxBackends, sizeof(Waiter))));
 	return add_size(size, mul_size(pgpubsub_max_databases, database_size()));
 }
 
@@ -161,6 +163,7 @@ static void
 init_subscription(Subscription *subscription)
 {
 	dlist_init(&subscription->bindings);
+	dlist_init(&subscription->waiters);
 	SpinLockInit(&subscription->mutex);
 	ConditionVariableInit(&subscription->reader_cv);
 	pg_atomic_init_u64(&subscription->seq, 0);
@@ -197,6 +200,8 @@ init_control(LWLockPadded *locks)
 
 	pgpubsub_control->databases = (Database *) space;
 	space += MAXALIGN(pgpubsub_max_databases * sizeof(Database));
+	pgpubsub_control->waiters = (Waiter *) space;
+	space += MAXALIGN(MaxBackends * sizeof(Waiter));
 	for (int i = 0; i < pgpubsub_max_databases; i++)
 	{
 		init_database(&pgpubsub_control->databases[i], i, &locks[2 + 2 * i],

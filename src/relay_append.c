@@ -52,10 +52,10 @@ static int	num_touched = 0;
 static bool *is_touched = NULL;
 
 /*
- * Readers to be woken: their latches are set when wait_lock is released, so
+ * Sessions to be woken: their latches are set when wait_lock is released, so
  * that they do not run into it; and how many were in all.
  */
-static int *to_wake = NULL;
+static int *to_wake = NULL;		/* room for twice MaxBackends */
 static int	num_to_wake = 0;
 static int	num_woken = 0;
 
@@ -76,13 +76,14 @@ relay_append_init(Database *my_database, Inbox *my_inbox)
 	is_touched = MemoryContextAllocZero(TopMemoryContext,
 										pgpubsub_max_channels * sizeof(bool));
 	to_wake = MemoryContextAlloc(TopMemoryContext,
-								 MaxBackends * sizeof(int));
+								 2 * MaxBackends * sizeof(int));
 }
 
 /*
- * List the readers that wait for events of the channel, as waiting no more.
- * One is in as many lists as it has channels, but leaves all but this one
- * itself; so there may be repetitions.
+ * List the sessions that wait for events of the channel, and take the bindings
+ * for which they do out of its list.  A session waits for as many channels as
+ * its subscription has, and leaves the lists of the others itself; so there may
+ * be repetitions.
  */
 static void
 collect_waiters(Channel *channel)
@@ -98,7 +99,8 @@ collect_waiters(Channel *channel)
 
 		binding->waiting = false;
 		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
-		to_wake[num_to_wake++] = binding->subscription->reader_procno;
+		num_to_wake += registry_list_waiting(binding->subscription,
+											 &to_wake[num_to_wake]);
 	}
 	LWLockRelease(database->wait_lock);
 }
@@ -125,7 +127,7 @@ wake_readers(void)
 
 		is_touched[touched[i]] = false;
 		collect_waiters(channel);
-		while (num_to_wake == MaxBackends)
+		while (num_to_wake >= MaxBackends)
 		{
 			wake_listed();
 			collect_waiters(channel);

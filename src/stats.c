@@ -391,6 +391,12 @@ view_subscription(Database *database, Subscription *subscription,
 		view->evicted = subscription->evicted;
 		view->holding = subscription->holding;
 		view_counters(subscription, view);
+		if (view->reader_pid == 0)
+		{
+			/* in CALL wait, which does not claim it */
+			view->reader_pid = registry_waiting_pid(database, subscription);
+			view->waiting = view->reader_pid != 0;
+		}
 		view_bindings(database, subscription, view);
 	}
 	LWLockRelease(database->lock);

@@ -232,16 +232,8 @@ foreach my $waits (0, 1)
 		},
 		$waits);
 	lets_go("client killed $what", sub { $_[0]->{run}->signal('KILL') },
-		$waits)
-	  unless $waits;
+		$waits);
 }
-
-# A client that is killed while its poll() waits: noticed if the server looks.
-$node->append_conf('postgresql.conf',
-	"client_connection_check_interval = '100ms'");
-$node->reload;
-lets_go('client killed in a wait',
-	sub { $_[0]->{run}->signal('KILL'); }, 1);
 $first->quit;
 $second->quit;
 
