@@ -140,7 +140,7 @@ define_session_settings(void)
 							1024 * 1024, 1024, PGPUBSUB_PAYLOAD_MAX,
 							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.max_poll_wait",
-							"Sets how long poll() waits at most, whatever its timeout.",
+							"Sets how long poll() and wait wait at most, whatever their timeout.",
 							NULL,
 							&pgpubsub_max_poll_wait,
 							60 * 1000, 0, INT_MAX,

@@ -51,13 +51,14 @@ SELECT bag_eq(
       ('subscription_stats()'),
       ('trigger_condition(oid)'),
       ('trigger_options(bytea)'),
-      ('unsubscribe(name)')$$,
+      ('unsubscribe(name)'),
+      ('wait(text, interval)')$$,
     'functions');
 SELECT views_are('pgpubsub', ARRAY['attachments', 'stat_queue', 'stat_channels', 'stat_subscriptions']);
 SELECT tables_are('pgpubsub', ARRAY['subscription']);
 SELECT bag_eq(
     $$SELECT DISTINCT type FROM member WHERE type NOT LIKE '%type'$$,
-    $$VALUES ('function'), ('table'), ('view')$$,
+    $$VALUES ('function'), ('procedure'), ('table'), ('view')$$,
     'nothing else');
 
 --
@@ -170,7 +171,7 @@ SELECT schema_privs_are('pgpubsub', 'pg_monitor', ARRAY['USAGE'], 'pg_monitor, n
 CREATE TEMP TABLE granted (function text, everybody boolean, monitor boolean);
 INSERT INTO granted VALUES
     ('attach', false, false), ('detach', false, false), ('publish', false, false),
-    ('subscribe', false, false), ('poll', false, false), ('ack', false, false), ('unsubscribe', false, false),
+    ('subscribe', false, false), ('poll', false, false), ('ack', false, false), ('unsubscribe', false, false), ('wait', false, false),
     ('stat_reset', false, false), ('relay_start', false, false),
     ('queue_stats', false, true), ('channel_stats', false, true),
     -- a writer to an attached table needs no privilege
@@ -197,11 +198,14 @@ SELECT table_privs_are('pgpubsub', 'stat_subscriptions', 'pgpubsub_test_nobody',
 -- Comments: every object, every column of every view and table
 --
 SELECT ok(coalesce(length(obj_description(objid, classid::regclass::text::name)), 0) > 10, type || ' ' || identity || ': has a comment')
-  FROM member WHERE type IN ('function', 'view', 'table');
+  FROM member WHERE type IN ('function', 'procedure', 'view', 'table');
 SELECT isnt(obj_description(oid, 'pg_extension'), NULL, 'the extension: has a comment') FROM pg_extension WHERE extname = 'pgpubsub';
 SELECT ok(coalesce(length(col_description(a.attrelid, a.attnum)), 0) > 0, format('%s.%s: has a comment', a.attrelid::regclass, a.attname))
   FROM member JOIN pg_attribute AS a ON a.attrelid = objid AND classid = 'pg_class'::regclass
  WHERE a.attnum > 0 AND NOT a.attisdropped;
+SELECT is(pg_get_function_arguments('pgpubsub.wait(text, interval)'::regprocedure), 'IN subscription text, IN timeout interval', 'wait: arguments');
+SELECT is(prokind, 'p', 'wait: a procedure') FROM pg_proc WHERE oid = 'pgpubsub.wait(text, interval)'::regprocedure;
+SELECT matches(obj_description('pgpubsub.wait(text, interval)'::regprocedure, 'pg_proc'), 'Errors: .*\m[0-9A-Z]{5}\M', 'wait: its comment names the SQLSTATEs');
 -- functions that raise errors say which
 SELECT matches(obj_description(function, 'pg_proc'), 'Errors: .*\m[0-9A-Z]{5}\M', function || ': its comment names the SQLSTATEs') FROM api;
 
