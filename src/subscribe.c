@@ -240,43 +240,66 @@ undo_change(Action *action)
 	registry_prune(action->database, action->subscription);
 }
 
-/* Undo the action.  Cannot fail. */
+/*
+ * Undo the action.  Cannot fail.  Its database's lock must be held, exclusive;
+ * the caller sends the relay a request.
+ */
 static void
 undo_action(Action *action)
 {
 	Database   *database = action->database;
 	Subscription *subscription = action->subscription;
 
-	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	if (action_valid(action))
+	if (!action_valid(action))
+		return;
+	switch (action->kind)
 	{
-		switch (action->kind)
-		{
-			case ACTION_CREATE:
-				registry_drop_subscription(database, subscription);
-				break;
-			case ACTION_CHANGE:
-				undo_change(action);
-				break;
-			case ACTION_DROP:
-				subscription->state = action->old_state;
-				registry_restore_name(database, subscription);
-				break;
-		}
+		case ACTION_CREATE:
+			registry_drop_subscription(database, subscription);
+			break;
+		case ACTION_CHANGE:
+			undo_change(action);
+			break;
+		case ACTION_DROP:
+			subscription->state = action->old_state;
+			registry_restore_name(database, subscription);
+			break;
 	}
+}
+
+/* Release the database's lock, if there is one, and send it a request. */
+static void
+unlock_and_request(Database *database)
+{
+	if (database == NULL)
+		return;
 	LWLockRelease(database->lock);
 	registry_request(database);
 }
 
-/* Undo the actions of the nesting level and those within, last first. */
+/*
+ * Undo the actions of the nesting level and those within, last first.  The
+ * lock is kept from one to the next: between the end of a subscription that
+ * replaces another and the return of that one its name means none, and a relay
+ * that read the table then would make another.
+ */
 static void
 undo_actions(int level)
 {
+	Database   *locked = NULL;
+
 	while (last_action && last_action->level >= level)
 	{
+		if (last_action->database != locked)
+		{
+			unlock_and_request(locked);
+			locked = last_action->database;
+			LWLockAcquire(locked->lock, LW_EXCLUSIVE);
+		}
 		undo_action(last_action);
 		last_action = last_action->prev;
 	}
+	unlock_and_request(locked);
 	if (last_action)
 		last_action->next = NULL;
 	else
