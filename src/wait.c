@@ -142,16 +142,21 @@ check_subscription(Wait *wait)
 	PopActiveSnapshot();
 }
 
+/* End the transaction of a procedural language, and begin the next one. */
+static void
+next_spi_transaction(void)
+{
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	SPI_commit();
+	SPI_finish();
+}
+
 /* End the transaction, and with it all snapshots that this process has. */
 static void
 end_transaction(Wait *wait)
 {
 	if (wait->in_spi)
-	{
-		SPI_connect_ext(SPI_OPT_NONATOMIC);
-		SPI_commit();
-		SPI_finish();
-	}
+		next_spi_transaction();
 	else
 	{
 		ForgetPortalSnapshots();
@@ -160,11 +165,16 @@ end_transaction(Wait *wait)
 	MemoryContextSwitchTo(wait->context);
 }
 
-/* Be in a transaction again. */
+/*
+ * Be in a transaction that begins after the sleep, so that now() and
+ * transaction_timeout do not count this.
+ */
 static void
 begin_transaction(Wait *wait)
 {
-	if (!wait->in_spi)
+	if (wait->in_spi)
+		next_spi_transaction();
+	else
 		StartTransactionCommand();
 	MemoryContextSwitchTo(wait->context);
 }

@@ -111,6 +111,15 @@ BEGIN
 END$$;
 SELECT * FROM pgpubsub.poll('regress_wait');
 
+-- the transaction after it begins after it
+DO $$
+DECLARE
+    before timestamptz := clock_timestamp();
+BEGIN
+    CALL pgpubsub.wait('regress_wait', '10 ms');
+    RAISE NOTICE '%', now() >= before + '10 ms';
+END$$;
+
 -- an error of a commit that it makes
 \set VERBOSITY sqlstate
 CREATE TABLE wait_deferred (n integer PRIMARY KEY DEFERRABLE INITIALLY DEFERRED);
