@@ -6,7 +6,8 @@
  * 1. A committed subscription with on_full evict or block holds each of its
  *	  channels at the number that it has consumed, as committed: no later
  *	  event may be overwritten.  An evicted one holds nothing until it is
- *	  polled.
+ *	  polled, nor does one that was made in another database, of which this is
+ *	  a copy.
  *
  * 2. The ring keeps, for each channel, a lower bound of those numbers: the
  *	  hold.  Consuming does not raise it; the relay computes it anew when the
@@ -31,7 +32,8 @@ holds(Subscription *subscription)
 	return (subscription->state == SUBSCRIPTION_ACTIVE ||
 			subscription->state == SUBSCRIPTION_DROPPING) &&
 		subscription->on_full != ON_FULL_DROP &&
-		!subscription->evicted && !subscription->doomed;
+		!subscription->evicted && !subscription->foreign &&
+		!subscription->doomed;
 }
 
 /*
@@ -295,21 +297,30 @@ hold_find_awaited(Database *database, bool block, Holder *holder)
 }
 
 /*
- * The subscription is polled: if it was evicted, it holds again from here on;
- * unless its slot was freed since it had this generation.
+ * The subscription is polled: if it was evicted, or made in another database,
+ * it holds from here on; unless its slot was freed since it had this
+ * generation.
  */
 void
 hold_again(Database *database, Subscription *subscription, uint32 generation)
 {
-	if (!subscription->evicted)
+	bool		adopted = false;
+
+	if (!subscription->evicted && !subscription->foreign)
 		return;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	if (subscription->generation == generation)
 	{
-		subscription->evicted = false;
+		adopted = subscription->foreign;
+		subscription->adopted |= adopted;
+		subscription->evicted = subscription->foreign = false;
 		hold_start(database, subscription);
 	}
 	LWLockRelease(database->lock);
+
+	/* the relay writes it into the table */
+	if (adopted)
+		registry_request(database);
 }
 
 /*

@@ -552,6 +552,7 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 	subscription->replaces = replaces;
 	subscription->doomed = subscription->stale = false;
 	subscription->evicted = subscription->holding = false;
+	subscription->foreign = subscription->adopted = false;
 	subscription->created_at = GetCurrentTimestamp();
 	pg_atomic_write_u64(&subscription->seq, 0);
 	pg_atomic_write_u64(&subscription->gap_epoch, 0);

@@ -152,6 +152,8 @@ typedef struct Subscription
 	uint32		generation;		/* grows when the slot is freed */
 	uint32		bindings_version;	/* grows when a binding is added */
 	bool		evicted;		/* holds nothing until it is polled */
+	bool		foreign;		/* nor that: made in another database */
+	bool		adopted;		/* it was; the table is to say so */
 	bool		holding;		/* the full queue waits for it */
 	dlist_head	bindings;		/* Binding.subscription_node */
 	dlist_head	patterns;		/* Binding.pattern_node, those to patterns */

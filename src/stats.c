@@ -423,7 +423,8 @@ view_subscription(Database *database, Subscription *subscription,
 		view->owner = subscription->owner;
 		view->on_full = subscription->on_full;
 		view->created_at = subscription->created_at;
-		view->evicted = subscription->evicted;
+		view->evicted = subscription->evicted ||
+			(subscription->foreign && subscription->on_full != ON_FULL_DROP);
 		view->holding = subscription->holding;
 		view_counters(subscription, view);
 		view_bindings(database, subscription, view);

@@ -27,11 +27,13 @@
  */
 #include "subscribe.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "bindings.h"
 #include "catalog/pg_database.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "hold.h"
 #include "miscadmin.h"
@@ -117,6 +119,7 @@ static bool exit_registered = false;
 PG_FUNCTION_INFO_V1(pgpubsub_subscribe);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_changed);
+PG_FUNCTION_INFO_V1(pgpubsub_subscription_inserted);
 
 /*
  * Actions
@@ -621,6 +624,43 @@ pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
 	if (!subscription_table_writing())
 		subscribe_table_written();
 	return PointerGetDatum(NULL);
+}
+
+/*
+ * pgpubsub.subscription_inserted() RETURNS trigger: who writes a row by hand
+ * makes the subscription here; a row that says where it was made comes from
+ * pg_restore, and so from elsewhere, be its database's oid the same by chance.
+ */
+Datum
+pgpubsub_subscription_inserted(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	HeapTuple	tuple;
+	TupleDesc	desc;
+	int			column;
+	Datum		made_in;
+	bool		isnull;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(data->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
+		RelationGetRelid(data->tg_relation) != subscription_table_oid())
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("pgpubsub.subscription_inserted() was not called as the trigger of its table"),
+				 errhint("It is a trigger of table pgpubsub.subscription.")));
+	tuple = data->tg_trigtuple;
+	desc = RelationGetDescr(data->tg_relation);
+	column = SPI_fnumber(desc, "made_in");
+	if (subscription_table_writing() || column <= 0)
+		return PointerGetDatum(tuple);
+
+	(void) heap_getattr(tuple, column, desc, &isnull);
+	made_in = ObjectIdGetDatum(isnull ? MyDatabaseId : InvalidOid);
+	isnull = false;
+	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 1, &column,
+													 &made_in, &isnull));
 }
 
 /*

@@ -48,6 +48,7 @@ SELECT bag_eq(
       ('stat_reset()'),
       ('subscribe(name, text[], text, text, boolean)'),
       ('subscription_changed()'),
+      ('subscription_inserted()'),
       ('subscription_stats()'),
       ('trigger_condition(oid)'),
       ('trigger_options(bytea)'),
@@ -127,10 +128,11 @@ SELECT is(pg_temp.columns_of('pgpubsub.attachments'),
     'relation regclass, trigger name, channel text, level text, operations text[], options jsonb, enabled boolean',
     'attachments');
 SELECT is(pg_temp.columns_of('pgpubsub.subscription'),
-    'name name, owner regrole, channels text[], on_full text, created_at timestamp with time zone',
+    'name name, owner regrole, channels text[], on_full text, created_at timestamp with time zone, made_in oid',
     'subscription');
 SELECT col_is_pk('pgpubsub', 'subscription', 'name', 'subscription: primary key');
 SELECT has_trigger('pgpubsub', 'subscription', 'subscription_changed', 'subscription: the relay is told of changes');
+SELECT has_trigger('pgpubsub', 'subscription', 'subscription_inserted', 'subscription: rows say where they were made');
 SELECT col_not_null('pgpubsub', 'subscription', c, 'subscription: ' || c)
   FROM unnest('{owner,channels,on_full,created_at}'::name[]) AS c;
 
@@ -179,7 +181,7 @@ INSERT INTO granted VALUES
     ('subscription_stats', true, true), ('trigger_options', true, true),
     ('trigger_condition', true, true),
     -- only the trigger of the table calls it
-    ('subscription_changed', false, false);
+    ('subscription_changed', false, false), ('subscription_inserted', false, false);
 SELECT is(has_function_privilege('pgpubsub_test_nobody', p.oid, 'EXECUTE'), g.everybody, p.proname || ': EXECUTE for everybody')
   FROM pg_proc AS p JOIN member ON objid = p.oid AND classid = 'pg_proc'::regclass LEFT JOIN granted AS g ON g.function = p.proname;
 SELECT is(has_function_privilege('pg_monitor', p.oid, 'EXECUTE'), g.monitor, p.proname || ': EXECUTE for pg_monitor')
