@@ -251,6 +251,32 @@ Unlike a poll that waits it holds no snapshot, so that CREATE INDEX CONCURRENTLY
 It claims nothing: several sessions may wait for one subscription; while another session reads that, they wait too.
 Errors: 22004 a null, 22023 bad name or negative timeout, 25001 in a transaction block, 25006 standby, 42501 not the owner, 42704 no such subscription (any more), 55000 not preloaded or no relay';
 
+-- Rows that are there were made here.  By way of a default, which writes none.
+DO $$
+BEGIN
+    EXECUTE pg_catalog.format('ALTER TABLE pgpubsub.subscription ADD COLUMN made_in pg_catalog.oid DEFAULT %s',
+        (SELECT d.oid FROM pg_catalog.pg_database AS d
+          WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()));
+    ALTER TABLE pgpubsub.subscription ALTER COLUMN made_in DROP DEFAULT;
+END $$;
+
+COMMENT ON COLUMN pgpubsub.subscription.made_in IS
+'oid of the database that it was made in, or was last polled in; elsewhere, as in a copy of that database, it holds nobody until it is polled. Not to be given by hand: what is given becomes 0, which is no database, as pg_restore has it from another one';
+
+CREATE FUNCTION pgpubsub.subscription_inserted() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'pgpubsub_subscription_inserted'
+    LANGUAGE C;
+
+COMMENT ON FUNCTION pgpubsub.subscription_inserted() IS
+'row trigger of pgpubsub.subscription: sets made_in, to this database where it is not given, else to 0. Errors: 39P01 called otherwise';
+
+CREATE TRIGGER subscription_inserted
+    BEFORE INSERT ON pgpubsub.subscription
+    FOR EACH ROW EXECUTE FUNCTION pgpubsub.subscription_inserted();
+
+COMMENT ON TRIGGER subscription_inserted ON pgpubsub.subscription IS
+'tells rows that pg_restore brings from those that somebody writes by hand';
+
 --
 -- Monitor
 --
@@ -316,8 +342,10 @@ CREATE OR REPLACE VIEW pgpubsub.stat_channels AS
 
 COMMENT ON COLUMN pgpubsub.stat_channels.truncated IS 'its change events made since stats_reset that exceeded pgpubsub.max_payload and were sent in their short form; also of transactions that rolled back';
 
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.state IS 'waiting (in poll or CALL wait), reading, idle, holding (the full queue waits for it) or evicted';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.pid IS 'session that reads it, or one that waits for it; NULL when none does';
+
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.state IS
+'waiting (in poll or CALL wait), reading, idle, holding (the full queue waits for it) or evicted (holds nothing until it is polled: the queue was full for too long, or it was made in another database, of which this is a copy)';
 
 --
 -- Privileges
@@ -385,3 +413,5 @@ REVOKE ALL ON FUNCTION pgpubsub.subscription_replicated() FROM PUBLIC;
 GRANT SELECT, INSERT ON TABLE pgpubsub.subscription TO pg_database_owner;
 
 REVOKE ALL ON PROCEDURE pgpubsub.wait(text, interval) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION pgpubsub.subscription_inserted() FROM PUBLIC;

@@ -18,6 +18,7 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 
 /* Report what is wrong with the array; true if nothing is. */
 static bool
@@ -55,6 +56,8 @@ bindings_parse(ArrayType *array, int elevel, int *count)
 	Datum	   *elements;
 	char	  **names;
 	int			nelements;
+	HASHCTL		ctl = {0};
+	HTAB	   *seen;
 
 	*count = 0;
 	if (!check_array(array, elevel))
@@ -67,19 +70,26 @@ bindings_parse(ArrayType *array, int elevel, int *count)
 		return NULL;
 	}
 	names = palloc(nelements * sizeof(char *));
+	ctl.keysize = ctl.entrysize = NAMEDATALEN;
+	ctl.hcxt = CurrentMemoryContext;
+	seen = hash_create("pgpubsub channel names", nelements, &ctl,
+					   HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 	for (int i = 0; i < nelements; i++)
 	{
 		char	   *name = TextDatumGetCString(elements[i]);
-		bool		repeated = false;
+		bool		repeated;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!pgpubsub_check_channel_name(name, elevel))
+		{
+			hash_destroy(seen);
 			return NULL;
-		for (int j = 0; j < *count && !repeated; j++)
-			repeated = strcmp(name, names[j]) == 0;
+		}
+		(void) hash_search(seen, name, HASH_ENTER, &repeated);
 		if (!repeated)
 			names[(*count)++] = name;
 	}
+	hash_destroy(seen);
 	return names;
 }
 
@@ -157,6 +167,38 @@ bindings_add(Database *database, Subscription *subscription, char **names,
 	return result;
 }
 
+/* The subscription's binding to the channel, or pattern, of that name; or NULL. */
+static Binding *
+find_named(Database *database, Subscription *subscription, const char *name)
+{
+	int			channel = registry_find_channel(database, name,
+												registry_is_pattern(name));
+
+	return channel < 0 ? NULL : registry_find_binding(subscription, channel);
+}
+
+/* Does one of the subscription's patterns that are named match the channel? */
+static bool
+named_pattern_matches(Database *database, Subscription *subscription,
+					  Binding *binding)
+{
+	Channel    *channel = &database->channels[binding->channel];
+	dlist_iter	iter;
+
+	if (channel->is_pattern)
+		return false;
+	dlist_foreach(iter, &subscription->patterns)
+	{
+		Binding    *pattern = dlist_container(Binding, pattern_node, iter.cur);
+
+		if ((pattern->flags & BINDING_BY_NAME) &&
+			registry_pattern_matches(database->channels[pattern->channel].name,
+									 channel->name))
+			return true;
+	}
+	return false;
+}
+
 /*
  * Set the flags of the subscription's bindings to what the names make of
  * them: by name, by pattern, or to be dropped.  database->lock must be held,
@@ -173,22 +215,25 @@ bindings_mark_dropped(Database *database, Subscription *subscription,
 	{
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
-		Channel    *channel = &database->channels[binding->channel];
-		uint32		flags = 0;
 
-		for (int i = 0; i < count; i++)
-		{
-			bool		is_pattern = registry_is_pattern(names[i]);
-
-			if (strcmp(names[i], channel->name) == 0 &&
-				channel->is_pattern == is_pattern)
-				flags |= BINDING_BY_NAME;
-			else if (!channel->is_pattern && is_pattern &&
-					 registry_pattern_matches(names[i], channel->name))
-				flags |= BINDING_BY_PATTERN;
-		}
 		binding->flags &= BINDING_ADDED;
-		binding->flags |= flags ? flags : BINDING_DROPPED;
+	}
+	for (int i = 0; i < count; i++)
+	{
+		Binding    *binding = find_named(database, subscription, names[i]);
+
+		if (binding != NULL)
+			binding->flags |= BINDING_BY_NAME;
+	}
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if (named_pattern_matches(database, subscription, binding))
+			binding->flags |= BINDING_BY_PATTERN;
+		if (!(binding->flags & (BINDING_BY_NAME | BINDING_BY_PATTERN)))
+			binding->flags |= BINDING_DROPPED;
 	}
 	subscription->bindings_version++;
 }
@@ -217,10 +262,7 @@ bindings_same(Database *database, Subscription *subscription, char **names,
 		return false;
 	for (int i = 0; i < count; i++)
 	{
-		int			channel = registry_find_channel(database, names[i],
-													registry_is_pattern(names[i]));
-		Binding    *binding = channel < 0 ? NULL :
-			registry_find_binding(subscription, channel);
+		Binding    *binding = find_named(database, subscription, names[i]);
 
 		if (binding == NULL || !(binding->flags & BINDING_BY_NAME))
 			return false;
@@ -281,9 +323,10 @@ bindings_place_now(Database *database, Subscription *subscription)
 
 		if (pg_atomic_read_u64(&binding->number) != BINDING_UNPLACED)
 			continue;
-		binding->pos = ring_newest_position(database->ring, binding->channel,
-											received);
-		pg_atomic_write_u64(&binding->number, received);
+		registry_set_position(binding, received,
+							  ring_newest_position(database->ring,
+												   binding->channel,
+												   received));
 	}
 }
 

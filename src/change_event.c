@@ -191,6 +191,8 @@ set_traits(ChangeShape *shape)
 			continue;
 		shape->follows_session |= column->type.follows_session;
 		shape->runs_sql |= column->type.runs_sql;
+		shape->row_types = list_concat_unique_oid(shape->row_types,
+												  column->type.row_types);
 	}
 }
 

@@ -56,6 +56,7 @@ typedef struct ChangeShape
 	bool		runs_user_code;
 	bool		runs_sql;		/* while a row is written */
 	bool		follows_session;	/* what is written; see event_settings.c */
+	List	   *row_types;		/* OIDs of relations that this depends on */
 	Size		max_payload;	/* bytes; the caller sets it per event */
 	bool		too_large;		/* what is being written exceeds it */
 

@@ -26,6 +26,7 @@
 #include "access/htup_details.h"
 #include "catalog/pg_namespace_d.h"
 #include "catalog/pg_operator.h"
+#include "catalog/pg_type_d.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
@@ -40,6 +41,9 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+
+/* What comparisons like (a, b) < (c, d) are called. */
+#define ROWS "A comparison of rows"
 
 /* A use of an operator whose schema a dump would not have. */
 typedef struct LostOperator
@@ -167,19 +171,46 @@ operator_schema(Oid operator)
 	return schema;
 }
 
-/* Add the operator to the list, unless it is found without its schema. */
-static void
-check_operator(List **lost, Node *node, const char *construct, Oid operator)
+/*
+ * Are both operands rows, written as such?  Only within another row does the
+ * parser make one comparison of that; written alone, it is one of their
+ * fields, pair by pair.
+ */
+static bool
+compares_rows(const List *operands)
 {
-	LostOperator *use;
+	ListCell   *lc;
 
-	if (operator_schema(operator) == PG_CATALOG_NAMESPACE)
-		return;
-	use = palloc(sizeof(LostOperator));
+	foreach(lc, operands)
+		if (!IsA(lfirst(lc), RowExpr) ||
+			((RowExpr *) lfirst(lc))->row_typeid != RECORDOID)
+		return false;
+	return list_length(operands) == 2;
+}
+
+/* Add a use to the list. */
+static void
+add_lost(List **lost, void *node, const char *construct, Oid operator)
+{
+	LostOperator *use = palloc(sizeof(LostOperator));
+
 	use->node = node;
 	use->construct = construct;
 	use->operator = operator;
 	*lost = lappend(*lost, use);
+}
+
+/*
+ * Add the operator of a comparison to the list, unless it is found without
+ * its schema.
+ */
+static void
+check_operator(List **lost, void *node, const char *construct, Oid operator,
+			   const List *operands)
+{
+	if (operator_schema(operator) != PG_CATALOG_NAMESPACE ||
+		compares_rows(operands))
+		add_lost(lost, node, construct, operator);
 }
 
 /*
@@ -189,22 +220,32 @@ check_operator(List **lost, Node *node, const char *construct, Oid operator)
 static void
 check_row_operators(List **lost, RowCompareExpr *compare)
 {
-	Oid			schema = operator_schema(linitial_oid(compare->opnos));
+	Oid			first = linitial_oid(compare->opnos);
+	Oid			schema = operator_schema(first);
 	ListCell   *lc;
 
 	foreach(lc, compare->opnos)
 	{
-		LostOperator *use;
-
 		if (operator_schema(lfirst_oid(lc)) == schema)
 			continue;
-		use = palloc(sizeof(LostOperator));
-		use->node = (Node *) compare;
-		use->construct = "A comparison of rows";
-		use->operator = schema == PG_CATALOG_NAMESPACE ? lfirst_oid(lc) :
-			linitial_oid(compare->opnos);
-		*lost = lappend(*lost, use);
+		add_lost(lost, compare, ROWS,
+				 schema == PG_CATALOG_NAMESPACE ? lfirst_oid(lc) : first);
 		return;
+	}
+}
+
+/* Add those of CASE x WHEN y, which are equalities in the tree. */
+static void
+check_case(List **lost, CaseExpr *expression)
+{
+	ListCell   *lc;
+
+	foreach(lc, expression->args)
+	{
+		OpExpr	   *equal = (OpExpr *) lfirst_node(CaseWhen, lc)->expr;
+
+		if (expression->arg && IsA(equal, OpExpr))
+			check_operator(lost, expression, "CASE", equal->opno, NIL);
 	}
 }
 
@@ -213,29 +254,21 @@ static bool
 find_lost_operators(Node *node, void *context)
 {
 	List	  **lost = context;
+	OpExpr	   *comparison = (OpExpr *) node;
 
 	if (node == NULL)
 		return false;
 	if (IsA(node, DistinctExpr))
-		check_operator(lost, node, "IS DISTINCT FROM",
-					   ((DistinctExpr *) node)->opno);
+		check_operator(lost, node, "IS DISTINCT FROM", comparison->opno,
+					   comparison->args);
 	else if (IsA(node, NullIfExpr))
-		check_operator(lost, node, "NULLIF", ((NullIfExpr *) node)->opno);
+		check_operator(lost, node, "NULLIF", comparison->opno, NIL);
+	else if (IsA(node, OpExpr) && compares_rows(comparison->args))
+		add_lost(lost, node, ROWS, comparison->opno);
 	else if (IsA(node, RowCompareExpr))
 		check_row_operators(lost, (RowCompareExpr *) node);
-	else if (IsA(node, CaseExpr) && ((CaseExpr *) node)->arg)
-	{
-		ListCell   *lc;
-
-		foreach(lc, ((CaseExpr *) node)->args)
-		{
-			Node	   *equal = (Node *) lfirst_node(CaseWhen, lc)->expr;
-
-			if (IsA(equal, OpExpr))
-				check_operator(lost, node, "CASE",
-							   ((OpExpr *) equal)->opno);
-		}
-	}
+	else if (IsA(node, CaseExpr))
+		check_case(lost, (CaseExpr *) node);
 	return expression_tree_walker(node, find_lost_operators, context);
 }
 
@@ -392,6 +425,10 @@ can_be_written(const LostOperator *use)
 	if (!IsA(distinct, DistinctExpr) ||
 		contain_volatile_functions((Node *) distinct->args))
 		return false;
+
+	/* these are written by their fields */
+	if (compares_rows(distinct->args))
+		return true;
 
 	/* IS NULL is about a row's fields, IS DISTINCT FROM about the row */
 	arg = linitial(distinct->args);

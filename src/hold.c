@@ -6,7 +6,8 @@
  * 1. A committed subscription with on_full evict or block holds each of its
  *	  channels at the number that it has consumed, as committed: no later
  *	  event may be overwritten.  An evicted one holds nothing until it is
- *	  polled.
+ *	  polled, nor does one that was made in another database, of which this is
+ *	  a copy.
  *
  * 2. The ring keeps, for each channel, a lower bound of those numbers: the
  *	  hold.  Consuming does not raise it; the relay computes it anew when the
@@ -31,17 +32,22 @@ holds(Subscription *subscription)
 	return (subscription->state == SUBSCRIPTION_ACTIVE ||
 			subscription->state == SUBSCRIPTION_DROPPING) &&
 		subscription->on_full != ON_FULL_DROP &&
-		!subscription->evicted && !subscription->doomed;
+		!subscription->evicted && !subscription->foreign &&
+		!subscription->doomed;
 }
 
 /*
- * Add up what the binding has not consumed.  database->lock must be held.
+ * Add up what the binding has not consumed.  The time it takes does not depend
+ * on how many events there are: a place too far back, which a binding may have
+ * until its first event is consumed, is moved up by who comes first.
+ * database->lock must be held.
  */
 void
 hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 {
 	Ring	   *ring = database->ring;
-	uint64		number = pg_atomic_read_u64(&binding->number);
+	RingPos		pos;
+	uint64		number = registry_position(binding, &pos);
 	RingRecord	record;
 	RingChannelState state;
 	uint64		newest;
@@ -50,8 +56,7 @@ hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 	Assert(LWLockHeldByMe(database->lock));
 	if (number == BINDING_UNPLACED)
 		return;
-	found = ring_next(ring, binding->channel, number, RING_NONE, &record,
-					  &newest);
+	found = ring_next(ring, binding->channel, number, pos, &record, &newest);
 	if (found == RING_UP_TO_DATE)
 		return;
 	if (found == RING_ALL_GONE)
@@ -59,6 +64,10 @@ hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 		backlog->lost += newest - number;
 		return;
 	}
+
+	/* unless its reader has committed one meanwhile */
+	if (record.before != RING_NONE && record.before != pos)
+		pg_atomic_compare_exchange_u64(&binding->pos, &pos, record.before);
 
 	/* read after the record, so not behind it */
 	ring_channel_state(ring, binding->channel, &state);
@@ -288,21 +297,30 @@ hold_find_awaited(Database *database, bool block, Holder *holder)
 }
 
 /*
- * The subscription is polled: if it was evicted, it holds again from here on;
- * unless its slot was freed since it had this generation.
+ * The subscription is polled: if it was evicted, or made in another database,
+ * it holds from here on; unless its slot was freed since it had this
+ * generation.
  */
 void
 hold_again(Database *database, Subscription *subscription, uint32 generation)
 {
-	if (!subscription->evicted)
+	bool		adopted = false;
+
+	if (!subscription->evicted && !subscription->foreign)
 		return;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	if (subscription->generation == generation)
 	{
-		subscription->evicted = false;
+		adopted = subscription->foreign;
+		subscription->adopted |= adopted;
+		subscription->evicted = subscription->foreign = false;
 		hold_start(database, subscription);
 	}
 	LWLockRelease(database->lock);
+
+	/* the relay writes it into the table */
+	if (adopted)
+		registry_request(database);
 }
 
 /*

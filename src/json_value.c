@@ -15,7 +15,7 @@
  *	 other type through its output function, quoted.
  *
  * Domains are looked through.  A JsonType holds function pointers: the caller
- * drops it when pg_type, pg_proc or pg_cast change.
+ * drops it when pg_type, pg_proc or pg_cast change, or one of row_types.
  *
  * A timestamptz is written in UTC.  Other types' texts follow settings of the
  * session, which event_settings.c knows: where follows_session says so, the
@@ -31,6 +31,7 @@
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "parser/parse_coerce.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -40,6 +41,7 @@
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 #include "utils/varbit.h"
 
 /*
@@ -124,9 +126,37 @@ text_follows_session(Oid typid, Oid output)
 	}
 }
 
+static void note_traits(JsonType *type, Oid typid);
+
+/*
+ * Note the traits of a row type's columns, and which type of rows it is: it
+ * may get other columns at any time.
+ */
+static void
+note_row_traits(JsonType *type, Oid typid)
+{
+	Oid			relation = get_typ_typrelid(typid);
+	TupleDesc	tupdesc;
+
+	if (!OidIsValid(relation))
+	{
+		/* what a record has in it is known with its value only */
+		type->follows_session = type->runs_sql = true;
+		return;
+	}
+	if (list_member_oid(type->row_types, relation))
+		return;
+	type->row_types = lappend_oid(type->row_types, relation);
+	tupdesc = lookup_rowtype_tupdesc(typid, -1);
+	for (int i = 0; i < tupdesc->natts; i++)
+		if (!TupleDescAttr(tupdesc, i)->attisdropped)
+			note_traits(type, TupleDescAttr(tupdesc, i)->atttypid);
+	ReleaseTupleDesc(tupdesc);
+}
+
 /*
  * Note whether the text of the type follows the session, and whether SQL may
- * run for it.  A row type may get columns of any type at any time.
+ * run for it.
  */
 static void
 note_traits(JsonType *type, Oid typid)
@@ -135,6 +165,7 @@ note_traits(JsonType *type, Oid typid)
 	Oid			function;
 	bool		is_varlena;
 
+	check_stack_depth();
 	typid = getBaseType(typid);
 	element = get_element_type(typid);
 	if (OidIsValid(element))
@@ -144,7 +175,7 @@ note_traits(JsonType *type, Oid typid)
 	}
 	if (type_is_rowtype(typid))
 	{
-		type->follows_session = type->runs_sql = true;
+		note_row_traits(type, typid);
 		return;
 	}
 	function = find_json_cast(typid);
@@ -188,10 +219,14 @@ json_type_init_other(JsonType *type, Oid typid, MemoryContext context)
 void
 json_type_init(JsonType *type, Oid typid, MemoryContext context)
 {
+	MemoryContext caller;
+
 	memset(type, 0, sizeof(JsonType));
 	type->base = typid = getBaseType(typid);
 	type->runs_user_code = typid >= FirstNormalObjectId;
+	caller = MemoryContextSwitchTo(context);
 	note_traits(type, typid);
+	MemoryContextSwitchTo(caller);
 
 	switch (typid)
 	{

@@ -12,6 +12,7 @@
 
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
 
 /* How the values of a type are written. */
 typedef enum JsonKind
@@ -44,6 +45,7 @@ typedef struct JsonType
 	bool		follows_session;	/* see event_settings.c */
 	bool		size_tells;		/* of its text; see json_least_length() */
 	Oid			base;			/* the type below all domains */
+	List	   *row_types;		/* OIDs of relations: types of rows in it */
 	FmgrInfo	function;		/* output or cast function, if kind has one */
 	struct KeptTime *kept;		/* of JSON_KIND_TIMESTAMPTZ only */
 } JsonType;

@@ -77,7 +77,7 @@ static void
 forget_used_channels(void)
 {
 	for (int i = 0; i < num_used; i++)
-		pg_atomic_fetch_sub_u32(&used_channels[i]->publishers, 1);
+		registry_leave_channel(used_channels[i]);
 
 	/* when the numbers start again, old marks must not come true */
 	if (num_used > 0 && ++transaction_number == 0)
@@ -242,7 +242,7 @@ resolve_channel(Database *database, PublishChannel *channel)
 	LWLockAcquire(database->lock, LW_SHARED);
 	slot = is_mine(database) ?
 		registry_find_channel(database, channel->name, false) : -1;
-	if (slot < 0)
+	if (slot < 0 && !registry_channels_full(database))
 	{
 		LWLockRelease(database->lock);
 		LWLockAcquire(database->lock, LW_EXCLUSIVE);
@@ -313,7 +313,7 @@ note_used_channel(Database *database, PublishChannel *channel)
 	Channel    *slot = &database->channels[channel->slot];
 
 	if (channel_used(database, channel))
-		pg_atomic_fetch_sub_u32(&slot->publishers, 1);
+		registry_leave_channel(slot);
 	else
 	{
 		marks[channel->slot] = transaction_number;
@@ -342,8 +342,7 @@ use_channel(Database *database, PublishChannel *channel)
 			note_used_channel(database, channel);
 			return true;
 		}
-		pg_atomic_fetch_sub_u32(&database->channels[channel->slot].publishers,
-								1);
+		registry_leave_channel(&database->channels[channel->slot]);
 		channel->resolved = false;
 	}
 

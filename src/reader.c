@@ -359,8 +359,7 @@ reader_claim(Database *database, const char *name, TimestampTz deadline,
 static void
 place_cursor(Cursor *cursor, Binding *binding)
 {
-	cursor->number = pg_atomic_read_u64(&binding->number);
-	cursor->pos = binding->pos;
+	cursor->number = registry_position(binding, &cursor->pos);
 }
 
 /*
@@ -590,10 +589,8 @@ publish_position(Claim *claim)
 		/* a change of this transaction may just have removed the binding */
 		if (cursor->binding->subscription == subscription &&
 			cursor->binding->channel == cursor->channel)
-		{
-			pg_atomic_write_u64(&cursor->binding->number, cursor->number);
-			cursor->binding->pos = cursor->pos;
-		}
+			registry_set_position(cursor->binding, cursor->number,
+								  cursor->pos);
 		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
 		pg_atomic_fetch_add_u64(&channel->lost, cursor->lost);
 		delivered += cursor->delivered;

@@ -5,8 +5,10 @@
  *
  * 1. A channel slot is known from its first use on: by a subscription, a
  *	  trigger or publish().  It is reused, when the table is full, only if no
- *	  binding, no ring record, no event on its way and no open transaction
- *	  that published on it refers to it.  Patterns take channel slots too.
+ *	  binding, no event on its way to the ring and no open transaction that
+ *	  published on it refers to it.  Its events in the ring may stay: numbers
+ *	  go on, so that those of the new channel are above base_number, which no
+ *	  binding of it is behind.  Patterns take channel slots too.
  *
  * 2. A subscription is a name, an owner and a set of bindings.  Its reader is
  *	  the session that has written its pid there under the mutex; it keeps it
@@ -28,10 +30,17 @@
  */
 #include "registry_internal.h"
 
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/timestamp.h"
+
+/* Slots with events in the ring that are looked at before one is reused. */
+#define REUSE_CHOICE	16
+
+/* Bindings and slots that this process has passed over to find others. */
+static uint64 passed_over = 0;
 
 /* Fill in the key of a channel or pattern. */
 static void
@@ -63,6 +72,23 @@ registry_find_channel(Database *database, const char *name, bool is_pattern)
 	return entry ? entry->slot : -1;
 }
 
+/* Put the channel at the end of one of its database's lists. */
+static void
+move_channel(Channel *channel, dlist_head *list)
+{
+	dlist_delete(&channel->node);
+	dlist_push_tail(list, &channel->node);
+}
+
+/*
+ * How many bindings and slots this process has passed over to find others.
+ */
+uint64
+registry_passed_over(void)
+{
+	return passed_over;
+}
+
 /*
  * Forget all channels of the database, whose slot is being freed.
  * database->lock must be held, exclusive.
@@ -75,17 +101,51 @@ registry_forget_channels(Database *database)
 		Channel    *channel = &database->channels[i];
 		ChannelKey	key;
 
+		pg_atomic_write_u64(&channel->received, 0);
 		if (!channel->in_use)
 			continue;
 		channel_key(&key, channel->name, channel->is_pattern);
 		hash_search(registry_channel_hashes[database->index], &key, HASH_REMOVE, NULL);
 		channel->in_use = false;
-		pg_atomic_write_u64(&channel->received, 0);
+		move_channel(channel, &database->free_channels);
 		pg_atomic_fetch_add_u32(&channel->generation, 1);
 	}
+	pg_atomic_write_u32(&database->channels_full, 0);
 }
 
-/* True if nothing refers to the channel any more. */
+/*
+ * What kept the channel's slot from being reused has ended, but for its
+ * bindings.  Whoever finds no slot sets channels_full, then looks through all
+ * of them; the other way round here: one of the two sees the other.  Cannot
+ * fail.
+ */
+void
+registry_channel_released(Channel *channel)
+{
+	Database   *database = channel->database;
+
+	if (pg_atomic_read_u32(&channel->nbindings) > 0)
+		return;
+	pg_memory_barrier();
+	if (pg_atomic_read_u32(&database->channels_full) != 0)
+		pg_atomic_fetch_add_u64(&database->released, 1);
+}
+
+/*
+ * Whoever was counted among the channel's publishers is it no more.  Takes no
+ * lock and cannot fail.
+ */
+void
+registry_leave_channel(Channel *channel)
+{
+	if (pg_atomic_fetch_sub_u32(&channel->publishers, 1) == 1)
+		registry_channel_released(channel);
+}
+
+/*
+ * True if nothing refers to the channel any more.  Its events that are still
+ * in the ring have been consumed, or nobody has read them.
+ */
 static bool
 channel_reusable(Database *database, int slot)
 {
@@ -95,8 +155,7 @@ channel_reusable(Database *database, int slot)
 		pg_atomic_read_u32(&channel->publishers) == 0 &&
 		pg_atomic_read_u32(&channel->listening) == 0 &&
 		pg_atomic_read_u64(&channel->received) ==
-		ring_newest_number(database->ring, slot) &&
-		ring_channel_empty(database->ring, slot);
+		ring_newest_number(database->ring, slot);
 }
 
 /*
@@ -121,25 +180,97 @@ free_channel_slot(Database *database, int slot)
 	hash_search(registry_channel_hashes[database->index], &key, HASH_REMOVE,
 				NULL);
 	channel->in_use = false;
+	move_channel(channel, &database->free_channels);
 	return true;
+}
+
+/*
+ * A slot that may be reused, among those that have had no binding for longest;
+ * rather one without events in the ring, as somebody may yet ask for those.
+ * What may not be reused now is looked at last next time.  -1 if there is none.
+ */
+static int
+find_reusable(Database *database)
+{
+	dlist_mutable_iter iter;
+	dlist_node *last = dlist_is_empty(&database->unbound_channels) ? NULL :
+		dlist_tail_node(&database->unbound_channels);
+	int			with_events = 0;
+	int			found = -1;
+
+	dlist_foreach_modify(iter, &database->unbound_channels)
+	{
+		Channel    *channel = dlist_container(Channel, node, iter.cur);
+		int			slot = channel - database->channels;
+
+		passed_over++;
+		if (!channel_reusable(database, slot))
+			move_channel(channel, &database->unbound_channels);
+		else if (ring_channel_empty(database->ring, slot))
+			return slot;
+		else
+		{
+			if (found < 0)
+				found = slot;
+			if (++with_events == REUSE_CHOICE)
+				break;
+		}
+		if (iter.cur == last)
+			break;
+	}
+	return found;
+}
+
+/* A slot that is taken from a channel that nothing refers to; -1 if none. */
+static int
+reuse_channel_slot(Database *database)
+{
+	for (;;)
+	{
+		int			slot = find_reusable(database);
+
+		if (slot < 0)
+			return -1;
+		if (free_channel_slot(database, slot))
+			return slot;
+	}
+}
+
+/*
+ * True if there is no slot for another channel, and nothing has changed that
+ * since one was looked for.  database->lock must be held.
+ */
+bool
+registry_channels_full(Database *database)
+{
+	Assert(LWLockHeldByMe(database->lock));
+	return pg_atomic_read_u32(&database->channels_full) != 0 &&
+		pg_atomic_read_u64(&database->released) == database->searched;
 }
 
 /* A free channel slot, one that is reused if need be; -1 if there is none. */
 static int
 take_channel_slot(Database *database)
 {
-	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
+	int			slot;
+
+	if (!dlist_is_empty(&database->free_channels))
+		return dlist_head_element(Channel, node, &database->free_channels) -
+			database->channels;
+	if (registry_channels_full(database))
+		return -1;
+	slot = reuse_channel_slot(database);
+	if (slot < 0)
 	{
-		if (!database->channels[slot].in_use)
-			return slot;
+		/* again, now that who lets go of one tells */
+		pg_atomic_write_u32(&database->channels_full, 1);
+		pg_memory_barrier();
+		database->searched = pg_atomic_read_u64(&database->released);
+		slot = reuse_channel_slot(database);
 	}
-	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
-	{
-		if (channel_reusable(database, slot) &&
-			free_channel_slot(database, slot))
-			return slot;
-	}
-	return -1;
+	if (slot >= 0)
+		pg_atomic_write_u32(&database->channels_full, 0);
+	return slot;
 }
 
 /*
@@ -150,6 +281,7 @@ take_channel_slot(Database *database)
 static void
 bind_by_pattern(Database *database, Binding *pattern, int slot)
 {
+	Channel    *channel = &database->channels[slot];
 	Subscription *subscription = pattern->subscription;
 	uint32		dropped = pattern->flags & BINDING_DROPPED;
 	Binding    *binding = registry_find_binding(subscription, slot);
@@ -167,9 +299,10 @@ bind_by_pattern(Database *database, Binding *pattern, int slot)
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 	else
 	{
-		pg_atomic_write_u64(&binding->number, 0);
+		registry_set_position(binding, channel->base_number,
+							  channel->base_pos);
 		if (subscription->on_full != ON_FULL_DROP)
-			ring_lower_hold(database->ring, slot, 0);
+			ring_lower_hold(database->ring, slot, channel->base_number);
 	}
 
 	registry_wake_waiting(database, subscription);
@@ -180,16 +313,16 @@ static void
 bind_matching(Database *database, int slot)
 {
 	const char *name = database->channels[slot].name;
+	dlist_iter	each;
 
 	if (pg_atomic_read_u32(&database->npatterns) == 0)
 		return;
-	for (int i = 0; i < pgpubsub_max_channels; i++)
+	dlist_foreach(each, &database->bound_patterns)
 	{
-		Channel    *pattern = &database->channels[i];
+		Channel    *pattern = dlist_container(Channel, node, each.cur);
 		dlist_iter	iter;
 
-		if (!pattern->in_use || !pattern->is_pattern ||
-			!registry_pattern_matches(pattern->name, name))
+		if (!registry_pattern_matches(pattern->name, name))
 			continue;
 		dlist_foreach(iter, &pattern->bindings)
 			bind_by_pattern(database,
@@ -211,6 +344,7 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 	Channel    *channel;
 	ChannelKey	key;
 	ChannelEntry *entry;
+	RingChannelState ring;
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	if (slot >= 0)
@@ -226,16 +360,25 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 		return -1;
 	entry->slot = slot;
 
-	ring_reset_channel(database->ring, slot);
+	/*
+	 * Numbers go on where the slot's last channel has left them, and its
+	 * records stay in the ring: the relay knows of no change.
+	 */
 	channel = &database->channels[slot];
+	channel->base_number = ring_newest_number(database->ring, slot);
+	channel->base_pos = ring_newest_position(database->ring, slot,
+											 channel->base_number);
+	Assert(pg_atomic_read_u64(&channel->received) == channel->base_number);
+	ring_channel_state(database->ring, slot, &ring);
+	channel->published_base = channel->base_number;
+	channel->published_bytes_base = ring.bytes;
 	strlcpy(channel->name, name, NAMEDATALEN);
 	channel->is_pattern = is_pattern;
-	channel->published_base = channel->published_bytes_base = 0;
 	pg_atomic_write_u32(&channel->used, 0);
-	pg_atomic_write_u64(&channel->received, 0);
 	pg_atomic_write_u64(&channel->delivered, 0);
 	pg_atomic_write_u64(&channel->lost, 0);
 	pg_atomic_write_u64(&channel->truncated, 0);
+	move_channel(channel, &database->unbound_channels);
 	channel->in_use = true;
 	pg_atomic_fetch_add_u32(&database->version, 1);
 	if (!is_pattern)
@@ -295,17 +438,17 @@ bool
 registry_gap_for_matching(Database *database, const char *name)
 {
 	bool		any = false;
+	dlist_iter	each;
 
 	Assert(LWLockHeldByMe(database->lock));
 	if (pg_atomic_read_u32(&database->npatterns) == 0)
 		return false;
-	for (int i = 0; i < pgpubsub_max_channels; i++)
+	dlist_foreach(each, &database->bound_patterns)
 	{
-		Channel    *pattern = &database->channels[i];
+		Channel    *pattern = dlist_container(Channel, node, each.cur);
 		dlist_iter	iter;
 
-		if (!pattern->in_use || !pattern->is_pattern ||
-			!registry_pattern_matches(pattern->name, name))
+		if (!registry_pattern_matches(pattern->name, name))
 			continue;
 		dlist_foreach(iter, &pattern->bindings)
 		{
@@ -409,6 +552,7 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 	subscription->replaces = replaces;
 	subscription->doomed = subscription->stale = false;
 	subscription->evicted = subscription->holding = false;
+	subscription->foreign = subscription->adopted = false;
 	subscription->created_at = GetCurrentTimestamp();
 	pg_atomic_write_u64(&subscription->seq, 0);
 	pg_atomic_write_u64(&subscription->gap_epoch, 0);
@@ -507,6 +651,39 @@ registry_gap_epoch(Database *database, Subscription *subscription)
  * Bindings
  */
 
+/* The bucket of the subscription's binding to the channel. */
+static int *
+binding_bucket(Subscription *subscription, int channel)
+{
+	Database   *database = &pgpubsub_control->databases[subscription->database];
+	int			slot = subscription - pgpubsub_control->subscriptions;
+	uint32		hash = hash_combine(murmurhash32((uint32) slot),
+									murmurhash32((uint32) channel));
+
+	return &database->binding_buckets[hash & (registry_num_buckets() - 1)];
+}
+
+/* Put the binding into its bucket, or take it out. */
+static void
+hash_binding(Database *database, Binding *binding)
+{
+	int		   *bucket = binding_bucket(binding->subscription,
+										binding->channel);
+
+	binding->hash_next = *bucket;
+	*bucket = binding - database->bindings;
+}
+
+static void
+unhash_binding(Database *database, Binding *binding)
+{
+	int		   *link = binding_bucket(binding->subscription, binding->channel);
+
+	while (&database->bindings[*link] != binding)
+		link = &database->bindings[*link].hash_next;
+	*link = binding->hash_next;
+}
+
 /*
  * The subscription's binding to the channel, or NULL.  The lock of its
  * database must be held.
@@ -514,15 +691,18 @@ registry_gap_epoch(Database *database, Subscription *subscription)
 Binding *
 registry_find_binding(Subscription *subscription, int channel)
 {
-	dlist_iter	iter;
+	Database   *database = &pgpubsub_control->databases[subscription->database];
+	int			next = *binding_bucket(subscription, channel);
 
-	dlist_foreach(iter, &subscription->bindings)
+	while (next >= 0)
 	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
+		Binding    *binding = &database->bindings[next];
 
-		if (binding->channel == channel)
+		if (binding->subscription == subscription &&
+			binding->channel == channel)
 			return binding;
+		passed_over++;
+		next = binding->hash_next;
 	}
 	return NULL;
 }
@@ -548,19 +728,52 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	binding->channel = channel;
 	binding->flags = flags;
 	pg_atomic_write_u64(&binding->number, BINDING_UNPLACED);
-	binding->pos = RING_NONE;
+	pg_atomic_write_u64(&binding->pos, RING_NONE);
 	binding->looked_first = binding->looked_number = binding->looked_seq = 0;
 	binding->waiting = false;
 	dlist_push_tail(&slot->bindings, &binding->channel_node);
 	dlist_push_tail(&subscription->bindings, &binding->subscription_node);
+	hash_binding(database, binding);
 	subscription->bindings_version++;
-	pg_atomic_fetch_add_u32(&slot->nbindings, 1);
+	if (pg_atomic_fetch_add_u32(&slot->nbindings, 1) == 0)
+		move_channel(slot, slot->is_pattern ? &database->bound_patterns :
+					 &database->bound_channels);
 	if (slot->is_pattern)
+	{
+		dlist_push_tail(&subscription->patterns, &binding->pattern_node);
 		pg_atomic_fetch_add_u32(&database->npatterns, 1);
+	}
 
 	/* who waits is in no list of this channel's waiters yet */
 	registry_wake_waiting(database, subscription);
 	return binding;
+}
+
+/*
+ * Write the binding's position: the number of the last event consumed and, to
+ * find the next one at once, the place of that event or of one before, or
+ * RING_NONE.  The caller is the subscription's reader, or holds the lock of
+ * its database, exclusive.
+ */
+void
+registry_set_position(Binding *binding, uint64 number, RingPos pos)
+{
+	pg_atomic_write_u64(&binding->number, number);
+	pg_write_barrier();
+	pg_atomic_write_u64(&binding->pos, pos);
+}
+
+/*
+ * Read the binding's position: the number, BINDING_UNPLACED if there is none
+ * yet, and in *pos a place that is not behind it, though the reader may commit
+ * meanwhile.  The caller is the reader, or holds the lock of its database.
+ */
+uint64
+registry_position(Binding *binding, RingPos *pos)
+{
+	*pos = pg_atomic_read_u64(&binding->pos);
+	pg_read_barrier();
+	return pg_atomic_read_u64(&binding->number);
 }
 
 /*
@@ -574,22 +787,35 @@ registry_unbind(Database *database, Binding *binding)
 	Channel    *channel = &database->channels[binding->channel];
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
-	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
+
+	/* it cannot begin to wait now, only end */
 	if (binding->waiting)
 	{
-		dlist_delete(&binding->wait_node);
-		binding->waiting = false;
-		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
+		LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
+		if (binding->waiting)
+		{
+			dlist_delete(&binding->wait_node);
+			binding->waiting = false;
+			pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
+		}
+		LWLockRelease(database->wait_lock);
 	}
-	LWLockRelease(database->wait_lock);
 
 	dlist_delete(&binding->channel_node);
 	dlist_delete(&binding->subscription_node);
+	unhash_binding(database, binding);
 	binding->subscription->bindings_version++;
-	binding->subscription = NULL;
-	pg_atomic_fetch_sub_u32(&channel->nbindings, 1);
 	if (channel->is_pattern)
+	{
+		dlist_delete(&binding->pattern_node);
 		pg_atomic_fetch_sub_u32(&database->npatterns, 1);
+	}
+	binding->subscription = NULL;
+	if (pg_atomic_fetch_sub_u32(&channel->nbindings, 1) == 1)
+	{
+		move_channel(channel, &database->unbound_channels);
+		registry_channel_released(channel);
+	}
 	dlist_push_head(&database->free_bindings, &binding->channel_node);
 }
 
@@ -600,14 +826,12 @@ subscription_matches(Database *database, Subscription *subscription,
 {
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &subscription->bindings)
+	dlist_foreach(iter, &subscription->patterns)
 	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-		Channel    *channel = &database->channels[binding->channel];
+		Binding    *binding = dlist_container(Binding, pattern_node, iter.cur);
 
-		if (channel->is_pattern &&
-			registry_pattern_matches(channel->name, name))
+		if (registry_pattern_matches(database->channels[binding->channel].name,
+									 name))
 			return true;
 	}
 	return false;

@@ -40,11 +40,18 @@ typedef enum RelayState
  */
 typedef struct Channel
 {
+	/* constant */
+	struct Database *database;
+
 	/* database->lock; exclusive to change */
+	dlist_node	node;			/* in one of the database's lists of channels */
 	bool		in_use;
 	bool		is_pattern;
 	char		name[NAMEDATALEN];
 	dlist_head	bindings;
+	uint64		base_number;	/* of the slot's last event before this
+								 * channel */
+	RingPos		base_pos;		/* that event's place, or RING_NONE */
 	uint64		published_base; /* newest number at stats_reset */
 	uint64		published_bytes_base;
 
@@ -79,6 +86,8 @@ struct Subscription;
 #define BINDING_BY_PATTERN	0x02	/* matched by one of its patterns */
 #define BINDING_ADDED		0x04	/* by a transaction that is still open */
 #define BINDING_DROPPED		0x08	/* by a transaction that is still open */
+#define BINDING_MARKED		0x10	/* while the lock is held, see
+									 * undo_change() */
 
 /* The number of a binding that has no position yet. */
 #define BINDING_UNPLACED	PG_UINT64_MAX
@@ -92,12 +101,18 @@ typedef struct Binding
 	uint32		flags;
 	dlist_node	channel_node;
 	dlist_node	subscription_node;
+	dlist_node	pattern_node;	/* if its channel is a pattern */
+	int			hash_next;		/* index of the next one in its bucket, or -1 */
 
 	/* written at commit by the subscription's reader */
 	pg_atomic_uint64 number;	/* of the last event consumed */
 
-	/* the subscription's reader alone */
-	RingPos		pos;			/* of that event or one before, or RING_NONE */
+	/*
+	 * Written by the reader at commit, after number; read before it by
+	 * others, who under the lock may put a later one in its place.  Whether
+	 * the record is still there says the ring.
+	 */
+	pg_atomic_uint64 pos;		/* of that event or one before, or RING_NONE */
 
 	/*
 	 * The reader alone: what the last look showed.  Losses up to looked_first
@@ -138,8 +153,11 @@ typedef struct Subscription
 	uint32		generation;		/* grows when the slot is freed */
 	uint32		bindings_version;	/* grows when a binding is added */
 	bool		evicted;		/* holds nothing until it is polled */
+	bool		foreign;		/* nor that: made in another database */
+	bool		adopted;		/* it was; the table is to say so */
 	bool		holding;		/* the full queue waits for it */
 	dlist_head	bindings;		/* Binding.subscription_node */
+	dlist_head	patterns;		/* Binding.pattern_node, those to patterns */
 	dlist_node	node;			/* in database->subscriptions or free list */
 	TimestampTz created_at;
 
@@ -212,6 +230,7 @@ typedef struct Database
 	Staging    *staging;
 	Channel    *channels;		/* pgpubsub_max_channels */
 	Binding    *bindings;		/* registry_max_bindings() */
+	int		   *binding_buckets;	/* a hash of the bindings; under lock */
 
 	/* control lock; exclusive to change */
 	Oid			oid;			/* InvalidOid: free */
@@ -236,6 +255,11 @@ typedef struct Database
 	/* lock; exclusive to change */
 	dlist_head	subscriptions;
 	dlist_head	free_bindings;	/* Binding.channel_node */
+	dlist_head	free_channels;	/* Channel.node; each is in one of the four */
+	dlist_head	unbound_channels;	/* in use, no binding; longest so first */
+	dlist_head	bound_channels;
+	dlist_head	bound_patterns;
+	uint64		searched;		/* released, when none was found last */
 	uint64		commits;		/* subscribes and unsubscribes committed */
 	TimestampTz stats_reset;
 	uint64		published_base; /* events queued at stats_reset */
@@ -244,8 +268,10 @@ typedef struct Database
 	/* changed under lock, exclusive; read without */
 	pg_atomic_uint32 version;	/* grows with every channel made or freed */
 	pg_atomic_uint32 npatterns; /* patterns that some subscription names */
+	pg_atomic_uint32 channels_full; /* no slot could be reused last */
 
 	/* any process, atomically */
+	pg_atomic_uint64 released;	/* slots that may be reused since, if full */
 	pg_atomic_uint64 requested; /* requests to the relay ... */
 	pg_atomic_uint64 handled;	/* ... and how many it has done */
 	ConditionVariable handled_cv;
@@ -328,9 +354,17 @@ extern int	registry_find_channel(Database *database, const char *name,
 								  bool is_pattern);
 extern int	registry_make_channel(Database *database, const char *name,
 								  bool is_pattern);
+extern bool registry_channels_full(Database *database);
 extern bool registry_is_pattern(const char *name);
 extern bool registry_pattern_matches(const char *pattern, const char *name);
 extern bool registry_gap_for_matching(Database *database, const char *name);
+
+/* channels; no lock needed */
+extern void registry_leave_channel(Channel *channel);
+extern void registry_channel_released(Channel *channel);
+
+/* for the tests */
+extern uint64 registry_passed_over(void);
 
 /* subscriptions; database->lock held, exclusive to change */
 extern Subscription *registry_find_subscription(Database *database,
@@ -352,6 +386,8 @@ extern Binding *registry_find_binding(Subscription *subscription,
 extern Binding *registry_bind(Database *database, Subscription *subscription,
 							  int channel, uint32 flags);
 extern void registry_unbind(Database *database, Binding *binding);
+extern void registry_set_position(Binding *binding, uint64 number, RingPos pos);
+extern uint64 registry_position(Binding *binding, RingPos *pos);
 extern void registry_prune(Database *database, Subscription *subscription);
 
 #endif							/* PGPUBSUB_REGISTRY_H */

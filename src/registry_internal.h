@@ -42,6 +42,9 @@ extern HTAB **registry_channel_hashes;
 /* Names of subscriptions; guarded by the subscription lock. */
 extern HTAB *registry_subscription_hash;
 
+/* Buckets of each database's hash of bindings; a power of two. */
+extern int	registry_num_buckets(void);
+
 extern void registry_forget_channels(Database *database);
 
 #endif							/* PGPUBSUB_REGISTRY_INTERNAL_H */

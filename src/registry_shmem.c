@@ -16,6 +16,7 @@
 #include "registry_internal.h"
 
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "storage/shmem.h"
 #include "utils/memutils.h"
 
@@ -30,6 +31,15 @@ int
 registry_max_bindings(void)
 {
 	return 8 * pgpubsub_max_subscriptions + pgpubsub_max_channels;
+}
+
+/*
+ * Buckets of each database's hash of bindings.
+ */
+int
+registry_num_buckets(void)
+{
+	return (int) pg_nextpower2_32((uint32) registry_max_bindings());
 }
 
 /*
@@ -52,8 +62,10 @@ database_size(void)
 					MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024)));
 	size = add_size(MAXALIGN(size), MAXALIGN(mul_size(pgpubsub_max_channels,
 													  sizeof(Channel))));
-	return add_size(size, MAXALIGN(mul_size(registry_max_bindings(),
+	size = add_size(size, MAXALIGN(mul_size(registry_max_bindings(),
 											sizeof(Binding))));
+	return add_size(size, MAXALIGN(mul_size(registry_num_buckets(),
+											sizeof(int))));
 }
 
 /* The part of shared memory that is one block, in bytes. */
@@ -87,8 +99,10 @@ registry_shmem_size(void)
 
 /* Lay out one channel's slot. */
 static void
-init_channel(Channel *channel)
+init_channel(Database *database, Channel *channel)
 {
+	channel->database = database;
+	dlist_push_tail(&database->free_channels, &channel->node);
 	dlist_init(&channel->bindings);
 	dlist_init(&channel->waiters);
 	pg_atomic_init_u32(&channel->generation, 0);
@@ -101,6 +115,21 @@ init_channel(Channel *channel)
 	pg_atomic_init_u64(&channel->delivered, 0);
 	pg_atomic_init_u64(&channel->truncated, 0);
 	pg_atomic_init_u64(&channel->lost, 0);
+}
+
+/* Lay out the pool of bindings. */
+static void
+init_bindings(Database *database)
+{
+	for (int i = 0; i < registry_max_bindings(); i++)
+	{
+		pg_atomic_init_u64(&database->bindings[i].number, 0);
+		pg_atomic_init_u64(&database->bindings[i].pos, RING_NONE);
+		dlist_push_tail(&database->free_bindings,
+						&database->bindings[i].channel_node);
+	}
+	for (int i = 0; i < registry_num_buckets(); i++)
+		database->binding_buckets[i] = -1;
 }
 
 /* Lay out one database's slot, with its own memory at space. */
@@ -119,19 +148,20 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 									 (Size) pgpubsub_staging_size * 1024);
 	space += MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024));
 	database->channels = (Channel *) space;
+	dlist_init(&database->free_channels);
+	dlist_init(&database->unbound_channels);
+	dlist_init(&database->bound_channels);
+	dlist_init(&database->bound_patterns);
 	for (int i = 0; i < pgpubsub_max_channels; i++)
-		init_channel(&database->channels[i]);
+		init_channel(database, &database->channels[i]);
 	space += MAXALIGN(pgpubsub_max_channels * sizeof(Channel));
 
 	database->bindings = (Binding *) space;
+	space += MAXALIGN(registry_max_bindings() * sizeof(Binding));
+	database->binding_buckets = (int *) space;
 	dlist_init(&database->subscriptions);
 	dlist_init(&database->free_bindings);
-	for (int i = 0; i < registry_max_bindings(); i++)
-	{
-		pg_atomic_init_u64(&database->bindings[i].number, 0);
-		dlist_push_tail(&database->free_bindings,
-						&database->bindings[i].channel_node);
-	}
+	init_bindings(database);
 
 	pg_atomic_init_u32(&database->generation, 0);
 	pg_atomic_init_u32(&database->relay_procno, PG_UINT32_MAX);
@@ -142,6 +172,8 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	ConditionVariableInit(&database->room_cv);
 	pg_atomic_init_u32(&database->version, 0);
 	pg_atomic_init_u32(&database->npatterns, 0);
+	pg_atomic_init_u32(&database->channels_full, 0);
+	pg_atomic_init_u64(&database->released, 0);
 	pg_atomic_init_u64(&database->requested, 0);
 	pg_atomic_init_u64(&database->handled, 0);
 	ConditionVariableInit(&database->handled_cv);
@@ -166,6 +198,7 @@ init_subscription(Subscription *subscription)
 {
 	dlist_init(&subscription->bindings);
 	dlist_init(&subscription->waiters);
+	dlist_init(&subscription->patterns);
 	SpinLockInit(&subscription->mutex);
 	ConditionVariableInit(&subscription->reader_cv);
 	pg_atomic_init_u64(&subscription->seq, 0);

@@ -40,11 +40,18 @@ my_waiter(void)
 	return &pgpubsub_control->waiters[PGPUBSUB_MY_PROCNO];
 }
 
+/* The number of the waiter's process. */
+static int
+waiter_procno(Waiter *waiter)
+{
+	return (int) (waiter - pgpubsub_control->waiters);
+}
+
 /* The latch of the waiter's process. */
 static Latch *
 waiter_latch(Waiter *waiter)
 {
-	return &GetPGProcByNumber(waiter - pgpubsub_control->waiters)->procLatch;
+	return &GetPGProcByNumber(waiter_procno(waiter))->procLatch;
 }
 
 /* At the process's exit: wait no more. */
@@ -164,8 +171,11 @@ registry_list_waiting(Subscription *subscription, int *procnos)
 	int			count = 0;
 
 	dlist_foreach(iter, &subscription->waiters)
-		procnos[count++] = dlist_container(Waiter, node, iter.cur) -
-		pgpubsub_control->waiters;
+	{
+		Waiter	   *waiter = dlist_container(Waiter, node, iter.cur);
+
+		procnos[count++] = waiter_procno(waiter);
+	}
 	return count;
 }
 
@@ -219,9 +229,12 @@ registry_waiting_pid(Database *database, Subscription *subscription)
 	Assert(LWLockHeldByMe(database->lock));
 	LWLockAcquire(database->wait_lock, LW_SHARED);
 	if (!dlist_is_empty(&subscription->waiters))
-		pid = GetPGProcByNumber(dlist_head_element(Waiter, node,
-												   &subscription->waiters) -
-								pgpubsub_control->waiters)->pid;
+	{
+		Waiter	   *waiter = dlist_head_element(Waiter, node,
+												&subscription->waiters);
+
+		pid = GetPGProcByNumber(waiter_procno(waiter))->pid;
+	}
 	LWLockRelease(database->wait_lock);
 	return pid;
 }

@@ -331,13 +331,13 @@ reload_table(void)
 
 	if (!drop_doomed() && reload == reloaded &&
 		pg_atomic_read_u32(&my_slot->loaded) != 0)
-		return true;
+		return relay_table_adopt(my_slot);
 	if (!relay_table_load(my_slot))
 		return false;
 	reloaded = reload;
 	pg_atomic_write_u32(&my_slot->loaded, 1);
 	(void) drop_doomed();
-	return true;
+	return relay_table_adopt(my_slot);
 }
 
 /*
@@ -409,6 +409,7 @@ forget_received(int slot)
 		pg_atomic_write_u64(&binding->number, newest);
 		ring_lower_hold(my_slot->ring, slot, newest);
 	}
+	registry_channel_released(channel);
 }
 
 /*

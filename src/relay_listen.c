@@ -103,7 +103,7 @@ relay_pin_bound_channel(Database *my_database, const char *name)
 void
 relay_unpin_channel(Database *my_database, int slot)
 {
-	pg_atomic_fetch_sub_u32(&my_database->channels[slot].publishers, 1);
+	registry_leave_channel(&my_database->channels[slot]);
 }
 
 /*

@@ -22,6 +22,10 @@
  * table's owner.  It does not wait for the rows: what somebody has locked is
  * tried again.  What refers to them may keep it for a tenth of a second.
  *
+ * A copy of a database has the original's rows, which say where they were
+ * made.  Their subscriptions are foreign until they are polled here; then the
+ * relay writes that they are this database's.
+ *
  *-------------------------------------------------------------------------
  */
 #include "relay_table.h"
@@ -68,6 +72,7 @@ typedef struct Row
 	int		   *slots;			/* room for the channels' slots */
 	OnFull		on_full;
 	TimestampTz created_at;
+	bool		foreign;		/* made in another database */
 } Row;
 
 typedef struct Rows
@@ -139,6 +144,7 @@ parse_row(HeapTuple tuple, TupleDesc desc, Row *row)
 {
 	bool		isnull;
 	char	   *on_full;
+	Oid			made_in;
 
 	strlcpy(row->name,
 			NameStr(*DatumGetName(SPI_getbinval(tuple, desc, 1, &isnull))),
@@ -153,6 +159,8 @@ parse_row(HeapTuple tuple, TupleDesc desc, Row *row)
 		row->slots = palloc(row->nchannels * sizeof(int));
 	row->created_at =
 		DatumGetTimestampTz(SPI_getbinval(tuple, desc, 5, &isnull));
+	made_in = DatumGetObjectId(SPI_getbinval(tuple, desc, 7, &isnull));
+	row->foreign = !isnull && made_in != MyDatabaseId;
 	return row->channels != NULL && row->name[0] != '\0';
 }
 
@@ -178,16 +186,19 @@ static void
 read_rows(Rows *result, MemoryContext context)
 {
 	MemoryContext old;
+	char	   *sql;
 
 	SPI_connect();
 
 	/* the join sees a DROP ROLE that our caches may not have heard of */
-	subscription_table_read("SELECT s.name, s.owner::pg_catalog.oid, s.channels,"
-							" s.on_full, s.created_at, r.oid IS NULL"
-							" FROM pgpubsub.subscription AS s"
-							" LEFT JOIN pg_catalog.pg_roles AS r"
-							" ON r.oid OPERATOR(pg_catalog.=) s.owner",
-							0, NULL, NULL, true);
+	sql = psprintf("SELECT s.name, s.owner::pg_catalog.oid, s.channels,"
+				   " s.on_full, s.created_at, r.oid IS NULL, %s"
+				   " FROM pgpubsub.subscription AS s"
+				   " LEFT JOIN pg_catalog.pg_roles AS r"
+				   " ON r.oid OPERATOR(pg_catalog.=) s.owner",
+				   subscription_table_knows_origin() ? "s.made_in" :
+				   "NULL::pg_catalog.oid");
+	subscription_table_read(sql, 0, NULL, NULL, true);
 
 	old = MemoryContextSwitchTo(context);
 	result->rows = palloc(Max(SPI_processed, 1) * sizeof(Row));
@@ -240,6 +251,7 @@ create_from_row(Database *database, Row *row)
 	if (subscription == NULL)
 		return BIND_NO_SUBSCRIPTION;
 	subscription->created_at = row->created_at;
+	subscription->foreign = row->foreign;
 
 	/* one that there was no room for has missed what came since */
 	if (row->created_at < no_room_at)
@@ -265,6 +277,12 @@ update_from_row(Database *database, Subscription *subscription, Row *row)
 
 	subscription->owner = row->owner;
 	subscription->on_full = row->on_full;
+
+	/* one that has been at work here is not made to wait for a poll again */
+	if (row->foreign && !subscription->foreign)
+		subscription->adopted = true;
+	else if (!row->foreign)
+		subscription->foreign = subscription->adopted = false;
 	hold_start(database, subscription);
 	if (bindings_same(database, subscription, row->channels, row->nchannels))
 		return BIND_DONE;
@@ -361,12 +379,23 @@ apply_rows(Database *database, Rows *rows, uint64 commits)
 	return true;
 }
 
+/* A change of the table. */
+typedef struct TableChange
+{
+	int			(*make) (const struct TableChange *change); /* what is left */
+	int			orphans;		/* for delete_orphans() */
+	const char *name;			/* for adopt() */
+	const char *activity;
+	const char *failed;			/* the warning if it fails, */
+	const char *then;			/* and its hint */
+} TableChange;
+
 /*
  * Delete the rows whose owner is no more, but for those that somebody has
  * locked.  Returns how many those were.
  */
 static int
-delete_orphans(int expected)
+delete_orphans(const TableChange *change)
 {
 	SPITupleTable *found;
 	uint64		count;
@@ -392,15 +421,16 @@ delete_orphans(int expected)
 						name)));
 	}
 	SPI_finish();
-	return Max(expected - (int) count, 0);
+	return Max(change->orphans - (int) count, 0);
 }
 
 /*
- * The same in a subtransaction: if it fails, as it does where somebody has
- * made the table referenced, a warning says so and the rows stay.
+ * Make the change in a subtransaction: if it fails, as it may where somebody
+ * has made the table referenced, a warning says so and the rows stay as they
+ * are.  Returns how many are left to be tried again.
  */
 static int
-try_delete_orphans(int expected)
+try_change(const TableChange *change)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -409,7 +439,7 @@ try_delete_orphans(int expected)
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		left = delete_orphans(expected);
+		left = change->make(change);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -422,9 +452,9 @@ try_delete_orphans(int expected)
 		RollbackAndReleaseCurrentSubTransaction();
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),
-				 errmsg("could not delete subscriptions whose owner was dropped from table pgpubsub.subscription"),
+				 errmsg_internal("%s", change->failed),
 				 errdetail("%s", error->message),
-				 errhint("They are dropped all the same. Delete their rows.")));
+				 errhint("%s", change->then)));
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -433,17 +463,17 @@ try_delete_orphans(int expected)
 }
 
 /*
- * Remove the rows whose owner is no more, in a transaction of its own.
- * Returns false if some are locked, or the table is.
+ * Make the change in a transaction of its own.  Returns false if some rows are
+ * locked, or the table is.
  */
 static bool
-remove_orphans(int expected)
+change_table(const TableChange *change)
 {
 	Oid			table;
-	int			left = expected;
+	int			left = 1;
 
 	SetCurrentStatementStartTimestamp();
-	pgstat_report_activity(STATE_RUNNING, "removing subscriptions");
+	pgstat_report_activity(STATE_RUNNING, change->activity);
 	StartTransactionCommand();
 	table = subscription_table_find();
 	if (!OidIsValid(table))
@@ -458,7 +488,7 @@ remove_orphans(int expected)
 			/* the relay must not wait for what somebody has locked */
 			SetConfigOption("lock_timeout", "100ms", PGC_SUSET,
 							PGC_S_OVERRIDE);
-			left = try_delete_orphans(expected);
+			left = try_change(change);
 			SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 			PopActiveSnapshot();
 		}
@@ -466,6 +496,92 @@ remove_orphans(int expected)
 	CommitTransactionCommand();
 	pgstat_report_activity(STATE_IDLE, NULL);
 	return left == 0;
+}
+
+/*
+ * Remove the rows whose owner is no more, of which there are so many.  Returns
+ * false if some are locked, or the table is.
+ */
+static bool
+remove_orphans(int orphans)
+{
+	TableChange change = {
+		.make = delete_orphans,
+		.orphans = orphans,
+		.activity = "removing subscriptions",
+		.failed = "could not delete subscriptions whose owner was dropped from table pgpubsub.subscription",
+		.then = "They are dropped all the same. Delete their rows."
+	};
+
+	return change_table(&change);
+}
+
+/* Write that the subscription is this database's. */
+static int
+adopt(const TableChange *change)
+{
+	return subscription_table_adopt(change->name) ? 0 : 1;
+}
+
+/*
+ * The next subscription that was made in another database and polled in this
+ * one, which the table does not say yet; NULL if there is none.
+ */
+static Subscription *
+next_adopted(Database *database, char *name, uint32 *generation)
+{
+	Subscription *found = NULL;
+	dlist_iter	iter;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	dlist_foreach(iter, &database->subscriptions)
+	{
+		Subscription *subscription = dlist_container(Subscription, node,
+													 iter.cur);
+
+		if (!subscription->adopted ||
+			subscription->state != SUBSCRIPTION_ACTIVE)
+			continue;
+		strlcpy(name, subscription->name, NAMEDATALEN);
+		*generation = subscription->generation;
+		found = subscription;
+		break;
+	}
+	LWLockRelease(database->lock);
+	return found;
+}
+
+/*
+ * Write into the table which subscriptions that were made in another database
+ * have been polled in this one: they are its own after a restart, too.  In
+ * transactions of their own.  Returns false if the table or a row is locked:
+ * try again later.
+ */
+bool
+relay_table_adopt(Database *database)
+{
+	char		name[NAMEDATALEN];
+	uint32		generation;
+	Subscription *subscription;
+	TableChange change = {
+		.make = adopt,
+		.name = name,
+		.activity = "adopting subscriptions",
+		.failed = "could not write into table pgpubsub.subscription where a subscription was polled",
+		.then = "After a restart it holds nobody until it is polled again."
+	};
+
+	while ((subscription = next_adopted(database, name, &generation)) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!change_table(&change))
+			return false;
+		LWLockAcquire(database->lock, LW_EXCLUSIVE);
+		if (subscription->generation == generation)
+			subscription->adopted = false;
+		LWLockRelease(database->lock);
+	}
+	return true;
 }
 
 /*

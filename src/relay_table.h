@@ -12,5 +12,6 @@
 #include "registry.h"
 
 extern bool relay_table_load(Database *database);
+extern bool relay_table_adopt(Database *database);
 
 #endif							/* PGPUBSUB_RELAY_TABLE_H */

@@ -90,6 +90,9 @@ struct Ring
 	RingPos		half;
 };
 
+/* Records that this process has passed over to find a reader's next one. */
+static uint64 passed_over = 0;
+
 StaticAssertDecl(sizeof(RecordHeader) % MAXIMUM_ALIGNOF == 0,
 				 "record header must keep the payload aligned");
 
@@ -144,6 +147,20 @@ ring_init(void *space, Size bytes, int nchannels)
 	return ring;
 }
 
+/* Make the channel's chain like new. */
+static void
+reset_chain(RingChain *chain)
+{
+	pg_atomic_write_u64(&chain->first, RING_NONE);
+	pg_atomic_write_u64(&chain->last, RING_NONE);
+	pg_atomic_write_u64(&chain->newest_number, 0);
+	pg_atomic_write_u64(&chain->newest_seq, 0);
+	pg_atomic_write_u64(&chain->bytes, 0);
+	pg_atomic_write_u64(&chain->messages, 0);
+	pg_atomic_write_u64(&chain->last_time, 0);
+	pg_atomic_write_u64(&chain->hold, RING_NO_HOLD);
+}
+
 /*
  * Empty the ring for another database; seqs go on after newest_seq.  The
  * caller has made sure that nobody reads or writes it.
@@ -155,25 +172,7 @@ ring_reset(Ring *ring, uint64 newest_seq)
 	pg_atomic_write_u64(&ring->messages, 0);
 	pg_atomic_write_u64(&ring->newest_seq, newest_seq);
 	for (int i = 0; i < ring->nchannels; i++)
-		ring_reset_channel(ring, i);
-}
-
-/*
- * Make the channel's slot like new.  No record of it may be in the ring.
- */
-void
-ring_reset_channel(Ring *ring, int channel)
-{
-	RingChain  *chain = &ring->chains[channel];
-
-	pg_atomic_write_u64(&chain->first, RING_NONE);
-	pg_atomic_write_u64(&chain->last, RING_NONE);
-	pg_atomic_write_u64(&chain->newest_number, 0);
-	pg_atomic_write_u64(&chain->newest_seq, 0);
-	pg_atomic_write_u64(&chain->bytes, 0);
-	pg_atomic_write_u64(&chain->messages, 0);
-	pg_atomic_write_u64(&chain->last_time, 0);
-	pg_atomic_write_u64(&chain->hold, RING_NO_HOLD);
+		reset_chain(&ring->chains[i]);
 }
 
 /* Bytes that a record with this payload takes. */
@@ -328,6 +327,7 @@ read_header(Ring *ring, RingPos pos, RingRecord *record)
 
 	record->pos = pos;
 	record->next = pg_atomic_read_u64(&header->next);
+	record->before = RING_NONE;
 	record->channel = header->channel;
 	record->pid = header->pid;
 	record->seq = header->seq;
@@ -354,18 +354,24 @@ ring_payload(Ring *ring, const RingRecord *record, char *dst)
 
 /*
  * Where a reader that is past last_pos starts: the record after it, or the
- * channel's oldest if that record is gone or was never known.
+ * channel's oldest if that record is gone or was never known.  *before is the
+ * position of the record before that, as far as it is known.
  */
 static RingPos
-start_position(Ring *ring, RingChain *chain, RingPos last_pos)
+start_position(Ring *ring, RingChain *chain, RingPos last_pos,
+			   RingPos *before)
 {
+	*before = RING_NONE;
 	if (last_pos != RING_NONE && last_pos >= pg_atomic_read_u64(&ring->tail))
 	{
 		RingPos		next = pg_atomic_read_u64(&RECORD_AT(ring, last_pos)->next);
 
 		pg_read_barrier();
 		if (next != RING_NONE && last_pos >= pg_atomic_read_u64(&ring->tail))
+		{
+			*before = last_pos;
 			return next;
+		}
 	}
 	return pg_atomic_read_u64(&chain->first);
 }
@@ -375,7 +381,8 @@ start_position(Ring *ring, RingChain *chain, RingPos last_pos)
  * last_pos is the position of the record with that number or of one before
  * it, or RING_NONE; it only saves time.  *newest is the channel's newest
  * number if RING_ALL_GONE, at least the record's if RING_FOUND, and number if
- * RING_UP_TO_DATE.
+ * RING_UP_TO_DATE.  If RING_FOUND, record->before is a better last_pos for the
+ * same number, or RING_NONE.
  */
 RingNext
 ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
@@ -386,6 +393,7 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 	for (;;)
 	{
 		RingPos		pos;
+		RingPos		before;
 
 		*newest = pg_atomic_read_u64(&chain->newest_number);
 		if (*newest <= number)
@@ -395,7 +403,7 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 		}
 		pg_read_barrier();
 
-		pos = start_position(ring, chain, last_pos);
+		pos = start_position(ring, chain, last_pos, &before);
 		last_pos = RING_NONE;
 		while (pos != RING_NONE && read_header(ring, pos, record))
 		{
@@ -403,9 +411,12 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 			{
 				/* it may have come after we looked */
 				*newest = Max(*newest, record->number);
+				record->before = before;
 				return RING_FOUND;
 			}
+			before = pos;
 			pos = record->next;
+			passed_over++;
 		}
 
 		/*
@@ -438,6 +449,16 @@ ring_newest_position(Ring *ring, int channel, uint64 number)
 		record.number > number)
 		return RING_NONE;
 	return pos;
+}
+
+/*
+ * How many records ring_next() has passed over in this process: 0 where each
+ * reader's last_pos is the record that it has read last.
+ */
+uint64
+ring_passed_over(void)
+{
+	return passed_over;
 }
 
 /* The number of the channel's newest record; 0 if it never had one. */

@@ -28,6 +28,7 @@ typedef struct RingRecord
 {
 	RingPos		pos;
 	RingPos		next;			/* channel's next record, or RING_NONE */
+	RingPos		before;			/* ring_next: one passed over, or RING_NONE */
 	int			channel;
 	int			pid;			/* the publisher's backend */
 	uint64		seq;			/* in the database */
@@ -72,6 +73,7 @@ extern RingNext ring_next(Ring *ring, int channel, uint64 number,
 extern bool ring_payload(Ring *ring, const RingRecord *record, char *dst);
 extern RingPos ring_newest_position(Ring *ring, int channel, uint64 number);
 extern uint64 ring_newest_number(Ring *ring, int channel);
+extern uint64 ring_passed_over(void);
 extern uint64 ring_newest_seq(Ring *ring);
 extern void ring_channel_state(Ring *ring, int channel,
 							   RingChannelState *state);
@@ -83,7 +85,6 @@ extern void ring_lower_hold(Ring *ring, int channel, uint64 number);
 
 /* the relay, or whoever has made sure that there is none */
 extern void ring_reset(Ring *ring, uint64 newest_seq);
-extern void ring_reset_channel(Ring *ring, int channel);
 extern int	ring_make_room(Ring *ring, Size payload_len, uint64 *number);
 extern bool ring_next_half(Ring *ring, RingRecord *record);
 extern uint64 ring_append(Ring *ring, int channel, int pid, TimestampTz time,

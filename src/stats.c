@@ -7,6 +7,8 @@
  * and subscriptions stay; the numbers go on moving meanwhile.  What is
  * pending and what was lost is computed from numbers read in an order that
  * makes neither negative.  Catalogs are not looked at while a lock is held.
+ * It is held for one channel or subscription at a time, and what that takes
+ * does not depend on how many events there are.
  *
  * A function of version 1.0's script knows fewer columns than its row has here:
  * the ones that were added since, at the end.  They are left off.
@@ -26,7 +28,9 @@
 #include "hold.h"
 #include "miscadmin.h"
 #include "reader.h"
+#include "mb/pg_wchar.h"
 #include "registry.h"
+#include "shown_name.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -211,6 +215,22 @@ pgpubsub_queue_stats(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/*
+ * Say, for the tests, what this session has passed over: events to find the
+ * first one pending, which is to be none, and bindings and channels to find
+ * others, which is to be few, however many there are.
+ */
+static void
+report_passed_over(void)
+{
+	ereport(DEBUG1,
+			(errmsg_internal("pgpubsub has passed over %llu events in this session",
+							 (unsigned long long) ring_passed_over())));
+	ereport(DEBUG2,
+			(errmsg_internal("pgpubsub has passed over %llu bindings and channels in this session",
+							 (unsigned long long) registry_passed_over())));
+}
+
 /* A channel, as it is shown. */
 typedef struct ChannelView
 {
@@ -223,6 +243,17 @@ typedef struct ChannelView
 	uint64		lost;
 	uint64		truncated;
 } ChannelView;
+
+/* Leave out what the ring has of the channel that had the slot before. */
+static void
+without_predecessor(Channel *channel, RingChannelState *ring)
+{
+	if (ring->newest_number == channel->base_number)
+		memset(ring, 0, sizeof(RingChannelState));
+	else
+		ring->messages = Min(ring->messages,
+							 ring->newest_number - channel->base_number);
+}
 
 /* Copy the channel, if the slot has one.  Takes the lock. */
 static bool
@@ -249,6 +280,7 @@ view_channel(Database *database, int slot, ChannelView *view)
 	ring_channel_state(database->ring, slot, &view->ring);
 	view->published = view->ring.newest_number - channel->published_base;
 	view->published_bytes = view->ring.bytes - channel->published_bytes_base;
+	without_predecessor(channel, &view->ring);
 	view->delivered = pg_atomic_read_u64(&channel->delivered);
 	view->lost = pg_atomic_read_u64(&channel->lost) + backlog.lost;
 	view->truncated = pg_atomic_read_u64(&channel->truncated);
@@ -258,13 +290,13 @@ view_channel(Database *database, int slot, ChannelView *view)
 
 /* The row of stat_channels for the channel. */
 static void
-put_channel(FunctionCallInfo fcinfo, Oid oid, ChannelView *view)
+put_channel(FunctionCallInfo fcinfo, Oid oid, int encoding, ChannelView *view)
 {
 	RowBuilder	row = {.column = 0};
 	bool		any = view->ring.newest_number > 0;
 
 	add_datum(&row, ObjectIdGetDatum(oid));
-	add_datum(&row, CStringGetTextDatum(view->name));
+	add_datum(&row, CStringGetTextDatum(shown_name(view->name, encoding)));
 	add_datum(&row, Int32GetDatum((int32) view->subscriptions));
 	add_int64(&row, view->ring.messages);
 	add_datum_if(&row, any, Int64GetDatum((int64) view->ring.newest_seq));
@@ -291,19 +323,22 @@ pgpubsub_channel_stats(PG_FUNCTION_ARGS)
 	{
 		Database   *database = &pgpubsub_control->databases[i];
 		DatabaseView view;
+		int			encoding;
 
 		view_database(database, &view);
 		if (!OidIsValid(view.oid))
 			continue;
+		encoding = shown_name_encoding(view.oid);
 		for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 		{
 			ChannelView channel;
 
 			CHECK_FOR_INTERRUPTS();
 			if (view_channel(database, slot, &channel))
-				put_channel(fcinfo, view.oid, &channel);
+				put_channel(fcinfo, view.oid, encoding, &channel);
 		}
 	}
+	report_passed_over();
 	return (Datum) 0;
 }
 
@@ -395,7 +430,8 @@ view_subscription(Database *database, Subscription *subscription,
 		view->owner = subscription->owner;
 		view->on_full = subscription->on_full;
 		view->created_at = subscription->created_at;
-		view->evicted = subscription->evicted;
+		view->evicted = subscription->evicted ||
+			(subscription->foreign && subscription->on_full != ON_FULL_DROP);
 		view->holding = subscription->holding;
 		view_counters(subscription, view);
 		if (view->reader_pid == 0)
@@ -441,19 +477,27 @@ on_full_name(OnFull on_full)
 
 /* The row of stat_subscriptions for the subscription. */
 static void
-put_subscription(FunctionCallInfo fcinfo, Oid oid, SubscriptionView *view)
+put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
+				 SubscriptionView *view)
 {
+	const char *name = shown_name(view->name, encoding);
+	NameData	short_name;
 	RowBuilder	row = {.column = 0};
 	Datum	   *names = palloc(view->nchannels * sizeof(Datum));
 	ArrayType  *channels;
 
 	for (int i = 0; i < view->nchannels; i++)
-		names[i] = CStringGetTextDatum(NameStr(view->channels[i]));
+		names[i] = CStringGetTextDatum(shown_name(NameStr(view->channels[i]),
+												  encoding));
 	channels = construct_array(names, view->nchannels, TEXTOID, -1, false,
 							   TYPALIGN_INT);
 
 	add_datum(&row, ObjectIdGetDatum(oid));
-	add_datum(&row, CStringGetDatum(view->name));
+	/* in another encoding it may be longer than a name can be */
+	memset(&short_name, 0, sizeof(short_name));
+	memcpy(NameStr(short_name), name,
+		   pg_mbcliplen(name, (int) strlen(name), NAMEDATALEN - 1));
+	add_datum(&row, NameGetDatum(&short_name));
 	add_datum(&row, ObjectIdGetDatum(view->owner));
 	add_datum(&row, PointerGetDatum(channels));
 	add_datum(&row, CStringGetTextDatum(on_full_name(view->on_full)));
@@ -484,6 +528,7 @@ put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 												  "pgpubsub statistics",
 												  ALLOCSET_DEFAULT_SIZES);
 	SubscriptionView view = {.max_channels = 16};
+	int			encoding = shown_name_encoding(oid);
 
 	view.channels = palloc(view.max_channels * sizeof(NameData));
 	for (int i = 0; i < pgpubsub_max_subscriptions; i++)
@@ -506,7 +551,7 @@ put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 		}
 		old = MemoryContextSwitchTo(context);
 		if (see_all || has_privs_of_role(GetUserId(), view.owner))
-			put_subscription(fcinfo, oid, &view);
+			put_subscription(fcinfo, oid, encoding, &view);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 	}
@@ -535,16 +580,30 @@ pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
 		if (OidIsValid(view.oid))
 			put_subscriptions(fcinfo, database, view.oid, see_all);
 	}
+	report_passed_over();
 	return (Datum) 0;
 }
 
-/* Zero the subscription's counters.  The lock must be held, exclusive. */
+/*
+ * Zero the subscription's counters, if the slot has one of this database.
+ * Takes the lock.
+ */
 static void
 reset_subscription(Database *database, Subscription *subscription)
 {
 	dlist_iter	iter;
 	Backlog		backlog = {0};
 
+	if (subscription->state == SUBSCRIPTION_FREE ||
+		subscription->database != database->index)
+		return;
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	if (subscription->state == SUBSCRIPTION_FREE ||
+		subscription->database != database->index)
+	{
+		LWLockRelease(database->lock);
+		return;
+	}
 	dlist_foreach(iter, &subscription->bindings)
 	{
 		hold_add_backlog(database,
@@ -558,9 +617,10 @@ reset_subscription(Database *database, Subscription *subscription)
 
 	/* those not reported yet will be counted when they are */
 	pg_atomic_write_u64(&subscription->lost, -backlog.lost);
+	LWLockRelease(database->lock);
 }
 
-/* Zero the channel's counters.  The lock must be held, exclusive. */
+/* Zero the channel's counters, if the slot has one.  Takes the lock. */
 static void
 reset_channel(Database *database, int slot)
 {
@@ -569,6 +629,12 @@ reset_channel(Database *database, int slot)
 	Backlog		backlog = {0};
 	dlist_iter	iter;
 
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	if (!channel->in_use)
+	{
+		LWLockRelease(database->lock);
+		return;
+	}
 	dlist_foreach(iter, &channel->bindings)
 	{
 		hold_add_backlog(database,
@@ -581,6 +647,7 @@ reset_channel(Database *database, int slot)
 	pg_atomic_write_u64(&channel->delivered, 0);
 	pg_atomic_write_u64(&channel->truncated, 0);
 	pg_atomic_write_u64(&channel->lost, -backlog.lost);
+	LWLockRelease(database->lock);
 }
 
 /*
@@ -590,17 +657,16 @@ Datum
 pgpubsub_stat_reset(PG_FUNCTION_ARGS)
 {
 	Database   *database = reader_database("pgpubsub.stat_reset");
-	dlist_iter	iter;
 
-	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	dlist_foreach(iter, &database->subscriptions)
-		reset_subscription(database,
-						   dlist_container(Subscription, node, iter.cur));
+	for (int i = 0; i < pgpubsub_max_subscriptions; i++)
+		reset_subscription(database, &pgpubsub_control->subscriptions[i]);
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 	{
 		if (database->channels[slot].in_use)
 			reset_channel(database, slot);
 	}
+	report_passed_over();
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	database->published_base = pg_atomic_read_u64(&database->published);
 	database->published_bytes_base =
 		pg_atomic_read_u64(&database->published_bytes);

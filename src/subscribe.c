@@ -27,11 +27,13 @@
  */
 #include "subscribe.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "bindings.h"
 #include "catalog/pg_database.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "hold.h"
 #include "miscadmin.h"
@@ -125,6 +127,7 @@ PG_FUNCTION_INFO_V1(pgpubsub_subscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_changed);
+PG_FUNCTION_INFO_V1(pgpubsub_subscription_inserted);
 
 /*
  * Actions
@@ -226,23 +229,20 @@ undo_change(Action *action)
 {
 	dlist_mutable_iter iter;
 
+	/* they are there: while the change is open nobody removes any */
+	for (int i = 0; i < action->nsaved; i++)
+		action->saved[i].binding->flags =
+			action->saved[i].flags | BINDING_MARKED;
 	dlist_foreach_modify(iter, &action->subscription->bindings)
 	{
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
-		bool		found = false;
 
-		for (int i = 0; i < action->nsaved && !found; i++)
-		{
-			if (action->saved[i].binding == binding)
-			{
-				binding->flags = action->saved[i].flags;
-				found = true;
-			}
-		}
-		if (!found && (binding->flags & BINDING_ADDED))
+		if (binding->flags & BINDING_MARKED)
+			binding->flags &= ~BINDING_MARKED;
+		else if (binding->flags & BINDING_ADDED)
 			registry_unbind(action->database, binding);
-		else if (!found)
+		else
 			binding->flags &= ~BINDING_DROPPED; /* a pattern's, made meanwhile */
 	}
 	registry_prune(action->database, action->subscription);
@@ -538,9 +538,9 @@ static uint64
 start_number(Database *database, Request *request, int channel, RingPos *pos)
 {
 	Ring	   *ring = database->ring;
-	uint64		number = 0;
+	uint64		number = database->channels[channel].base_number;
 
-	*pos = RING_NONE;
+	*pos = database->channels[channel].base_pos;
 	if (request->start == START_NOW)
 	{
 		number = pg_atomic_read_u64(&database->channels[channel].received);
@@ -552,6 +552,7 @@ start_number(Database *database, Request *request, int channel, RingPos *pos)
 		RingRecord	record;
 		uint64		newest;
 
+		CHECK_FOR_INTERRUPTS();
 		if (ring_next(ring, channel, number, *pos, &record,
 					  &newest) != RING_FOUND)
 			return newest;
@@ -574,26 +575,51 @@ start_seq_gone(Database *database, uint64 seq)
 				  state.newest_seq + 1);
 }
 
+/* A binding that has no position yet, and the one that it is to have. */
+typedef struct Placement
+{
+	Binding    *binding;
+	int			channel;
+	uint64		number;
+	RingPos		pos;
+} Placement;
+
+/*
+ * Take the lock, shared, of the claim's database.  Raises 55000 if its slot
+ * was given up in the meantime.
+ */
+static void
+lock_claimed(Claim *claim)
+{
+	LWLockAcquire(claim->database->lock, LW_SHARED);
+	if (reader_claim_valid(claim))
+		return;
+	LWLockRelease(claim->database->lock);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the relay of this database was given up meanwhile"),
+			 errdetail("The extension was dropped, or the setting pgpubsub.databases was changed."),
+			 errhint("Try again.")));
+}
+
 /*
  * Give the bindings that have none a position, now that the relay listens.
  * created: a relay that has just started is no gap for a new subscription.
  * Raises 55000 if the database's slot was given up in the meantime.
+ *
+ * From a seq on, a position may be far to look for; the lock is not held
+ * meanwhile.  Only the reader removes bindings, so they stay.
  */
 static void
 place_bindings(Claim *claim, Request *request, bool created)
 {
 	Database   *database = claim->database;
 	Subscription *subscription = claim->subscription;
+	Placement  *places = palloc(pgpubsub_max_channels * sizeof(Placement));
+	int			count = 0;
 	dlist_iter	iter;
-	bool		placed = false;
 
-	LWLockAcquire(database->lock, LW_SHARED);
-	if (!reader_claim_valid(claim))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the relay of this database was given up meanwhile"),
-				 errdetail("The extension was dropped, or the setting pgpubsub.databases was changed."),
-				 errhint("Try again.")));
+	lock_claimed(claim);
 	if (created)
 	{
 		claim->position.gap_seen = registry_gap_epoch(database, subscription);
@@ -603,17 +629,25 @@ place_bindings(Claim *claim, Request *request, bool created)
 	{
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
-		uint64		number;
 
 		if (pg_atomic_read_u64(&binding->number) != BINDING_UNPLACED)
 			continue;
-		number = start_number(database, request, binding->channel,
-							  &binding->pos);
-		pg_atomic_write_u64(&binding->number, number);
-		placed = true;
+		places[count].binding = binding;
+		places[count++].channel = binding->channel;
 	}
 	LWLockRelease(database->lock);
-	if (placed && request->start == START_SEQ &&
+
+	for (int i = 0; i < count; i++)
+		places[i].number = start_number(database, request, places[i].channel,
+										&places[i].pos);
+
+	lock_claimed(claim);
+	for (int i = 0; i < count; i++)
+		registry_set_position(places[i].binding, places[i].number,
+							  places[i].pos);
+	LWLockRelease(database->lock);
+	pfree(places);
+	if (count > 0 && request->start == START_SEQ &&
 		start_seq_gone(database, request->start_seq))
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 }
@@ -659,6 +693,43 @@ pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
 	if (!subscription_table_writing())
 		subscribe_table_written();
 	return PointerGetDatum(NULL);
+}
+
+/*
+ * pgpubsub.subscription_inserted() RETURNS trigger: who writes a row by hand
+ * makes the subscription here; a row that says where it was made comes from
+ * pg_restore, and so from elsewhere, be its database's oid the same by chance.
+ */
+Datum
+pgpubsub_subscription_inserted(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	HeapTuple	tuple;
+	TupleDesc	desc;
+	int			column;
+	Datum		made_in;
+	bool		isnull;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(data->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
+		RelationGetRelid(data->tg_relation) != subscription_table_oid())
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("pgpubsub.subscription_inserted() was not called as the trigger of its table"),
+				 errhint("It is a trigger of table pgpubsub.subscription.")));
+	tuple = data->tg_trigtuple;
+	desc = RelationGetDescr(data->tg_relation);
+	column = SPI_fnumber(desc, "made_in");
+	if (subscription_table_writing() || column <= 0)
+		return PointerGetDatum(tuple);
+
+	(void) heap_getattr(tuple, column, desc, &isnull);
+	made_in = ObjectIdGetDatum(isnull ? MyDatabaseId : InvalidOid);
+	isnull = false;
+	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 1, &column,
+													 &made_in, &isnull));
 }
 
 /*

@@ -290,6 +290,16 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 }
 
 /*
+ * Does the table say where subscriptions were made?  Version 1.0's does not.
+ * The table is locked.
+ */
+bool
+subscription_table_knows_origin(void)
+{
+	return get_attnum(subscription_table_oid(), "made_in") != InvalidAttrNumber;
+}
+
+/*
  * Write the new subscription of the current user into the table.  Raises
  * 42704 if that role was dropped meanwhile; until this transaction ends it
  * cannot be.
@@ -299,18 +309,24 @@ subscription_table_insert(const char *name, ArrayType *channels,
 						  const char *on_full, TimestampTz created_at)
 {
 	Oid			types[] = {NAMEOID, REGROLEOID, TEXTARRAYOID, TEXTOID,
-	TIMESTAMPTZOID};
+	TIMESTAMPTZOID, OIDOID};
 	Datum		values[] = {CStringGetDatum(name),
 		ObjectIdGetDatum(GetUserId()),
 		PointerGetDatum(channels),
 		CStringGetTextDatum(on_full),
-	TimestampTzGetDatum(created_at)};
+		TimestampTzGetDatum(created_at),
+	ObjectIdGetDatum(MyDatabaseId)};
+	bool		origin = subscription_table_knows_origin();
 
 	shdepLockAndCheckObject(AuthIdRelationId, GetUserId());
-	write_table("INSERT INTO pgpubsub.subscription"
+	write_table(origin ?
+				"INSERT INTO pgpubsub.subscription"
+				" (name, owner, channels, on_full, created_at, made_in)"
+				" VALUES ($1, $2, $3, $4, $5, $6)" :
+				"INSERT INTO pgpubsub.subscription"
 				" (name, owner, channels, on_full, created_at)"
 				" VALUES ($1, $2, $3, $4, $5)",
-				lengthof(types), types, values, SPI_OK_INSERT, false);
+				origin ? 6 : 5, types, values, SPI_OK_INSERT, false);
 }
 
 /*
@@ -376,6 +392,36 @@ subscription_table_update(const char *name, ArrayType *channels,
 					lengthof(types), types, values, SPI_OK_UPDATE,
 					false) == 0)
 		row_missing(name);
+}
+
+/*
+ * Write that the subscription, which was made in another database, is this
+ * one's.  Returns false if somebody has its row locked; it is not waited for.
+ * The caller has locked the table.
+ */
+bool
+subscription_table_adopt(const char *name)
+{
+	Oid			types[] = {NAMEOID, OIDOID};
+	Datum		values[] = {CStringGetDatum(name),
+	ObjectIdGetDatum(MyDatabaseId)};
+	bool		found;
+
+	if (!subscription_table_knows_origin())
+		return true;
+	SPI_connect();
+	subscription_table_read("SELECT FROM pgpubsub.subscription"
+							" WHERE name OPERATOR(pg_catalog.=) $1"
+							" FOR NO KEY UPDATE SKIP LOCKED",
+							1, types, values, false);
+	found = SPI_processed > 0;
+	SPI_finish();
+	if (!found)
+		return !subscription_table_has(name);
+	write_table("UPDATE pgpubsub.subscription SET made_in = $2"
+				" WHERE name OPERATOR(pg_catalog.=) $1",
+				lengthof(types), types, values, SPI_OK_UPDATE, true);
+	return true;
 }
 
 /*

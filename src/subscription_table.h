@@ -30,6 +30,8 @@ extern void subscription_table_put_back(Oid row_type, Datum row);
 extern void subscription_table_update(const char *name, ArrayType *channels,
 									  const char *on_full);
 extern void subscription_table_delete(const char *name, bool at_once);
+extern bool subscription_table_knows_origin(void);
+extern bool subscription_table_adopt(const char *name);
 extern bool subscription_table_delete_unread(const char *name);
 extern bool subscription_table_drop_owned(List *roles);
 extern bool subscription_table_reassign_owned(List *roles, Oid new_owner);

@@ -94,7 +94,9 @@ relation_changed(Datum arg, Oid relid)
 	hash_seq_init(&seq, trigger_states);
 	while ((state = hash_seq_search(&seq)) != NULL)
 		if (relid == InvalidOid || relid == state->key.relation ||
-			(state->valid && list_member_oid(state->ancestors, relid)))
+			(state->valid &&
+			 (list_member_oid(state->ancestors, relid) ||
+			  list_member_oid(state->shape->row_types, relid))))
 			state->valid = false;
 }
 

@@ -59,6 +59,7 @@ SELECT bag_eq(
       ('subscribe(text, text[], text, text, boolean)'),
       ('subscribe_1_0(name, text[], text, text, boolean)'),
       ('subscription_changed()'),
+      ('subscription_inserted()'),
       ('subscription_replicated()'),
       ('subscription_stats()'),
       ('trigger_condition(oid)'),
@@ -151,14 +152,15 @@ SELECT is(pg_temp.columns_of('pgpubsub.attachments'),
     'relation regclass, trigger name, channel text, level text, operations text[], options jsonb, enabled boolean',
     'attachments');
 SELECT is(pg_temp.columns_of('pgpubsub.subscription'),
-    'name name, owner regrole, channels text[], on_full text, created_at timestamp with time zone',
+    'name name, owner regrole, channels text[], on_full text, created_at timestamp with time zone, made_in oid',
     'subscription');
 SELECT col_is_pk('pgpubsub', 'subscription', 'name', 'subscription: primary key');
 SELECT has_trigger('pgpubsub', 'subscription', 'subscription_changed', 'subscription: the relay is told of changes');
 SELECT has_trigger('pgpubsub', 'subscription', t, 'subscription: logical replication leaves it alone')
   FROM unnest('{discard_replicated,keep_from_truncate,keep_after_truncate}'::name[]) AS t;
 SELECT is(tgenabled, 'A', tgname || ' is enabled ALWAYS')
-  FROM pg_trigger WHERE tgrelid = 'pgpubsub.subscription'::regclass AND NOT tgisinternal AND tgname <> 'subscription_changed';
+  FROM pg_trigger WHERE tgrelid = 'pgpubsub.subscription'::regclass AND NOT tgisinternal AND tgname NOT IN ('subscription_changed', 'subscription_inserted');
+SELECT has_trigger('pgpubsub', 'subscription', 'subscription_inserted', 'subscription: rows say where they were made');
 SELECT col_not_null('pgpubsub', 'subscription', c, 'subscription: ' || c)
   FROM unnest('{owner,channels,on_full,created_at}'::name[]) AS c;
 
@@ -209,7 +211,7 @@ INSERT INTO granted VALUES
     ('subscription_stats', true, true), ('trigger_options', true, true),
     ('trigger_condition', true, true),
     -- only the triggers of the table call them
-    ('subscription_changed', false, false),
+    ('subscription_changed', false, false), ('subscription_inserted', false, false),
     ('subscription_replicated', false, false);
 SELECT is(has_function_privilege('pgpubsub_test_nobody', p.oid, 'EXECUTE'), g.everybody, p.proname || ': EXECUTE for everybody')
   FROM pg_proc AS p JOIN member ON objid = p.oid AND classid = 'pg_proc'::regclass LEFT JOIN granted AS g ON g.function = p.proname;

@@ -79,6 +79,15 @@ INSERT INTO spied (r) VALUES (ROW('look', '2026-11-21 03:12Z'));
 INSERT INTO spied (a) VALUES ('{look}');
 INSERT INTO spied (d) VALUES (ARRAY['{look}'::spy_array]);
 INSERT INTO spied (s) VALUES ('nested');
+-- a row type that gets such a value later
+CREATE TYPE inner_row AS (t timestamptz);
+CREATE TYPE outer_row AS (n int, rows inner_row[]);
+CREATE DOMAIN outer_rows AS outer_row[];
+CREATE TABLE rows (o outer_rows);
+SELECT pgpubsub.attach('rows');
+INSERT INTO rows VALUES (ARRAY[ROW(1, ARRAY[ROW('2026-11-21 03:12Z')::inner_row])::outer_row]);
+ALTER TYPE inner_row ADD ATTRIBUTE s spy;
+INSERT INTO rows VALUES (ARRAY[ROW(2, ARRAY[ROW('2026-11-21 03:12Z', 'look')::inner_row])::outer_row]);
 :events
 SELECT * FROM settings;
 INSERT INTO spied (s) VALUES ('set');

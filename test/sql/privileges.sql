@@ -120,8 +120,10 @@ SELECT role, pg_temp.attempt(role, $$SELECT count(*) > 0 FROM pgpubsub.queue_sta
 SELECT role, pg_temp.attempt(role, $$SELECT count(*) > 0 FROM pgpubsub.channel_stats()$$) FROM role ORDER BY n;
 SELECT role, pg_temp.attempt(role, $$SELECT string_agg(subscription, ', ') FROM pgpubsub.subscription_stats() WHERE subscription = 'regress_priv'$$) FROM role ORDER BY n;
 
--- the table: pg_monitor and superusers read it, superusers write it
+-- the table: pg_monitor, the database's owner and superusers read it, superusers
+-- write it; the owner inserts, as pg_restore does
 SELECT role, pg_temp.attempt(role, $$SELECT count(*) FROM pgpubsub.subscription$$) FROM role ORDER BY n;
+SELECT role, pg_temp.attempt(role, $$INSERT INTO pgpubsub.subscription VALUES ('regress_new', 'regress_super', '{a}', 'drop') RETURNING name$$) FROM role ORDER BY n;
 SELECT role, pg_temp.attempt(role, $$DELETE FROM pgpubsub.subscription RETURNING name$$) FROM role ORDER BY n;
 
 -- settings

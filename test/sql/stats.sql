@@ -161,3 +161,28 @@ SELECT subscriptions, delivered = :delivered_before AS delivered FROM pg_temp.ch
 SELECT subscription FROM pg_temp.subscriptions ORDER BY subscription;
 
 SELECT pgpubsub.unsubscribe('regress_st2'), pgpubsub.unsubscribe('regress_st3'), pgpubsub.unsubscribe('regress_settle');
+
+-- whoever looks finds what is pending without passing over what is not
+SELECT pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
+SELECT pgpubsub.subscribe('regress_st1', '{st_far}', 'drop');
+SELECT pgpubsub.subscribe('regress_st2', '{st_f*}', 'drop');
+BEGIN;
+SELECT count(pgpubsub.publish('st_far', n::text)) FROM generate_series(1, 500) AS n;
+COMMIT;
+CALL pg_temp.settle();
+SELECT max(seq) - 1 AS last_but_one FROM pgpubsub.poll('regress_st1', 500) \gset
+SELECT pgpubsub.ack('regress_st2', :last_but_one);
+-- nobody reads it: its place is right behind the newest event
+SELECT pgpubsub.subscribe('regress_st3', '{st_far}', 'drop');
+NOTIFY st_far, 'pending';
+CALL pg_temp.settle();
+\c
+SET client_min_messages = debug1;
+SELECT s.subscription, s.pending, s.pending_bytes, s.lost
+  FROM pgpubsub.stat_subscriptions AS s
+ WHERE s.datname = current_database() AND s.subscription ~ '^regress_st' ORDER BY s.subscription;
+SELECT c.channel, c.lost FROM pgpubsub.stat_channels AS c
+ WHERE c.datname = current_database() AND c.channel = 'st_far';
+SELECT pgpubsub.stat_reset();
+RESET client_min_messages;
+SELECT pgpubsub.unsubscribe('regress_st1'), pgpubsub.unsubscribe('regress_st2'), pgpubsub.unsubscribe('regress_st3');

@@ -15,8 +15,9 @@
  *	 end every reader has come to the last number that was published.
  * - Over its channels a reader sees seqs in ascending order.
  * - A reader that holds loses nothing after its hold was seen.
- * - A channel's slot is used again when it is empty and nobody reads it; no
- *	 record of its former life shows up.
+ * - A channel's slot is used again when nobody reads it, though its records are
+ *	 still there; none of its former life shows up.
+ * - What ring_next() gives as a better place to begin at is one.
  * - The views' figures fit together.
  *
  * usage: ring_stress [SECONDS [SEED]]
@@ -68,6 +69,9 @@ static const Config configs[] = {
 	BEFORE(62, 100), BEFORE(31, 50), 0, 2, 1, 1},
 };
 
+/* More than there are records of one channel in any ring. */
+#define MAX_LIVES		2048
+
 /* Beside the ring: what its callers in the server keep. */
 typedef struct Slot
 {
@@ -75,6 +79,8 @@ typedef struct Slot
 	uint64		generation;		/* under lock */
 	int			nreaders;		/* under lock */
 	uint64		start;			/* number when the generation began */
+	RingPos		start_pos;		/* position of that record, or RING_NONE */
+	uint64		starts[MAX_LIVES];	/* start by generation, modulo */
 	uint64		published;		/* records since */
 	uint64		held[MAX_PROCESSES];	/* by readers that hold */
 } Slot;
@@ -193,7 +199,20 @@ check_payload(const RingRecord *record)
 	}
 }
 
-/* Readers were overtaken, and yet read; slots came empty. */
+/* Which life of its channel a record is of that has been appended. */
+static uint64
+generation_of(const RingRecord *record)
+{
+	Slot	   *slot = &shared->slots[record->channel];
+	uint64		generation = stress_get(&slot->generation);
+
+	while (generation > 0 &&
+		   stress_get(&slot->starts[generation % MAX_LIVES]) >= record->number)
+		generation--;
+	return generation;
+}
+
+/* Readers were overtaken, and yet read; slots were used again. */
 static bool
 covered(void)
 {
@@ -257,19 +276,20 @@ make_room(Size len)
 	}
 }
 
-/* Use the channel's slot again, if it is empty and nobody reads it. */
+/* Use the channel's slot again, if it was used and nobody reads it. */
 static void
 reuse_slot(int channel)
 {
 	Slot	   *slot = &shared->slots[channel];
 
 	stress_lock(&slot->lock);
-	if (slot->nreaders == 0 && ring_channel_empty(ring, channel) &&
-		ring_newest_number(ring, channel) > 0)
+	if (slot->nreaders == 0 && slot->published > 0)
 	{
-		ring_reset_channel(ring, channel);
-		slot->generation++;
-		slot->start = 0;
+		slot->start = ring_newest_number(ring, channel);
+		slot->start_pos = ring_newest_position(ring, channel, slot->start);
+		stress_set(&slot->starts[(slot->generation + 1) % MAX_LIVES],
+				   slot->start);
+		stress_set(&slot->generation, slot->generation + 1);
 		stress_set(&slot->published, 0);
 		stress_add(&shared->reused, 1);
 	}
@@ -314,8 +334,7 @@ check_half(void)
 						(unsigned long long) record.seq,
 						(unsigned long long) last);
 		last = record.seq;
-		check_header(&record, record.channel,
-					 shared->slots[record.channel].generation);
+		check_header(&record, record.channel, generation_of(&record));
 	}
 }
 
@@ -411,10 +430,12 @@ bind_channel(Reader *reader, int channel)
 	if (!reader->holds && stress_random(3) == 0)
 	{
 		cursor->number = slot->start;
+		cursor->pos = slot->start_pos;
 		reader->last_seq = 0;
 	}
 	cursor->start = cursor->number;
-	cursor->pos = ring_newest_position(ring, channel, cursor->number);
+	if (cursor->number != slot->start)
+		cursor->pos = ring_newest_position(ring, channel, cursor->number);
 	if (reader->holds)
 	{
 		stress_set(&slot->held[reader->index], cursor->number);
@@ -452,6 +473,21 @@ unbind_channel(Reader *reader, int channel)
 	stress_unlock(&slot->lock);
 }
 
+/* What is given as a place before the next record is behind no reader. */
+static void
+check_before(const Cursor *cursor)
+{
+	RingRecord	before;
+
+	if (cursor->record.before == RING_NONE ||
+		!read_header(ring, cursor->record.before, &before))
+		return;
+	if (before.channel != cursor->channel || before.number > cursor->number)
+		stress_fail("channel %d: number %llu of channel %d is no place to begin after %llu",
+					cursor->channel, (unsigned long long) before.number,
+					before.channel, (unsigned long long) cursor->number);
+}
+
 /* As poll's find_head(). */
 static void
 find_head(Reader *reader, Cursor *cursor, uint64 newest_seq)
@@ -470,6 +506,7 @@ find_head(Reader *reader, Cursor *cursor, uint64 newest_seq)
 	if (cursor->found == RING_FOUND)
 	{
 		check_header(&cursor->record, cursor->channel, cursor->generation);
+		check_before(cursor);
 		if (cursor->record.number <= cursor->number)
 			stress_fail("channel %d: number %llu after %llu", cursor->channel,
 						(unsigned long long) cursor->record.number,
@@ -725,8 +762,6 @@ viewer_main(int index)
 						(size_t) state.size);
 		if (state.messages > 0)
 		{
-			uint64		generation;
-
 			if (state.oldest.channel < 0 ||
 				state.oldest.channel >= config->nchannels)
 				stress_fail("the oldest record is of channel %d",
@@ -737,11 +772,9 @@ viewer_main(int index)
 							(unsigned long long) state.oldest.seq);
 			last_oldest = state.oldest.seq;
 
-			/* if it is still there, its slot's generation is its own */
-			generation = stress_get(&shared->slots[state.oldest.channel].generation);
-			steps_drain();
-			if (state.oldest.pos >= pg_atomic_read_u64(&ring->tail))
-				check_header(&state.oldest, state.oldest.channel, generation);
+			/* whoever appended it has said before which life it is of */
+			check_header(&state.oldest, state.oldest.channel,
+						 generation_of(&state.oldest));
 		}
 		ring_channel_state(ring, channel, &channel_state);
 		steps_drain();
@@ -771,6 +804,7 @@ make_ring(void *space)
 	{
 		pg_atomic_write_u64(&ring->chains[i].newest_number, config->number);
 		shared->slots[i].start = config->number;
+		shared->slots[i].starts[0] = config->number;
 	}
 	for (int i = 0; i < MAX_CHANNELS; i++)
 	{

@@ -64,12 +64,13 @@ static const char *weak_to;
 static const char *shared_from;
 static const char *shared_to;
 
-/* The words whose reads may be old. */
+/* The words whose reads may be old; others that were may be unmapped by now. */
 void
 steps_weak_reads(const void *from, const void *to)
 {
 	weak_from = from;
 	weak_to = to;
+	memset(seen, 0, sizeof(seen));
 }
 
 /* Copies into this memory may be late. */

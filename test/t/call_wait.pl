@@ -247,7 +247,7 @@ wait_until(sub { state_of('s') =~ /waiting/ }, 'both wait again');
 my $before = switches($first) + switches($second);
 state_of('s') foreach 1 .. 100;
 cmp_ok(switches($first) + switches($second) - $before,
-	'<', 50, 'both sleep while nothing happens');
+	'<', 50, 'both are quiet while nothing happens');
 publish('news', 'for both');
 $second->finish;
 ends_with($first, 's', 'news:for both', 'until an event comes');
