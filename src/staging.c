@@ -23,6 +23,14 @@
  *	  passed over for must have been found committed before that check.  So a
  *	  transaction that has seen another's rows comes after it.
  *
+ *	  One transaction may stay pending for very long, for want of a synchronous
+ *	  standby, say, while others come and go behind it.  So the relay looks at
+ *	  a place once on its way to head, and keeps two lists, both in the order
+ *	  of places: those that it found pending, and those that it found committed
+ *	  and has not taken yet.  One check of those pending clears many that are
+ *	  committed.  What is cleared stays so: whoever was in progress after a
+ *	  commit can never have been seen by it.
+ *
  * 4. Events are numbered in the order in which they are taken.  Two marks on
  *	  that sequence make a restart of the relay exact: notified, up to which
  *	  they were sent by a transaction that has committed, and appended, up to
@@ -65,7 +73,15 @@ struct StagedTransaction
 
 	/* the relay alone */
 	uint64		first;			/* number of its first event, 0: not taken */
+	uint64		next;			/* place in the same list, 0: the last */
 };
+
+/* Places in ascending order, each leading to the next; 0: none. */
+typedef struct PlaceList
+{
+	uint64		first;
+	uint64		last;
+} PlaceList;
 
 struct Staging
 {
@@ -83,12 +99,21 @@ struct Staging
 	pg_atomic_uint64 passes_begun;
 	pg_atomic_uint64 passes_done;
 	uint64		numbered;		/* the last number given */
-	uint64		scan;			/* nothing to take before it */
+	uint64		looked;			/* the first place not looked at yet */
+	uint64		cleared;		/* what is committed before may be taken */
+	PlaceList	pending;		/* found pending */
+	PlaceList	committed;		/* found committed, to be taken */
 
 	ConditionVariable moved;	/* tail or passes_done */
 };
 
 #define HEADER_SIZE MAXALIGN(sizeof(StagedTransaction))
+
+/*
+ * Of the places not looked at yet, so many that are committed are looked for
+ * at a time.  A transaction that ends is behind no more than these.
+ */
+#define LOOK_AHEAD	64
 
 /* The longest place, header and alignment included, in bytes. */
 #define MAX_PLACE	((Size) 1024 * 1024 * 1024)
@@ -186,6 +211,17 @@ staging_shmem_size(Size bytes)
 					TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes));
 }
 
+/* Begin anew to look at the places, from tail on. */
+static void
+forget_looks(Staging *staging)
+{
+	uint64		tail = pg_atomic_read_u64(&staging->tail);
+
+	staging->looked = staging->cleared = tail;
+	memset(&staging->pending, 0, sizeof(PlaceList));
+	memset(&staging->committed, 0, sizeof(PlaceList));
+}
+
 /* Lay out an empty queue in space, which has staging_shmem_size() bytes. */
 Staging *
 staging_init(void *space, Size bytes)
@@ -202,7 +238,7 @@ staging_init(void *space, Size bytes)
 	pg_atomic_init_u64(&staging->passes_begun, 0);
 	pg_atomic_init_u64(&staging->passes_done, 0);
 	staging->numbered = 0;
-	staging->scan = staging->size;
+	forget_looks(staging);
 	ConditionVariableInit(&staging->moved);
 	return staging;
 }
@@ -438,92 +474,176 @@ staging_end_pass(Staging *staging)
 	ConditionVariableBroadcast(&staging->moved);
 }
 
+/* What leads to the place that follows the one at before; 0: to the first. */
+static uint64 *
+list_link(Staging *staging, PlaceList *list, uint64 before)
+{
+	return before == 0 ? &list->first : &PLACE_AT(staging, before)->next;
+}
+
+/* Remove the place that follows the one at before; 0: the first. */
+static void
+list_remove(Staging *staging, PlaceList *list, uint64 before)
+{
+	uint64	   *link = list_link(staging, list, before);
+	uint64		pos = *link;
+
+	*link = PLACE_AT(staging, pos)->next;
+	if (list->last == pos)
+		list->last = before;
+}
+
+/* Insert the place at pos, where the one at before is; 0: at the beginning. */
+static void
+list_insert(Staging *staging, PlaceList *list, uint64 before, uint64 pos)
+{
+	uint64	   *link = list_link(staging, list, before);
+
+	PLACE_AT(staging, pos)->next = *link;
+	if (*link == 0)
+		list->last = pos;
+	*link = pos;
+}
+
 /*
- * May the committed place at pos be taken before those pending ones that come
- * before it?  Sets *again if one of them was committed meanwhile, so that it
- * comes first.
+ * Of the places that were found pending, those that are committed by now join
+ * the others that are to be taken; void ones are done with.
+ */
+static void
+look_at_pending(Staging *staging)
+{
+	PlaceList  *pending = &staging->pending;
+	PlaceList  *committed = &staging->committed;
+	uint64		kept = 0;		/* the last one that is still pending */
+	uint64		before = 0;		/* the last committed one before it */
+	uint64		pos;
+
+	while ((pos = *list_link(staging, pending, kept)) != 0)
+	{
+		uint32		status;
+		uint64		next;
+
+		status = pg_atomic_read_u32(&PLACE_AT(staging, pos)->status);
+		if (status == STAGED_PENDING)
+		{
+			kept = pos;
+			continue;
+		}
+		list_remove(staging, pending, kept);
+		if (status != STAGED_COMMITTED)
+			continue;
+		while ((next = *list_link(staging, committed, before)) != 0 &&
+			   next < pos)
+			before = next;
+		list_insert(staging, committed, before, pos);
+	}
+}
+
+/*
+ * Look at the places that follow, up to head, until there is something to
+ * take.  Returns false if there is one without a header, behind which nobody
+ * may look.
  */
 static bool
-may_overtake(Staging *staging, uint64 pos, bool *again)
+look_ahead(Staging *staging, uint64 head)
 {
-	uint64		before = staging->scan;
+	int			found = 0;
 
-	while (before < pos)
+	while (staging->looked < head && found < LOOK_AHEAD)
 	{
-		StagedTransaction *place = PLACE_AT(staging, before);
+		uint64		pos = staging->looked;
+		StagedTransaction *place = PLACE_AT(staging, pos);
+		uint32		length = place_length(place);
+		uint32		status;
 
-		if (pg_atomic_read_u32(&place->status) == STAGED_PENDING &&
-			!in_progress(place))
-		{
-			/* it has ended, and sets its status about now */
-			pg_memory_barrier();
-			if (pg_atomic_read_u32(&place->status) == STAGED_PENDING)
-				return false;
-		}
-		if (pg_atomic_read_u32(&place->status) == STAGED_COMMITTED &&
-			place->first == 0)
-		{
-			*again = true;
+		if (length == 0)
 			return false;
+		status = pg_atomic_read_u32(&place->status);
+		if (status == STAGED_PENDING)
+			list_insert(staging, &staging->pending, staging->pending.last, pos);
+		else if (status == STAGED_COMMITTED && place->first == 0)
+		{
+			list_insert(staging, &staging->committed, staging->committed.last,
+						pos);
+			found++;
 		}
-		before += place_length(place);
+		staging->looked = pos + length;
 	}
 	return true;
 }
 
 /*
- * The next transaction to take.
+ * Find out which of those committed may be taken before those pending that
+ * come before them.  Returns the first of these whose transaction is no longer
+ * in progress, at which that ends; NULL if there is none.
+ */
+static StagedTransaction *
+clear_committed(Staging *staging)
+{
+	/* the status of those committed was read before this */
+	pg_memory_barrier();
+	staging->cleared = staging->looked;
+	for (uint64 pos = staging->pending.first; pos != 0;
+		 pos = PLACE_AT(staging, pos)->next)
+	{
+		if (!in_progress(PLACE_AT(staging, pos)))
+		{
+			staging->cleared = pos;
+			return PLACE_AT(staging, pos);
+		}
+	}
+	return NULL;
+}
+
+/*
+ * Look for something to take.  Returns false if more may come at any moment,
+ * since a place is just about to get its header or its status.
+ */
+static bool
+look(Staging *staging)
+{
+	uint64		head = pg_atomic_read_u64(&staging->head);
+	bool		all = true;
+	StagedTransaction *ended;
+
+	/* what lies behind tail is others' memory now */
+	staging->looked = Max(staging->looked, pg_atomic_read_u64(&staging->tail));
+	pg_read_barrier();
+	do
+	{
+		look_at_pending(staging);
+		if (staging->committed.first == 0)
+			all = look_ahead(staging, head);
+		ended = clear_committed(staging);
+
+		/* it sets its status about now; if it just has, it may come first */
+		pg_memory_barrier();
+	} while (ended &&
+			 pg_atomic_read_u32(&ended->status) != STAGED_PENDING);
+	return all && ended == NULL;
+}
+
+/*
+ * The next transaction to take.  What this costs does not grow with what is
+ * behind a transaction that stays pending.
  */
 StagedTake
 staging_take(Staging *staging, StagedView *view)
 {
-	uint64		head = pg_atomic_read_u64(&staging->head);
-	uint64		tail = pg_atomic_read_u64(&staging->tail);
+	PlaceList  *committed = &staging->committed;
+	bool		all = true;
 	uint64		pos;
-	bool		passed = false;
-	bool		soon = false;
 
-	/* what lies behind tail is others' memory now */
-	staging->scan = Max(staging->scan, tail);
-	pos = staging->scan;
-	pg_read_barrier();
-	while (pos < head)
-	{
-		StagedTransaction *place = PLACE_AT(staging, pos);
-		uint32		length = place_length(place);
-		uint32		status;
-		bool		again = false;
-
-		if (length == 0)
-			return TAKE_SOON;
-		status = pg_atomic_read_u32(&place->status);
-		if (status == STAGED_PENDING)
-		{
-			passed = true;
-			/* one that has ended may have been seen: a pass must not miss it */
-			soon |= !in_progress(place);
-		}
-		if (status != STAGED_COMMITTED || place->first != 0)
-		{
-			pos += length;
-			if (!passed)
-				staging->scan = pos;
-			continue;
-		}
-
-		/* the status was read before we look at those passed over */
-		pg_memory_barrier();
-		if (!passed || may_overtake(staging, pos, &again))
-		{
-			view_place(place, pos, view);
-			return TAKE_FOUND;
-		}
-		if (!again)
-			return TAKE_SOON;
-		pos = staging->scan;
-		passed = soon = false;
-	}
-	return soon ? TAKE_SOON : TAKE_NOTHING;
+	if (committed->first == 0 || committed->first >= staging->cleared)
+		all = look(staging);
+	pos = committed->first;
+	if (pos == 0)
+		return all ? TAKE_NOTHING : TAKE_SOON;
+	if (pos >= staging->cleared)
+		return TAKE_SOON;
+	list_remove(staging, committed, 0);
+	view_place(PLACE_AT(staging, pos), pos, view);
+	return TAKE_FOUND;
 }
 
 /*
@@ -532,9 +652,16 @@ staging_take(Staging *staging, StagedView *view)
 void
 staging_take_back(Staging *staging, StagedView *view)
 {
+	PlaceList  *committed = &staging->committed;
+	uint64		before = 0;
+	uint64		next;
+
 	staging->numbered = view->first - 1;
 	view->transaction->first = 0;
-	staging->scan = Min(staging->scan, view->pos);
+	while ((next = *list_link(staging, committed, before)) != 0 &&
+		   next < view->pos)
+		before = next;
+	list_insert(staging, committed, before, view->pos);
 }
 
 /* Number the transaction's events: it is taken. */
@@ -599,6 +726,10 @@ staging_free(Staging *staging)
 			(place->first == 0 ||
 			 place->first + place->nevents - 1 > appended))
 			break;
+
+		/* a void one may have been found pending, before all others then */
+		if (pos == staging->pending.first)
+			list_remove(staging, &staging->pending, 0);
 		memset(place, 0, length);
 		pos += length;
 	}
@@ -636,7 +767,7 @@ staging_recover(Staging *staging, StagedView **views, int *nviews)
 	*nviews = 0;
 	*views = palloc(allocated * sizeof(StagedView));
 	staging->numbered = notified;
-	staging->scan = pg_atomic_read_u64(&staging->tail);
+	forget_looks(staging);
 	pg_read_barrier();
 	for (uint64 pos = pg_atomic_read_u64(&staging->tail),
 		 next; pos < head; pos = next)

@@ -16,6 +16,8 @@
  *	 version, number of bytes and writer: nothing torn or freed is read.
  * - When a pass is over that began after a commit, its event is notified; and
  *	 so is one whose row was free to be locked before.
+ * - What it costs to take does not grow with what is behind transactions that
+ *	 stay pending; that is counted, in one process.
  *
  * usage: staging_stress [SECONDS [SEED]]
  *
@@ -30,6 +32,21 @@ static int	my_process;
 
 #undef PGPUBSUB_MY_PROCNO
 #define PGPUBSUB_MY_PROCNO my_process
+
+/* What it costs to take: reads of atomic words, and looks at processes. */
+static uint64 looks;
+
+static inline uint32
+counted_read_u32(volatile pg_atomic_uint32 *word)
+{
+	looks++;
+	return pg_atomic_read_u32(word);
+}
+
+#undef pg_atomic_read_u32
+#define pg_atomic_read_u32(word) counted_read_u32(word)
+#undef GetPGProcByNumber
+#define GetPGProcByNumber(n) (looks++, &ProcGlobal->allProcs[n])
 
 #include "staging.c"
 
@@ -503,7 +520,8 @@ peek_event(Relay *relay)
 		memset(taking, 0, sizeof(Taking));
 		return NULL;
 	}
-	if (taking->view.pos > staging->scan)
+	if (staging->pending.first != 0 &&
+		taking->view.pos > staging->pending.first)
 		stress_add(&shared->overtaken, 1);
 	if (taking->view.generation != 7 || taking->view.nevents < 1 ||
 		taking->view.nevents > MAX_EVENTS)
@@ -652,6 +670,138 @@ relay_main(int index)
 }
 
 /*
+ * What it costs to take
+ */
+
+#define COST_BYTES		(4 * 1024 * 1024)
+#define COST_PENDING	20		/* transactions that stay pending */
+#define COST_BEHIND		20000	/* behind them, committed */
+#define COST_AT_ONCE	1000
+
+/* Reserve, as that process, a place for an event; leaves it in progress. */
+static StagedTransaction *
+cost_reserve(int process, LocalTransactionId lxid)
+{
+	my_process = process;
+	MyProc = &ProcGlobal->allProcs[process];
+	PGPUBSUB_LXID(MyProc) = lxid;
+	steps_drain();
+	return staging_reserve(staging, 64, 1, 7, 0);
+}
+
+/* A transaction that commits at once. */
+static void
+cost_commit(LocalTransactionId lxid)
+{
+	StagedTransaction *place = cost_reserve(COST_PENDING, lxid);
+
+	if (place == NULL)
+		stress_fail("the queue is full");
+	PGPUBSUB_LXID(MyProc) = InvalidLocalTransactionId;
+	staging_mark(place, true);
+	steps_drain();
+}
+
+/* Take that many, with at most so many looks; then nothing is left. */
+static void
+cost_take(int count, uint64 most)
+{
+	uint64		before = looks;
+	StagedView	view;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (staging_take(staging, &view) != TAKE_FOUND)
+			stress_fail("there is nothing to take");
+		staging_number(staging, &view);
+	}
+	if (staging_take(staging, &view) != TAKE_NOTHING)
+		stress_fail("there is more to take");
+	if (looks - before > most)
+		stress_fail("it took %llu looks to take %d transactions",
+					(unsigned long long) (looks - before), count);
+}
+
+static void
+cost_main(int index)
+{
+	StagedTransaction *pending[COST_PENDING];
+	StagedTake	result;
+	StagedView	view;
+
+	for (int i = 0; i < COST_PENDING; i++)
+		pending[i] = cost_reserve(i, 1);
+	for (int i = 0; i < COST_BEHIND / 2; i++)
+	{
+		cost_commit(i + 1);
+
+		/*
+		 * the first finds those that are pending, then each is looked at
+		 * twice
+		 */
+		cost_take(1, (i == 0 ? 6 : 4) * COST_PENDING + 10);
+	}
+	for (int i = 0; i < COST_BEHIND / 2; i++)
+	{
+		cost_commit(i + 1);
+		if ((i + 1) % COST_AT_ONCE == 0)
+			cost_take(COST_AT_ONCE, 10 * COST_AT_ONCE);
+	}
+
+	/* those that were overtaken come in the order of their places */
+	for (int i = COST_PENDING - 1; i >= 0; i--)
+	{
+		PGPUBSUB_LXID(&ProcGlobal->allProcs[i]) = InvalidLocalTransactionId;
+		staging_mark(pending[i], i % 3 != 0);
+	}
+	steps_drain();
+	for (int i = 0; i < COST_PENDING; i++)
+	{
+		if (i % 3 == 0)
+			continue;
+		if (staging_take(staging, &view) != TAKE_FOUND ||
+			view.transaction != pending[i])
+			stress_fail("another transaction than %d was taken", i);
+		staging_number(staging, &view);
+	}
+	result = staging_take(staging, &view);
+	if (result != TAKE_NOTHING)
+		stress_fail("there is more to take: %d", (int) result);
+	staging_set_appended(staging, staging->numbered);
+	staging_free(staging);
+	if (staging_used(staging) != 0)
+		stress_fail("%zu bytes are left", (size_t) staging_used(staging));
+}
+
+/* The costs were counted, or that has failed. */
+static bool
+cost_covered(void)
+{
+	return true;
+}
+
+static bool
+run_cost(void)
+{
+	Size		size = staging_shmem_size(COST_BYTES);
+	void	   *space = stress_map(size);
+	StressMain	mains[1] = {cost_main};
+	bool		good;
+
+	ProcGlobal = stress_map(sizeof(PROC_HDR));
+	ProcGlobal->allProcs = stress_map((COST_PENDING + 1) * sizeof(PGPROC));
+	staging = staging_init(space, COST_BYTES);
+	steps_weak_reads(staging, staging->data);
+	steps_shared_memory(staging->data, staging->data + staging->size);
+	steps_drain();
+	good = stress_run("staging: costs", mains, 1, 0, cost_covered);
+	stress_unmap(ProcGlobal->allProcs, (COST_PENDING + 1) * sizeof(PGPROC));
+	stress_unmap(ProcGlobal, sizeof(PROC_HDR));
+	stress_unmap(space, size);
+	return good;
+}
+
+/*
  * The tests
  */
 
@@ -672,7 +822,7 @@ run_config(double seconds)
 	{
 		pg_atomic_write_u64(&staging->head, config->start);
 		pg_atomic_write_u64(&staging->tail, config->start);
-		staging->scan = config->start;
+		forget_looks(staging);
 	}
 	pg_atomic_write_u64(&staging->notified, config->number);
 	pg_atomic_write_u64(&staging->appended, config->number);
@@ -712,6 +862,8 @@ main(int argc, char **argv)
 	double		seconds;
 
 	stress_init(argc, argv, &seconds);
+	if (!run_cost())
+		return stress_summary();
 	for (size_t i = 0; i < lengthof(configs); i++)
 	{
 		config = &configs[i];
