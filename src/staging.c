@@ -40,14 +40,23 @@
  *	  all that was committed before is notified waits for a pass to end that
  *	  began after.
  *
+ * 6. Who finds no room may queue up for it, and is served in turn: then nobody
+ *	  else takes a place, and of those in the queue only who leaves enough for
+ *	  all before him.  So a large transaction is not starved by small ones.
+ *	  The spinlock serializes those in the queue, and each leaves it in the
+ *	  same moment in which he takes his place.  Who gives up, or ends in an
+ *	  error, leaves it when his transaction ends, at the latest.
+ *
  * Nothing here looks at a catalog or raises an error.
  *
  *-------------------------------------------------------------------------
  */
 #include "staging.h"
 
+#include "lib/ilist.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
+#include "storage/spin.h"
 
 typedef enum StagedStatus
 {
@@ -83,14 +92,30 @@ typedef struct PlaceList
 	uint64		last;
 } PlaceList;
 
+/* A process in the queue for room. */
+typedef struct Waiter
+{
+	dlist_node	node;
+	Size		length;			/* of the place that it wants */
+} Waiter;
+
+/* What different processes write is in different lines of the cache. */
 struct Staging
 {
 	/* constant */
 	Size		size;
 	char	   *data;
+	Waiter	   *waiters;		/* of each process, by its number */
+
+	char		pad1[PG_CACHE_LINE_SIZE];
 
 	/* any writer, by compare-and-swap */
 	pg_atomic_uint64 head;
+
+	/* changed under mutex; read by each writer */
+	pg_atomic_uint32 num_queued;
+
+	char		pad2[PG_CACHE_LINE_SIZE];
 
 	/* written by the relay alone */
 	pg_atomic_uint64 tail;
@@ -105,6 +130,10 @@ struct Staging
 	PlaceList	committed;		/* found committed, to be taken */
 
 	ConditionVariable moved;	/* tail or passes_done */
+
+	/* mutex */
+	slock_t		mutex;
+	dlist_head	queue;			/* Waiter.node, the first comes first */
 };
 
 #define HEADER_SIZE MAXALIGN(sizeof(StagedTransaction))
@@ -203,12 +232,19 @@ staged_event_next(const StagedEvent *event)
  * Any process
  */
 
+/* Shared memory of what comes before the data, in bytes. */
+static Size
+control_size(void)
+{
+	return add_size(MAXALIGN(sizeof(Staging)),
+					MAXALIGN(mul_size(MaxBackends, sizeof(Waiter))));
+}
+
 /* Shared memory of a queue of so many bytes, in bytes. */
 Size
 staging_shmem_size(Size bytes)
 {
-	return add_size(MAXALIGN(sizeof(Staging)),
-					TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes));
+	return add_size(control_size(), TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes));
 }
 
 /* Begin anew to look at the places, from tail on. */
@@ -229,7 +265,8 @@ staging_init(void *space, Size bytes)
 	Staging    *staging = (Staging *) space;
 
 	staging->size = TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes);
-	staging->data = (char *) space + MAXALIGN(sizeof(Staging));
+	staging->waiters = (Waiter *) ((char *) space + MAXALIGN(sizeof(Staging)));
+	staging->data = (char *) space + control_size();
 	memset(staging->data, 0, staging->size);
 	pg_atomic_init_u64(&staging->head, staging->size);
 	pg_atomic_init_u64(&staging->tail, staging->size);
@@ -240,6 +277,9 @@ staging_init(void *space, Size bytes)
 	staging->numbered = 0;
 	forget_looks(staging);
 	ConditionVariableInit(&staging->moved);
+	SpinLockInit(&staging->mutex);
+	dlist_init(&staging->queue);
+	pg_atomic_init_u32(&staging->num_queued, 0);
 	return staging;
 }
 
@@ -320,31 +360,39 @@ write_header(StagedTransaction *place, Size length, uint32 nevents,
 	pg_atomic_write_u32(&place->length, length);
 }
 
-/*
- * Take the next place, for so many bytes of events.  Returns NULL if there
- * is no room now.  The caller must mark it when its transaction ends.
- */
-StagedTransaction *
-staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation,
-				TimestampTz now)
+/* Bytes of the place for so many bytes of events. */
+static inline Size
+place_size(Size len)
 {
-	Size		length = HEADER_SIZE + MAXALIGN(len);
+	return HEADER_SIZE + MAXALIGN(len);
+}
+
+/*
+ * What has to stay empty at the end of the memory before a place of so many
+ * bytes at head, as a place does not wrap.
+ */
+static inline Size
+filler_before(Staging *staging, uint64 head, Size length)
+{
+	Size		left = staging->size - head % staging->size;
+
+	return left >= length ? 0 : left;
+}
+
+/* Take the next place, of so many bytes.  Returns NULL if there is no room. */
+static StagedTransaction *
+take_place(Staging *staging, Size length)
+{
 	uint64		tail = pg_atomic_read_u64(&staging->tail);
-	StagedTransaction *place;
 	uint64		head;
 	Size		left;
-
-	Assert(len <= staging_max_transaction(staging));
 
 	/* in this order, head is not behind tail */
 	pg_read_barrier();
 	head = pg_atomic_read_u64(&staging->head);
 	do
 	{
-		/* a place does not wrap: what is too short at the end stays empty */
-		left = staging->size - head % staging->size;
-		if (left >= length)
-			left = 0;
+		left = filler_before(staging, head, length);
 		if (head + left + length - tail > staging->size)
 			return NULL;
 	} while (!pg_atomic_compare_exchange_u64(&staging->head, &head,
@@ -352,9 +400,149 @@ staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation,
 
 	if (left > 0)
 		pg_atomic_write_u32(&PLACE_AT(staging, head)->length, left);
-	place = PLACE_AT(staging, head + left);
-	write_header(place, length, nevents, generation, now);
+	return PLACE_AT(staging, head + left);
+}
+
+/*
+ * Take the next place, for so many bytes of events.  Returns NULL if there
+ * is no room now, or others queue for it.  The caller must mark it when its
+ * transaction ends.
+ */
+StagedTransaction *
+staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation,
+				TimestampTz now)
+{
+	StagedTransaction *place;
+
+	Assert(len <= staging_max_transaction(staging));
+	if (pg_atomic_read_u32(&staging->num_queued) != 0)
+		return NULL;
+	place = take_place(staging, place_size(len));
+	if (place)
+		write_header(place, place_size(len), nevents, generation, now);
 	return place;
+}
+
+/* This process's entry in the queue for room. */
+static Waiter *
+my_waiter(Staging *staging)
+{
+	Assert(PGPUBSUB_MY_PROCNO >= 0 && PGPUBSUB_MY_PROCNO < MaxBackends);
+	return &staging->waiters[PGPUBSUB_MY_PROCNO];
+}
+
+/*
+ * Queue up for room for so many bytes of events; the caller must leave the
+ * queue, or get its place, before its transaction has ended.
+ */
+void
+staging_queue_up(Staging *staging, Size len)
+{
+	Waiter	   *waiter = my_waiter(staging);
+
+	waiter->length = place_size(len);
+	SpinLockAcquire(&staging->mutex);
+	dlist_push_tail(&staging->queue, &waiter->node);
+	pg_atomic_write_u32(&staging->num_queued,
+						pg_atomic_read_u32(&staging->num_queued) + 1);
+	SpinLockRelease(&staging->mutex);
+}
+
+/* Take the entry out of the queue.  The spinlock must be held. */
+static void
+remove_waiter(Staging *staging, Waiter *waiter)
+{
+	dlist_delete(&waiter->node);
+	pg_atomic_write_u32(&staging->num_queued,
+						pg_atomic_read_u32(&staging->num_queued) - 1);
+}
+
+/*
+ * Is it the entry's turn: is it the first in the queue, or would there be
+ * room for all before it, whatever stays empty at the end of the memory?
+ * used: bytes that are in use.  The spinlock must be held.
+ */
+static bool
+has_turn(Staging *staging, Waiter *waiter, Size used)
+{
+	Size		left = staging->size - used;
+	Size		longest = waiter->length;
+	Size		sum = waiter->length;
+	dlist_iter	iter;
+
+	if (dlist_head_node(&staging->queue) == &waiter->node)
+		return true;
+	dlist_foreach(iter, &staging->queue)
+	{
+		Waiter	   *other = dlist_container(Waiter, node, iter.cur);
+
+		if (other == waiter)
+			break;
+		sum += other->length;
+		longest = Max(longest, other->length);
+		if (sum + longest > left)
+			return false;
+	}
+	return true;
+}
+
+/* Is there room for the first in the queue?  The spinlock must be held. */
+static bool
+first_has_room(Staging *staging)
+{
+	uint64		head = pg_atomic_read_u64(&staging->head);
+	Waiter	   *first;
+
+	if (dlist_is_empty(&staging->queue))
+		return false;
+	first = dlist_container(Waiter, node, dlist_head_node(&staging->queue));
+	return staging_used(staging) + first->length +
+		filler_before(staging, head, first->length) <= staging->size;
+}
+
+/*
+ * Take a place for what this process has queued up for, if it has its turn
+ * and there is room; it has left the queue then.  Else returns NULL.  As for
+ * staging_reserve() otherwise.
+ */
+StagedTransaction *
+staging_reserve_queued(Staging *staging, uint32 nevents, uint32 generation,
+					   TimestampTz now)
+{
+	Waiter	   *waiter = my_waiter(staging);
+	StagedTransaction *place = NULL;
+	bool		wake = false;
+
+	SpinLockAcquire(&staging->mutex);
+	if (has_turn(staging, waiter, staging_used(staging)))
+		place = take_place(staging, waiter->length);
+	if (place)
+	{
+		remove_waiter(staging, waiter);
+		wake = first_has_room(staging);
+	}
+	SpinLockRelease(&staging->mutex);
+	if (place)
+		write_header(place, waiter->length, nevents, generation, now);
+
+	/* what was not its turn before is now */
+	if (wake)
+		ConditionVariableBroadcast(&staging->moved);
+	return place;
+}
+
+/*
+ * Leave the queue without a place.  Cannot fail.
+ */
+void
+staging_leave_queue(Staging *staging)
+{
+	SpinLockAcquire(&staging->mutex);
+	remove_waiter(staging, my_waiter(staging));
+	SpinLockRelease(&staging->mutex);
+
+	/* there may be room for those behind */
+	ConditionVariableBroadcast(&staging->moved);
 }
 
 /* Where the events go. */

@@ -74,6 +74,12 @@ extern Size staging_max_transaction(Staging *staging);
 extern StagedTransaction *staging_reserve(Staging *staging, Size len,
 										  uint32 nevents, uint32 generation,
 										  TimestampTz now);
+extern void staging_queue_up(Staging *staging, Size len);
+extern StagedTransaction *staging_reserve_queued(Staging *staging,
+												 uint32 nevents,
+												 uint32 generation,
+												 TimestampTz now);
+extern void staging_leave_queue(Staging *staging);
 extern char *staging_data(StagedTransaction *transaction);
 extern void staging_mark(StagedTransaction *transaction, bool committed);
 extern uint64 staging_next_pass(Staging *staging);

@@ -18,6 +18,8 @@
  *	 so is one whose row was free to be locked before.
  * - What it costs to take does not grow with what is behind transactions that
  *	 stay pending; that is counted, in one process.
+ * - Who queues up for room has its turn, also if it wants much, and others
+ *	 little; that is tried step by step, in one process.
  *
  * usage: staging_stress [SECONDS [SEED]]
  *
@@ -60,6 +62,7 @@ counted_read_u32(volatile pg_atomic_uint32 *word)
 PROC_HDR   *ProcGlobal;
 PGPROC	   *MyProc;
 int			MyProcPid;
+int			MaxBackends = 32;
 
 /* What is tried. */
 typedef struct Config
@@ -104,7 +107,8 @@ typedef struct Shared
 	uint64		committed;
 	uint64		rolled_back;
 	uint64		full;			/* no room at first */
-	uint64		too_full;		/* nor after a pass */
+	uint64		waited;			/* got their place in the queue for room */
+	uint64		too_full;		/* gave up */
 	uint64		passes;			/* waited for */
 	uint64		restarts;
 	uint64		recovered;		/* events that were found notified */
@@ -230,24 +234,37 @@ write_event(StagedEvent *event, const Change *change)
 	staged_event_write(event, channel, "i", payload, change->len, NULL);
 }
 
-/* As reserve_place() in publish_async.c. */
+/*
+ * As reserve_place() in publish_async.c.  Some do not wait, some give up when a
+ * pass is over, others wait until they have a place.
+ */
 static StagedTransaction *
 reserve(Size len, int nevents)
 {
 	StagedTransaction *place = staging_reserve(staging, len, nevents, 7, 0);
+	int			patience = (int) stress_random(8);
 	uint64		pass;
 
 	if (place)
 		return place;
 	stress_add(&shared->full, 1);
 	pass = staging_next_pass(staging);
+	staging_queue_up(staging, len);
 	for (;;)
 	{
-		place = staging_reserve(staging, len, nevents, 7, 0);
-		if (place || staging_pass_done(staging, pass))
+		place = staging_reserve_queued(staging, nevents, 7, 0);
+		if (place)
+		{
+			stress_add(&shared->waited, 1);
 			return place;
+		}
+		if (patience == 0 ||
+			(patience < 4 && staging_pass_done(staging, pass)))
+			break;
 		stress_yield();
 	}
+	staging_leave_queue(staging);
+	return NULL;
 }
 
 /* As ProcArrayEndTransaction(): from here on others see and get the rows. */
@@ -773,29 +790,140 @@ cost_main(int index)
 		stress_fail("%zu bytes are left", (size_t) staging_used(staging));
 }
 
-/* The costs were counted, or that has failed. */
+/*
+ * Turns
+ */
+
+#define TURN_BYTES		4096
+#define TURN_LARGE		1984
+#define TURN_SMALL		100
+
+/* Go on as this process. */
+static void
+turn_of(int process)
+{
+	my_process = process;
+	MyProc = &ProcGlobal->allProcs[process];
+	steps_drain();
+}
+
+/* What has just been tried. */
+static void
+expect(bool good, const char *what)
+{
+	steps_drain();
+	if (!good)
+		stress_fail("%s", what);
+}
+
+/* Can a newcomer reserve?  Its transaction commits if so. */
 static bool
-cost_covered(void)
+newcomer(Size len)
+{
+	StagedTransaction *place;
+
+	turn_of(0);
+	place = staging_reserve(staging, len, 1, 7, 0);
+	if (place)
+		staging_mark(place, true);
+	steps_drain();
+	return place != NULL;
+}
+
+/* Can that process, which has queued up?  Likewise. */
+static bool
+queued(int process)
+{
+	StagedTransaction *place;
+
+	turn_of(process);
+	place = staging_reserve_queued(staging, 1, 7, 0);
+	if (place)
+		staging_mark(place, true);
+	steps_drain();
+	return place != NULL;
+}
+
+static void
+queue_up(int process, Size len)
+{
+	turn_of(process);
+	staging_queue_up(staging, len);
+	steps_drain();
+}
+
+/* The relay does with so many transactions. */
+static void
+relay_does(int count)
+{
+	StagedView	view;
+
+	while (count-- > 0 && staging_take(staging, &view) == TAKE_FOUND)
+		staging_number(staging, &view);
+	staging_set_appended(staging, staging->numbered);
+	staging_free(staging);
+	steps_drain();
+}
+
+static void
+turns_main(int index)
+{
+	while (newcomer(TURN_SMALL))
+		;
+	queue_up(1, TURN_LARGE);
+	relay_does(2);
+	expect(!newcomer(TURN_SMALL), "a newcomer goes before who waits");
+	queue_up(2, TURN_SMALL);
+	expect(!queued(2), "a small one goes before a large one that waits");
+	expect(!queued(1), "a large one finds room where there is none");
+	relay_does(INT_MAX);
+	expect(!queued(2), "a small one takes what a large one may need");
+	expect(queued(1), "a large one has no turn");
+	expect(queued(2), "a small one has no turn after a large one");
+	expect(newcomer(TURN_SMALL), "a newcomer waits for nobody");
+	relay_does(INT_MAX);
+
+	/* with room for all, nobody waits for who is not scheduled */
+	queue_up(1, TURN_SMALL);
+	queue_up(2, TURN_SMALL);
+	queue_up(3, TURN_LARGE);
+	queue_up(4, TURN_SMALL);
+	expect(queued(2), "one that leaves enough waits");
+	expect(!queued(4), "one that does not leave enough goes");
+
+	/* whoever leaves is in nobody's way */
+	turn_of(3);
+	staging_leave_queue(staging);
+	expect(queued(4), "one waits for who has left");
+	expect(queued(1), "the first has no turn");
+	expect(newcomer(TURN_SMALL), "a newcomer waits for nobody");
+	relay_does(INT_MAX);
+	expect(staging_used(staging) == 0, "not all is free");
+}
+
+/* What was tried has succeeded, or that has failed. */
+static bool
+all_covered(void)
 {
 	return true;
 }
 
+/* A test in one process, with a queue of so many bytes. */
 static bool
-run_cost(void)
+run_alone(const char *name, StressMain alone, Size bytes)
 {
-	Size		size = staging_shmem_size(COST_BYTES);
+	Size		size = staging_shmem_size(bytes);
 	void	   *space = stress_map(size);
-	StressMain	mains[1] = {cost_main};
 	bool		good;
 
 	ProcGlobal = stress_map(sizeof(PROC_HDR));
-	ProcGlobal->allProcs = stress_map((COST_PENDING + 1) * sizeof(PGPROC));
-	staging = staging_init(space, COST_BYTES);
+	ProcGlobal->allProcs = stress_map(MaxBackends * sizeof(PGPROC));
+	staging = staging_init(space, bytes);
 	steps_weak_reads(staging, staging->data);
 	steps_shared_memory(staging->data, staging->data + staging->size);
 	steps_drain();
-	good = stress_run("staging: costs", mains, 1, 0, cost_covered);
-	stress_unmap(ProcGlobal->allProcs, (COST_PENDING + 1) * sizeof(PGPROC));
+	good = stress_run(name, &alone, 1, 0, all_covered);
+	stress_unmap(ProcGlobal->allProcs, MaxBackends * sizeof(PGPROC));
 	stress_unmap(ProcGlobal, sizeof(PROC_HDR));
 	stress_unmap(space, size);
 	return good;
@@ -838,10 +966,11 @@ run_config(double seconds)
 		mains[n++] = writer_main;
 	mains[n++] = relay_main;
 	good = stress_run(config->name, mains, n, seconds, covered);
-	printf("#   %llu committed, %llu rolled back, full %llu and %llu times, %llu passes, %llu restarts, %llu recovered, %llu batches failed, %llu overtaken, %llu soon\n",
+	printf("#   %llu committed, %llu rolled back, full %llu times, %llu waited, %llu gave up, %llu passes, %llu restarts, %llu recovered, %llu batches failed, %llu overtaken, %llu soon\n",
 		   (unsigned long long) shared->committed,
 		   (unsigned long long) shared->rolled_back,
 		   (unsigned long long) shared->full,
+		   (unsigned long long) shared->waited,
 		   (unsigned long long) shared->too_full,
 		   (unsigned long long) shared->passes,
 		   (unsigned long long) shared->restarts,
@@ -862,7 +991,8 @@ main(int argc, char **argv)
 	double		seconds;
 
 	stress_init(argc, argv, &seconds);
-	if (!run_cost())
+	if (!run_alone("staging: costs", cost_main, COST_BYTES) ||
+		!run_alone("staging: turns", turns_main, TURN_BYTES))
 		return stress_summary();
 	for (size_t i = 0; i < lengthof(configs); i++)
 	{
