@@ -37,11 +37,21 @@
 
 /*
  * Bytes of the first chunk, which should not cost a small transaction more
- * than what its memory context has anyway, and of the largest that holds no
- * larger event; each has twice the bytes of the one before.
+ * than what its memory context has anyway, and of the last of those that
+ * follow, each with twice the bytes of the one before.
  */
 #define FIRST_CHUNK_SIZE	1024
-#define LARGEST_CHUNK_SIZE	(64 * 1024)
+#define LAST_CHUNK_SIZE		(512 * 1024)
+
+/*
+ * Bytes of each chunk after these.  What the C library has from the system
+ * piece by piece it often cannot give back, and the session would keep the
+ * memory of its largest transaction.  From this size on every chunk is a
+ * mapping of its own: malloc() of glibc raises the limit for these up to 32 MB,
+ * as others free such memory, and no further.  Pages that are not used cost
+ * nothing.
+ */
+#define MAPPED_CHUNK_SIZE	(33 * 1024 * 1024)
 
 /*
  * How long a full staging queue may be held by transactions that do not come
@@ -145,6 +155,21 @@ drop_saved_end(void)
 	pfree(saved);
 }
 
+/* Bytes of the chunk that follows, for an event of so many bytes. */
+static Size
+next_chunk_size(Size length)
+{
+	Size		size;
+
+	if (end.chunk == NULL)
+		size = FIRST_CHUNK_SIZE;
+	else if (end.chunk->size < LAST_CHUNK_SIZE)
+		size = 2 * end.chunk->size;
+	else
+		size = MAPPED_CHUNK_SIZE;
+	return Max(size, length);
+}
+
 /* Room for an event of so many bytes. */
 static StagedEvent *
 make_room(Size length)
@@ -153,10 +178,8 @@ make_room(Size length)
 
 	if (chunk == NULL || chunk->size - chunk->used < length)
 	{
-		Size		size = chunk == NULL ? FIRST_CHUNK_SIZE :
-			Min(2 * chunk->size, LARGEST_CHUNK_SIZE);
+		Size		size = next_chunk_size(length);
 
-		size = Max(size, length);
 		chunk = MemoryContextAllocHuge(TopTransactionContext,
 									   offsetof(Chunk, data) + size);
 		chunk->size = size;
