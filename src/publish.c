@@ -66,6 +66,12 @@ static PublishChannel named_channels[NAMED_CHANNELS];
 /* Events that this top transaction has numbered. */
 static uint64 event_number = 0;
 
+/*
+ * The outermost level of subtransactions at which there are notifications of
+ * this transaction; 0: there are none.
+ */
+static int	notified_level = 0;
+
 PG_FUNCTION_INFO_V1(pgpubsub_publish);
 PG_FUNCTION_INFO_V1(pgpubsub_publish_jsonb);
 
@@ -414,7 +420,10 @@ publish_notify(const char *channel, bool framed, const char *id,
 			   const char *payload, Size len, const char *native_payload)
 {
 	char		content_id[FRAME_ID_MAX + 1];
+	int			level = GetCurrentTransactionNestLevel();
 
+	if (notified_level == 0 || notified_level > level)
+		notified_level = level;
 	if (native_payload == NULL)
 		native_payload = payload;
 	if (framed && id[0] == '\0')
@@ -474,7 +483,7 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 		/* a session that has something to commit may be what is waited for */
 		if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL &&
 			!reader_may_be_awaited())
-			room_wait(database, channel->name);
+			(void) room_wait(database, channel->name);
 		framed |= not_heard_yet(database, channel);
 	}
 	publish_notify(channel->name, framed, id, payload, len, native_payload);
@@ -609,6 +618,23 @@ pgpubsub_publish_jsonb(PG_FUNCTION_ARGS)
  * Life of a transaction
  */
 
+/*
+ * PREPARE TRANSACTION: events cannot wait for COMMIT PREPARED.  Core refuses
+ * notifications too, but later, and with a hint at NOTIFY, which the user has
+ * not written.
+ */
+static void
+check_prepare(void)
+{
+	if (notified_level == 0 && !async_any())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot PREPARE a transaction that has published events"),
+			 errdetail("Events, like NOTIFY, cannot wait for COMMIT PREPARED."),
+			 errhint("Set pgpubsub.muted before the transaction or for the role (ALTER ROLE ... SET), drop or disable the triggers that publish, or use COMMIT.")));
+}
+
 /* What the end of a top transaction means. */
 static void
 publish_xact_callback(XactEvent event, void *arg)
@@ -619,7 +645,7 @@ publish_xact_callback(XactEvent event, void *arg)
 			async_pre_commit(publish_unstaged);
 			break;
 		case XACT_EVENT_PRE_PREPARE:
-			async_pre_prepare();
+			check_prepare();
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:
@@ -628,6 +654,7 @@ publish_xact_callback(XactEvent event, void *arg)
 			forget_used_channels();
 			room_at_end();
 			event_number = 0;
+			notified_level = 0;
 			break;
 		default:
 			break;
@@ -639,10 +666,20 @@ static void
 publish_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 						 SubTransactionId parentSubid, void *arg)
 {
+	int			level = GetCurrentTransactionNestLevel();
+
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
-		async_at_subcommit(GetCurrentTransactionNestLevel());
+	{
+		async_at_subcommit(level);
+		if (notified_level == level)
+			notified_level = level - 1;
+	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
-		async_at_subabort(GetCurrentTransactionNestLevel());
+	{
+		async_at_subabort(level);
+		if (notified_level >= level)
+			notified_level = 0;
+	}
 }
 
 /*

@@ -18,8 +18,11 @@
  *	  what was staged before is notified first, so that the order stands.
  *	  While it is only the queue that is full, and somebody reads the events,
  *	  the transaction waits instead: a relay that stops would lose them.  It
- *	  does not wait for long for a transaction that has a place and does not
- *	  come to its end, for want of a synchronous standby, say.
+ *	  does not wait for long for transactions that have a place and do not
+ *	  come to their end, for want of a synchronous standby, say.
+ *
+ * 4. Those who wait for room queue up for it, so that a large transaction has
+ *	  its turn although small ones keep coming.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,15 +37,27 @@
 
 /*
  * Bytes of the first chunk, which should not cost a small transaction more
- * than what its memory context has anyway, and of the largest that holds no
- * larger event; each has twice the bytes of the one before.
+ * than what its memory context has anyway, and of the last of those that
+ * follow, each with twice the bytes of the one before.
  */
 #define FIRST_CHUNK_SIZE	1024
-#define LARGEST_CHUNK_SIZE	(64 * 1024)
+#define LAST_CHUNK_SIZE		(512 * 1024)
 
 /*
- * How long the oldest transaction of a full staging queue may take to end,
- * from when it took its place, before the others stop waiting for it.
+ * Bytes of each chunk after these.  What the C library has from the system
+ * piece by piece it often cannot give back, and the session would keep the
+ * memory of its largest transaction.  From this size on every chunk is a
+ * mapping of its own: malloc() of glibc raises the limit for these up to 32 MB,
+ * as others free such memory, and no further.  Pages that are not used cost
+ * nothing.
+ */
+#define MAPPED_CHUNK_SIZE	(33 * 1024 * 1024)
+
+/*
+ * How long a full staging queue may be held by transactions that do not come
+ * to their end, from when the first of them took its place, before the others
+ * stop waiting for it.  It is of no matter for what they wait meanwhile, nor
+ * whether one such transaction follows the other.
  */
 #define PATIENCE_MS	1000
 
@@ -81,6 +96,12 @@ static SavedEnd *saved_ends = NULL;
 static Database *database = NULL;
 static uint32 database_generation;
 static StagedTransaction *place = NULL;
+
+/* This transaction is in the queue for room. */
+static bool queued = false;
+
+/* Since when the queue has been found held by others' places; 0: it is not. */
+static TimestampTz held_since = 0;
 
 /* The events are staged or published: later ones are published at once. */
 static bool closed = false;
@@ -134,6 +155,21 @@ drop_saved_end(void)
 	pfree(saved);
 }
 
+/* Bytes of the chunk that follows, for an event of so many bytes. */
+static Size
+next_chunk_size(Size length)
+{
+	Size		size;
+
+	if (end.chunk == NULL)
+		size = FIRST_CHUNK_SIZE;
+	else if (end.chunk->size < LAST_CHUNK_SIZE)
+		size = 2 * end.chunk->size;
+	else
+		size = MAPPED_CHUNK_SIZE;
+	return Max(size, length);
+}
+
 /* Room for an event of so many bytes. */
 static StagedEvent *
 make_room(Size length)
@@ -142,10 +178,8 @@ make_room(Size length)
 
 	if (chunk == NULL || chunk->size - chunk->used < length)
 	{
-		Size		size = chunk == NULL ? FIRST_CHUNK_SIZE :
-			Min(2 * chunk->size, LARGEST_CHUNK_SIZE);
+		Size		size = next_chunk_size(length);
 
-		size = Max(size, length);
 		chunk = MemoryContextAllocHuge(TopTransactionContext,
 									   offsetof(Chunk, data) + size);
 		chunk->size = size;
@@ -218,8 +252,9 @@ nobody_comes(void)
 }
 
 /*
- * Wait until all that was committed before is notified.  Raises 53400 at the
- * end of the transaction's budget.
+ * Wait until all that was committed before is notified.  At the end of the
+ * transaction's budget it raises 53400, or ends in a worker of logical
+ * replication.
  */
 static void
 wait_until_notified(void)
@@ -229,7 +264,10 @@ wait_until_notified(void)
 
 	while (!staging_pass_done(database->staging, pass) &&
 		   !staging_idle(database->staging) && !nobody_comes())
-		room_sleep_staging(database, start, LONG_MAX);
+	{
+		if (!room_sleep_staging(database, start, LONG_MAX))
+			break;
+	}
 	room_end_staging(start);
 }
 
@@ -266,38 +304,92 @@ find_bound_channel(void)
 }
 
 /*
+ * How long to wait yet for transactions that hold the queue, in ms.
+ */
+static long
+patience_left(void)
+{
+	long		patience = Min(PATIENCE_MS, pgpubsub_publish_timeout / 2);
+	TimestampTz since = staging_blocked_since(database->staging);
+
+	if (since == 0)
+		held_since = 0;
+	else if (held_since == 0 || since < held_since)
+		held_since = since;
+	if (held_since == 0)
+		return patience;
+	return patience - TimestampDifferenceMilliseconds(held_since,
+													  GetCurrentTimestamp());
+}
+
+/*
  * There is no room in the staging queue although all that was committed
  * before is notified.  Waits, if it may be expected to come free and somebody
  * reads what is to be staged; else returns false.
  */
 static bool
-wait_for_place(TimestampTz *start)
+wait_for_place(TimestampTz *start, long patience)
 {
-	TimestampTz blocked = staging_blocked_since(database->staging);
-	long		patience = Min(PATIENCE_MS, pgpubsub_publish_timeout / 2);
 	const char *channel;
+	bool		room;
 
-	if (blocked != 0)
-	{
-		patience -= TimestampDifferenceMilliseconds(blocked,
-													GetCurrentTimestamp());
-		if (patience <= 0)
-			return false;
-	}
+	if (patience <= 0)
+		return false;
 	channel = find_bound_channel();
 	if (channel == NULL)
 		return false;
 	if (pg_atomic_read_u32(&database->relay_state) != RELAY_FULL)
-	{
-		room_sleep_staging(database, *start, patience);
-		return true;
-	}
+		return room_sleep_staging(database, *start, patience);
 
 	/* what holds the queue holds this one too */
 	room_end_staging(*start);
-	room_wait(database, channel);
+	room = room_wait(database, channel);
 	*start = room_begin_staging(database);
-	return true;
+	return room;
+}
+
+/* Leave the queue for room, if this transaction is in it.  Cannot fail. */
+static void
+leave_queue(void)
+{
+	if (queued)
+		staging_leave_queue(database->staging);
+	queued = false;
+}
+
+/* Take a place, if it is this transaction's turn and there is room. */
+static bool
+take_queued_place(void)
+{
+	place = staging_reserve_queued(database->staging, end.nevents,
+								   database_generation,
+								   GetCurrentTimestamp());
+	if (place)
+		queued = false;
+	return place != NULL;
+}
+
+/*
+ * Wait for a place, in the queue.  Returns without one if waiting for it would
+ * be in vain.
+ */
+static void
+wait_in_queue(void)
+{
+	uint64		pass = staging_next_pass(database->staging);
+	TimestampTz start = room_begin_staging(database);
+
+	held_since = 0;
+	while (!take_queued_place() && !nobody_comes())
+	{
+		long		patience = patience_left();
+
+		if (staging_pass_done(database->staging, pass) ?
+			!wait_for_place(&start, patience) :
+			!room_sleep_staging(database, start, LONG_MAX))
+			break;
+	}
+	room_end_staging(start);
 }
 
 /*
@@ -307,29 +399,19 @@ wait_for_place(TimestampTz *start)
 static bool
 reserve_place(void)
 {
-	Staging    *staging = database->staging;
-	uint64		pass;
-	TimestampTz start;
-
-	place = staging_reserve(staging, end.bytes, end.nevents,
+	place = staging_reserve(database->staging, end.bytes, end.nevents,
 							database_generation, GetCurrentTimestamp());
-	if (place || reader_may_be_awaited())
-		return place != NULL;
+	if (place)
+		return true;
 
-	pass = staging_next_pass(staging);
-	start = room_begin_staging(database);
-	for (;;)
-	{
-		place = staging_reserve(staging, end.bytes, end.nevents,
-								database_generation, GetCurrentTimestamp());
-		if (place || nobody_comes())
-			break;
-		if (!staging_pass_done(staging, pass))
-			room_sleep_staging(database, start, LONG_MAX);
-		else if (!wait_for_place(&start))
-			break;
-	}
-	room_end_staging(start);
+	/* whoever must not wait may still have his turn at once */
+	staging_queue_up(database->staging, end.bytes);
+	queued = true;
+	if (reader_may_be_awaited())
+		(void) take_queued_place();
+	else
+		wait_in_queue();
+	leave_queue();
 	return place != NULL;
 }
 
@@ -347,7 +429,7 @@ stage(void)
 			return false;
 		channel = find_bound_channel();
 		if (channel)
-			room_wait(database, channel);
+			(void) room_wait(database, channel);
 	}
 	if (!relay_expected(database))
 		return false;
@@ -410,16 +492,12 @@ async_pre_commit(PublishNow publish_now)
 }
 
 /*
- * PREPARE TRANSACTION: events cannot wait for COMMIT PREPARED, as in core.
+ * Has this transaction events that are not staged or published yet?
  */
-void
-async_pre_prepare(void)
+bool
+async_any(void)
 {
-	if (end.nevents > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot PREPARE a transaction that has published events"),
-				 errhint("Commit it with COMMIT, or set pgpubsub.muted.")));
+	return end.nevents > 0;
 }
 
 /*
@@ -428,6 +506,7 @@ async_pre_prepare(void)
 void
 async_at_end(bool commit)
 {
+	leave_queue();
 	if (place)
 	{
 		staging_mark(place, commit);

@@ -20,7 +20,7 @@ extern bool async_add(Database *database, const char *channel,
 					  const char *id, const char *payload, Size len,
 					  const char *native);
 extern void async_pre_commit(PublishNow publish_now);
-extern void async_pre_prepare(void);
+extern bool async_any(void);
 extern void async_at_end(bool commit);
 extern void async_at_subcommit(int level);
 extern void async_at_subabort(int level);

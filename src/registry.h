@@ -313,6 +313,7 @@ typedef struct Control
 	/* any process, atomically */
 	pg_atomic_uint32 launcher_procno;	/* PG_UINT32_MAX: none */
 	pg_atomic_uint32 version;	/* grows when a database may get a slot again */
+	pg_atomic_uint32 given;		/* grows when a database gets a slot */
 } Control;
 
 /* NULL if pgpubsub is not preloaded */

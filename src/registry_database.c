@@ -27,9 +27,9 @@
 static Database *my_database = NULL;
 static uint32 my_generation;
 
-/* control->version when this backend's database could get no slot */
+/* slots_state() when this backend's database had, and could get, no slot */
 static bool my_database_refused = false;
-static uint32 refused_version;
+static uint64 refused_state;
 
 /*
  * Set the latch of the process whose number is in *procno, if any.  A stale
@@ -154,6 +154,7 @@ registry_acquire_database(Oid oid)
 	if (database)
 	{
 		database->oid = oid;
+		pg_atomic_fetch_add_u32(&pgpubsub_control->given, 1);
 		database->stats_reset = GetCurrentTimestamp();
 		pg_atomic_write_u64(&database->peak_used, 0);
 		pg_atomic_write_u64(&database->full_count, 0);
@@ -206,17 +207,26 @@ set_my_database(Database *database)
 		my_generation = pg_atomic_read_u32(&database->generation);
 }
 
-/* Give this backend's database a slot, if it can get one; ask for a relay. */
-static void
-acquire_my_database(void)
+/*
+ * While this stands, a database that has no slot, and could get none, has none
+ * yet.  Takes no lock.
+ */
+static uint64
+slots_state(void)
 {
-	uint32		version = pg_atomic_read_u32(&pgpubsub_control->version);
-	char	   *name;
+	return (uint64) pg_atomic_read_u32(&pgpubsub_control->version) << 32 |
+		pg_atomic_read_u32(&pgpubsub_control->given);
+}
 
-	if (my_database_refused && refused_version == version)
-		return;
+/*
+ * Give this backend's database a slot, if it can get one; ask for a relay.
+ * Else remember that it was refused when slots_state() was state.
+ */
+static void
+acquire_my_database(uint64 state)
+{
+	char	   *name = get_database_name(MyDatabaseId);
 
-	name = get_database_name(MyDatabaseId);
 	if (name && registry_database_allowed(name))
 	{
 		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
@@ -226,7 +236,7 @@ acquire_my_database(void)
 			registry_wake(&pgpubsub_control->launcher_procno);
 	}
 	my_database_refused = (my_database == NULL);
-	refused_version = version;
+	refused_state = state;
 }
 
 /*
@@ -237,17 +247,24 @@ acquire_my_database(void)
 Database *
 registry_my_database(bool create)
 {
+	uint64		state;
+
 	if (pgpubsub_control == NULL)
 		return NULL;
 	if (my_database && my_database->oid == MyDatabaseId &&
 		pg_atomic_read_u32(&my_database->generation) == my_generation)
 		return my_database;
 
+	/* each event asks: the control lock is everybody's */
+	state = slots_state();
+	if (my_database_refused && refused_state == state)
+		return NULL;
+	pg_read_barrier();
 	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
 	set_my_database(registry_lookup_database(MyDatabaseId));
 	LWLockRelease(pgpubsub_control->lock);
 	if (my_database == NULL && create)
-		acquire_my_database();
+		acquire_my_database(state);
 	return my_database;
 }
 

@@ -226,6 +226,7 @@ init_control(LWLockPadded *locks)
 	pgpubsub_control->subscription_lock = &locks[1].lock;
 	pg_atomic_init_u32(&pgpubsub_control->launcher_procno, PG_UINT32_MAX);
 	pg_atomic_init_u32(&pgpubsub_control->version, 0);
+	pg_atomic_init_u32(&pgpubsub_control->given, 0);
 
 	dlist_init(&pgpubsub_control->free_subscriptions);
 	pgpubsub_control->subscriptions = (Subscription *) space;

@@ -168,7 +168,7 @@ relay_staged_init(Database *database)
 	{
 		decide_readers(&walk.view, walk.event, walk.done);
 		walk.done = walk.view.nevents - 1;
-		staging_walk_advance(&walk);
+		staging_walk_advance(staged.staging, &walk);
 	}
 }
 
@@ -297,7 +297,7 @@ relay_staged_appended(void)
 {
 	uint64		number = staging_walk_number(&staged.append);
 
-	staging_walk_advance(&staged.append);
+	staging_walk_advance(staged.staging, &staged.append);
 	staging_set_appended(staged.staging, number);
 }
 
@@ -355,7 +355,7 @@ send_events(StagedWalk *walk)
 		staged.batch_number = staging_walk_number(walk);
 		bytes += event->length;
 		nevents++;
-		staging_walk_advance(walk);
+		staging_walk_advance(staged.staging, walk);
 	}
 }
 

@@ -12,12 +12,18 @@
  * error: the writer waits on, for evict_timeout.  If nothing comes of it, the
  * relay does not run although it is there, and that is an error.
  *
+ * A worker of logical replication gets no error: it would fail again and again,
+ * and with it the replication of all its tables, because of a queue that
+ * nobody reads.  When its budget is used up it goes over the limit, which the
+ * caller is told.
+ *
  *-------------------------------------------------------------------------
  */
 #include "room.h"
 
 #include "hold.h"
 #include "miscadmin.h"
+#include "replication/logicalworker.h"
 #include "utils/timestamp.h"
 
 /* The eviction that a writer waits for may be late by so much. */
@@ -93,9 +99,10 @@ relay_stuck(const char *channel)
 /*
  * While the relay waits for room in the queue, wait too.  channel is what the
  * error names.  Raises 53400 if a subscription that is never evicted keeps
- * the queue full, or the relay hangs.  No LWLock may be held.
+ * the queue full, or the relay hangs; in a worker of logical replication,
+ * returns false instead.  No LWLock may be held.
  */
-void
+bool
 room_wait(Database *database, const char *channel)
 {
 	TimestampTz start = GetCurrentTimestamp();
@@ -108,6 +115,11 @@ room_wait(Database *database, const char *channel)
 		Holder		blocker;
 
 		CHECK_FOR_INTERRUPTS();
+		if (left <= 0 && IsLogicalWorker())
+		{
+			end_wait(start);
+			return false;
+		}
 		if (left <= 0)
 		{
 			if (hold_find_awaited(database, true, &blocker))
@@ -129,6 +141,7 @@ room_wait(Database *database, const char *channel)
 									pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
 	}
 	end_wait(start);
+	return true;
 }
 
 /* Raise 53400: nobody empties the staging queue. */
@@ -166,14 +179,17 @@ room_begin_staging(Database *database)
 
 /*
  * Sleep until the staging queue has changed, or for at most so many
- * milliseconds.  Raises 53400 when the transaction's budget is used up.
+ * milliseconds.  When the transaction's budget is used up it raises 53400, or
+ * returns false in a worker of logical replication.
  */
-void
+bool
 room_sleep_staging(Database *database, TimestampTz start, long at_most)
 {
 	long		left = budget_left(start);
 
 	CHECK_FOR_INTERRUPTS();
+	if (left <= 0 && IsLogicalWorker())
+		return false;
 	if (left <= 0)
 	{
 		end_wait(start);
@@ -182,6 +198,7 @@ room_sleep_staging(Database *database, TimestampTz start, long at_most)
 	ConditionVariableTimedSleep(staging_moved(database->staging),
 								Min(left, at_most),
 								pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
+	return true;
 }
 
 /*

@@ -11,9 +11,9 @@
 #include "pgpubsub.h"
 #include "registry.h"
 
-extern void room_wait(Database *database, const char *channel);
+extern bool room_wait(Database *database, const char *channel);
 extern TimestampTz room_begin_staging(Database *database);
-extern void room_sleep_staging(Database *database, TimestampTz start,
+extern bool room_sleep_staging(Database *database, TimestampTz start,
 							   long at_most);
 extern void room_end_staging(TimestampTz start);
 extern void room_at_end(void);

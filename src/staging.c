@@ -23,20 +23,35 @@
  *	  passed over for must have been found committed before that check.  So a
  *	  transaction that has seen another's rows comes after it.
  *
+ *	  One transaction may stay pending for very long, for want of a synchronous
+ *	  standby, say, while others come and go behind it.  So the relay looks at
+ *	  a place once on its way to head, and keeps two lists, both in the order
+ *	  of places: those that it found pending, and those that it found committed
+ *	  and has not taken yet.  One check of those pending clears many that are
+ *	  committed.  What is cleared stays so: whoever was in progress after a
+ *	  commit can never have been seen by it.
+ *
  * 4. Events are numbered in the order in which they are taken.  Two marks on
  *	  that sequence make a restart of the relay exact: appended, up to which
  *	  they are in the ring, and notified, up to which they were sent by a
  *	  transaction that has committed.  Neither waits for the other.  Space is
  *	  freed behind both.
  *
- * 5. Each transaction that was taken leads to the next one, by a pointer in its
- *	  place.  The relay follows these pointers twice: with one walk it appends
- *	  events, with the other it notifies them.  A place that a walk has not
- *	  passed is not freed, since the walk's mark has not passed it either.
+ * 5. Each transaction that was taken leads to the one that was taken next.  The
+ *	  relay walks along there twice: with one walk it appends events, with the
+ *	  other it notifies them.  A place that a walk has not passed is not freed,
+ *	  since the walk's mark has not passed it either.
  *
  * 6. A pass is one look of the relay at all places.  Whoever has to know that
  *	  all that was committed before is taken and notified waits for a pass to
  *	  end that began after.
+ *
+ * 7. Who finds no room may queue up for it, and is served in turn: then nobody
+ *	  else takes a place, and of those in the queue only who leaves enough for
+ *	  all before him.  So a large transaction is not starved by small ones.
+ *	  The spinlock serializes those in the queue, and each leaves it in the
+ *	  same moment in which he takes his place.  Who gives up, or ends in an
+ *	  error, leaves it when his transaction ends, at the latest.
  *
  * Nothing here looks at a catalog or raises an error.
  *
@@ -44,8 +59,10 @@
  */
 #include "staging.h"
 
+#include "lib/ilist.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
+#include "storage/spin.h"
 
 typedef enum StagedStatus
 {
@@ -71,17 +88,41 @@ struct StagedTransaction
 
 	/* the relay alone */
 	uint64		first;			/* number of its first event, 0: not taken */
-	StagedTransaction *next;	/* the one taken after it; NULL: none yet */
+	uint64		next;			/* place in the same list, 0: the last; once it
+								 * is taken, the place that was taken next */
 };
 
+/* Places in ascending order, each leading to the next; 0: none. */
+typedef struct PlaceList
+{
+	uint64		first;
+	uint64		last;
+} PlaceList;
+
+/* A process in the queue for room. */
+typedef struct Waiter
+{
+	dlist_node	node;
+	Size		length;			/* of the place that it wants */
+} Waiter;
+
+/* What different processes write is in different lines of the cache. */
 struct Staging
 {
 	/* constant */
 	Size		size;
 	char	   *data;
+	Waiter	   *waiters;		/* of each process, by its number */
+
+	char		pad1[PG_CACHE_LINE_SIZE];
 
 	/* any writer, by compare-and-swap */
 	pg_atomic_uint64 head;
+
+	/* changed under mutex; read by each writer */
+	pg_atomic_uint32 num_queued;
+
+	char		pad2[PG_CACHE_LINE_SIZE];
 
 	/* written by the relay alone */
 	pg_atomic_uint64 tail;
@@ -90,13 +131,26 @@ struct Staging
 	pg_atomic_uint64 passes_begun;
 	pg_atomic_uint64 passes_done;
 	uint64		numbered;		/* the last number given */
-	uint64		scan;			/* nothing to take before it */
-	StagedTransaction *last;	/* the one taken last; may have been freed */
+	uint64		looked;			/* the first place not looked at yet */
+	uint64		cleared;		/* what is committed before may be taken */
+	PlaceList	pending;		/* found pending */
+	PlaceList	committed;		/* found committed, to be taken */
+	uint64		last_taken;		/* place; may have been freed */
 
 	ConditionVariable moved;	/* tail or passes_done */
+
+	/* mutex */
+	slock_t		mutex;
+	dlist_head	queue;			/* Waiter.node, the first comes first */
 };
 
 #define HEADER_SIZE MAXALIGN(sizeof(StagedTransaction))
+
+/*
+ * Of the places not looked at yet, so many that are committed are looked for
+ * at a time.  A transaction that ends is behind no more than these.
+ */
+#define LOOK_AHEAD	64
 
 /* The longest place, header and alignment included, in bytes. */
 #define MAX_PLACE	((Size) 1024 * 1024 * 1024)
@@ -187,12 +241,30 @@ staged_event_next(StagedEvent *event)
  * Any process
  */
 
+/* Shared memory of what comes before the data, in bytes. */
+static Size
+control_size(void)
+{
+	return add_size(MAXALIGN(sizeof(Staging)),
+					MAXALIGN(mul_size(MaxBackends, sizeof(Waiter))));
+}
+
 /* Shared memory of a queue of so many bytes, in bytes. */
 Size
 staging_shmem_size(Size bytes)
 {
-	return add_size(MAXALIGN(sizeof(Staging)),
-					TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes));
+	return add_size(control_size(), TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes));
+}
+
+/* Begin anew to look at the places, from tail on. */
+static void
+forget_looks(Staging *staging)
+{
+	uint64		tail = pg_atomic_read_u64(&staging->tail);
+
+	staging->looked = staging->cleared = tail;
+	memset(&staging->pending, 0, sizeof(PlaceList));
+	memset(&staging->committed, 0, sizeof(PlaceList));
 }
 
 /* Lay out an empty queue in space, which has staging_shmem_size() bytes. */
@@ -202,7 +274,8 @@ staging_init(void *space, Size bytes)
 	Staging    *staging = (Staging *) space;
 
 	staging->size = TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes);
-	staging->data = (char *) space + MAXALIGN(sizeof(Staging));
+	staging->waiters = (Waiter *) ((char *) space + MAXALIGN(sizeof(Staging)));
+	staging->data = (char *) space + control_size();
 	memset(staging->data, 0, staging->size);
 	pg_atomic_init_u64(&staging->head, staging->size);
 	pg_atomic_init_u64(&staging->tail, staging->size);
@@ -211,9 +284,12 @@ staging_init(void *space, Size bytes)
 	pg_atomic_init_u64(&staging->passes_begun, 0);
 	pg_atomic_init_u64(&staging->passes_done, 0);
 	staging->numbered = 0;
-	staging->scan = staging->size;
-	staging->last = NULL;
+	staging->last_taken = 0;
+	forget_looks(staging);
 	ConditionVariableInit(&staging->moved);
+	SpinLockInit(&staging->mutex);
+	dlist_init(&staging->queue);
+	pg_atomic_init_u32(&staging->num_queued, 0);
 	return staging;
 }
 
@@ -297,36 +373,43 @@ write_header(StagedTransaction *place, Size length, uint32 nevents,
 	place->generation = generation;
 	place->taken_at = now;
 	place->first = 0;
-	place->next = NULL;
 	pg_write_barrier();
 	pg_atomic_write_u32(&place->length, length);
 }
 
-/*
- * Take the next place, for so many bytes of events.  Returns NULL if there
- * is no room now.  The caller must mark it when its transaction ends.
- */
-StagedTransaction *
-staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation,
-				TimestampTz now)
+/* Bytes of the place for so many bytes of events. */
+static inline Size
+place_size(Size len)
 {
-	Size		length = HEADER_SIZE + MAXALIGN(len);
+	return HEADER_SIZE + MAXALIGN(len);
+}
+
+/*
+ * What has to stay empty at the end of the memory before a place of so many
+ * bytes at head, as a place does not wrap.
+ */
+static inline Size
+filler_before(Staging *staging, uint64 head, Size length)
+{
+	Size		left = staging->size - head % staging->size;
+
+	return left >= length ? 0 : left;
+}
+
+/* Take the next place, of so many bytes.  Returns NULL if there is no room. */
+static StagedTransaction *
+take_place(Staging *staging, Size length)
+{
 	uint64		tail = pg_atomic_read_u64(&staging->tail);
-	StagedTransaction *place;
 	uint64		head;
 	Size		left;
-
-	Assert(len <= staging_max_transaction(staging));
 
 	/* in this order, head is not behind tail */
 	pg_read_barrier();
 	head = pg_atomic_read_u64(&staging->head);
 	do
 	{
-		/* a place does not wrap: what is too short at the end stays empty */
-		left = staging->size - head % staging->size;
-		if (left >= length)
-			left = 0;
+		left = filler_before(staging, head, length);
 		if (head + left + length - tail > staging->size)
 			return NULL;
 	} while (!pg_atomic_compare_exchange_u64(&staging->head, &head,
@@ -334,9 +417,149 @@ staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation,
 
 	if (left > 0)
 		pg_atomic_write_u32(&PLACE_AT(staging, head)->length, left);
-	place = PLACE_AT(staging, head + left);
-	write_header(place, length, nevents, generation, now);
+	return PLACE_AT(staging, head + left);
+}
+
+/*
+ * Take the next place, for so many bytes of events.  Returns NULL if there
+ * is no room now, or others queue for it.  The caller must mark it when its
+ * transaction ends.
+ */
+StagedTransaction *
+staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation,
+				TimestampTz now)
+{
+	StagedTransaction *place;
+
+	Assert(len <= staging_max_transaction(staging));
+	if (pg_atomic_read_u32(&staging->num_queued) != 0)
+		return NULL;
+	place = take_place(staging, place_size(len));
+	if (place)
+		write_header(place, place_size(len), nevents, generation, now);
 	return place;
+}
+
+/* This process's entry in the queue for room. */
+static Waiter *
+my_waiter(Staging *staging)
+{
+	Assert(PGPUBSUB_MY_PROCNO >= 0 && PGPUBSUB_MY_PROCNO < MaxBackends);
+	return &staging->waiters[PGPUBSUB_MY_PROCNO];
+}
+
+/*
+ * Queue up for room for so many bytes of events; the caller must leave the
+ * queue, or get its place, before its transaction has ended.
+ */
+void
+staging_queue_up(Staging *staging, Size len)
+{
+	Waiter	   *waiter = my_waiter(staging);
+
+	waiter->length = place_size(len);
+	SpinLockAcquire(&staging->mutex);
+	dlist_push_tail(&staging->queue, &waiter->node);
+	pg_atomic_write_u32(&staging->num_queued,
+						pg_atomic_read_u32(&staging->num_queued) + 1);
+	SpinLockRelease(&staging->mutex);
+}
+
+/* Take the entry out of the queue.  The spinlock must be held. */
+static void
+remove_waiter(Staging *staging, Waiter *waiter)
+{
+	dlist_delete(&waiter->node);
+	pg_atomic_write_u32(&staging->num_queued,
+						pg_atomic_read_u32(&staging->num_queued) - 1);
+}
+
+/*
+ * Is it the entry's turn: is it the first in the queue, or would there be
+ * room for all before it, whatever stays empty at the end of the memory?
+ * used: bytes that are in use.  The spinlock must be held.
+ */
+static bool
+has_turn(Staging *staging, Waiter *waiter, Size used)
+{
+	Size		left = staging->size - used;
+	Size		longest = waiter->length;
+	Size		sum = waiter->length;
+	dlist_iter	iter;
+
+	if (dlist_head_node(&staging->queue) == &waiter->node)
+		return true;
+	dlist_foreach(iter, &staging->queue)
+	{
+		Waiter	   *other = dlist_container(Waiter, node, iter.cur);
+
+		if (other == waiter)
+			break;
+		sum += other->length;
+		longest = Max(longest, other->length);
+		if (sum + longest > left)
+			return false;
+	}
+	return true;
+}
+
+/* Is there room for the first in the queue?  The spinlock must be held. */
+static bool
+first_has_room(Staging *staging)
+{
+	uint64		head = pg_atomic_read_u64(&staging->head);
+	Waiter	   *first;
+
+	if (dlist_is_empty(&staging->queue))
+		return false;
+	first = dlist_container(Waiter, node, dlist_head_node(&staging->queue));
+	return staging_used(staging) + first->length +
+		filler_before(staging, head, first->length) <= staging->size;
+}
+
+/*
+ * Take a place for what this process has queued up for, if it has its turn
+ * and there is room; it has left the queue then.  Else returns NULL.  As for
+ * staging_reserve() otherwise.
+ */
+StagedTransaction *
+staging_reserve_queued(Staging *staging, uint32 nevents, uint32 generation,
+					   TimestampTz now)
+{
+	Waiter	   *waiter = my_waiter(staging);
+	StagedTransaction *place = NULL;
+	bool		wake = false;
+
+	SpinLockAcquire(&staging->mutex);
+	if (has_turn(staging, waiter, staging_used(staging)))
+		place = take_place(staging, waiter->length);
+	if (place)
+	{
+		remove_waiter(staging, waiter);
+		wake = first_has_room(staging);
+	}
+	SpinLockRelease(&staging->mutex);
+	if (place)
+		write_header(place, waiter->length, nevents, generation, now);
+
+	/* what was not its turn before is now */
+	if (wake)
+		ConditionVariableBroadcast(&staging->moved);
+	return place;
+}
+
+/*
+ * Leave the queue without a place.  Cannot fail.
+ */
+void
+staging_leave_queue(Staging *staging)
+{
+	SpinLockAcquire(&staging->mutex);
+	remove_waiter(staging, my_waiter(staging));
+	SpinLockRelease(&staging->mutex);
+
+	/* there may be room for those behind */
+	ConditionVariableBroadcast(&staging->moved);
 }
 
 /* Where the events go. */
@@ -456,42 +679,156 @@ staging_end_pass(Staging *staging)
 	ConditionVariableBroadcast(&staging->moved);
 }
 
+/* What leads to the place that follows the one at before; 0: to the first. */
+static uint64 *
+list_link(Staging *staging, PlaceList *list, uint64 before)
+{
+	return before == 0 ? &list->first : &PLACE_AT(staging, before)->next;
+}
+
+/* Remove the place that follows the one at before; 0: the first. */
+static void
+list_remove(Staging *staging, PlaceList *list, uint64 before)
+{
+	uint64	   *link = list_link(staging, list, before);
+	uint64		pos = *link;
+
+	*link = PLACE_AT(staging, pos)->next;
+	if (list->last == pos)
+		list->last = before;
+}
+
+/* Insert the place at pos, where the one at before is; 0: at the beginning. */
+static void
+list_insert(Staging *staging, PlaceList *list, uint64 before, uint64 pos)
+{
+	uint64	   *link = list_link(staging, list, before);
+
+	PLACE_AT(staging, pos)->next = *link;
+	if (*link == 0)
+		list->last = pos;
+	*link = pos;
+}
+
 /*
- * May the committed place at pos be taken before those pending ones that come
- * before it?  Sets *again if one of them was committed meanwhile, so that it
- * comes first.
+ * Of the places that were found pending, those that are committed by now join
+ * the others that are to be taken; void ones are done with.
+ */
+static void
+look_at_pending(Staging *staging)
+{
+	PlaceList  *pending = &staging->pending;
+	PlaceList  *committed = &staging->committed;
+	uint64		kept = 0;		/* the last one that is still pending */
+	uint64		before = 0;		/* the last committed one before it */
+	uint64		pos;
+
+	while ((pos = *list_link(staging, pending, kept)) != 0)
+	{
+		uint32		status;
+		uint64		next;
+
+		status = pg_atomic_read_u32(&PLACE_AT(staging, pos)->status);
+		if (status == STAGED_PENDING)
+		{
+			kept = pos;
+			continue;
+		}
+		list_remove(staging, pending, kept);
+		if (status != STAGED_COMMITTED)
+			continue;
+		while ((next = *list_link(staging, committed, before)) != 0 &&
+			   next < pos)
+			before = next;
+		list_insert(staging, committed, before, pos);
+	}
+}
+
+/*
+ * Look at the places that follow, up to head, until there is something to
+ * take.  Returns false if there is one without a header, behind which nobody
+ * may look.
  */
 static bool
-may_overtake(Staging *staging, uint64 pos, bool *again)
+look_ahead(Staging *staging, uint64 head)
 {
-	uint64		before = staging->scan;
+	int			found = 0;
 
-	while (before < pos)
+	while (staging->looked < head && found < LOOK_AHEAD)
 	{
-		StagedTransaction *place = PLACE_AT(staging, before);
+		uint64		pos = staging->looked;
+		StagedTransaction *place = PLACE_AT(staging, pos);
+		uint32		length = place_length(place);
+		uint32		status;
 
-		if (pg_atomic_read_u32(&place->status) == STAGED_PENDING &&
-			!in_progress(place))
-		{
-			/* it has ended, and sets its status about now */
-			pg_memory_barrier();
-			if (pg_atomic_read_u32(&place->status) == STAGED_PENDING)
-				return false;
-		}
-		if (pg_atomic_read_u32(&place->status) == STAGED_COMMITTED &&
-			place->first == 0)
-		{
-			*again = true;
+		if (length == 0)
 			return false;
+		status = pg_atomic_read_u32(&place->status);
+		if (status == STAGED_PENDING)
+			list_insert(staging, &staging->pending, staging->pending.last, pos);
+		else if (status == STAGED_COMMITTED && place->first == 0)
+		{
+			list_insert(staging, &staging->committed, staging->committed.last,
+						pos);
+			found++;
 		}
-		before += place_length(place);
+		staging->looked = pos + length;
 	}
 	return true;
 }
 
 /*
- * Let the walk begin with the transaction.
+ * Find out which of those committed may be taken before those pending that
+ * come before them.  Returns the first of these whose transaction is no longer
+ * in progress, at which that ends; NULL if there is none.
  */
+static StagedTransaction *
+clear_committed(Staging *staging)
+{
+	/* the status of those committed was read before this */
+	pg_memory_barrier();
+	staging->cleared = staging->looked;
+	for (uint64 pos = staging->pending.first; pos != 0;
+		 pos = PLACE_AT(staging, pos)->next)
+	{
+		if (!in_progress(PLACE_AT(staging, pos)))
+		{
+			staging->cleared = pos;
+			return PLACE_AT(staging, pos);
+		}
+	}
+	return NULL;
+}
+
+/*
+ * Look for something to take.  Returns false if more may come at any moment,
+ * since a place is just about to get its header or its status.
+ */
+static bool
+look(Staging *staging)
+{
+	uint64		head = pg_atomic_read_u64(&staging->head);
+	bool		all = true;
+	StagedTransaction *ended;
+
+	/* what lies behind tail is others' memory now */
+	staging->looked = Max(staging->looked, pg_atomic_read_u64(&staging->tail));
+	pg_read_barrier();
+	do
+	{
+		look_at_pending(staging);
+		if (staging->committed.first == 0)
+			all = look_ahead(staging, head);
+		ended = clear_committed(staging);
+
+		/* it sets its status about now; if it just has, it may come first */
+		pg_memory_barrier();
+	} while (ended &&
+			 pg_atomic_read_u32(&ended->status) != STAGED_PENDING);
+	return all && ended == NULL;
+}
+
+/* Let the walk begin with the transaction. */
 static void
 enter_transaction(StagedWalk *walk, const StagedView *view)
 {
@@ -500,21 +837,20 @@ enter_transaction(StagedWalk *walk, const StagedView *view)
 	walk->done = 0;
 }
 
-/*
- * The transaction is taken: number its events, and lead both walks to it.
- */
+/* The transaction is taken: number its events, and lead both walks to it. */
 static void
-take_place(Staging *staging, StagedView *view, StagedWalk *append,
-		   StagedWalk *notify)
+number_place(Staging *staging, StagedView *view, StagedWalk *append,
+			 StagedWalk *notify)
 {
 	view->first = staging->numbered + 1;
 	view->transaction->first = view->first;
+	view->transaction->next = 0;
 	staging->numbered += view->nevents;
 
 	/* a walk that is not at its end has not passed the last one: it stands */
 	if (append->view.transaction != NULL || notify->view.transaction != NULL)
-		staging->last->next = view->transaction;
-	staging->last = view->transaction;
+		PLACE_AT(staging, staging->last_taken)->next = view->pos;
+	staging->last_taken = view->pos;
 	if (append->view.transaction == NULL)
 		enter_transaction(append, view);
 	if (notify->view.transaction == NULL)
@@ -523,60 +859,28 @@ take_place(Staging *staging, StagedView *view, StagedWalk *append,
 
 /*
  * Take the next transaction, and number its events.  Both walks come to it;
- * they are the relay's, in its own memory.
+ * they are the relay's, in its own memory.  What this costs does not grow with
+ * what is behind a transaction that stays pending.
  */
 StagedTake
 staging_take(Staging *staging, StagedWalk *append, StagedWalk *notify,
 			 StagedView *view)
 {
-	uint64		head = pg_atomic_read_u64(&staging->head);
-	uint64		tail = pg_atomic_read_u64(&staging->tail);
+	PlaceList  *committed = &staging->committed;
+	bool		all = true;
 	uint64		pos;
-	bool		passed = false;
-	bool		soon = false;
 
-	/* what lies behind tail is others' memory now */
-	staging->scan = Max(staging->scan, tail);
-	pos = staging->scan;
-	pg_read_barrier();
-	while (pos < head)
-	{
-		StagedTransaction *place = PLACE_AT(staging, pos);
-		uint32		length = place_length(place);
-		uint32		status;
-		bool		again = false;
-
-		if (length == 0)
-			return TAKE_SOON;
-		status = pg_atomic_read_u32(&place->status);
-		if (status == STAGED_PENDING)
-		{
-			passed = true;
-			/* one that has ended may have been seen: a pass must not miss it */
-			soon |= !in_progress(place);
-		}
-		if (status != STAGED_COMMITTED || place->first != 0)
-		{
-			pos += length;
-			if (!passed)
-				staging->scan = pos;
-			continue;
-		}
-
-		/* the status was read before we look at those passed over */
-		pg_memory_barrier();
-		if (!passed || may_overtake(staging, pos, &again))
-		{
-			view_place(place, pos, view);
-			take_place(staging, view, append, notify);
-			return TAKE_FOUND;
-		}
-		if (!again)
-			return TAKE_SOON;
-		pos = staging->scan;
-		passed = soon = false;
-	}
-	return soon ? TAKE_SOON : TAKE_NOTHING;
+	if (committed->first == 0 || committed->first >= staging->cleared)
+		all = look(staging);
+	pos = committed->first;
+	if (pos == 0)
+		return all ? TAKE_NOTHING : TAKE_SOON;
+	if (pos >= staging->cleared)
+		return TAKE_SOON;
+	list_remove(staging, committed, 0);
+	view_place(PLACE_AT(staging, pos), pos, view);
+	number_place(staging, view, append, notify);
+	return TAKE_FOUND;
 }
 
 /* The last number given to an event that was taken. */
@@ -598,15 +902,15 @@ staging_walk_number(const StagedWalk *walk)
  * freed once the walk's mark is moved, so move that afterwards.
  */
 void
-staging_walk_advance(StagedWalk *walk)
+staging_walk_advance(Staging *staging, StagedWalk *walk)
 {
-	StagedTransaction *next = walk->view.transaction->next;
+	uint64		next = walk->view.transaction->next;
 
 	if (++walk->done < walk->view.nevents)
 		walk->event = staged_event_next(walk->event);
-	else if (next != NULL)
+	else if (next != 0)
 	{
-		view_place(next, 0, &walk->view);
+		view_place(PLACE_AT(staging, next), next, &walk->view);
 		enter_transaction(walk, &walk->view);
 	}
 	else
@@ -666,6 +970,10 @@ staging_free(Staging *staging)
 			(place->first == 0 ||
 			 place->first + place->nevents - 1 > done))
 			break;
+
+		/* a void one may have been found pending, before all others then */
+		if (pos == staging->pending.first)
+			list_remove(staging, &staging->pending, 0);
 		memset(place, 0, length);
 		pos += length;
 	}
@@ -678,10 +986,10 @@ staging_free(Staging *staging)
 
 /* Order of transactions that were taken: by number. */
 static int
-compare_taken(const void *a, const void *b)
+compare_views(const void *a, const void *b)
 {
-	uint64		left = (*(StagedTransaction *const *) a)->first;
-	uint64		right = (*(StagedTransaction *const *) b)->first;
+	uint64		left = ((const StagedView *) a)->first;
+	uint64		right = ((const StagedView *) b)->first;
 
 	return left < right ? -1 : left > right;
 }
@@ -690,13 +998,13 @@ compare_taken(const void *a, const void *b)
  * The transactions that were taken and are not past both marks, in no order,
  * allocated in the current context.
  */
-static StagedTransaction **
+static StagedView *
 list_taken(Staging *staging, size_t *count)
 {
 	uint64		head = pg_atomic_read_u64(&staging->head);
 	uint64		done = Min(staging_appended(staging), staging_notified(staging));
 	size_t		allocated = 64;
-	StagedTransaction **list = palloc(allocated * sizeof(*list));
+	StagedView *views = palloc(allocated * sizeof(StagedView));
 	uint32		length;
 
 	*count = 0;
@@ -716,24 +1024,24 @@ list_taken(Staging *staging, size_t *count)
 		if (*count == allocated)
 		{
 			allocated *= 2;
-			list = repalloc_huge(list, allocated * sizeof(*list));
+			views = repalloc_huge(views, allocated * sizeof(StagedView));
 		}
-		list[(*count)++] = place;
+		view_place(place, pos, &views[(*count)++]);
 	}
-	return list;
+	return views;
 }
 
 /* Have the walk go on behind the mark, from the first transaction. */
 static void
-resume_walk(StagedWalk *walk, StagedTransaction *first, uint64 mark)
+resume_walk(Staging *staging, StagedWalk *walk, const StagedView *first,
+			uint64 mark)
 {
 	memset(walk, 0, sizeof(StagedWalk));
 	if (first == NULL)
 		return;
-	view_place(first, 0, &walk->view);
-	enter_transaction(walk, &walk->view);
+	enter_transaction(walk, first);
 	while (walk->view.transaction != NULL && staging_walk_number(walk) <= mark)
-		staging_walk_advance(walk);
+		staging_walk_advance(staging, walk);
 }
 
 /*
@@ -744,23 +1052,25 @@ void
 staging_recover(Staging *staging, StagedWalk *append, StagedWalk *notify)
 {
 	size_t		count;
-	StagedTransaction **taken = list_taken(staging, &count);
-	StagedTransaction *first = NULL;
+	StagedView *taken = list_taken(staging, &count);
 
 	staging->numbered = Max(staging_appended(staging),
 							staging_notified(staging));
-	staging->scan = pg_atomic_read_u64(&staging->tail);
-	staging->last = NULL;
-	qsort(taken, count, sizeof(*taken), compare_taken);
+	staging->last_taken = 0;
+	forget_looks(staging);
+	qsort(taken, count, sizeof(StagedView), compare_views);
+	for (size_t i = 0; i < count; i++)
+		taken[i].transaction->next = i + 1 < count ? taken[i + 1].pos : 0;
 	if (count > 0)
 	{
-		first = taken[0];
-		for (size_t i = 0; i < count; i++)
-			taken[i]->next = i + 1 < count ? taken[i + 1] : NULL;
-		staging->last = taken[count - 1];
-		staging->numbered = staging->last->first + staging->last->nevents - 1;
+		const StagedView *last = &taken[count - 1];
+
+		staging->last_taken = last->pos;
+		staging->numbered = last->first + last->nevents - 1;
 	}
+	resume_walk(staging, append, count > 0 ? taken : NULL,
+				staging_appended(staging));
+	resume_walk(staging, notify, count > 0 ? taken : NULL,
+				staging_notified(staging));
 	pfree(taken);
-	resume_walk(append, first, staging_appended(staging));
-	resume_walk(notify, first, staging_notified(staging));
 }

@@ -88,6 +88,12 @@ extern Size staging_max_transaction(Staging *staging);
 extern StagedTransaction *staging_reserve(Staging *staging, Size len,
 										  uint32 nevents, uint32 generation,
 										  TimestampTz now);
+extern void staging_queue_up(Staging *staging, Size len);
+extern StagedTransaction *staging_reserve_queued(Staging *staging,
+												 uint32 nevents,
+												 uint32 generation,
+												 TimestampTz now);
+extern void staging_leave_queue(Staging *staging);
 extern char *staging_data(StagedTransaction *transaction);
 extern void staging_mark(StagedTransaction *transaction, bool committed);
 extern uint64 staging_next_pass(Staging *staging);
@@ -103,7 +109,7 @@ extern StagedTake staging_take(Staging *staging, StagedWalk *append,
 							   StagedWalk *notify, StagedView *view);
 extern uint64 staging_numbered(Staging *staging);
 extern uint64 staging_walk_number(const StagedWalk *walk);
-extern void staging_walk_advance(StagedWalk *walk);
+extern void staging_walk_advance(Staging *staging, StagedWalk *walk);
 extern void staging_end_pass(Staging *staging);
 extern bool staging_idle(Staging *staging);
 extern uint64 staging_notified(Staging *staging);

@@ -17,6 +17,10 @@
  *	 version, number of bytes and writer: nothing torn or freed is read.
  * - When a pass is over that began after a commit, its event is notified; and
  *	 so is one whose row was free to be locked before.
+ * - What it costs to take does not grow with what is behind transactions that
+ *	 stay pending; that is counted, in one process.
+ * - Who queues up for room has its turn, also if it wants much, and others
+ *	 little; that is tried step by step, in one process.
  *
  * usage: staging_stress [SECONDS [SEED]]
  *
@@ -32,6 +36,21 @@ static int	my_process;
 #undef PGPUBSUB_MY_PROCNO
 #define PGPUBSUB_MY_PROCNO my_process
 
+/* What it costs to take: reads of atomic words, and looks at processes. */
+static uint64 looks;
+
+static inline uint32
+counted_read_u32(volatile pg_atomic_uint32 *word)
+{
+	looks++;
+	return pg_atomic_read_u32(word);
+}
+
+#undef pg_atomic_read_u32
+#define pg_atomic_read_u32(word) counted_read_u32(word)
+#undef GetPGProcByNumber
+#define GetPGProcByNumber(n) (looks++, &ProcGlobal->allProcs[n])
+
 #include "staging.c"
 
 #include "harness.h"
@@ -44,6 +63,7 @@ static int	my_process;
 PROC_HDR   *ProcGlobal;
 PGPROC	   *MyProc;
 int			MyProcPid;
+int			MaxBackends = 32;
 
 /* What is tried. */
 typedef struct Config
@@ -88,7 +108,8 @@ typedef struct Shared
 	uint64		committed;
 	uint64		rolled_back;
 	uint64		full;			/* no room at first */
-	uint64		too_full;		/* nor after a pass */
+	uint64		waited;			/* got their place in the queue for room */
+	uint64		too_full;		/* gave up */
 	uint64		passes;			/* waited for */
 	uint64		restarts;
 	uint64		recovered;		/* events that were taken by a relay that died */
@@ -217,24 +238,37 @@ write_event(StagedEvent *event, const Change *change)
 	staged_event_write(event, channel, "i", payload, change->len, NULL);
 }
 
-/* As reserve_place() in publish_async.c. */
+/*
+ * As reserve_place() in publish_async.c.  Some do not wait, some give up when a
+ * pass is over, others wait until they have a place.
+ */
 static StagedTransaction *
 reserve(Size len, int nevents)
 {
 	StagedTransaction *place = staging_reserve(staging, len, nevents, 7, 0);
+	int			patience = (int) stress_random(8);
 	uint64		pass;
 
 	if (place)
 		return place;
 	stress_add(&shared->full, 1);
 	pass = staging_next_pass(staging);
+	staging_queue_up(staging, len);
 	for (;;)
 	{
-		place = staging_reserve(staging, len, nevents, 7, 0);
-		if (place || staging_pass_done(staging, pass))
+		place = staging_reserve_queued(staging, nevents, 7, 0);
+		if (place)
+		{
+			stress_add(&shared->waited, 1);
 			return place;
+		}
+		if (patience == 0 ||
+			(patience < 4 && staging_pass_done(staging, pass)))
+			break;
 		stress_yield();
 	}
+	staging_leave_queue(staging);
+	return NULL;
 }
 
 /* As ProcArrayEndTransaction(): from here on others see and get the rows. */
@@ -438,7 +472,7 @@ relay_init(Relay *relay)
 	for (walk = relay->append; walk.view.transaction != NULL;)
 	{
 		stress_add(&shared->recovered, 1);
-		staging_walk_advance(&walk);
+		staging_walk_advance(staging, &walk);
 	}
 }
 
@@ -489,7 +523,7 @@ take(Relay *relay)
 										  &relay->notify, &view);
 		if (relay->take_result != TAKE_FOUND)
 			break;
-		if (view.pos > staging->scan)
+		if (staging->pending.first != 0 && view.pos > staging->pending.first)
 			stress_add(&shared->overtaken, 1);
 		if (view.generation != 7 || view.nevents < 1 ||
 			view.nevents > MAX_EVENTS)
@@ -519,7 +553,7 @@ append(Relay *relay)
 		if (DIES())
 			return false;
 		check_order(relay->append.event, number, true);
-		staging_walk_advance(&relay->append);
+		staging_walk_advance(staging, &relay->append);
 		staging_set_appended(staging, number);
 		if (stress_random(8) == 0)
 			staging_free(staging);
@@ -545,7 +579,7 @@ notify(Relay *relay)
 
 		(void) check_event(walk.event, &version);
 		last = staging_walk_number(&walk);
-		staging_walk_advance(&walk);
+		staging_walk_advance(staging, &walk);
 	}
 	if (DIES())
 		return false;
@@ -560,7 +594,7 @@ notify(Relay *relay)
 	while (walk.view.transaction != NULL && staging_walk_number(&walk) <= last)
 	{
 		check_order(walk.event, staging_walk_number(&walk), false);
-		staging_walk_advance(&walk);
+		staging_walk_advance(staging, &walk);
 	}
 	staging_set_notified(staging, last);
 	if (DIES())
@@ -619,6 +653,265 @@ relay_main(int index)
 }
 
 /*
+ * What it costs to take
+ */
+
+#define COST_BYTES		(4 * 1024 * 1024)
+#define COST_PENDING	20		/* transactions that stay pending */
+#define COST_BEHIND		20000	/* behind them, committed */
+#define COST_AT_ONCE	1000
+
+/* The walks of the relay of these tests, which never dies. */
+static StagedWalk to_append;
+static StagedWalk to_notify;
+
+/* Take the next transaction. */
+static StagedTake
+take_next(StagedView *view)
+{
+	return staging_take(staging, &to_append, &to_notify, view);
+}
+
+/* All that was taken is in the ring and notified. */
+static void
+pass_all_taken(void)
+{
+	memset(&to_append, 0, sizeof(StagedWalk));
+	memset(&to_notify, 0, sizeof(StagedWalk));
+	staging_set_appended(staging, staging->numbered);
+	staging_set_notified(staging, staging->numbered);
+	staging_free(staging);
+}
+
+/* Reserve, as that process, a place for an event; leaves it in progress. */
+static StagedTransaction *
+cost_reserve(int process, LocalTransactionId lxid)
+{
+	my_process = process;
+	MyProc = &ProcGlobal->allProcs[process];
+	PGPUBSUB_LXID(MyProc) = lxid;
+	steps_drain();
+	return staging_reserve(staging, 64, 1, 7, 0);
+}
+
+/* A transaction that commits at once. */
+static void
+cost_commit(LocalTransactionId lxid)
+{
+	StagedTransaction *place = cost_reserve(COST_PENDING, lxid);
+
+	if (place == NULL)
+		stress_fail("the queue is full");
+	PGPUBSUB_LXID(MyProc) = InvalidLocalTransactionId;
+	staging_mark(place, true);
+	steps_drain();
+}
+
+/* Take that many, with at most so many looks; then nothing is left. */
+static void
+cost_take(int count, uint64 most)
+{
+	uint64		before = looks;
+	StagedView	view;
+
+	for (int i = 0; i < count; i++)
+		if (take_next(&view) != TAKE_FOUND)
+			stress_fail("there is nothing to take");
+	if (take_next(&view) != TAKE_NOTHING)
+		stress_fail("there is more to take");
+	if (looks - before > most)
+		stress_fail("it took %llu looks to take %d transactions",
+					(unsigned long long) (looks - before), count);
+}
+
+static void
+cost_main(int index)
+{
+	StagedTransaction *pending[COST_PENDING];
+	StagedTake	result;
+	StagedView	view;
+
+	for (int i = 0; i < COST_PENDING; i++)
+		pending[i] = cost_reserve(i, 1);
+	for (int i = 0; i < COST_BEHIND / 2; i++)
+	{
+		cost_commit(i + 1);
+
+		/*
+		 * the first finds those that are pending, then each is looked at
+		 * twice
+		 */
+		cost_take(1, (i == 0 ? 6 : 4) * COST_PENDING + 10);
+	}
+	for (int i = 0; i < COST_BEHIND / 2; i++)
+	{
+		cost_commit(i + 1);
+		if ((i + 1) % COST_AT_ONCE == 0)
+			cost_take(COST_AT_ONCE, 10 * COST_AT_ONCE);
+	}
+
+	/* those that were overtaken come in the order of their places */
+	for (int i = COST_PENDING - 1; i >= 0; i--)
+	{
+		PGPUBSUB_LXID(&ProcGlobal->allProcs[i]) = InvalidLocalTransactionId;
+		staging_mark(pending[i], i % 3 != 0);
+	}
+	steps_drain();
+	for (int i = 0; i < COST_PENDING; i++)
+	{
+		if (i % 3 == 0)
+			continue;
+		if (take_next(&view) != TAKE_FOUND ||
+			view.transaction != pending[i])
+			stress_fail("another transaction than %d was taken", i);
+	}
+	result = take_next(&view);
+	if (result != TAKE_NOTHING)
+		stress_fail("there is more to take: %d", (int) result);
+	pass_all_taken();
+	if (staging_used(staging) != 0)
+		stress_fail("%zu bytes are left", (size_t) staging_used(staging));
+}
+
+/*
+ * Turns
+ */
+
+#define TURN_BYTES		4096
+#define TURN_LARGE		1984
+#define TURN_SMALL		100
+
+/* Go on as this process. */
+static void
+turn_of(int process)
+{
+	my_process = process;
+	MyProc = &ProcGlobal->allProcs[process];
+	steps_drain();
+}
+
+/* What has just been tried. */
+static void
+expect(bool good, const char *what)
+{
+	steps_drain();
+	if (!good)
+		stress_fail("%s", what);
+}
+
+/* Can a newcomer reserve?  Its transaction commits if so. */
+static bool
+newcomer(Size len)
+{
+	StagedTransaction *place;
+
+	turn_of(0);
+	place = staging_reserve(staging, len, 1, 7, 0);
+	if (place)
+		staging_mark(place, true);
+	steps_drain();
+	return place != NULL;
+}
+
+/* Can that process, which has queued up?  Likewise. */
+static bool
+queued(int process)
+{
+	StagedTransaction *place;
+
+	turn_of(process);
+	place = staging_reserve_queued(staging, 1, 7, 0);
+	if (place)
+		staging_mark(place, true);
+	steps_drain();
+	return place != NULL;
+}
+
+static void
+queue_up(int process, Size len)
+{
+	turn_of(process);
+	staging_queue_up(staging, len);
+	steps_drain();
+}
+
+/* The relay does with so many transactions. */
+static void
+relay_does(int count)
+{
+	StagedView	view;
+
+	while (count-- > 0 && take_next(&view) == TAKE_FOUND)
+		continue;
+	pass_all_taken();
+	steps_drain();
+}
+
+static void
+turns_main(int index)
+{
+	while (newcomer(TURN_SMALL))
+		;
+	queue_up(1, TURN_LARGE);
+	relay_does(2);
+	expect(!newcomer(TURN_SMALL), "a newcomer goes before who waits");
+	queue_up(2, TURN_SMALL);
+	expect(!queued(2), "a small one goes before a large one that waits");
+	expect(!queued(1), "a large one finds room where there is none");
+	relay_does(INT_MAX);
+	expect(!queued(2), "a small one takes what a large one may need");
+	expect(queued(1), "a large one has no turn");
+	expect(queued(2), "a small one has no turn after a large one");
+	expect(newcomer(TURN_SMALL), "a newcomer waits for nobody");
+	relay_does(INT_MAX);
+
+	/* with room for all, nobody waits for who is not scheduled */
+	queue_up(1, TURN_SMALL);
+	queue_up(2, TURN_SMALL);
+	queue_up(3, TURN_LARGE);
+	queue_up(4, TURN_SMALL);
+	expect(queued(2), "one that leaves enough waits");
+	expect(!queued(4), "one that does not leave enough goes");
+
+	/* whoever leaves is in nobody's way */
+	turn_of(3);
+	staging_leave_queue(staging);
+	expect(queued(4), "one waits for who has left");
+	expect(queued(1), "the first has no turn");
+	expect(newcomer(TURN_SMALL), "a newcomer waits for nobody");
+	relay_does(INT_MAX);
+	expect(staging_used(staging) == 0, "not all is free");
+}
+
+/* What was tried has succeeded, or that has failed. */
+static bool
+all_covered(void)
+{
+	return true;
+}
+
+/* A test in one process, with a queue of so many bytes. */
+static bool
+run_alone(const char *name, StressMain alone, Size bytes)
+{
+	Size		size = staging_shmem_size(bytes);
+	void	   *space = stress_map(size);
+	bool		good;
+
+	ProcGlobal = stress_map(sizeof(PROC_HDR));
+	ProcGlobal->allProcs = stress_map(MaxBackends * sizeof(PGPROC));
+	staging = staging_init(space, bytes);
+	steps_weak_reads(staging, staging->data);
+	steps_shared_memory(staging->data, staging->data + staging->size);
+	steps_drain();
+	good = stress_run(name, &alone, 1, 0, all_covered);
+	stress_unmap(ProcGlobal->allProcs, MaxBackends * sizeof(PGPROC));
+	stress_unmap(ProcGlobal, sizeof(PROC_HDR));
+	stress_unmap(space, size);
+	return good;
+}
+
+/*
  * The tests
  */
 
@@ -639,7 +932,7 @@ run_config(double seconds)
 	{
 		pg_atomic_write_u64(&staging->head, config->start);
 		pg_atomic_write_u64(&staging->tail, config->start);
-		staging->scan = config->start;
+		forget_looks(staging);
 	}
 	pg_atomic_write_u64(&staging->notified, config->number);
 	pg_atomic_write_u64(&staging->appended, config->number);
@@ -655,10 +948,11 @@ run_config(double seconds)
 		mains[n++] = writer_main;
 	mains[n++] = relay_main;
 	good = stress_run(config->name, mains, n, seconds, covered);
-	printf("#   %llu committed, %llu rolled back, full %llu and %llu times, %llu passes, %llu restarts, %llu recovered, %llu batches failed, appended ahead %llu and behind %llu times, %llu overtaken, %llu soon\n",
+	printf("#   %llu committed, %llu rolled back, full %llu times, %llu waited, %llu gave up, %llu passes, %llu restarts, %llu recovered, %llu batches failed, appended ahead %llu and behind %llu times, %llu overtaken, %llu soon\n",
 		   (unsigned long long) shared->committed,
 		   (unsigned long long) shared->rolled_back,
 		   (unsigned long long) shared->full,
+		   (unsigned long long) shared->waited,
 		   (unsigned long long) shared->too_full,
 		   (unsigned long long) shared->passes,
 		   (unsigned long long) shared->restarts,
@@ -681,6 +975,9 @@ main(int argc, char **argv)
 	double		seconds;
 
 	stress_init(argc, argv, &seconds);
+	if (!run_alone("staging: costs", cost_main, COST_BYTES) ||
+		!run_alone("staging: turns", turns_main, TURN_BYTES))
+		return stress_summary();
 	for (size_t i = 0; i < lengthof(configs); i++)
 	{
 		config = &configs[i];

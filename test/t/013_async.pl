@@ -390,15 +390,29 @@ $writer->run("SET pgpubsub.publish_mode = 'async'");
 
 # PREPARE TRANSACTION
 
-statements($writer, 'BEGIN', publish('never'));
-$writer->query("PREPARE TRANSACTION 'p'");
-is($writer->sqlstate, '0A000', 'PREPARE TRANSACTION with events fails');
-$writer->run('ROLLBACK');
-is($admin->value('SELECT count(*) FROM pg_prepared_xacts'), 0, 'nothing is prepared');
-statements($writer, 'BEGIN', 'SAVEPOINT s', publish('never'), 'ROLLBACK TO s');
-$writer->run("PREPARE TRANSACTION 'p'");
-$writer->run("COMMIT PREPARED 'p'");
-both_get([], 'PREPARE TRANSACTION after the events were rolled back');
+foreach my $mode (qw(async transactional))
+{
+	$writer->run("SET pgpubsub.publish_mode = '$mode'");
+	foreach my $savepoint ('', 'SAVEPOINT s; SAVEPOINT t', 'SAVEPOINT s')
+	{
+		statements($writer, 'BEGIN', split(/; /, $savepoint), publish('never'));
+		$writer->run('SAVEPOINT u; RELEASE t; ROLLBACK TO s; RELEASE s') if $savepoint =~ /t/;
+		statements($writer, publish('never')) if $savepoint =~ /t/;
+		$writer->run('RELEASE s') if $savepoint eq 'SAVEPOINT s';
+		$writer->query("PREPARE TRANSACTION 'p'");
+		is($writer->sqlstate, '0A000', "$mode: PREPARE TRANSACTION with events fails");
+		like($writer->{error}{H} // '', qr/pgpubsub\.muted/, 'the hint says what works');
+	}
+	is($admin->value('SELECT count(*) FROM pg_prepared_xacts'), 0, 'nothing is prepared');
+	foreach my $again ('SAVEPOINT t; RELEASE t', 'SAVEPOINT t')
+	{
+		statements($writer, 'BEGIN', 'SAVEPOINT s', publish('never'), split(/; /, $again), publish('never'), 'ROLLBACK TO s');
+		$writer->run("PREPARE TRANSACTION 'p'");
+		$writer->run("COMMIT PREPARED 'p'");
+	}
+	both_get([], "$mode: PREPARE TRANSACTION after the events were rolled back");
+}
+$writer->run("SET pgpubsub.publish_mode = 'async'");
 
 # A commit that takes its time is overtaken, and comes when it is done.
 
