@@ -173,7 +173,7 @@ append_event(int channel, int pid, const char *payload, Size len)
 		is_touched[channel] = true;
 		touched[num_touched++] = channel;
 	}
-	registry_channel_released(&database->channels[message->channel]);
+	registry_channel_released(&database->channels[channel]);
 	add_to(&database->published, 1);
 	add_to(&database->published_bytes, len);
 	num_appended++;
