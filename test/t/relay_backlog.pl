@@ -20,6 +20,10 @@ pgpubsub.evict_timeout = 1min
 log_statement = none
 });
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
+
+# after that a relay has no reason to read the table again when it starts
+$node->restart;
+wait_for_relay($node, 'postgres');
 my $admin = client($node);
 
 sub wait_for_state
@@ -43,11 +47,17 @@ sub notify
 	);
 }
 
-# Have a backlog stand in the relay's memory behind a full queue.
+# Have a backlog stand in the relay's memory behind a queue that is full for the
+# sake of another channel.
 sub fill
 {
-	$admin->run("SELECT pgpubsub.subscribe('early', '{c}', 'block')");
-	notify(1, $backlog);
+	$admin->run("SELECT pgpubsub.subscribe('early', '{full}', 'block')");
+	$admin->run("SELECT pgpubsub.subscribe('listens', '{c}', 'drop')");
+	notify(1, 10);
+	$admin->run(
+		"SELECT count(pg_notify('full', i || repeat(' ', 1000))) FROM generate_series(1, 100) AS i"
+	);
+	notify(11, $backlog);
 	ok( wait_until(
 			sub {
 				$admin->value(
@@ -62,7 +72,7 @@ sub fill
 sub restart_relay
 {
 	kill_relay($node, 'postgres');
-	$admin->run("SELECT pgpubsub.unsubscribe('early')");
+	$admin->run("SELECT pgpubsub.unsubscribe('$_')") foreach qw(early listens);
 	wait_for_state('listening');
 }
 
