@@ -185,6 +185,7 @@ CREATE FUNCTION pgpubsub.poll(
 COMMENT ON FUNCTION pgpubsub.poll(text, bigint, interval, boolean) IS
 'read at most max_messages events of the subscription, oldest first; they are consumed when this transaction commits.
 subscription: a name of 1 to 63 bytes. timeout: wait this long for the first one, at most pgpubsub.max_poll_wait; consume => false: look, and leave the position.
+A poll that waits holds a snapshot all the while, for which CREATE INDEX CONCURRENTLY waits and behind which VACUUM cleans up nothing: CALL pgpubsub.wait() first instead, and poll without a timeout. A client whose connection is closed consumes nothing.
 A gap row comes first when events were missed: channel and payload NULL, lost their number, or -1 when it cannot be known.
 seq: increasing per database; pid: the publisher''s backend; relayed_at: when the relay queued it. Never put LIMIT or WHERE on it: the rows they hide are consumed.
 Errors: 22004 a null, 22023 bad argument, 25006 standby, 42501 not the owner, 42704 no such subscription, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
@@ -400,6 +401,8 @@ SELECT pgpubsub.take_over('pgpubsub.publish(text, text)'::pg_catalog.regprocedur
                           'pgpubsub.ack(text, bigint)'::pg_catalog.regprocedure),
        pgpubsub.take_over('pgpubsub.unsubscribe_1_0(name)'::pg_catalog.regprocedure,
                           'pgpubsub.unsubscribe(text)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.poll_1_0(name, integer, interval, boolean)'::pg_catalog.regprocedure,
+                          'pgpubsub.wait(text, interval)'::pg_catalog.regprocedure),
        pgpubsub.take_over('pgpubsub.queue_stats_1_0()'::pg_catalog.regprocedure,
                           'pgpubsub.queue_stats()'::pg_catalog.regprocedure),
        pgpubsub.take_over('pgpubsub.channel_stats_1_0()'::pg_catalog.regprocedure,
@@ -411,7 +414,5 @@ REVOKE ALL ON FUNCTION pgpubsub.subscription_replicated() FROM PUBLIC;
 
 -- The database's owner may dump the database, and restore it.
 GRANT SELECT, INSERT ON TABLE pgpubsub.subscription TO pg_database_owner;
-
-REVOKE ALL ON PROCEDURE pgpubsub.wait(text, interval) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION pgpubsub.subscription_inserted() FROM PUBLIC;

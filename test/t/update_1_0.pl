@@ -24,7 +24,8 @@ my %stands_for = (
 	'publish(text,json)'  => 'publish(text,text)',
 	'publish(text,jsonb)' => 'publish(text,text)',
 	'queue_stats()'       => 'queue_stats_1_0()',
-	'channel_stats()'     => 'channel_stats_1_0()');
+	'channel_stats()'     => 'channel_stats_1_0()',
+	'wait(text,interval)' => 'poll_1_0(name,integer,interval,boolean)');
 
 # Owner and privileges of the function, in an order of their own.
 sub privileges
