@@ -98,6 +98,8 @@ static struct
 	StagedWalk	notify;			/* the next event for native listeners */
 
 	/* the last look at the places */
+	uint64		freed_appended; /* the marks when it began, ... */
+	uint64		freed_notified; /* ... behind which it has freed them */
 	StagedTake	take_result;
 	bool		more;			/* it ended at its limit */
 	uint64		last_pos;		/* of the transaction taken last */
@@ -206,6 +208,8 @@ relay_staged_take(void)
 	StagedView	view;
 	int			taken = 0;
 
+	staged.freed_appended = staging_appended(staged.staging);
+	staged.freed_notified = staging_notified(staged.staging);
 	staging_free(staged.staging);
 	staged.take_result = TAKE_NOTHING;
 	staged.more = false;
@@ -401,6 +405,9 @@ lock_core_queue(void)
 		LockTimeout = 0;
 	}
 	PG_END_TRY();
+
+	/* it may have timed out just when it was granted: fail here, not later */
+	CHECK_FOR_INTERRUPTS();
 	return true;
 }
 
@@ -552,6 +559,14 @@ relay_staged_timeout(void)
 	TimestampTz now;
 
 	if (staged.more)
+		return 0;
+
+	/*
+	 * Places that a mark has passed since are to be freed.  And a wait for a
+	 * lock, while a batch was sent, has reset the latch.
+	 */
+	if (staging_appended(staged.staging) != staged.freed_appended ||
+		staging_notified(staged.staging) != staged.freed_notified)
 		return 0;
 
 	/* nobody tells when it is no longer in the way */

@@ -1,0 +1,52 @@
+# What was staged, and went into the queue only when there was room again, is
+# freed then: nobody else has to wake the relay for that.
+
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+
+use PgPubsubClient;
+use PgPubsubTest;
+use Test::More;
+
+my $node = new_server('staging_freed', conf => q{
+pgpubsub.queue_size = 64kB
+pgpubsub.staging_size = 256kB
+pgpubsub.publish_mode = async
+log_statement = none
+});
+$node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
+wait_for_relay($node, 'postgres');
+my $admin = client($node);
+$admin->run("SELECT pgpubsub.subscribe('s', '{c}', 'block')");
+
+# more than the queue takes; native listeners have got all of it
+$admin->run(
+	"SELECT count(pgpubsub.publish('c', i || repeat('x', 1000))) FROM generate_series(1, 100) AS i"
+);
+ok( wait_until(
+		sub {
+			$admin->value('SELECT relay_state FROM pgpubsub.stat_queue') eq 'full';
+		},
+		'a full queue'),
+	'the queue is full');
+sleep 1;
+cmp_ok($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
+	'>', 0, 'what has no room stays in the staging queue');
+
+$admin->run("SELECT count(*) FROM pgpubsub.poll('s', 50)");
+ok( wait_until(
+		sub {
+			$admin->value(
+				"SELECT relay_state = 'listening' AND staging_used_bytes = 0 FROM pgpubsub.stat_queue"
+			) eq 't';
+		},
+		'an empty staging queue'),
+	'the staging queue is emptied when there is room');
+is( $admin->value("SELECT count(*) FROM pgpubsub.poll('s', 1000)"), 50,
+	'all events have come');
+
+$node->stop('fast');
+server_is_sound($node);
+done_testing();
