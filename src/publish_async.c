@@ -14,8 +14,9 @@
  * 3. Where that cannot be done, the events are published as NOTIFYs of this
  *	  transaction after all: there is no relay, or more than the queue can
  *	  hold, or no room while all that was staged before has been notified, or
- *	  this session has consumed something and must not wait.  In each case
- *	  what was staged before is notified first, so that the order stands.
+ *	  this session has consumed something and must not wait.  In each case but
+ *	  the last what was staged before is notified first, so that the order
+ *	  stands.
  *	  While it is only the queue that is full, and somebody reads the events,
  *	  the transaction waits instead: a relay that stops would lose them.  It
  *	  does not wait for long for transactions that have a place and do not
