@@ -250,7 +250,9 @@ relay_staged_take_all(void)
 	{
 		worker_exit_if_terminated(0);
 		CHECK_FOR_INTERRUPTS();
-		if (staged.more && staged.last_pos >= end)
+
+		/* whose place was before that, and was passed over, had not ended */
+		if (staged.last_pos >= end)
 			break;
 
 		/* it takes its writer a moment, unless it is not scheduled */
