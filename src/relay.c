@@ -753,7 +753,11 @@ pgpubsub_relay_main(Datum database_oid)
 		relay_listen_reorder();
 		relay_pace(my_slot, relay_append_woken(),
 				   more || relay_staged_backlog());
-		if (notifyInterruptPending || more)
+
+		/* a wait for a lock may have reset the latch that a request has set */
+		if (notifyInterruptPending || more ||
+			(handled && pg_atomic_read_u64(&my_slot->requested) !=
+			 pg_atomic_read_u64(&my_slot->handled)))
 			continue;
 		pgstat_report_stat(false);
 		timeout = shorter_timeout(relay_append_timeout(),
