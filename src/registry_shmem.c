@@ -60,8 +60,11 @@ database_size(void)
 
 	size = add_size(MAXALIGN(size),
 					MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024)));
-	size = add_size(MAXALIGN(size), MAXALIGN(mul_size(pgpubsub_max_channels,
-													  sizeof(Channel))));
+
+	/* the channels begin with a line of the cache */
+	size = add_size(size, PG_CACHE_LINE_SIZE);
+	size = add_size(size, MAXALIGN(mul_size(pgpubsub_max_channels,
+											sizeof(Channel))));
 	size = add_size(size, MAXALIGN(mul_size(registry_max_bindings(),
 											sizeof(Binding))));
 	return add_size(size, MAXALIGN(mul_size(registry_num_buckets(),
@@ -147,6 +150,7 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	database->staging = staging_init(space,
 									 (Size) pgpubsub_staging_size * 1024);
 	space += MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024));
+	space = (char *) CACHELINEALIGN(space);
 	database->channels = (Channel *) space;
 	dlist_init(&database->free_channels);
 	dlist_init(&database->unbound_channels);
