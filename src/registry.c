@@ -255,8 +255,12 @@ take_channel_slot(Database *database)
 	int			slot;
 
 	if (!dlist_is_empty(&database->free_channels))
-		return dlist_head_element(Channel, node, &database->free_channels) -
-			database->channels;
+	{
+		Channel    *channel = dlist_head_element(Channel, node,
+												 &database->free_channels);
+
+		return (int) (channel - database->channels);
+	}
 	if (registry_channels_full(database))
 		return -1;
 	slot = reuse_channel_slot(database);
