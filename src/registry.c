@@ -733,6 +733,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	pg_atomic_write_u64(&binding->number, BINDING_UNPLACED);
 	pg_atomic_write_u64(&binding->pos, RING_NONE);
 	binding->looked_first = binding->looked_number = binding->looked_seq = 0;
+	binding->cursor = -1;
 	binding->waiting = false;
 	dlist_push_tail(&slot->bindings, &binding->channel_node);
 	dlist_push_tail(&subscription->bindings, &binding->subscription_node);
