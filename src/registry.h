@@ -122,6 +122,9 @@ typedef struct Binding
 	 */
 	pg_atomic_uint64 pos;		/* of that event or one before, or RING_NONE */
 
+	/* the reader alone: index of its cursor, mostly; -1: it never had one */
+	int			cursor;
+
 	/*
 	 * The reader alone: what the last look showed.  Losses up to looked_first
 	 * were in its gap row, events from there up to looked_number (with seq
