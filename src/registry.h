@@ -314,6 +314,12 @@ typedef struct Control
 	Database   *databases;		/* pgpubsub_max_databases */
 	Waiter	   *waiters;		/* by number of process; MaxBackends */
 
+	/*
+	 * By number of process, MaxBackends: the database in which it has said
+	 * LISTEN, or InvalidOid.  Written by that process, read by relays.
+	 */
+	pg_atomic_uint32 *listening_in;
+
 	/* lock; exclusive to change */
 	uint64		highest_seq;	/* of databases that left and of earlier runs */
 	Oid			probed;			/* last one found without the extension */
@@ -348,6 +354,8 @@ extern void registry_wake(pg_atomic_uint32 *procno);
 extern uint64 registry_request(Database *database);
 extern void registry_wake_reader(Subscription *subscription);
 extern void registry_wake_waiters(Database *database);
+extern void registry_note_listener(void);
+extern bool registry_has_listeners(Oid database);
 
 /* sessions that wait for events */
 extern void registry_start_waiting(Database *database,

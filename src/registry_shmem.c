@@ -82,6 +82,8 @@ control_size(void)
 	size = add_size(size, MAXALIGN(mul_size(pgpubsub_max_databases,
 											sizeof(Database))));
 	size = add_size(size, MAXALIGN(mul_size(MaxBackends, sizeof(Waiter))));
+	size = add_size(size, MAXALIGN(mul_size(MaxBackends,
+											sizeof(pg_atomic_uint32))));
 	return add_size(size, mul_size(pgpubsub_max_databases, database_size()));
 }
 
@@ -242,6 +244,10 @@ init_control(LWLockPadded *locks)
 	space += MAXALIGN(pgpubsub_max_databases * sizeof(Database));
 	pgpubsub_control->waiters = (Waiter *) space;
 	space += MAXALIGN(MaxBackends * sizeof(Waiter));
+	pgpubsub_control->listening_in = (pg_atomic_uint32 *) space;
+	for (int i = 0; i < MaxBackends; i++)
+		pg_atomic_init_u32(&pgpubsub_control->listening_in[i], InvalidOid);
+	space += MAXALIGN(MaxBackends * sizeof(pg_atomic_uint32));
 	for (int i = 0; i < pgpubsub_max_databases; i++)
 	{
 		init_database(&pgpubsub_control->databases[i], i, &locks[2 + 2 * i],
