@@ -32,6 +32,8 @@
  *
  * 7. DISCARD ALL ends the session's temporary subscriptions.
  *
+ * 8. LISTEN tells the relay that somebody listens; see registry_database.c.
+ *
  *-------------------------------------------------------------------------
  */
 #include "database_hooks.h"
@@ -669,6 +671,9 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 		((DiscardStmt *) pstmt->utilityStmt)->target == DISCARD_ALL;
 	bool		installs = installs_extension(pstmt->utilityStmt);
 	ErrorContextCallback hint = {.callback = add_restart_hint};
+
+	if (IsA(pstmt->utilityStmt, ListenStmt))
+		registry_note_listener();
 
 	/* in a transaction block, of these only a renaming is possible */
 	if (IsTransactionState() &&

@@ -364,13 +364,15 @@ place_cursor(Cursor *cursor, Binding *binding)
 
 /*
  * The cursor for the binding, as it stood if this transaction has moved it,
- * else as is committed.
+ * else as is committed.  likely: the index that it had among the old ones when
+ * they were made, unless they are those of a savepoint; -1 if it was never
+ * among any.
  */
 static void
 carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold,
 			 int likely)
 {
-	for (int i = 0; i < nold; i++)
+	for (int i = 0; i < nold && likely >= 0; i++)
 	{
 		Cursor	   *candidate = &old[(likely + i) % nold];
 
@@ -441,8 +443,9 @@ reader_sync(Claim *claim)
 
 		if (!(binding->flags & BINDING_DROPPED))
 		{
-			carry_cursor(&cursors[count], binding, old, nold, count);
-			count++;
+			carry_cursor(&cursors[count], binding, old, nold,
+						 binding->cursor);
+			binding->cursor = count++;
 		}
 	}
 	claim->position.cursors = cursors;

@@ -255,8 +255,12 @@ take_channel_slot(Database *database)
 	int			slot;
 
 	if (!dlist_is_empty(&database->free_channels))
-		return dlist_head_element(Channel, node, &database->free_channels) -
-			database->channels;
+	{
+		Channel    *channel = dlist_head_element(Channel, node,
+												 &database->free_channels);
+
+		return (int) (channel - database->channels);
+	}
 	if (registry_channels_full(database))
 		return -1;
 	slot = reuse_channel_slot(database);
@@ -730,6 +734,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	pg_atomic_write_u64(&binding->number, BINDING_UNPLACED);
 	pg_atomic_write_u64(&binding->pos, RING_NONE);
 	binding->looked_first = binding->looked_number = binding->looked_seq = 0;
+	binding->cursor = -1;
 	binding->waiting = false;
 	dlist_push_tail(&slot->bindings, &binding->channel_node);
 	dlist_push_tail(&subscription->bindings, &binding->subscription_node);

@@ -34,6 +34,12 @@ typedef enum RelayState
 } RelayState;
 
 /*
+ * A line of the cache: what writers, the relay and readers change all the time
+ * is apart, and apart from what all read.
+ */
+#define CHANNEL_LINE	64
+
+/*
  * A channel that pgpubsub knows, or (is_pattern) a pattern that some
  * subscription names.  Its index in Database.channels is also its channel in
  * the ring.
@@ -59,22 +65,24 @@ typedef struct Channel
 	pg_atomic_uint32 generation;	/* grows before the slot is freed */
 	pg_atomic_uint32 nbindings;
 
-	/* written by the relay alone */
+	/* written by the relay alone, seldom */
 	pg_atomic_uint32 listening; /* its LISTEN has committed */
-	pg_atomic_uint64 received;	/* number of the last event received */
 
-	/* database->wait_lock */
+	/* any process, atomically, seldom */
+	pg_atomic_uint32 used;		/* by a trigger or publish(); so it is known */
+
+	/* any writer, atomically; open transactions; outlives a reuse of the slot */
+	pg_atomic_uint32 publishers pg_attribute_aligned(CHANNEL_LINE);
+
+	/* written by the relay alone: number of the last event received */
+	pg_atomic_uint64 received pg_attribute_aligned(CHANNEL_LINE);
+
+	/* database->wait_lock; the relay looks at it with each event */
 	dlist_head	waiters;		/* Binding.wait_node */
 	pg_atomic_uint32 nwaiters;	/* read without the lock */
 
-	/* any process, atomically */
-	pg_atomic_uint32 used;		/* by a trigger or publish(); so it is known */
-
-	/* any process, atomically; outlives a reuse of the slot */
-	pg_atomic_uint32 publishers;	/* open transactions that published on it */
-
-	/* any process, atomically */
-	pg_atomic_uint64 delivered;
+	/* any reader, atomically */
+	pg_atomic_uint64 delivered pg_attribute_aligned(CHANNEL_LINE);
 	pg_atomic_uint64 lost;
 	pg_atomic_uint64 truncated; /* events made that exceeded max_payload */
 } Channel;
@@ -113,6 +121,9 @@ typedef struct Binding
 	 * the record is still there says the ring.
 	 */
 	pg_atomic_uint64 pos;		/* of that event or one before, or RING_NONE */
+
+	/* the reader alone: index of its cursor, mostly; -1: it never had one */
+	int			cursor;
 
 	/*
 	 * The reader alone: what the last look showed.  Losses up to looked_first
@@ -303,6 +314,12 @@ typedef struct Control
 	Database   *databases;		/* pgpubsub_max_databases */
 	Waiter	   *waiters;		/* by number of process; MaxBackends */
 
+	/*
+	 * By number of process, MaxBackends: the database in which it has said
+	 * LISTEN, or InvalidOid.  Written by that process, read by relays.
+	 */
+	pg_atomic_uint32 *listening_in;
+
 	/* lock; exclusive to change */
 	uint64		highest_seq;	/* of databases that left and of earlier runs */
 	Oid			probed;			/* last one found without the extension */
@@ -337,6 +354,8 @@ extern void registry_wake(pg_atomic_uint32 *procno);
 extern uint64 registry_request(Database *database);
 extern void registry_wake_reader(Subscription *subscription);
 extern void registry_wake_waiters(Database *database);
+extern void registry_note_listener(void);
+extern bool registry_has_listeners(Oid database);
 
 /* sessions that wait for events */
 extern void registry_start_waiting(Database *database,

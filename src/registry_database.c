@@ -17,6 +17,7 @@
 
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/lsyscache.h"
@@ -87,6 +88,53 @@ registry_wake_waiters(Database *database)
 		registry_wake_waiting(database,
 							  dlist_container(Subscription, node, iter.cur));
 	LWLockRelease(database->lock);
+}
+
+/*
+ * Native listeners
+ *
+ * Core does not tell whether anybody listens.  So each session that says
+ * LISTEN makes that known before it does, and until it exits.  A relay looks
+ * there after it has taken committed events: a session whose LISTEN was
+ * committed before one of these is seen.
+ */
+
+/* At the process's exit: it listens no more. */
+static void
+forget_listener(int code, Datum arg)
+{
+	pg_atomic_write_u32(&pgpubsub_control->listening_in[PGPUBSUB_MY_PROCNO],
+						InvalidOid);
+}
+
+/*
+ * This session is about to LISTEN.  Does nothing if pgpubsub is not preloaded.
+ */
+void
+registry_note_listener(void)
+{
+	static bool noted = false;
+
+	if (noted || pgpubsub_control == NULL || PGPUBSUB_MY_PROCNO >= MaxBackends)
+		return;
+	before_shmem_exit(forget_listener, (Datum) 0);
+	pg_atomic_write_u32(&pgpubsub_control->listening_in[PGPUBSUB_MY_PROCNO],
+						MyDatabaseId);
+	pg_memory_barrier();
+	noted = true;
+}
+
+/*
+ * May any session of the database listen, other than relays?
+ */
+bool
+registry_has_listeners(Oid database)
+{
+	pg_memory_barrier();
+	for (int i = 0; i < MaxBackends; i++)
+		if (pg_atomic_read_u32(&pgpubsub_control->listening_in[i]) == database)
+			return true;
+	return false;
 }
 
 /*

@@ -60,8 +60,11 @@ database_size(void)
 
 	size = add_size(MAXALIGN(size),
 					MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024)));
-	size = add_size(MAXALIGN(size), MAXALIGN(mul_size(pgpubsub_max_channels,
-													  sizeof(Channel))));
+
+	/* the channels begin with a line of the cache */
+	size = add_size(size, PG_CACHE_LINE_SIZE);
+	size = add_size(size, MAXALIGN(mul_size(pgpubsub_max_channels,
+											sizeof(Channel))));
 	size = add_size(size, MAXALIGN(mul_size(registry_max_bindings(),
 											sizeof(Binding))));
 	return add_size(size, MAXALIGN(mul_size(registry_num_buckets(),
@@ -79,6 +82,8 @@ control_size(void)
 	size = add_size(size, MAXALIGN(mul_size(pgpubsub_max_databases,
 											sizeof(Database))));
 	size = add_size(size, MAXALIGN(mul_size(MaxBackends, sizeof(Waiter))));
+	size = add_size(size, MAXALIGN(mul_size(MaxBackends,
+											sizeof(pg_atomic_uint32))));
 	return add_size(size, mul_size(pgpubsub_max_databases, database_size()));
 }
 
@@ -147,6 +152,7 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	database->staging = staging_init(space,
 									 (Size) pgpubsub_staging_size * 1024);
 	space += MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024));
+	space = (char *) CACHELINEALIGN(space);
 	database->channels = (Channel *) space;
 	dlist_init(&database->free_channels);
 	dlist_init(&database->unbound_channels);
@@ -238,6 +244,10 @@ init_control(LWLockPadded *locks)
 	space += MAXALIGN(pgpubsub_max_databases * sizeof(Database));
 	pgpubsub_control->waiters = (Waiter *) space;
 	space += MAXALIGN(MaxBackends * sizeof(Waiter));
+	pgpubsub_control->listening_in = (pg_atomic_uint32 *) space;
+	for (int i = 0; i < MaxBackends; i++)
+		pg_atomic_init_u32(&pgpubsub_control->listening_in[i], InvalidOid);
+	space += MAXALIGN(MaxBackends * sizeof(pg_atomic_uint32));
 	for (int i = 0; i < pgpubsub_max_databases; i++)
 	{
 		init_database(&pgpubsub_control->databases[i], i, &locks[2 + 2 * i],

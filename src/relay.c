@@ -158,8 +158,6 @@ receive_native(int pid, const char *channel, const char *payload, Size len)
 {
 	int			slot = relay_listen_receive(channel);
 
-	if (pid == MyProcPid)
-		return;
 	if (assembly.active)
 	{
 		/* the parts of an event come one after the other */
@@ -168,7 +166,7 @@ receive_native(int pid, const char *channel, const char *payload, Size len)
 	}
 	if (twin.expected && is_twin(pid, channel, payload, len))
 		return;
-	if (slot >= 0)
+	if (slot >= 0 && pid != MyProcPid)
 		receive_event(slot, pid, payload, len);
 }
 

@@ -17,7 +17,8 @@
  *	  commit moves the mark notified.  It ends before an event that core would
  *	  fold with one of the batch: only events of publish() can be alike, since
  *	  each change event has an id of its own.  What comes back to the relay of
- *	  its own notifications is dropped; see relay.c.
+ *	  its own notifications is dropped; see relay.c.  While nobody listens in
+ *	  this database there is nothing to send.
  *
  * 4. A batch that fails (core's queue may be full) is rolled back and tried
  *	  again later.  Readers of subscriptions notice nothing of that, until the
@@ -494,6 +495,21 @@ send_batch(void)
 	pg_atomic_write_u32(&staged.database->notify_trouble, NOTIFY_FINE);
 }
 
+/* Nobody is there who would hear of what was taken: that is notified. */
+static void
+pass_notifying(void)
+{
+	if (staged.notify.view.transaction == NULL)
+		return;
+	staging_set_notified(staged.staging, staging_numbered(staged.staging));
+	memset(&staged.notify, 0, sizeof(StagedWalk));
+	staged.retry_at = 0;
+	staged.lock_missed = false;
+	staged.lock_wait = LOCK_WAIT_MS;
+	pg_atomic_write_u32(&staged.database->notify_trouble, NOTIFY_FINE);
+	check_pass();
+}
+
 /*
  * NOTIFY a batch of what was taken.  Returns whether there is more to notify
  * at once.
@@ -501,6 +517,9 @@ send_batch(void)
 bool
 relay_staged_notify(void)
 {
+	if (!registry_has_listeners(MyDatabaseId))
+		pass_notifying();
+	staging_free(staged.staging);
 	if (staged.notify.view.transaction == NULL ||
 		(staged.retry_at != 0 && GetCurrentTimestamp() < staged.retry_at))
 		return false;
@@ -528,6 +547,7 @@ relay_staged_notify(void)
 	/* the relay's other transactions are no batch */
 	staged.batch_number = 0;
 	check_pass();
+	staging_free(staged.staging);
 	return staged.retry_at == 0 && staged.notify.view.transaction != NULL;
 }
 

@@ -808,11 +808,12 @@ static bool
 look(Staging *staging)
 {
 	uint64		head = pg_atomic_read_u64(&staging->head);
+	uint64		tail = pg_atomic_read_u64(&staging->tail);
 	bool		all = true;
 	StagedTransaction *ended;
 
 	/* what lies behind tail is others' memory now */
-	staging->looked = Max(staging->looked, pg_atomic_read_u64(&staging->tail));
+	staging->looked = Max(staging->looked, tail);
 	pg_read_barrier();
 	do
 	{

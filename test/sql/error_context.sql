@@ -54,7 +54,15 @@ CREATE CAST (wrapped AS json) WITH FUNCTION wrapped_name(wrapped);
 GRANT USAGE ON SCHEMA ec TO regress_ec_writer;
 GRANT INSERT ON keyed TO regress_ec_writer;
 SET ROLE regress_ec_writer;
-INSERT INTO keyed VALUES ('a', 1);
+DO $$
+DECLARE
+    context text;
+BEGIN
+    INSERT INTO ec.keyed VALUES ('a', 1);
+EXCEPTION WHEN insufficient_privilege THEN
+    GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+    RAISE INFO E'%\n%', SQLERRM, substring(context FROM '\mchange event[^\n]*');
+END$$;
 
 -- of an event that a value's function makes in turn, both
 RESET ROLE;

@@ -38,7 +38,7 @@ foreach my $node ($publisher, $subscriber)
 			$subscriber->safe_psql(
 				'postgres', qq{
 				SELECT pgpubsub.attach('$table', publish_mode => '$mode', columns => '{id}');
-				ALTER TABLE $table ENABLE ALWAYS TRIGGER pgpubsub_${table}_row}) if $node == $subscriber;
+				ALTER TABLE $table ENABLE ALWAYS TRIGGER "!pgpubsub_${table}_row"}) if $node == $subscriber;
 		}
 	}
 }

@@ -64,7 +64,7 @@ sub shown
 	return $node->safe_psql(
 		$db, q{
 		SELECT * FROM pgpubsub.attachments ORDER BY trigger;
-		SELECT * FROM pgpubsub.subscription ORDER BY name;
+		SELECT name, owner, channels, on_full, created_at FROM pgpubsub.subscription ORDER BY name;
 		SELECT * FROM my_subscriptions WHERE subscription <> 'reads';
 		SELECT * FROM my_attachments});
 }
