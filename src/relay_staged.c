@@ -99,8 +99,6 @@ static struct
 	StagedWalk	notify;			/* the next event for native listeners */
 
 	/* the last look at the places */
-	uint64		freed_appended; /* the marks when it began, ... */
-	uint64		freed_notified; /* ... behind which it has freed them */
 	StagedTake	take_result;
 	bool		more;			/* it ended at its limit */
 	uint64		last_pos;		/* of the transaction taken last */
@@ -209,8 +207,6 @@ relay_staged_take(void)
 	StagedView	view;
 	int			taken = 0;
 
-	staged.freed_appended = staging_appended(staged.staging);
-	staged.freed_notified = staging_notified(staged.staging);
 	staging_free(staged.staging);
 	staged.take_result = TAKE_NOTHING;
 	staged.more = false;
@@ -406,6 +402,9 @@ lock_core_queue(void)
 	PG_FINALLY();
 	{
 		LockTimeout = 0;
+
+		/* the wait has reset it, whatever it was set for */
+		SetLatch(MyLatch);
 	}
 	PG_END_TRY();
 
@@ -581,14 +580,6 @@ relay_staged_timeout(void)
 	TimestampTz now;
 
 	if (staged.more)
-		return 0;
-
-	/*
-	 * Places that a mark has passed since are to be freed.  And a wait for a
-	 * lock, while a batch was sent, has reset the latch.
-	 */
-	if (staging_appended(staged.staging) != staged.freed_appended ||
-		staging_notified(staged.staging) != staged.freed_notified)
 		return 0;
 
 	/* nobody tells when it is no longer in the way */
