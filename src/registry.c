@@ -788,7 +788,7 @@ registry_unbind(Database *database, Binding *binding)
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 
-	/* it cannot begin to wait now, only end */
+	/* it cannot begin to wait now, only end, and nobody looks at it then */
 	if (binding->waiting)
 	{
 		LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
