@@ -777,6 +777,23 @@ registry_position(Binding *binding, RingPos *pos)
 }
 
 /*
+ * The binding goes: count what it has lost and was not told of, as the views
+ * have until now.  stat_reset() may have taken that off in advance.
+ */
+static void
+count_lost(Database *database, Binding *binding)
+{
+	uint64		number = pg_atomic_read_u64(&binding->number);
+	uint64		lost;
+
+	if (number == BINDING_UNPLACED)
+		return;
+	lost = ring_lost(database->ring, binding->channel, number);
+	pg_atomic_fetch_add_u64(&binding->subscription->lost, lost);
+	pg_atomic_fetch_add_u64(&database->channels[binding->channel].lost, lost);
+}
+
+/*
  * Remove the binding.  The caller is the subscription's reader or has made
  * sure that it has none, and sends the relay a request afterwards.
  * database->lock must be held, exclusive.
@@ -801,6 +818,7 @@ registry_unbind(Database *database, Binding *binding)
 		LWLockRelease(database->wait_lock);
 	}
 
+	count_lost(database, binding);
 	dlist_delete(&binding->channel_node);
 	dlist_delete(&binding->subscription_node);
 	unhash_binding(database, binding);
