@@ -172,10 +172,16 @@ free_channel_slot(Database *database, int slot)
 {
 	Channel    *channel = &database->channels[slot];
 	ChannelKey	key;
+	RingChannelState ring;
 
 	pg_atomic_fetch_add_u32(&channel->generation, 1);
 	if (pg_atomic_read_u32(&channel->publishers) != 0)
 		return false;
+	if (!ring_channel_empty(database->ring, slot))
+	{
+		ring_channel_state(database->ring, slot, &ring);
+		database->forgotten = Max(database->forgotten, ring.newest_seq);
+	}
 	channel_key(&key, channel->name, channel->is_pattern);
 	hash_search(registry_channel_hashes[database->index], &key, HASH_REMOVE,
 				NULL);
@@ -370,6 +376,7 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 											 channel->base_number);
 	Assert(pg_atomic_read_u64(&channel->received) == channel->base_number);
 	ring_channel_state(database->ring, slot, &ring);
+	channel->forgotten = database->forgotten;
 	channel->published_base = channel->base_number;
 	channel->published_bytes_base = ring.bytes;
 	strlcpy(channel->name, name, NAMEDATALEN);
