@@ -172,10 +172,16 @@ free_channel_slot(Database *database, int slot)
 {
 	Channel    *channel = &database->channels[slot];
 	ChannelKey	key;
+	RingChannelState ring;
 
 	pg_atomic_fetch_add_u32(&channel->generation, 1);
 	if (pg_atomic_read_u32(&channel->publishers) != 0)
 		return false;
+	if (!ring_channel_empty(database->ring, slot))
+	{
+		ring_channel_state(database->ring, slot, &ring);
+		database->forgotten = Max(database->forgotten, ring.newest_seq);
+	}
 	channel_key(&key, channel->name, channel->is_pattern);
 	hash_search(registry_channel_hashes[database->index], &key, HASH_REMOVE,
 				NULL);
@@ -374,6 +380,7 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 											 channel->base_number);
 	Assert(pg_atomic_read_u64(&channel->received) == channel->base_number);
 	ring_channel_state(database->ring, slot, &ring);
+	channel->forgotten = database->forgotten;
 	channel->published_base = channel->base_number;
 	channel->published_bytes_base = ring.bytes;
 	strlcpy(channel->name, name, NAMEDATALEN);
@@ -782,6 +789,23 @@ registry_position(Binding *binding, RingPos *pos)
 }
 
 /*
+ * The binding goes: count what it has lost and was not told of, as the views
+ * have until now.  stat_reset() may have taken that off in advance.
+ */
+static void
+count_lost(Database *database, Binding *binding)
+{
+	uint64		number = pg_atomic_read_u64(&binding->number);
+	uint64		lost;
+
+	if (number == BINDING_UNPLACED)
+		return;
+	lost = ring_lost(database->ring, binding->channel, number);
+	pg_atomic_fetch_add_u64(&binding->subscription->lost, lost);
+	pg_atomic_fetch_add_u64(&database->channels[binding->channel].lost, lost);
+}
+
+/*
  * Remove the binding.  The caller is the subscription's reader or has made
  * sure that it has none, and sends the relay a request afterwards.
  * database->lock must be held, exclusive.
@@ -793,7 +817,7 @@ registry_unbind(Database *database, Binding *binding)
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 
-	/* it cannot begin to wait now, only end */
+	/* it cannot begin to wait now, only end, and nobody looks at it then */
 	if (binding->waiting)
 	{
 		LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
@@ -806,6 +830,7 @@ registry_unbind(Database *database, Binding *binding)
 		LWLockRelease(database->wait_lock);
 	}
 
+	count_lost(database, binding);
 	dlist_delete(&binding->channel_node);
 	dlist_delete(&binding->subscription_node);
 	unhash_binding(database, binding);

@@ -58,6 +58,7 @@ typedef struct Channel
 	uint64		base_number;	/* of the slot's last event before this
 								 * channel */
 	RingPos		base_pos;		/* that event's place, or RING_NONE */
+	uint64		forgotten;		/* the database's when it was made known */
 	uint64		published_base; /* newest number at stats_reset */
 	uint64		published_bytes_base;
 
@@ -271,6 +272,8 @@ typedef struct Database
 	dlist_head	bound_channels;
 	dlist_head	bound_patterns;
 	uint64		searched;		/* released, when none was found last */
+	uint64		forgotten;		/* newest seq in the ring whose channel is not
+								 * known any more */
 	uint64		commits;		/* subscribes and unsubscribes committed */
 	TimestampTz stats_reset;
 	uint64		published_base; /* events queued at stats_reset */

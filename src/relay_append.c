@@ -116,10 +116,16 @@ collect_waiters(Channel *channel)
 		dlist_container(Binding, wait_node,
 						dlist_pop_head_node(&channel->waiters));
 
-		binding->waiting = false;
-		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
+		DEBUG_POINT("relay_wakes");
 		num_to_wake += registry_list_waiting(binding->subscription,
 											 &to_wake[num_to_wake]);
+
+		/*
+		 * Last, behind a barrier: registry_unbind() takes no lock when it
+		 * finds that it does not wait, and the subscription is gone then.
+		 */
+		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
+		binding->waiting = false;
 	}
 	LWLockRelease(database->wait_lock);
 }

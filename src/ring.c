@@ -468,6 +468,36 @@ ring_newest_number(Ring *ring, int channel)
 	return pg_atomic_read_u64(&ring->chains[channel].newest_number);
 }
 
+/*
+ * How many of the channel's records with a number above the given one are no
+ * longer there.  Passes over none.
+ */
+uint64
+ring_lost(Ring *ring, int channel, uint64 number)
+{
+	RingChain  *chain = &ring->chains[channel];
+
+	for (;;)
+	{
+		uint64		newest = pg_atomic_read_u64(&chain->newest_number);
+		RingPos		pos;
+		RingRecord	record;
+
+		if (newest <= number)
+			return 0;
+		pg_read_barrier();
+		pos = pg_atomic_read_u64(&chain->first);
+		if (pos != RING_NONE && read_header(ring, pos, &record))
+			return record.number > number ? record.number - number - 1 : 0;
+
+		/* all are gone, unless the relay overtook us while we looked */
+		pg_read_barrier();
+		if (pos == RING_NONE &&
+			pg_atomic_read_u64(&chain->newest_number) == newest)
+			return newest - number;
+	}
+}
+
 /* The last seq given out. */
 uint64
 ring_newest_seq(Ring *ring)

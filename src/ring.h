@@ -73,6 +73,7 @@ extern RingNext ring_next(Ring *ring, int channel, uint64 number,
 extern bool ring_payload(Ring *ring, const RingRecord *record, char *dst);
 extern RingPos ring_newest_position(Ring *ring, int channel, uint64 number);
 extern uint64 ring_newest_number(Ring *ring, int channel);
+extern uint64 ring_lost(Ring *ring, int channel, uint64 number);
 extern uint64 ring_passed_over(void);
 extern uint64 ring_newest_seq(Ring *ring);
 extern void ring_channel_state(Ring *ring, int channel,

@@ -575,6 +575,20 @@ start_seq_gone(Database *database, uint64 seq)
 				  state.newest_seq + 1);
 }
 
+/*
+ * May the channel, or one that the pattern matches, have had events from the
+ * seq on that nobody finds any more, as its slot was another's meanwhile?
+ * database->lock must be held.
+ */
+static bool
+may_be_forgotten(Database *database, int slot, uint64 seq)
+{
+	Channel    *channel = &database->channels[slot];
+
+	return seq <= (channel->is_pattern ? database->forgotten :
+				   channel->forgotten);
+}
+
 /* A binding that has no position yet, and the one that it is to have. */
 typedef struct Placement
 {
@@ -617,6 +631,7 @@ place_bindings(Claim *claim, Request *request, bool created)
 	Subscription *subscription = claim->subscription;
 	Placement  *places = palloc(pgpubsub_max_channels * sizeof(Placement));
 	int			count = 0;
+	bool		gone = false;
 	dlist_iter	iter;
 
 	lock_claimed(claim);
@@ -643,12 +658,16 @@ place_bindings(Claim *claim, Request *request, bool created)
 
 	lock_claimed(claim);
 	for (int i = 0; i < count; i++)
+	{
 		registry_set_position(places[i].binding, places[i].number,
 							  places[i].pos);
+		gone |= may_be_forgotten(database, places[i].channel,
+								 request->start_seq);
+	}
 	LWLockRelease(database->lock);
 	pfree(places);
 	if (count > 0 && request->start == START_SEQ &&
-		start_seq_gone(database, request->start_seq))
+		(gone || start_seq_gone(database, request->start_seq)))
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 }
 

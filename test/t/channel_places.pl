@@ -129,6 +129,38 @@ is($writer->value("SELECT pgpubsub.subscribe('more', '{more}')"),
 $writer->run("SELECT pgpubsub.publish('more', 'and more')");
 is(received($node, 'postgres', 'more', 1), 'more:and more', 'and it works');
 
+# Who goes on from a seq is told that events are not found any more.
+
+sub from_seq
+{
+	my ($channels, $seq) = @_;
+
+	$writer->run("SELECT pgpubsub.subscribe('from', '$channels', 'drop', '$seq')");
+	my $got = join ' ', map { $_->[0] } $writer->run("SELECT coalesce(payload, lost::text) FROM pgpubsub.poll('from')");
+	$writer->run("SELECT pgpubsub.unsubscribe('from')");
+	settle();
+	return $got;
+}
+
+$writer->run("SELECT pgpubsub.unsubscribe('more')");
+$writer->run("SELECT pgpubsub.subscribe('from', '{from}', 'drop')");
+$writer->run("SELECT pgpubsub.publish('from', 'one'), pgpubsub.publish('from', 'two'), pgpubsub.publish('full_1', 'three')");
+my $two = 1 + $writer->value("SELECT seq FROM pgpubsub.poll('from', 1, '30s')");
+settle();
+$writer->run("SELECT pgpubsub.unsubscribe('from')");
+settle();
+is(from_seq('{from}', $two), 'two', 'a channel that has its place still');
+foreach (1, 2)
+{
+	$writer->run("SELECT pgpubsub.subscribe('taker', '{taker_$_}', 'drop')");
+	$writer->run("SELECT pgpubsub.unsubscribe('taker')");
+	settle();
+}
+is(from_seq('{full_1}', $two), 'three', 'another one had its own all the time');
+is(from_seq('{from}', $two), '-1', 'one that another had the place of has a gap');
+is(from_seq('{from*}', $two), '-1', 'and a pattern that may match it');
+is(from_seq('{from}', $two + 2), '', 'but not from a later seq on');
+
 # subscribe() and its like find bindings without going through others
 
 my $all = 1000;
