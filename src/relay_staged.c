@@ -90,7 +90,7 @@ typedef struct SeenEntry
 #include "lib/simplehash.h"
 
 /* What the relay keeps about the staging queue, in its own memory. */
-static struct
+typedef struct StagedState
 {
 	Database   *database;
 	Staging    *staging;
@@ -118,7 +118,9 @@ static struct
 	bool		lock_missed;
 	VirtualTransactionId lock_holder;
 	int			lock_wait;		/* the next wait for it, in ms */
-} staged;
+} StagedState;
+
+static StagedState staged;
 
 /* The batch's transaction commits: move the mark. */
 static void
@@ -136,7 +138,7 @@ static void
 decide_readers(const StagedView *view, StagedEvent *event, uint32 done)
 {
 	bool		current = view->generation ==
-	pg_atomic_read_u32(&staged.database->generation);
+		pg_atomic_read_u32(&staged.database->generation);
 
 	for (; done < view->nevents; done++)
 	{

@@ -88,8 +88,8 @@ struct StagedTransaction
 
 	/* the relay alone */
 	uint64		first;			/* number of its first event, 0: not taken */
-	uint64		next;			/* place in the same list, 0: the last; once it
-								 * is taken, the place that was taken next */
+	uint64		next;			/* place in the same list, 0: the last; once
+								 * it is taken, the place that was taken next */
 };
 
 /* Places in ascending order, each leading to the next; 0: none. */
