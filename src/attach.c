@@ -461,11 +461,11 @@ check_table(Attachment *attachment)
 /*
  * Raise 42710 if a partition has triggers of its own for rows and the
  * channel: with its parent's clone, each of its rows would be published
- * twice.  Locks the partitions as CREATE TRIGGER on the table will, so that
- * this stays so.
+ * twice.  Locks the partitions as the commands on the table will, so that this
+ * stays so.
  */
 static void
-check_partitions(const Attachment *attachment)
+check_partitions(const Attachment *attachment, LOCKMODE lock)
 {
 	const char *channel = attachment->options.channel;
 	List	   *tables;
@@ -474,8 +474,7 @@ check_partitions(const Attachment *attachment)
 	if (!ATTACHED_BY_ROW(attachment) ||
 		get_rel_relkind(attachment->relid) != RELKIND_PARTITIONED_TABLE)
 		return;
-	tables = find_all_inheritors(attachment->relid, ShareRowExclusiveLock,
-								 NULL);
+	tables = find_all_inheritors(attachment->relid, lock, NULL);
 	foreach(lc, tables)
 	{
 		Oid			table = lfirst_oid(lc);
@@ -570,22 +569,50 @@ check_replaceable(Relation rel, const char *channel, const List *triggers)
 	check_ownership(RelationGetRelid(rel));
 }
 
-/* Make the attachment stand, in place of what the table has for the channel. */
-static void
-make_stand(Attachment *attachment, bool default_channel)
+/*
+ * The lock that it takes to put an attachment in the place of these triggers.
+ * Where there are any, it must be that of DROP TRIGGER from the beginning: if
+ * it were only asked for then, a transaction that has read the table and now
+ * writes there would wait for us, and we for it.  Who may not drop them does
+ * not get it.
+ */
+static LOCKMODE
+replacing_lock(Oid relid, const List *triggers)
 {
-	Relation	rel = open_table(attachment->relid, ShareRowExclusiveLock);
-	List	   *triggers;
+	return triggers != NIL && !attached_any_cloned(triggers) &&
+		PGPUBSUB_OWNS_TABLE(relid, GetUserId()) ?
+		AccessExclusiveLock : ShareRowExclusiveLock;
+}
+
+/*
+ * Make the attachment stand, in place of what the table has for the channel.
+ * triggers is what that was before the table was locked.
+ */
+static void
+make_stand(Attachment *attachment, bool default_channel, List *triggers)
+{
+	Oid			relid = attachment->relid;
+	LOCKMODE	lock = replacing_lock(relid, triggers);
+	Relation	rel = open_table(relid, lock);
+	bool		there;
 
 	/* once more: anything may have changed before the lock */
 	if (default_channel)
 		attachment->options.channel = NULL;
 	check_table(attachment);
-	if (!stands(attachment, &triggers))
+	there = stands(attachment, &triggers);
+	if (!there && replacing_lock(relid, triggers) > lock)
+	{
+		/* somebody was faster: begin again, without the weaker lock */
+		table_close(rel, lock);
+		make_stand(attachment, default_channel, triggers);
+		return;
+	}
+	if (!there)
 	{
 		if (triggers != NIL)
 			check_replaceable(rel, attachment->options.channel, triggers);
-		check_partitions(attachment);
+		check_partitions(attachment, lock);
 		attached_replace(attachment, rel, triggers);
 	}
 	table_close(rel, NoLock);
@@ -613,7 +640,7 @@ pgpubsub_attach(PG_FUNCTION_ARGS)
 	check_table(&attachment);
 
 	if (!stands(&attachment, &triggers))
-		make_stand(&attachment, PG_ARGISNULL(ARG_CHANNEL));
+		make_stand(&attachment, PG_ARGISNULL(ARG_CHANNEL), triggers);
 	notice_children(&attachment);
 
 	/* patterns match it from now on, before its first event */

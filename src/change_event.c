@@ -39,6 +39,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "common/hashfn.h"
+#include "event_settings.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/rel.h"
@@ -385,7 +386,11 @@ append_column(StringInfo buf, ChangeShape *shape, ChangeColumn *column,
 		shape->max_payload)
 		shape->too_large = true;
 	else
+	{
 		json_append_value(buf, &column->type, value);
+		if (column->type.runs_sql)
+			event_settings_renew();
+	}
 	shape->reading = NULL;
 	if ((Size) buf->len > shape->max_payload)
 		shape->too_large = true;

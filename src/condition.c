@@ -234,7 +234,10 @@ check_row_operators(List **lost, RowCompareExpr *compare)
 	}
 }
 
-/* Add those of CASE x WHEN y, which are equalities in the tree. */
+/*
+ * Add those of CASE x WHEN y, which are equalities in the tree; one whose
+ * result is no plain boolean has a coercion around it.
+ */
 static void
 check_case(List **lost, CaseExpr *expression)
 {
@@ -242,7 +245,8 @@ check_case(List **lost, CaseExpr *expression)
 
 	foreach(lc, expression->args)
 	{
-		OpExpr	   *equal = (OpExpr *) lfirst_node(CaseWhen, lc)->expr;
+		Node	   *test = (Node *) lfirst_node(CaseWhen, lc)->expr;
+		OpExpr	   *equal = (OpExpr *) strip_implicit_coercions(test);
 
 		if (expression->arg && IsA(equal, OpExpr))
 			check_operator(lost, expression, "CASE", equal->opno, NIL);

@@ -15,7 +15,9 @@
  *	  settings, set them itself, and fail after it has.  Core would then
  *	  take our values for the session's and bring them back at the end of
  *	  the transaction.  There they are set as a function with SET clauses
- *	  sets them, which costs a microsecond or two.
+ *	  sets them, which costs a microsecond or two; all of them, also those
+ *	  that the session has already, and once more after each value that has
+ *	  set others: what it sets must not show in the values after it.
  *
  * What else a type's text follows is left alone: lc_monetary (money), and the
  * search_path (regclass and its like).
@@ -72,12 +74,21 @@ settings_hold(void)
 		bytea_output == BYTEA_OUTPUT_HEX && extra_float_digits == 1;
 }
 
-/* Set a setting until the level of the settings' stack is left. */
+/* Give all settings the values of events. */
 static void
-set_on_stack(const char *name, const char *value)
+set_on_stack(GucAction action)
 {
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	const char *const settings[][2] = {
+		{"TimeZone", event_zone_name},
+		{"DateStyle", "ISO, MDY"},
+		{"IntervalStyle", "postgres"},
+		{"bytea_output", "hex"},
+		{"extra_float_digits", "1"}
+	};
+
+	for (int i = 0; i < (int) lengthof(settings); i++)
+		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET,
+								 PGC_S_SESSION, action, true, 0, false);
 }
 
 /*
@@ -89,18 +100,21 @@ run_on_stack(void (*work) (void *arg), void *arg)
 {
 	int			level = NewGUCNestLevel();
 
-	if (session_timezone != event_zone)
-		set_on_stack("TimeZone", event_zone_name);
-	if (DateStyle != USE_ISO_DATES || DateOrder != DATEORDER_MDY)
-		set_on_stack("DateStyle", "ISO, MDY");
-	if (IntervalStyle != INTSTYLE_POSTGRES)
-		set_on_stack("IntervalStyle", "postgres");
-	if (bytea_output != BYTEA_OUTPUT_HEX)
-		set_on_stack("bytea_output", "hex");
-	if (extra_float_digits != 1)
-		set_on_stack("extra_float_digits", "1");
+	set_on_stack(GUC_ACTION_SAVE);
 	work(arg);
 	AtEOXact_GUC(true, level);
+}
+
+/*
+ * Set once more what SQL that ran for a value has set.  Only to be called
+ * within event_settings_run() with runs_sql.  A SET of that SQL's, without
+ * LOCAL, still counts when the work is done.
+ */
+void
+event_settings_renew(void)
+{
+	if (!settings_hold())
+		set_on_stack(GUC_ACTION_LOCAL);
 }
 
 /* Set the variables behind the settings. */
@@ -143,10 +157,12 @@ run_with_values(void (*work) (void *arg), void *arg)
 void
 event_settings_run(bool runs_sql, void (*work) (void *arg), void *arg)
 {
-	if (settings_hold())
-		work(arg);
-	else if (runs_sql)
+	bool		hold = settings_hold();
+
+	if (runs_sql)
 		run_on_stack(work, arg);
+	else if (hold)
+		work(arg);
 	else
 		run_with_values(work, arg);
 }

@@ -12,5 +12,6 @@
 
 extern void event_settings_run(bool runs_sql, void (*work) (void *arg),
 							   void *arg);
+extern void event_settings_renew(void);
 
 #endif							/* PGPUBSUB_EVENT_SETTINGS_H */

@@ -186,8 +186,8 @@ note_traits(JsonType *type, Oid typid)
 		getTypeOutputInfo(typid, &function, &is_varlena);
 		type->follows_session |= text_follows_session(typid, function);
 	}
-	if (typid >= FirstNormalObjectId)
-		type->runs_sql |= may_run_sql(function);
+	if (typid >= FirstNormalObjectId && may_run_sql(function))
+		type->follows_session = type->runs_sql = true;
 }
 
 /* How a type is written that json.c has no category of its own for. */

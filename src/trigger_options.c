@@ -191,10 +191,15 @@ trigger_options_find(int nargs, char **args, const char *name)
 	return found;
 }
 
-/* Append "name=a,b" to a list of arguments, unless there are no names. */
+/*
+ * Append "name=a,b" to a list of arguments, unless there are no names.  The
+ * text is compared to that of triggers, so it must not follow the session's
+ * quote_all_identifiers.
+ */
 static List *
 add_name_list(List *args, const char *option, const List *names)
 {
+	bool		quote_all = quote_all_identifiers;
 	StringInfoData arg;
 	ListCell   *lc;
 
@@ -203,9 +208,15 @@ add_name_list(List *args, const char *option, const List *names)
 	initStringInfo(&arg);
 	appendStringInfo(&arg, "%s=", option);
 	foreach(lc, names)
-		appendStringInfo(&arg, "%s%s",
-						 lc == list_head(names) ? "" : ",",
-						 quote_identifier((char *) lfirst(lc)));
+	{
+		const char *name;
+
+		quote_all_identifiers = false;
+		name = quote_identifier((char *) lfirst(lc));
+		quote_all_identifiers = quote_all;
+		appendStringInfo(&arg, "%s%s", lc == list_head(names) ? "" : ",",
+						 name);
+	}
 	return lappend(args, makeString(arg.data));
 }
 

@@ -80,6 +80,8 @@ SELECT mode FROM pg_locks WHERE relation = 'stands'::regclass AND pid = pg_backe
 COMMIT;
 BEGIN READ ONLY;
 SELECT attach_all();
+SET LOCAL quote_all_identifiers = on;
+SELECT attach_all();
 COMMIT;
 SELECT count(*), bool_and(s = t) AS the_same FROM stood AS s FULL JOIN pg_trigger AS t ON s.oid = t.oid WHERE coalesce(t.tgrelid, s.tgrelid) = 'stands'::regclass;
 -- anything else than that is replaced

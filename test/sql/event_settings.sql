@@ -54,11 +54,13 @@ SET search_path = es;
 -- Values that run SQL: they see the events' settings, also in rows, arrays and
 -- domains; what they set themselves ends with them, and with an error
 --
-CREATE TYPE spy AS ENUM ('look', 'set', 'fail', 'nested');
+CREATE TYPE spy AS ENUM ('look', 'set', 'keep', 'fail', 'nested');
 CREATE FUNCTION spy_json(spy) RETURNS json LANGUAGE plpgsql SET extra_float_digits = 2 AS $$BEGIN
     IF $1 = 'set' THEN
         PERFORM set_config('TimeZone', 'Asia/Tokyo', true);
         SET LOCAL IntervalStyle = 'sql_standard';
+    ELSIF $1 = 'keep' THEN
+        SET TimeZone = 'Asia/Tokyo';
     ELSIF $1 = 'fail' THEN
         SET TimeZone = 'Asia/Tokyo';
         RAISE 'no json today';
@@ -93,6 +95,21 @@ SELECT * FROM settings;
 INSERT INTO spied (s) VALUES ('set');
 :events
 SELECT * FROM settings;
+-- nor are they seen by the values and rows that follow, whatever the session has; a SET without LOCAL lasts
+INSERT INTO spied (s, t) VALUES ('set', '{2026-11-21 03:12Z}'), ('look', '{2026-11-21 03:12Z}');
+:events
+SET TimeZone = 'UTC';
+SET DateStyle = 'ISO, MDY';
+SET IntervalStyle = 'postgres';
+SET bytea_output = 'hex';
+SET extra_float_digits = 1;
+INSERT INTO spied (s, t) VALUES ('set', '{2026-11-21 03:12Z}'), ('look', '{2026-11-21 03:12Z}');
+:events
+SELECT * FROM settings;
+INSERT INTO spied (s, t) VALUES ('keep', '{2026-11-21 03:12Z}'), ('look', '{2026-11-21 03:12Z}');
+:events
+SELECT * FROM settings;
+CALL foreign_settings();
 \set SHOW_CONTEXT never
 INSERT INTO spied (s) VALUES ('fail');
 SELECT * FROM settings;

@@ -46,6 +46,7 @@ my @conditions = (
 my @refused = (
 	[ 'NULLIF(NEW.c, OLD.c) IS NOT NULL'             => 'NULLIF' ],
 	[ 'CASE NEW.c WHEN OLD.c THEN false ELSE true END' => 'CASE' ],
+	[ 'CASE ROW(NEW.id)::loose WHEN ROW(OLD.id)::loose THEN true END' => 'CASE' ],
 	[ '(NEW.id, NEW.c) < (OLD.id, OLD.c)'            => 'A comparison of rows' ],
 	[ '(NEW.c, NEW.id) < (OLD.c, OLD.id)'            => 'A comparison of rows' ],
 	[ '(NEW.id, (NEW.c, 1)) <> (OLD.id, (OLD.c, 1))' => 'A comparison of rows' ],
@@ -107,6 +108,10 @@ $node->safe_psql(
 	CREATE EXTENSION hstore SCHEMA types;
 	SET search_path = public, types;
 	CREATE DOMAIN name_in_any_case AS citext;
+	CREATE TYPE loose AS (n int);
+	CREATE DOMAIN perhaps AS boolean;
+	CREATE FUNCTION types.same(loose, loose) RETURNS perhaps IMMUTABLE LANGUAGE sql AS 'SELECT $1.n = $2.n';
+	CREATE OPERATOR types.= (FUNCTION = types.same, LEFTARG = loose, RIGHTARG = loose);
 	CREATE TABLE t (id int PRIMARY KEY, c citext, d name_in_any_case, q cube, h hstore, n int)});
 foreach (@conditions)
 {
