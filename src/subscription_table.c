@@ -374,6 +374,28 @@ subscription_table_expect(const char *name)
 }
 
 /*
+ * Run the statement on the row of the subscription that is its first
+ * parameter.  It is run again if it has found none though the table has one:
+ * where logical decoding is on, a row that another transaction was changing
+ * (REASSIGN OWNED, or the relay) is deleted and another one there when that
+ * has committed.  Not for ever, as triggers may keep the row.  Returns whether
+ * it has written the row.
+ */
+static bool
+write_row(const char *name, const char *sql, int nargs, Oid *types,
+		  Datum *values, int expected, bool at_once)
+{
+	for (int tries = 0; tries < 10; tries++)
+	{
+		if (write_table(sql, nargs, types, values, expected, at_once) > 0)
+			return true;
+		if (IsolationUsesXactSnapshot() || !subscription_table_has(name))
+			break;
+	}
+	return false;
+}
+
+/*
  * Write the changed subscription into the table.  Raises 40001 or 55000 if its
  * row is not there.
  */
@@ -386,11 +408,10 @@ subscription_table_update(const char *name, ArrayType *channels,
 		PointerGetDatum(channels),
 	CStringGetTextDatum(on_full)};
 
-	if (write_table("UPDATE pgpubsub.subscription"
-					" SET channels = $2, on_full = $3"
-					" WHERE name OPERATOR(pg_catalog.=) $1",
-					lengthof(types), types, values, SPI_OK_UPDATE,
-					false) == 0)
+	if (!write_row(name, "UPDATE pgpubsub.subscription"
+				   " SET channels = $2, on_full = $3"
+				   " WHERE name OPERATOR(pg_catalog.=) $1",
+				   lengthof(types), types, values, SPI_OK_UPDATE, false))
 		row_missing(name);
 }
 
@@ -436,10 +457,10 @@ subscription_table_delete(const char *name, bool at_once)
 	Oid			types[] = {NAMEOID};
 	Datum		values[] = {CStringGetDatum(name)};
 
-	if (write_table("DELETE FROM pgpubsub.subscription"
-					" WHERE name OPERATOR(pg_catalog.=) $1",
-					lengthof(types), types, values, SPI_OK_DELETE,
-					at_once) == 0 && IsolationUsesXactSnapshot())
+	if (!write_row(name, "DELETE FROM pgpubsub.subscription"
+				   " WHERE name OPERATOR(pg_catalog.=) $1",
+				   lengthof(types), types, values, SPI_OK_DELETE, at_once) &&
+		IsolationUsesXactSnapshot())
 		row_missing(name);
 }
 

@@ -120,6 +120,35 @@ foreach my $case ([ 'REASSIGN OWNED BY app TO heir', 'heir' ], [ 'DROP OWNED BY 
 		$owner, '... with its part done');
 	close_session($_) foreach $changes, $waits;
 }
+
+# ... and the other way round.
+
+$publisher->safe_psql('postgres', q{
+	GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgpubsub TO app, heir;
+	GRANT heir TO app});
+foreach my $case ([ q{subscribe('raced', '{b}')}, 'f', 'raced heir {b} evict; ' ], [ q{unsubscribe('raced')}, 't', '' ])
+{
+	my ($call, $result, $row) = @$case;
+	my $reassigns = open_session($publisher, 'postgres');
+	my $waits     = open_session($publisher, 'postgres');
+
+	$publisher->safe_psql('postgres', q{
+		SET ROLE app;
+		SELECT pgpubsub.unsubscribe('raced');
+		SELECT pgpubsub.subscribe('raced', '{a}')});
+	$reassigns->query_safe('BEGIN; REASSIGN OWNED BY app TO heir');
+	my $pid = session_pid($waits);
+	begin_query($waits, "SELECT pgpubsub.$call");
+	ok( $publisher->poll_query_until(
+			'postgres', "SELECT wait_event = 'transactionid' FROM pg_stat_activity WHERE pid = $pid"),
+		"$call waits");
+	$reassigns->query_safe('COMMIT');
+	my ($output, $error) = end_query($waits);
+	is("$output$error", $result, '... and succeeds');
+	is($publisher->safe_psql('postgres', $table),
+		"mine postgres {a} evict; ${row}stays postgres {a,b,c} evict", '... with its part done');
+	close_session($_) foreach $reassigns, $waits;
+}
 goes_on($without, 'concurrent changes');
 
 # Triggers and foreign keys have their say, and what they write is replicated.
