@@ -261,6 +261,7 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 	volatile uint64 processed = 0;
 	Relation	table = table_open(subscription_table_oid(), RowExclusiveLock);
 	bool		undecoded;
+	bool		nested = writing_table; /* in a trigger on the table */
 	Identity	before;
 
 	become_owner(&before);
@@ -281,7 +282,7 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 	{
 		if (undecoded)
 			undecoded_end();
-		writing_table = false;
+		writing_table = nested;
 		SetUserIdAndSecContext(before.user, before.sec_context);
 	}
 	PG_END_TRY();
@@ -476,11 +477,10 @@ subscription_table_delete_unread(const char *name)
 	Datum		values[] = {CStringGetDatum(name),
 	ObjectIdGetDatum(GetUserId())};
 
-	return write_table("DELETE FROM pgpubsub.subscription"
-					   " WHERE name OPERATOR(pg_catalog.=) $1"
-					   " AND pg_catalog.pg_has_role($2, owner::pg_catalog.oid, 'USAGE')",
-					   lengthof(types), types, values, SPI_OK_DELETE,
-					   false) > 0;
+	return write_row(name, "DELETE FROM pgpubsub.subscription"
+					 " WHERE name OPERATOR(pg_catalog.=) $1"
+					 " AND pg_catalog.pg_has_role($2, owner::pg_catalog.oid, 'USAGE')",
+					 lengthof(types), types, values, SPI_OK_DELETE, false);
 }
 
 /* The oids in the list, as oid[]. */

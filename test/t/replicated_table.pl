@@ -175,6 +175,25 @@ ok( $without->poll_query_until(
 	'what triggers write arrives');
 $publisher->safe_psql('postgres', 'DROP TABLE refers; DROP FUNCTION note CASCADE');
 goes_on($without, 'triggers');
+$publisher->safe_psql(
+	'postgres', q{
+	CREATE FUNCTION nest() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		IF NEW.name = 'outer' THEN
+			PERFORM pgpubsub.subscribe('inner', '{a}');
+		END IF;
+		RETURN NEW;
+	END$$;
+	CREATE TRIGGER nest BEFORE INSERT ON pgpubsub.subscription FOR EACH ROW EXECUTE FUNCTION nest();
+	SELECT pgpubsub.subscribe('outer', '{a}')});
+is( $publisher->safe_psql('postgres', q{
+		SELECT string_agg(name, ' ' ORDER BY name) FROM pgpubsub.subscription
+		 WHERE name IN ('inner', 'outer') AND made_in = (SELECT oid FROM pg_database WHERE datname = current_database())}),
+	'inner outer', 'a trigger that subscribes changes nothing in the row that it is called for');
+$publisher->safe_psql('postgres', q{
+	DROP FUNCTION nest CASCADE;
+	SELECT pgpubsub.unsubscribe('inner'), pgpubsub.unsubscribe('outer')});
+goes_on($without, 'triggers that subscribe');
 
 # A crash loses none of it.
 $publisher->stop('immediate');
