@@ -412,7 +412,30 @@ DROP FUNCTION pgpubsub.take_over(pg_catalog.regprocedure, pg_catalog.regprocedur
 
 REVOKE ALL ON FUNCTION pgpubsub.subscription_replicated() FROM PUBLIC;
 
--- The database's owner may dump the database, and restore it.
-GRANT SELECT, INSERT ON TABLE pgpubsub.subscription TO pg_database_owner;
+-- The database's owner may dump the database, and restore it.  That alone is
+-- added to what is initial; 17 and later also note the roles of whatever GRANT,
+-- or ADD SCHEMA above, has found there, which could then not be dropped.
+DO $$
+DECLARE
+    subscriptions oid := 'pgpubsub.subscription'::regclass;
+    privileges    aclitem[] := (SELECT p.initprivs FROM pg_init_privs AS p
+                                 WHERE p.classoid = 'pg_class'::regclass AND p.objoid = subscriptions
+                                   AND p.objsubid = 0);
+BEGIN
+    GRANT SELECT, INSERT ON TABLE pgpubsub.subscription TO pg_database_owner;
+    UPDATE pg_init_privs
+       SET initprivs = privileges || format('pg_database_owner=ar/%s',
+               (SELECT c.relowner::regrole FROM pg_class AS c WHERE c.oid = subscriptions))::aclitem
+     WHERE classoid = 'pg_class'::regclass AND objoid = subscriptions AND objsubid = 0
+       AND privileges IS NOT NULL;
+    DELETE FROM pg_shdepend AS d
+     WHERE d.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+       AND (d.classid, d.objid) IN (('pg_class'::regclass, subscriptions),
+                                    ('pg_namespace'::regclass, 'pgpubsub'::regnamespace))
+       AND d.objsubid = 0 AND d.deptype = 'i'
+       AND NOT EXISTS (SELECT FROM pg_init_privs AS p, aclexplode(p.initprivs) AS a
+                        WHERE p.classoid = d.classid AND p.objoid = d.objid AND p.objsubid = 0
+                          AND d.refobjid IN (a.grantor, a.grantee));
+END $$;
 
 REVOKE ALL ON FUNCTION pgpubsub.subscription_inserted() FROM PUBLIC;

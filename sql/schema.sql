@@ -1,5 +1,8 @@
 /* The schema, where a version since 1.1 is installed afresh. */
 
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION pgpubsub" to load this file. \quit
+
 -- Nothing is to be found where somebody untrusted can make it.
 SET LOCAL search_path TO pg_catalog, pg_temp;
 

@@ -261,6 +261,7 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 	volatile uint64 processed = 0;
 	Relation	table = table_open(subscription_table_oid(), RowExclusiveLock);
 	bool		undecoded;
+	bool		nested = writing_table; /* in a trigger on the table */
 	Identity	before;
 
 	become_owner(&before);
@@ -281,7 +282,7 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 	{
 		if (undecoded)
 			undecoded_end();
-		writing_table = false;
+		writing_table = nested;
 		SetUserIdAndSecContext(before.user, before.sec_context);
 	}
 	PG_END_TRY();
@@ -374,6 +375,28 @@ subscription_table_expect(const char *name)
 }
 
 /*
+ * Run the statement on the row of the subscription that is its first
+ * parameter.  It is run again if it has found none though the table has one:
+ * where logical decoding is on, a row that another transaction was changing
+ * (REASSIGN OWNED, or the relay) is deleted and another one there when that
+ * has committed.  Not for ever, as triggers may keep the row.  Returns whether
+ * it has written the row.
+ */
+static bool
+write_row(const char *name, const char *sql, int nargs, Oid *types,
+		  Datum *values, int expected, bool at_once)
+{
+	for (int tries = 0; tries < 10; tries++)
+	{
+		if (write_table(sql, nargs, types, values, expected, at_once) > 0)
+			return true;
+		if (IsolationUsesXactSnapshot() || !subscription_table_has(name))
+			break;
+	}
+	return false;
+}
+
+/*
  * Write the changed subscription into the table.  Raises 40001 or 55000 if its
  * row is not there.
  */
@@ -386,11 +409,10 @@ subscription_table_update(const char *name, ArrayType *channels,
 		PointerGetDatum(channels),
 	CStringGetTextDatum(on_full)};
 
-	if (write_table("UPDATE pgpubsub.subscription"
-					" SET channels = $2, on_full = $3"
-					" WHERE name OPERATOR(pg_catalog.=) $1",
-					lengthof(types), types, values, SPI_OK_UPDATE,
-					false) == 0)
+	if (!write_row(name, "UPDATE pgpubsub.subscription"
+				   " SET channels = $2, on_full = $3"
+				   " WHERE name OPERATOR(pg_catalog.=) $1",
+				   lengthof(types), types, values, SPI_OK_UPDATE, false))
 		row_missing(name);
 }
 
@@ -436,10 +458,10 @@ subscription_table_delete(const char *name, bool at_once)
 	Oid			types[] = {NAMEOID};
 	Datum		values[] = {CStringGetDatum(name)};
 
-	if (write_table("DELETE FROM pgpubsub.subscription"
-					" WHERE name OPERATOR(pg_catalog.=) $1",
-					lengthof(types), types, values, SPI_OK_DELETE,
-					at_once) == 0 && IsolationUsesXactSnapshot())
+	if (!write_row(name, "DELETE FROM pgpubsub.subscription"
+				   " WHERE name OPERATOR(pg_catalog.=) $1",
+				   lengthof(types), types, values, SPI_OK_DELETE, at_once) &&
+		IsolationUsesXactSnapshot())
 		row_missing(name);
 }
 
@@ -455,11 +477,10 @@ subscription_table_delete_unread(const char *name)
 	Datum		values[] = {CStringGetDatum(name),
 	ObjectIdGetDatum(GetUserId())};
 
-	return write_table("DELETE FROM pgpubsub.subscription"
-					   " WHERE name OPERATOR(pg_catalog.=) $1"
-					   " AND pg_catalog.pg_has_role($2, owner::pg_catalog.oid, 'USAGE')",
-					   lengthof(types), types, values, SPI_OK_DELETE,
-					   false) > 0;
+	return write_row(name, "DELETE FROM pgpubsub.subscription"
+					 " WHERE name OPERATOR(pg_catalog.=) $1"
+					 " AND pg_catalog.pg_has_role($2, owner::pg_catalog.oid, 'USAGE')",
+					 lengthof(types), types, values, SPI_OK_DELETE, false);
 }
 
 /* The oids in the list, as oid[]. */

@@ -120,6 +120,35 @@ foreach my $case ([ 'REASSIGN OWNED BY app TO heir', 'heir' ], [ 'DROP OWNED BY 
 		$owner, '... with its part done');
 	close_session($_) foreach $changes, $waits;
 }
+
+# ... and the other way round.
+
+$publisher->safe_psql('postgres', q{
+	GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgpubsub TO app, heir;
+	GRANT heir TO app});
+foreach my $case ([ q{subscribe('raced', '{b}')}, 'f', 'raced heir {b} evict; ' ], [ q{unsubscribe('raced')}, 't', '' ])
+{
+	my ($call, $result, $row) = @$case;
+	my $reassigns = open_session($publisher, 'postgres');
+	my $waits     = open_session($publisher, 'postgres');
+
+	$publisher->safe_psql('postgres', q{
+		SET ROLE app;
+		SELECT pgpubsub.unsubscribe('raced');
+		SELECT pgpubsub.subscribe('raced', '{a}')});
+	$reassigns->query_safe('BEGIN; REASSIGN OWNED BY app TO heir');
+	my $pid = session_pid($waits);
+	begin_query($waits, "SELECT pgpubsub.$call");
+	ok( $publisher->poll_query_until(
+			'postgres', "SELECT wait_event = 'transactionid' FROM pg_stat_activity WHERE pid = $pid"),
+		"$call waits");
+	$reassigns->query_safe('COMMIT');
+	my ($output, $error) = end_query($waits);
+	is("$output$error", $result, '... and succeeds');
+	is($publisher->safe_psql('postgres', $table),
+		"mine postgres {a} evict; ${row}stays postgres {a,b,c} evict", '... with its part done');
+	close_session($_) foreach $reassigns, $waits;
+}
 goes_on($without, 'concurrent changes');
 
 # Triggers and foreign keys have their say, and what they write is replicated.
@@ -146,6 +175,25 @@ ok( $without->poll_query_until(
 	'what triggers write arrives');
 $publisher->safe_psql('postgres', 'DROP TABLE refers; DROP FUNCTION note CASCADE');
 goes_on($without, 'triggers');
+$publisher->safe_psql(
+	'postgres', q{
+	CREATE FUNCTION nest() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		IF NEW.name = 'outer' THEN
+			PERFORM pgpubsub.subscribe('inner', '{a}');
+		END IF;
+		RETURN NEW;
+	END$$;
+	CREATE TRIGGER nest BEFORE INSERT ON pgpubsub.subscription FOR EACH ROW EXECUTE FUNCTION nest();
+	SELECT pgpubsub.subscribe('outer', '{a}')});
+is( $publisher->safe_psql('postgres', q{
+		SELECT string_agg(name, ' ' ORDER BY name) FROM pgpubsub.subscription
+		 WHERE name IN ('inner', 'outer') AND made_in = (SELECT oid FROM pg_database WHERE datname = current_database())}),
+	'inner outer', 'a trigger that subscribes changes nothing in the row that it is called for');
+$publisher->safe_psql('postgres', q{
+	DROP FUNCTION nest CASCADE;
+	SELECT pgpubsub.unsubscribe('inner'), pgpubsub.unsubscribe('outer')});
+goes_on($without, 'triggers that subscribe');
 
 # A crash loses none of it.
 $publisher->stop('immediate');

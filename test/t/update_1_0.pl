@@ -79,6 +79,7 @@ $node->safe_psql(
 	CREATE ROLE deputy LOGIN;
 	CREATE ROLE "Third ""role""" LOGIN;
 	CREATE ROLE unrelated LOGIN;
+	CREATE ROLE watcher;
 	CREATE DATABASE shop;
 	CREATE DATABASE fresh;
 	CREATE DATABASE current});
@@ -98,6 +99,8 @@ $node->safe_psql(
 	GRANT EXECUTE ON FUNCTION pgpubsub.ack(name, bigint) TO PUBLIC;
 	GRANT EXECUTE ON FUNCTION pgpubsub.unsubscribe(name) TO app WITH GRANT OPTION;
 	GRANT EXECUTE ON FUNCTION pgpubsub.publish(text, text) TO deputy WITH GRANT OPTION;
+	GRANT SELECT ON pgpubsub.subscription TO watcher;
+	GRANT CREATE ON SCHEMA pgpubsub TO watcher;
 	SET ROLE deputy;
 	GRANT EXECUTE ON FUNCTION pgpubsub.publish(text, text) TO app WITH GRANT OPTION;
 	SET ROLE app;
@@ -241,8 +244,19 @@ foreach my $function (sort(keys(%stands_for), values(%stands_for)))
 		join("\n", sort split /\n/, $expected),
 		"restored: privileges of $function");
 }
+is( $node->safe_psql('fresh', q{
+		SELECT has_table_privilege('watcher', 'pgpubsub.subscription', 'SELECT'),
+		       has_schema_privilege('watcher', 'pgpubsub', 'CREATE')}),
+	't|t', 'restored: privileges of the table and the schema');
 is($node->safe_psql('fresh', q{SELECT count(*) FROM my_events}), 0, 'restored: a view on poll()');
 is($node->safe_psql('fresh', q{SELECT my_start('new') AND my_start('new')}), 't', 'restored: functions');
+
+# What was revoked keeps no role
+$node->safe_psql('postgres', 'DROP DATABASE fresh');
+$node->safe_psql('shop', q{
+	REVOKE SELECT ON pgpubsub.subscription FROM watcher;
+	REVOKE CREATE ON SCHEMA pgpubsub FROM watcher;
+	DROP ROLE watcher});
 
 # A dump of version 1.0 restores into that version, and is updated then.  It has
 # the schema, which is there.
