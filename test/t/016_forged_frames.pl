@@ -233,8 +233,11 @@ foreach my $attack (@attacks)
 	is(bad_frames() - $before, $count, "$name: $count counted");
 }
 
-# Async events come back to the relay from its own NOTIFY.
+# Async events come back to the relay from its own NOTIFY, which it sends if
+# anybody listens.
 
+my $listener = client($node);
+$listener->run('LISTEN nothing');
 foreach my $attack (grep { $_->[0] =~ /end|between|queues|whole|7,999/ } @attacks)
 {
 	my ($name, $count, $sent, $arrives) = @$attack;
