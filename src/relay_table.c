@@ -440,6 +440,9 @@ try_change(const TableChange *change)
 	PG_TRY();
 	{
 		left = change->make(change);
+
+		/* it may have timed out just when a lock was granted: fail here */
+		CHECK_FOR_INTERRUPTS();
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
