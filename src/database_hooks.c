@@ -377,10 +377,16 @@ concerns_publication(Node *command, char **publication)
 		(extension != NULL && strcmp(extension, PGPUBSUB_EXTENSION) == 0);
 }
 
-/* The command has run: warn if the table of subscriptions is published. */
+/*
+ * The command has run: warn if the table of subscriptions is published.  Where
+ * nothing can be replicated, which core says by a warning of its own, that
+ * would only be in the way.
+ */
 static void
 warn_of_publication(const char *publication)
 {
+	if (!XLogLogicalInfoActive())
+		return;
 	CommandCounterIncrement();
 	if (OidIsValid(subscription_table_find()))
 		replication_warn(publication);
