@@ -255,8 +255,13 @@ $with->safe_psql(
 like($with->safe_psql('postgres', $table), qr/^hand postgres \{a\} drop; long /, 'a row by hand is kept');
 $with->safe_psql('postgres', 'DROP SUBSCRIPTION three');
 
-# Warnings
+# Warnings, where something can be replicated
 
+(undef, undef, $err) = $with->psql('postgres', 'CREATE PUBLICATION in_vain FOR ALL TABLES');
+unlike($err, qr/pgpubsub\.subscription/, 'no warning with a wal_level that is too low');
+$with->safe_psql('postgres', 'DROP PUBLICATION in_vain');
+$with->append_conf('postgresql.conf', 'wal_level = logical');
+$with->restart;
 foreach my $case (
 	[ 'CREATE PUBLICATION p FOR TABLE orders', 0 ],
 	[ 'ALTER PUBLICATION p ADD TABLE audit', 0 ],
