@@ -143,11 +143,13 @@ run_with_values(void (*work) (void *arg), void *arg)
 	{
 		work(arg);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		set_values(&session);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	set_values(&session);
 }
 
 /*
