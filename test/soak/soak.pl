@@ -670,7 +670,9 @@ sub check_reading
 		'nothing is read that was not committed');
 	none($db, q{SELECT * FROM (
 	              SELECT subscription, channel, writer, n, lag(n) OVER (PARTITION BY subscription, channel, writer ORDER BY arrival) AS before
-	                FROM taken WHERE channel IS NOT NULL) AS t WHERE before >= n},
+	                FROM taken WHERE channel IS NOT NULL
+	                 -- some of these are too large to be staged, and between modes no order is promised
+	                 AND NOT (channel = 'm1' AND writer % 2 = 0)) AS t WHERE before >= n},
 		'the events of a writer come in order, on each channel');
 	none($db, q{SELECT * FROM (
 	              SELECT subscription, channel, id, version, lag(version) OVER (PARTITION BY subscription, channel, id ORDER BY arrival) AS before
@@ -722,7 +724,8 @@ sub check_reading
 	  if $params{exact} || $params{async};
 }
 
-# The order of the native listener is that of the subscriptions.
+# The order of the native listener is that of the subscriptions, for events of
+# the same publish mode: none is promised between the two.
 sub check_heard
 {
 	my $client = $admin->{exact};
@@ -733,8 +736,9 @@ sub check_heard
 	none('exact', q{SELECT c.channel, c.writer, c.n, count(h) FROM counter AS c LEFT JOIN heard AS h USING (channel, writer)
 	                 WHERE c.channel NOT IN ('c3', 'a3') GROUP BY 1, 2, 3 HAVING count(h) <> c.n}, 'it hears everything');
 	none('exact', q{SELECT * FROM (
-	                  SELECT subscription, channel, writer, n, rank, lag(rank) OVER (PARTITION BY subscription ORDER BY arrival) AS before
-	                    FROM taken JOIN heard USING (channel, writer, n)) AS t WHERE before >= rank},
+	                  SELECT subscription, channel, writer, n, rank, lag(rank) OVER (PARTITION BY subscription, channel ~ '^i?a' ORDER BY arrival) AS before
+	                    FROM taken JOIN heard USING (channel, writer, n)
+	                   WHERE NOT (channel = 'm1' AND writer % 2 = 0)) AS t WHERE before >= rank},
 		'subscriptions have the order that it hears');
 }
 
@@ -853,6 +857,7 @@ my @expected = (
 	qr/WARNING:  (?:no relay for database "gone_|this database gets no relay|no room for channel|pgpubsub queue is (?:more than half )?full)/,
 	qr/WARNING:  too many (?:channels|bindings)/,
 	qr/WARNING:  there is no transaction in progress/,
+	qr/WARNING:  PID \d+ is not a PostgreSQL (?:backend|server) process/,
 	qr/ERROR:  (?:source )?database "gone_\d(?:_named)?" (?:is being accessed|already exists|does not exist)/,
 	$crash
 	? (
