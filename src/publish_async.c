@@ -107,6 +107,9 @@ static TimestampTz held_since = 0;
 /* The events are staged or published: later ones are published at once. */
 static bool closed = false;
 
+/* This transaction is counted in Database.unstaged_begun. */
+static bool unstaged = false;
+
 /* Is the database left out, so that its relay takes nothing more? */
 static bool
 left_out(Database *my_database)
@@ -469,6 +472,10 @@ async_pre_commit(PublishNow publish_now)
 
 	if (any && !stage())
 	{
+		/* the relay is to read these before what is staged after them */
+		pg_atomic_fetch_add_u64(&database->unstaged_begun, 1);
+		unstaged = true;
+
 		/* core copies what it is given: do not hold a large one twice */
 		while (first_chunk)
 		{
@@ -513,6 +520,9 @@ async_at_end(bool commit)
 		staging_mark(place, commit);
 		registry_wake(&database->relay_procno);
 	}
+	if (unstaged)
+		pg_atomic_fetch_add_u64(&database->unstaged_ended, 1);
+	unstaged = false;
 	place = NULL;
 	database = NULL;
 	first_chunk = NULL;

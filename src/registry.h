@@ -304,6 +304,14 @@ typedef struct Database
 	pg_atomic_uint64 evictions;
 	pg_atomic_uint64 bad_frames;
 	pg_atomic_uint32 notify_trouble;	/* with staged events, a NotifyTrouble */
+
+	/*
+	 * Any writer, atomically: async transactions that are published by NOTIFY
+	 * after all; counted before they commit, and when they have ended.
+	 */
+	pg_atomic_uint64 unstaged_begun;
+	pg_atomic_uint64 unstaged_ended;
+
 	bool		relay_lost_events;	/* for want of memory, not yet told */
 } Database;
 

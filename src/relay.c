@@ -88,6 +88,9 @@ static Inbox *inbox = NULL;
 static FrameAssembly assembly;
 static Twin twin;
 
+/* Database.unstaged_ended, as of the last time that all of it was read. */
+static uint64 unstaged_read = 0;
+
 /* The request to read the table again that was done last. */
 static uint64 reloaded = 0;
 
@@ -339,6 +342,52 @@ reload_table(void)
 }
 
 /*
+ * Taking
+ *
+ * An async transaction that could not be staged was published by NOTIFY.  What
+ * comes after it, of the same session say, has taken its place after that
+ * commit, and must not overtake it.  So the relay first looks where the places
+ * end, then reads what was notified by then, and takes no place beyond that
+ * end.
+ */
+
+/* Read core's queue, and remember which transactions were not staged. */
+static void
+read_all_notifications(void)
+{
+	uint64		ended = pg_atomic_read_u64(&my_slot->unstaged_ended);
+
+	/* what has ended is in core's queue */
+	pg_memory_barrier();
+	read_notifications(true);
+	unstaged_read = ended;
+}
+
+/* Take what is staged, as relay_staged_take(). */
+static void
+take_staged(void)
+{
+	uint64		end = relay_staged_begin();
+
+	/* a transaction was counted before what follows it took its place */
+	pg_memory_barrier();
+	if (pg_atomic_read_u64(&my_slot->unstaged_begun) != unstaged_read)
+		read_all_notifications();
+	relay_staged_take(end);
+}
+
+/* Read and take all that is committed by now. */
+static void
+take_all_staged(void)
+{
+	uint64		end = relay_staged_begin();
+
+	pg_memory_barrier();
+	read_all_notifications();
+	relay_staged_take_all(end);
+}
+
+/*
  * Do what backends have asked for.  Returns false if it has to be tried
  * again, because the table is locked.
  */
@@ -355,8 +404,7 @@ handle_requests(void)
 	listen_to_bound(false);
 
 	/* what is committed by now was sent before whatever is asked for */
-	relay_staged_take_all();
-	read_notifications(true);
+	take_all_staged();
 	relay_append();
 
 	/* a table written by hand may come later; but not the first look at it */
@@ -688,8 +736,7 @@ finish_staged(void)
 		LWLockRelease(pgpubsub_control->lock);
 		if (held || staging_idle(my_slot->staging))
 			return;
-		relay_staged_take_all();
-		read_notifications(true);
+		take_all_staged();
 		relay_append();
 		if (relay_staged_notify())
 			continue;
@@ -744,7 +791,8 @@ pgpubsub_relay_main(Datum database_oid)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 		read_notifications(false);
-		relay_staged_take();
+		DEBUG_POINT("relay_takes");
+		take_staged();
 		relay_append();
 		handled = handle_requests();
 		more = relay_staged_notify();

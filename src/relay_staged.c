@@ -201,64 +201,68 @@ check_pass(void)
 }
 
 /*
- * Take what is staged and committed, TAKE_AT_ONCE transactions at most.
+ * Begin to take what is staged: returns the end of the places that there are.
  */
-void
-relay_staged_take(void)
+uint64
+relay_staged_begin(void)
 {
-	StagedView	view;
-	int			taken = 0;
-
 	staging_free(staged.staging);
-	staged.take_result = TAKE_NOTHING;
-	staged.more = false;
-	if (staging_idle(staged.staging) && staged.pass_end == 0)
-		return;
-	if (staged.pass_end == 0)
+	if (staged.pass_end == 0 && !staging_idle(staged.staging))
 	{
 		staged.pass_end = staging_begin_pass(staged.staging);
 		staged.pass_taken = false;
 		staged.last_pos = 0;
 	}
-	while (taken < TAKE_AT_ONCE &&
-		   (staged.take_result = staging_take(staged.staging, &staged.append,
-											  &staged.notify,
-											  &view)) == TAKE_FOUND)
-	{
-		decide_readers(&view, view.events, 0);
-		relay_pace_event(view.pid);
-		staged.last_pos = view.pos;
-		taken++;
-	}
+	return staging_head(staged.staging);
+}
+
+/*
+ * Take what is committed and has its place before end, which
+ * relay_staged_begin() has returned; TAKE_AT_ONCE transactions at most.
+ */
+void
+relay_staged_take(uint64 end)
+{
+	StagedView	view;
+	int			taken = 0;
+
+	staged.take_result = TAKE_NOTHING;
+	if (staged.pass_end != 0)
+		while (taken < TAKE_AT_ONCE &&
+			   (staged.take_result = staging_take(staged.staging, end,
+												  &staged.append,
+												  &staged.notify,
+												  &view)) == TAKE_FOUND)
+		{
+			decide_readers(&view, view.events, 0);
+			relay_pace_event(view.pid);
+			staged.last_pos = view.pos;
+			taken++;
+		}
 	staged.more = staged.take_result == TAKE_FOUND;
 	check_pass();
 }
 
 /*
- * Take all that is committed by now.
+ * Take all that is committed by now and has its place before end, as
+ * relay_staged_take().
  */
 void
-relay_staged_take_all(void)
+relay_staged_take_all(uint64 end)
 {
-	uint64		end;
-
-	/* a pass that began before may have gone by what was committed since */
-	relay_staged_take();
-	end = staging_head(staged.staging);
-	while (staged.more || staged.take_result == TAKE_SOON)
+	for (;;)
 	{
 		worker_exit_if_terminated(0);
 		CHECK_FOR_INTERRUPTS();
-
-		/* whose place was before that, and was passed over, had not ended */
-		if (staged.last_pos >= end)
+		relay_staged_take(end);
+		if (staged.more)
+			continue;
+		if (staged.take_result != TAKE_SOON)
 			break;
 
 		/* it takes its writer a moment, unless it is not scheduled */
-		if (!staged.more)
-			(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
-							 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
-		relay_staged_take();
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
+						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
 	}
 }
 

@@ -21,8 +21,9 @@ typedef struct StagedItem
 } StagedItem;
 
 extern void relay_staged_init(Database *database);
-extern void relay_staged_take(void);
-extern void relay_staged_take_all(void);
+extern uint64 relay_staged_begin(void);
+extern void relay_staged_take(uint64 end);
+extern void relay_staged_take_all(uint64 end);
 extern uint64 relay_staged_taken(void);
 extern bool relay_staged_peek(uint64 upto, StagedItem *item);
 extern void relay_staged_appended(void);

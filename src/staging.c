@@ -745,16 +745,16 @@ look_at_pending(Staging *staging)
 }
 
 /*
- * Look at the places that follow, up to head, until there is something to
+ * Look at the places that follow, up to end, until there is something to
  * take.  Returns false if there is one without a header, behind which nobody
  * may look.
  */
 static bool
-look_ahead(Staging *staging, uint64 head)
+look_ahead(Staging *staging, uint64 end)
 {
 	int			found = 0;
 
-	while (staging->looked < head && found < LOOK_AHEAD)
+	while (staging->looked < end && found < LOOK_AHEAD)
 	{
 		uint64		pos = staging->looked;
 		StagedTransaction *place = PLACE_AT(staging, pos);
@@ -801,13 +801,12 @@ clear_committed(Staging *staging)
 }
 
 /*
- * Look for something to take.  Returns false if more may come at any moment,
- * since a place is just about to get its header or its status.
+ * Look for something to take before end.  Returns false if more may come at
+ * any moment, since a place is just about to get its header or its status.
  */
 static bool
-look(Staging *staging)
+look(Staging *staging, uint64 end)
 {
-	uint64		head = pg_atomic_read_u64(&staging->head);
 	uint64		tail = pg_atomic_read_u64(&staging->tail);
 	bool		all = true;
 	StagedTransaction *ended;
@@ -819,7 +818,7 @@ look(Staging *staging)
 	{
 		look_at_pending(staging);
 		if (staging->committed.first == 0)
-			all = look_ahead(staging, head);
+			all = look_ahead(staging, end);
 		ended = clear_committed(staging);
 
 		/* it sets its status about now; if it just has, it may come first */
@@ -860,19 +859,21 @@ number_place(Staging *staging, StagedView *view, StagedWalk *append,
 
 /*
  * Take the next transaction, and number its events.  Both walks come to it;
- * they are the relay's, in its own memory.  What this costs does not grow with
- * what is behind a transaction that stays pending.
+ * they are the relay's, in its own memory.  end: what staging_head() has said,
+ * no earlier than in the call before; no place from there on is taken.  What
+ * this costs does not grow with what is behind a transaction that stays
+ * pending.
  */
 StagedTake
-staging_take(Staging *staging, StagedWalk *append, StagedWalk *notify,
-			 StagedView *view)
+staging_take(Staging *staging, uint64 end, StagedWalk *append,
+			 StagedWalk *notify, StagedView *view)
 {
 	PlaceList  *committed = &staging->committed;
 	bool		all = true;
 	uint64		pos;
 
 	if (committed->first == 0 || committed->first >= staging->cleared)
-		all = look(staging);
+		all = look(staging, end);
 	pos = committed->first;
 	if (pos == 0)
 		return all ? TAKE_NOTHING : TAKE_SOON;

@@ -105,8 +105,9 @@ extern ConditionVariable *staging_moved(Staging *staging);
 extern void staging_recover(Staging *staging, StagedWalk *append,
 							StagedWalk *notify);
 extern uint64 staging_begin_pass(Staging *staging);
-extern StagedTake staging_take(Staging *staging, StagedWalk *append,
-							   StagedWalk *notify, StagedView *view);
+extern StagedTake staging_take(Staging *staging, uint64 end,
+							   StagedWalk *append, StagedWalk *notify,
+							   StagedView *view);
 extern uint64 staging_numbered(Staging *staging);
 extern uint64 staging_walk_number(const StagedWalk *walk);
 extern void staging_walk_advance(Staging *staging, StagedWalk *walk);

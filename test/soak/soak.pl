@@ -670,9 +670,7 @@ sub check_reading
 		'nothing is read that was not committed');
 	none($db, q{SELECT * FROM (
 	              SELECT subscription, channel, writer, n, lag(n) OVER (PARTITION BY subscription, channel, writer ORDER BY arrival) AS before
-	                FROM taken WHERE channel IS NOT NULL
-	                 -- some of these are too large to be staged, and between modes no order is promised
-	                 AND NOT (channel = 'm1' AND writer % 2 = 0)) AS t WHERE before >= n},
+	                FROM taken WHERE channel IS NOT NULL) AS t WHERE before >= n},
 		'the events of a writer come in order, on each channel');
 	none($db, q{SELECT * FROM (
 	              SELECT subscription, channel, id, version, lag(version) OVER (PARTITION BY subscription, channel, id ORDER BY arrival) AS before
@@ -725,7 +723,8 @@ sub check_reading
 }
 
 # The order of the native listener is that of the subscriptions, for events of
-# the same publish mode: none is promised between the two.
+# the same publish mode: none is promised between the two.  What a writer in
+# async mode sends on m1 may be of either, so there it is for each writer.
 sub check_heard
 {
 	my $client = $admin->{exact};
@@ -736,9 +735,8 @@ sub check_heard
 	none('exact', q{SELECT c.channel, c.writer, c.n, count(h) FROM counter AS c LEFT JOIN heard AS h USING (channel, writer)
 	                 WHERE c.channel NOT IN ('c3', 'a3') GROUP BY 1, 2, 3 HAVING count(h) <> c.n}, 'it hears everything');
 	none('exact', q{SELECT * FROM (
-	                  SELECT subscription, channel, writer, n, rank, lag(rank) OVER (PARTITION BY subscription, channel ~ '^i?a' ORDER BY arrival) AS before
-	                    FROM taken JOIN heard USING (channel, writer, n)
-	                   WHERE NOT (channel = 'm1' AND writer % 2 = 0)) AS t WHERE before >= rank},
+	                  SELECT subscription, channel, writer, n, rank, lag(rank) OVER (PARTITION BY subscription, channel ~ '^i?a', CASE WHEN channel = 'm1' AND writer % 2 = 0 THEN writer END ORDER BY arrival) AS before
+	                    FROM taken JOIN heard USING (channel, writer, n)) AS t WHERE before >= rank},
 		'subscriptions have the order that it hears');
 }
 

@@ -501,6 +501,7 @@ static bool
 take(Relay *relay)
 {
 	int			limit = 1 + (int) stress_random(BATCH_EVENTS);
+	uint64		end;
 
 	staging_free(staging);
 	relay->take_result = TAKE_NOTHING;
@@ -515,11 +516,12 @@ take(Relay *relay)
 		relay->pass_taken = false;
 		relay->last_pos = 0;
 	}
+	end = staging_head(staging);
 	while (limit-- > 0)
 	{
 		StagedView	view;
 
-		relay->take_result = staging_take(staging, &relay->append,
+		relay->take_result = staging_take(staging, end, &relay->append,
 										  &relay->notify, &view);
 		if (relay->take_result != TAKE_FOUND)
 			break;
@@ -528,6 +530,8 @@ take(Relay *relay)
 		if (view.generation != 7 || view.nevents < 1 ||
 			view.nevents > MAX_EVENTS)
 			stress_fail("a place is torn");
+		if (view.pos >= end)
+			stress_fail("a place from the end on is taken");
 		relay->last_pos = view.pos;
 		if (DIES())
 			return false;
@@ -669,7 +673,8 @@ static StagedWalk to_notify;
 static StagedTake
 take_next(StagedView *view)
 {
-	return staging_take(staging, &to_append, &to_notify, view);
+	return staging_take(staging, staging_head(staging), &to_append, &to_notify,
+						view);
 }
 
 /* All that was taken is in the ring and notified. */
