@@ -104,6 +104,7 @@ CREATE OR REPLACE VIEW pgpubsub.attachments AS
 
 COMMENT ON VIEW pgpubsub.attachments IS
 'the triggers that publish changes: one row each, without those that a partition, or a hypertable''s chunk, has from its parent, unless they are disabled or enabled in another way than the parent''s';
+
 CREATE FUNCTION pgpubsub.publish(
     channel text,
     payload json
@@ -164,7 +165,7 @@ COMMENT ON FUNCTION pgpubsub.subscribe(text, text[], text, text, boolean) IS
 'create the subscription, or give it these channels and this on_full if it stands already; true if it was created.
 subscription: a name of 1 to 63 bytes; channels: 1 to 63 bytes each, * stands for any run of characters; on_full: drop, evict or block (block needs superuser or the database''s owner); start_at: now, oldest or a sequence number, the first to be read; temporary: it ends with this session, and with DISCARD ALL.
 Returns once the relay listens: waits at most pgpubsub.publish_timeout for that. Undone if the transaction rolls back.
-Errors: 22004 a null, 2202E channels of more than one dimension, 22023 bad argument, 25006 standby or read-only transaction, 40001 it is newer than this transaction''s snapshot, 42501 not the owner, 42710 exists with the other lifetime, 42939 reserved channel, 53400 a pool is full (names the setting), 55000 not preloaded, no relay, or its row was deleted from the table, 55006 another session is reading it (names its pid)';
+Errors: 22004 a null, 2202E channels of more than one dimension, 22023 bad argument, 25006 standby or read-only transaction, 40001 it is newer than this transaction''s snapshot, 42501 not the owner, 42710 exists with the other lifetime, 42939 reserved channel, 42P01 the extension''s table is not there, or its schema is somebody else''s, 53400 a pool is full (names the setting), 55000 not preloaded, no relay, or its row was deleted from the table, 55006 another session is reading it (names its pid)';
 
 CREATE FUNCTION pgpubsub.poll(
     subscription text,
@@ -209,7 +210,7 @@ CREATE FUNCTION pgpubsub.unsubscribe(
 
 COMMENT ON FUNCTION pgpubsub.unsubscribe(text) IS
 'drop the subscription, a name of 1 to 63 bytes, when this transaction commits; false if there was none.
-Errors: 22004 subscription is null, 22023 it is empty or too long, 25006 standby or read-only transaction, 40001 it is newer than this transaction''s snapshot, 42501 not the owner, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
+Errors: 22004 subscription is null, 22023 it is empty or too long, 25006 standby or read-only transaction, 40001 it is newer than this transaction''s snapshot, 42501 not the owner, 42P01 the extension''s table is not there, or its schema is somebody else''s, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
 
 CREATE FUNCTION pgpubsub.subscription_replicated() RETURNS trigger
     AS 'MODULE_PATHNAME', 'pgpubsub_subscription_replicated'
