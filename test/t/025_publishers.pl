@@ -9,7 +9,6 @@ use lib $FindBin::RealBin;
 
 use PgPubsubClient;
 use PgPubsubTest;
-use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_server('publishers', conf => 'pgpubsub.max_channels = 8');
@@ -38,11 +37,10 @@ sub known_after_others
 sub gone_after_others
 {
 	my ($prefix) = @_;
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
 	my $known;
 
-	do { $known = known_after_others($prefix) }
-	  while $known ne '' && time() < $end;
+	wait_until(sub { ($known = known_after_others($prefix)) eq '' },
+		'a relay that has let go');
 	return $known;
 }
 
