@@ -298,12 +298,15 @@ sub kill_relay
 # The directory whose files name the points where this test has a server's
 # processes wait; see src/debug.c.  Undefined if it was built without them.
 # The server is not yet started.
+my @points;
+
 sub open_points
 {
 	my ($node) = @_;
 	my $dir = $node->basedir . '/points';
 
 	mkdir $dir or die "$dir: $!";
+	push @points, $dir;
 	$node->append_conf('postgresql.conf', "pgpubsub.debug_points = '$dir'");
 	$node->start;
 	return $dir
@@ -327,6 +330,10 @@ sub open_point
 
 	unlink "$dir/$name" or die "$dir/$name: $!";
 }
+
+# Whoever waits at a point ignores signals: a test that dies lets all go on
+# before the servers are stopped.
+END { unlink glob("$_/*") foreach @points }
 
 # The end of the server log as it stands.
 sub log_offset

@@ -18,7 +18,6 @@ if (!defined $points)
 	$node->stop;
 	plan skip_all => 'this build has no debug points';
 }
-END { unlink glob("$points/*") if defined $points }
 
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
 wait_for_relay($node, 'postgres');

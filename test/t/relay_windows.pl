@@ -24,7 +24,6 @@ if (!defined $points)
 	$node->stop('fast');
 	plan skip_all => 'this build has no debug points';
 }
-END { unlink glob("$points/*") if defined $points }
 
 $node->safe_psql('postgres', 'CREATE DATABASE other');
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');

@@ -18,7 +18,6 @@ pgpubsub.publish_timeout = 10min
 log_statement = none
 });
 my $points = open_points($node);
-END { unlink glob("$points/*") if defined $points }
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
 my $reader   = client($node);
 my $writer   = client($node);
