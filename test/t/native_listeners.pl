@@ -13,6 +13,7 @@ use Test::More;
 
 my $node = new_server('native_listeners', conf => q{
 pgpubsub.publish_mode = async
+autovacuum = off
 });
 $node->safe_psql('postgres', 'CREATE DATABASE other');
 
