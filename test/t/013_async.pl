@@ -416,21 +416,13 @@ $writer->run("SET pgpubsub.publish_mode = 'async'");
 
 # A commit that takes its time is overtaken, and comes when it is done.
 
-$admin->run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-$node->reload;
-wait_until(sub { $writer->value('SHOW synchronous_standby_names') eq 'nobody' }, 'setting');
 my $slow = client($node);
 $slow->run("SET pgpubsub.publish_mode = 'async'; SET synchronous_commit = local");
 $slow->run('CREATE TABLE slow (i int)');
 $slow->run('RESET synchronous_commit');
+hold_commits($node);
 $slow->begin("INSERT INTO slow VALUES (1); SELECT pgpubsub.publish('c', 'slow')");
-wait_until(
-	sub {
-		$admin->value(
-			"SELECT count(*) FROM pg_stat_activity WHERE pid = $slow->{pid} AND wait_event = 'SyncRep'"
-		);
-	},
-	'a commit that waits');
+ok(commit_waits($node, $slow), 'a commit that waits');
 $writer->run('SET synchronous_commit = local');
 statements($writer, publish('quick'));
 both_get(['quick'], 'a commit that waits is overtaken');
@@ -446,10 +438,7 @@ $admin->run("SELECT pg_cancel_backend($slow->{pid})");
 $slow->finish;
 both_get(['slow'], 'it is published when it is done', pid => $slow->{pid});
 $slow->quit;
-$admin->run('SET synchronous_commit = local');
-$admin->run('ALTER SYSTEM RESET synchronous_standby_names');
-$node->reload;
-wait_until(sub { $writer->value('SHOW synchronous_standby_names') eq '' }, 'setting');
+release_commits($node);
 $writer->run('RESET synchronous_commit');
 wait_until(
 	sub { $admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue') == 0 },

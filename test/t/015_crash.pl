@@ -166,18 +166,10 @@ crash('one with uncommitted events is killed', sub { return $_[2]{pid} });
 # A transaction that has its place in the staging queue, and waits in its
 # commit, is killed.  It has committed; what is lost is shown as a gap.
 my $round_name = 'one that commits is killed';
-$admin->run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-$node->reload;
-wait_until(sub { $admin->value('SHOW synchronous_standby_names') eq 'nobody' }, 'setting');
+hold_commits($node);
 my $slow = client($node);
 $slow->begin("INSERT INTO asked VALUES ('slow'); SELECT pgpubsub.publish('c1', 'slow')");
-wait_until(
-	sub {
-		$admin->value(
-			"SELECT count(*) FROM pg_stat_activity WHERE pid = $slow->{pid} AND wait_event = 'SyncRep'"
-		);
-	},
-	'a commit that waits');
+ok(commit_waits($node, $slow), 'a commit that waits');
 cmp_ok($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
 	'>', 0, "$round_name: it has its place");
 my $offset = log_offset($node);
@@ -186,10 +178,7 @@ $node->wait_for_log(qr/all server processes terminated; reinitializing/, $offset
 ok($node->poll_query_until('postgres', 'SELECT true'), "$round_name: the server comes back");
 $slow->quit;
 $admin = client($node);
-$admin->run('SET synchronous_commit = local');
-$admin->run('ALTER SYSTEM RESET synchronous_standby_names');
-$node->reload;
-wait_until(sub { $admin->value('SHOW synchronous_standby_names') eq '' }, 'setting');
+release_commits($node);
 wait_for_relay($node, 'postgres');
 is($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
 	0, "$round_name: nothing is staged");

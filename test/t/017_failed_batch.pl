@@ -34,22 +34,11 @@ sub block_notify
 {
 	my ($blocker) = @_;
 
-	$node->safe_psql('postgres',
-		"ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-	$node->reload;
-	wait_until(
-		sub {
-			$blocker->value('SHOW synchronous_standby_names') eq 'nobody';
-		},
-		'the setting is there');
+	hold_commits($node);
 	$blocker->begin(
 		'BEGIN; CREATE TABLE IF NOT EXISTS blocking (); NOTIFY other; COMMIT'
 	);
-	$node->poll_query_until(
-		'postgres', qq{
-		SELECT wait_event = 'SyncRep' FROM pg_stat_activity
-		WHERE pid = $blocker->{pid}})
-	  or die 'the commit does not wait';
+	ok(commit_waits($node, $blocker), 'a commit that waits');
 }
 
 my @taken;
@@ -101,8 +90,7 @@ is($writer->sqlstate, '53400', 'writers fail when the staging queue is full');
 like($writer->{error}{D}, qr/does not come to the end of its commit/, 'the detail says why');
 like($writer->{error}{H}, qr/pg_stat_activity/, 'the hint says where to look');
 
-$node->safe_psql('postgres', 'ALTER SYSTEM RESET synchronous_standby_names');
-$node->reload;
+release_commits($node);
 $blocker->finish;
 $writer->run("SET pgpubsub.publish_timeout = '60s'");
 $writer->run("SELECT pgpubsub.publish('c', 'last')");

@@ -105,18 +105,14 @@ is("$native[0][0] " . ($native[0][2] =~ s/-+$//r),
 
 # A commit that waits for a synchronous standby holds its place; what comes
 # behind it fills the staging queue.
-$admin->run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-$node->reload;
-wait_until(sub { $admin->value('SHOW synchronous_standby_names') eq 'nobody' }, 'setting');
 my $slow = client($node);
 $slow->run($_) foreach 'SET synchronous_commit = local', 'CREATE TABLE slow (i int)', 'RESET synchronous_commit';
 $admin->run('SET synchronous_commit = local');
 $writer->run('SET synchronous_commit = local');
+hold_commits($node);
 $slow->begin("INSERT INTO slow VALUES (1); SELECT pgpubsub.publish('c', 'slow')");
 my $began = $slow->{began};
-wait_until(
-	sub { $admin->value("SELECT wait_event FROM pg_stat_activity WHERE pid = $slow->{pid}") eq 'SyncRep' },
-	'a commit that waits');
+ok(commit_waits($node, $slow), 'a commit that waits');
 @read   = ();
 @native = ();
 $count  = 0;

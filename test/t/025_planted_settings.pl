@@ -137,24 +137,16 @@ my $blocker  = client($node, 'shop');
 my $writer   = client($node, 'shop');
 my $listener = client($node, 'shop');
 $listener->run('LISTEN news');
-$node->safe_psql('postgres',
-	"ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-$node->reload;
-wait_until(
-	sub { $blocker->value('SHOW synchronous_standby_names') eq 'nobody' },
-	'the setting is there');
+hold_commits($node);
 my $offset = log_offset($node);
 $blocker->begin('BEGIN; CREATE TABLE blocking (); NOTIFY other; COMMIT');
-$node->poll_query_until('postgres',
-	"SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $blocker->{pid}"
-) or die 'the commit does not wait';
+ok(commit_waits($node, $blocker), 'a commit that waits');
 $writer->run("SET synchronous_commit = off; SET pgpubsub.publish_mode = 'async'");
 $writer->run("SELECT pgpubsub.publish('news', 'in a failed batch')");
 $node->wait_for_log(
 	qr/could not notify staged events: canceling statement due to lock timeout/,
 	$offset);
-$node->safe_psql('postgres', 'ALTER SYSTEM RESET synchronous_standby_names');
-$node->reload;
+release_commits($node);
 $blocker->finish;
 is(received($node, 'shop', 's', 1),
 	'news:in a failed batch', 'a subscription has what is in it');

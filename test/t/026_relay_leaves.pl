@@ -84,19 +84,17 @@ wait_for_relay($node, 'one');
 $one->run('SET synchronous_commit = local');
 $one->run("SELECT * FROM pgpubsub.poll('s', 100)");
 $one->run('CREATE TABLE slow (i int)');
-set('synchronous_standby_names', 'nobody');
+hold_commits($node);
 my $slow = client($node, 'one');
 $slow->begin("INSERT INTO slow VALUES (1); SELECT pgpubsub.publish('c', 'slow')");
-wait_until(
-	sub { $admin->value("SELECT wait_event FROM pg_stat_activity WHERE pid = $slow->{pid}") eq 'SyncRep' },
-	'a commit that waits');
+ok(commit_waits($node, $slow), 'a commit that waits');
 $admin->run('SET synchronous_commit = local');
 set('pgpubsub.databases', 'postgres');
 wait_for_relay($node, 'one', count => 0);
 $admin->run("SELECT pg_cancel_backend($slow->{pid})");
 $slow->finish;
 is($slow->sqlstate, '', 'the transaction commits when the relay has left');
-set('synchronous_standby_names', '');
+release_commits($node);
 set('pgpubsub.databases', '*');
 is_deeply([ map { $_->[2] } $listener->wait_for_notifications(1) ], ['slow'], 'its event comes with the next relay');
 wait_for_relay($node, 'one');

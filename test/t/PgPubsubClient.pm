@@ -19,6 +19,9 @@ our @EXPORT = qw(
   client
   wait_until
   waits_in_extension
+  hold_commits
+  commit_waits
+  release_commits
   server_is_sound
   in_child
   join_children
@@ -282,6 +285,59 @@ sub wait_until
 	}
 	fail('waited for: ' . ($name // 'a state'));
 	return 0;
+}
+
+# From now on, commits with synchronous_commit = on wait for a standby that is
+# not there, in every session.  It is the checkpointer that lets commits wait,
+# once it has read the settings: what sessions see of them does not tell when.
+sub hold_commits
+{
+	my ($node) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $probe = client($node);
+
+	# its wait is cancelled below, and not logged
+	$probe->run('SET synchronous_commit = on; SET log_min_messages = fatal');
+	$node->safe_psql('postgres',
+		"ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+	$node->reload;
+	wait_until(
+		sub {
+			$probe->begin("SELECT pg_logical_emit_message(true, '', '')");
+			return commit_waits($node, $probe);
+		},
+		'a commit that waits');
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($probe->{pid})");
+	$probe->finish;
+	$probe->quit;
+	return;
+}
+
+# Wait until the client's commit waits for a standby; false if it ends instead.
+sub commit_waits
+{
+	my ($node, $client) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $found = wait_until(
+		sub {
+			return 'ended' if $client->done;
+			return $node->safe_psql('postgres',
+				"SELECT wait_event FROM pg_stat_activity WHERE pid = $client->{pid}") eq 'SyncRep';
+		},
+		'the end of a commit');
+
+	return $found && $found ne 'ended';
+}
+
+# Commits no longer wait, and those that do go on.
+sub release_commits
+{
+	my ($node) = @_;
+
+	$node->safe_psql('postgres',
+		'ALTER SYSTEM RESET synchronous_standby_names');
+	$node->reload;
+	return;
 }
 
 # Wait until the backend of the client's query sleeps in pgpubsub; false if
