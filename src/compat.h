@@ -105,6 +105,31 @@
 #define PGPUBSUB_UPDATE_INDEXES_ALL true
 #endif
 
+/*
+ * 19 gives the access method's delete and update options, among them whether
+ * the row moves to another partition, and makes all options unsigned.
+ */
+#if PG_VERSION_NUM >= 190000
+#define PGPUBSUB_INSERT_OPTIONS uint32
+#define PGPUBSUB_UPDATE_OPTIONS uint32 options,
+#define PGPUBSUB_DELETE_PARAMETERS \
+	Relation relation, ItemPointer tid, CommandId cid, uint32 options, \
+	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd
+#define PGPUBSUB_HEAP_DELETE(relation, tid, cid, snapshot, crosscheck, wait, tmfd) \
+	GetHeapamTableAmRoutine()->tuple_delete(relation, tid, cid, 0, snapshot, \
+											crosscheck, wait, tmfd)
+#else
+#define PGPUBSUB_INSERT_OPTIONS int
+#define PGPUBSUB_UPDATE_OPTIONS
+#define PGPUBSUB_DELETE_PARAMETERS \
+	Relation relation, ItemPointer tid, CommandId cid, \
+	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd, \
+	bool changingPart
+#define PGPUBSUB_HEAP_DELETE(relation, tid, cid, snapshot, crosscheck, wait, tmfd) \
+	GetHeapamTableAmRoutine()->tuple_delete(relation, tid, cid, snapshot, \
+											crosscheck, wait, tmfd, false)
+#endif
+
 /* 18 added virtual generated columns, whose values no tuple has. */
 #if PG_VERSION_NUM >= 180000
 #define PGPUBSUB_IS_VIRTUAL(att) \

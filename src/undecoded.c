@@ -46,7 +46,7 @@ static Relation written = NULL;
 /* Insert the row in the slot. */
 static void
 undecoded_insert(Relation relation, TupleTableSlot *slot, CommandId cid,
-				 int options, BulkInsertState bistate)
+				 PGPUBSUB_INSERT_OPTIONS options, BulkInsertState bistate)
 {
 	GetHeapamTableAmRoutine()->tuple_insert(relation, slot, cid,
 											options | TABLE_INSERT_NO_LOGICAL,
@@ -55,9 +55,9 @@ undecoded_insert(Relation relation, TupleTableSlot *slot, CommandId cid,
 
 /* Delete the row; results as heap's. */
 static TM_Result
-undecoded_delete(Relation relation, ItemPointer tid, CommandId cid,
-				 Snapshot snapshot, Snapshot crosscheck, bool wait,
-				 TM_FailureData *tmfd, bool changingPart)
+delete_row(Relation relation, ItemPointer tid, CommandId cid,
+		   Snapshot snapshot, Snapshot crosscheck, bool wait,
+		   TM_FailureData *tmfd)
 {
 	char		identity = relation->rd_rel->relreplident;
 	TM_Result	result;
@@ -65,10 +65,8 @@ undecoded_delete(Relation relation, ItemPointer tid, CommandId cid,
 	PG_TRY();
 	{
 		relation->rd_rel->relreplident = REPLICA_IDENTITY_NOTHING;
-		result = GetHeapamTableAmRoutine()->tuple_delete(relation, tid, cid,
-														 snapshot, crosscheck,
-														 wait, tmfd,
-														 changingPart);
+		result = PGPUBSUB_HEAP_DELETE(relation, tid, cid, snapshot, crosscheck,
+									  wait, tmfd);
 	}
 	PG_FINALLY();
 	{
@@ -78,15 +76,23 @@ undecoded_delete(Relation relation, ItemPointer tid, CommandId cid,
 	return result;
 }
 
+/* Delete the row.  The table has no partitions it could move to. */
+static TM_Result
+undecoded_delete(PGPUBSUB_DELETE_PARAMETERS)
+{
+	return delete_row(relation, tid, cid, snapshot, crosscheck, wait, tmfd);
+}
+
 /* Delete the row and insert the one in the slot; results as heap's. */
 static TM_Result
 undecoded_update(Relation relation, ItemPointer otid, TupleTableSlot *slot,
-				 CommandId cid, Snapshot snapshot, Snapshot crosscheck,
+				 CommandId cid, PGPUBSUB_UPDATE_OPTIONS
+				 Snapshot snapshot, Snapshot crosscheck,
 				 bool wait, TM_FailureData *tmfd, LockTupleMode *lockmode,
 				 PGPUBSUB_UPDATE_INDEXES * update_indexes)
 {
-	TM_Result	result = undecoded_delete(relation, otid, cid, snapshot,
-										  crosscheck, wait, tmfd, false);
+	TM_Result	result = delete_row(relation, otid, cid, snapshot, crosscheck,
+									wait, tmfd);
 
 	*lockmode = LockTupleExclusive;
 	*update_indexes = PGPUBSUB_UPDATE_INDEXES_NONE;
