@@ -30,6 +30,7 @@
 #include "publish_async.h"
 
 #include "access/xact.h"
+#include "commit_append.h"
 #include "miscadmin.h"
 #include "reader.h"
 #include "room.h"
@@ -458,6 +459,7 @@ stage(void)
 		return false;
 	}
 	copy_events();
+	registry_prepare_to_wake();
 	return true;
 }
 
@@ -518,7 +520,8 @@ async_at_end(bool commit)
 	if (place)
 	{
 		staging_mark(place, commit);
-		registry_wake(&database->relay_procno);
+		if (!commit || !commit_append(database, database_generation, place))
+			registry_wake(&database->relay_procno);
 	}
 	if (unstaged)
 		pg_atomic_fetch_add_u64(&database->unstaged_ended, 1);

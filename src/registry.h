@@ -220,6 +220,14 @@ typedef enum RelayUnavailable
 	RELAY_LEFT_OUT				/* it is not to have one, or cannot */
 } RelayUnavailable;
 
+/* Whose turn it is to take staged events and to write the ring. */
+typedef enum Turn
+{
+	TURN_RELAY,					/* the relay's; or there is none */
+	TURN_FREE,					/* the relay sleeps, and has nothing to do */
+	TURN_WRITER					/* of a transaction that ends just now */
+} Turn;
+
 /* Why the relay cannot notify staged events. */
 typedef enum NotifyTrouble
 {
@@ -312,6 +320,21 @@ typedef struct Database
 	pg_atomic_uint64 unstaged_begun;
 	pg_atomic_uint64 unstaged_ended;
 
+	pg_atomic_uint64 unstaged_read; /* by the relay: ended when it read all */
+
+	/*
+	 * A Turn.  A process takes it, by compare-and-swap, when it is free; the
+	 * relay has it while it is awake.  "The relay alone" is, for the ring and
+	 * the staging queue and the counters above, whoever has the turn.
+	 */
+	pg_atomic_uint32 turn pg_attribute_aligned(CHANNEL_LINE);
+
+	/* whoever has the turn: who appended at commit in this window of time */
+	int			window_pid;
+	int			window_changes;
+	TimestampTz window_start;
+	bool		window_busy;
+
 	bool		relay_lost_events;	/* for want of memory, not yet told */
 } Database;
 
@@ -365,6 +388,8 @@ extern void registry_wake(pg_atomic_uint32 *procno);
 extern uint64 registry_request(Database *database);
 extern void registry_wake_reader(Subscription *subscription);
 extern void registry_wake_waiters(Database *database);
+extern void registry_count_published(Database *database, Size bytes);
+extern void registry_note_peak(Database *database);
 extern void registry_note_listener(void);
 extern bool registry_has_listeners(Oid database);
 
@@ -372,7 +397,8 @@ extern bool registry_has_listeners(Oid database);
 extern void registry_start_waiting(Database *database,
 								   Subscription *subscription);
 extern void registry_stop_waiting(void);
-extern int	registry_list_waiting(Subscription *subscription, int *procnos);
+extern void registry_prepare_to_wake(void);
+extern int	registry_wake_channel(Channel *channel);
 extern void registry_wake_waiting(Database *database,
 								  Subscription *subscription);
 extern void registry_expel_waiting(Database *database,

@@ -75,6 +75,35 @@ registry_wake_reader(Subscription *subscription)
 		SetLatch(&GetPGProcByNumber(procno)->procLatch);
 }
 
+/* Add to a counter that one process at a time writes. */
+static void
+add_to(pg_atomic_uint64 *counter, uint64 value)
+{
+	pg_atomic_write_u64(counter, pg_atomic_read_u64(counter) + value);
+}
+
+/*
+ * Count an event of so many bytes that was appended.  The caller has the turn.
+ */
+void
+registry_count_published(Database *database, Size bytes)
+{
+	add_to(&database->published, 1);
+	add_to(&database->published_bytes, bytes);
+}
+
+/*
+ * After appending: keep the high-water mark.  The caller has the turn.
+ */
+void
+registry_note_peak(Database *database)
+{
+	Size		used = ring_used(database->ring);
+
+	if (used > pg_atomic_read_u64(&database->peak_used))
+		pg_atomic_write_u64(&database->peak_used, used);
+}
+
 /*
  * Wake every session of the database that waits for events.
  */

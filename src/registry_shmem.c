@@ -197,6 +197,8 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	pg_atomic_init_u32(&database->notify_trouble, 0);
 	pg_atomic_init_u64(&database->unstaged_begun, 0);
 	pg_atomic_init_u64(&database->unstaged_ended, 0);
+	pg_atomic_init_u64(&database->unstaged_read, 0);
+	pg_atomic_init_u32(&database->turn, TURN_RELAY);
 	pg_atomic_init_u64(&database->truncated, 0);
 }
 

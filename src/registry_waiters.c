@@ -25,12 +25,17 @@
  */
 #include "registry.h"
 
+#include "debug.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "utils/memutils.h"
 
 /* The database whose wait_lock guards this process's Waiter, while it is in. */
 static Database *waits_in = NULL;
+
+/* Who is to be woken, by number: room for twice MaxBackends. */
+static int *to_wake = NULL;
 
 /* This process's Waiter. */
 static Waiter *
@@ -164,8 +169,8 @@ registry_stop_waiting(void)
  * procnos, which has room for MaxBackends; returns how many there are.
  * database->wait_lock must be held.
  */
-int
-registry_list_waiting(Subscription *subscription, int *procnos)
+static int
+list_waiting(Subscription *subscription, int *procnos)
 {
 	dlist_iter	iter;
 	int			count = 0;
@@ -177,6 +182,76 @@ registry_list_waiting(Subscription *subscription, int *procnos)
 		procnos[count++] = waiter_procno(waiter);
 	}
 	return count;
+}
+
+/*
+ * Before the process calls registry_wake_channel(), which cannot fail.  Raises
+ * 53200 for want of memory.
+ */
+void
+registry_prepare_to_wake(void)
+{
+	if (to_wake == NULL)
+		to_wake = MemoryContextAlloc(TopMemoryContext,
+									 2 * MaxBackends * sizeof(int));
+}
+
+/*
+ * List in to_wake the processes that wait for events of the channel, and take
+ * the bindings for which they do out of the channel's list.  A session waits
+ * for as many channels as its subscription has, and leaves the lists of the
+ * others itself; so there may be repetitions.  Returns how many are listed;
+ * from MaxBackends on there may be more.
+ */
+static int
+take_waiting(Channel *channel)
+{
+	LWLock	   *lock = channel->database->wait_lock;
+	int			count = 0;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	while (!dlist_is_empty(&channel->waiters) && count < MaxBackends)
+	{
+		Binding    *binding =
+		dlist_container(Binding, wait_node,
+						dlist_pop_head_node(&channel->waiters));
+
+		DEBUG_POINT("relay_wakes");
+		count += list_waiting(binding->subscription, &to_wake[count]);
+
+		/*
+		 * Last, behind a barrier: registry_unbind() takes no lock when it
+		 * finds that it does not wait, and the subscription is gone then.
+		 */
+		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
+		binding->waiting = false;
+	}
+	LWLockRelease(lock);
+	return count;
+}
+
+/*
+ * Wake the processes that wait for events of the channel; returns how many
+ * there were.  The caller has issued a memory barrier since the events were
+ * appended.  Latches are set without wait_lock, so that nobody who is woken
+ * runs into it.
+ */
+int
+registry_wake_channel(Channel *channel)
+{
+	int			woken = 0;
+	int			count;
+
+	do
+	{
+		if (pg_atomic_read_u32(&channel->nwaiters) == 0)
+			break;
+		count = take_waiting(channel);
+		for (int i = 0; i < count; i++)
+			SetLatch(&GetPGProcByNumber(to_wake[i])->procLatch);
+		woken += count;
+	} while (count >= MaxBackends);
+	return woken;
 }
 
 /*

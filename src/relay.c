@@ -35,6 +35,7 @@
 #include "commands/async.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
+#include "commit_append.h"
 #include "debug.h"
 #include "frame.h"
 #include "inbox.h"
@@ -87,9 +88,6 @@ static char database_name[NAMEDATALEN];
 static Inbox *inbox = NULL;
 static FrameAssembly assembly;
 static Twin twin;
-
-/* Database.unstaged_ended, as of the last time that all of it was read. */
-static uint64 unstaged_read = 0;
 
 /* The request to read the table again that was done last. */
 static uint64 reloaded = 0;
@@ -360,7 +358,7 @@ read_all_notifications(void)
 	/* what has ended is in core's queue */
 	pg_memory_barrier();
 	read_notifications(true);
-	unstaged_read = ended;
+	pg_atomic_write_u64(&my_slot->unstaged_read, ended);
 }
 
 /* Take what is staged, as relay_staged_take(). */
@@ -371,7 +369,8 @@ take_staged(void)
 
 	/* a transaction was counted before what follows it took its place */
 	pg_memory_barrier();
-	if (pg_atomic_read_u64(&my_slot->unstaged_begun) != unstaged_read)
+	if (pg_atomic_read_u64(&my_slot->unstaged_begun) !=
+		pg_atomic_read_u64(&my_slot->unstaged_read))
 		read_all_notifications();
 	relay_staged_take(end);
 }
@@ -468,6 +467,7 @@ static void
 relay_exit(int code, Datum arg)
 {
 	LWLockReleaseAll();
+	commit_append_take_turn(my_slot);
 	relay_append_exit(my_slot);
 	relay_listen_exit();
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
@@ -810,11 +810,14 @@ pgpubsub_relay_main(Datum database_oid)
 								  relay_staged_timeout());
 		if (!handled)
 			timeout = shorter_timeout(timeout, RETRY_MS);
+		if (timeout < 0)
+			commit_append_give_turn(my_slot);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
 						 (timeout >= 0 ? WL_TIMEOUT : 0),
 						 timeout,
 						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
+		commit_append_take_turn(my_slot);
 		ResetLatch(MyLatch);
 	}
 	finish_staged();

@@ -40,7 +40,6 @@
 #include "miscadmin.h"
 #include "relay_staged.h"
 #include "storage/latch.h"
-#include "storage/proc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -67,12 +66,7 @@ static int *touched = NULL;
 static int	num_touched = 0;
 static bool *is_touched = NULL;
 
-/*
- * Sessions to be woken: their latches are set when wait_lock is released, so
- * that they do not run into it; and how many were in all.
- */
-static int *to_wake = NULL;		/* room for twice MaxBackends */
-static int	num_to_wake = 0;
+/* Sessions that were woken, until that is asked for. */
 static int	num_woken = 0;
 
 /* Since when the queue is full; 0: it is not. */
@@ -94,50 +88,7 @@ relay_append_init(Database *my_database, Inbox *my_inbox)
 								 pgpubsub_max_channels * sizeof(int));
 	is_touched = MemoryContextAllocZero(TopMemoryContext,
 										pgpubsub_max_channels * sizeof(bool));
-	to_wake = MemoryContextAlloc(TopMemoryContext,
-								 2 * MaxBackends * sizeof(int));
-}
-
-/*
- * List the sessions that wait for events of the channel, and take the bindings
- * for which they do out of its list.  A session waits for as many channels as
- * its subscription has, and leaves the lists of the others itself; so there may
- * be repetitions.
- */
-static void
-collect_waiters(Channel *channel)
-{
-	if (pg_atomic_read_u32(&channel->nwaiters) == 0)
-		return;
-	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
-	while (!dlist_is_empty(&channel->waiters) && num_to_wake < MaxBackends)
-	{
-		Binding    *binding =
-		dlist_container(Binding, wait_node,
-						dlist_pop_head_node(&channel->waiters));
-
-		DEBUG_POINT("relay_wakes");
-		num_to_wake += registry_list_waiting(binding->subscription,
-											 &to_wake[num_to_wake]);
-
-		/*
-		 * Last, behind a barrier: registry_unbind() takes no lock when it
-		 * finds that it does not wait, and the subscription is gone then.
-		 */
-		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
-		binding->waiting = false;
-	}
-	LWLockRelease(database->wait_lock);
-}
-
-/* Set the latches of those who were listed. */
-static void
-wake_listed(void)
-{
-	for (int i = 0; i < num_to_wake; i++)
-		SetLatch(&GetPGProcByNumber(to_wake[i])->procLatch);
-	num_woken += num_to_wake;
-	num_to_wake = 0;
+	registry_prepare_to_wake();
 }
 
 /* Wake the readers of all channels that were appended to. */
@@ -148,18 +99,10 @@ wake_readers(void)
 	pg_memory_barrier();
 	for (int i = 0; i < num_touched; i++)
 	{
-		Channel    *channel = &database->channels[touched[i]];
-
 		is_touched[touched[i]] = false;
-		collect_waiters(channel);
-		while (num_to_wake >= MaxBackends)
-		{
-			wake_listed();
-			collect_waiters(channel);
-		}
+		num_woken += registry_wake_channel(&database->channels[touched[i]]);
 	}
 	num_touched = 0;
-	wake_listed();
 }
 
 /* Add to a counter that the relay alone writes. */
@@ -180,19 +123,8 @@ append_event(int channel, int pid, const char *payload, Size len)
 		touched[num_touched++] = channel;
 	}
 	registry_channel_released(&database->channels[channel]);
-	add_to(&database->published, 1);
-	add_to(&database->published_bytes, len);
+	registry_count_published(database, len);
 	num_appended++;
-}
-
-/* Keep the high-water mark. */
-static void
-note_peak(void)
-{
-	Size		used = ring_used(database->ring);
-
-	if (used > pg_atomic_read_u64(&database->peak_used))
-		pg_atomic_write_u64(&database->peak_used, used);
 }
 
 /* When those with on_full evict have held the full queue for long enough. */
@@ -229,16 +161,16 @@ evict_holders(int channel, uint64 number)
 }
 
 /*
- * Make room for a payload of that length.  Returns false if an event that is
+ * Make room for so many bytes of records.  Returns false if an event that is
  * held is in the way.
  */
 static bool
-make_room(Size len)
+make_room(Size bytes)
 {
 	int			channel;
 	uint64		number;
 
-	while ((channel = ring_make_room(database->ring, len, &number)) >= 0)
+	while ((channel = ring_make_room(database->ring, bytes, &number)) >= 0)
 	{
 		if (!hold_recompute(database, channel, number))
 			continue;
@@ -288,7 +220,7 @@ wake_now_and_then(bool at_end)
 	if (num_appended == 0 || (!at_end && num_appended < WAKE_EVERY))
 		return;
 	num_appended = 0;
-	note_peak();
+	registry_note_peak(database);
 	wake_readers();
 	round_time = GetCurrentTimestamp();
 }
@@ -306,7 +238,7 @@ append_staged(uint64 upto)
 	{
 		if (item.slot >= 0)
 		{
-			if (!make_room(item.len))
+			if (!make_room(ring_record_size(item.len)))
 				return false;
 			append_event(item.slot, item.pid, item.payload, item.len);
 		}
@@ -328,7 +260,7 @@ append_received(void)
 	round_time = GetCurrentTimestamp();
 	while (all && inbox_peek(inbox, &message))
 	{
-		all = append_staged(message.after) && make_room(message.len);
+		all = append_staged(message.after) && make_room(ring_record_size(message.len));
 		if (!all)
 			break;
 		append_event(message.channel, message.pid, message.payload,

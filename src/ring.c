@@ -176,8 +176,8 @@ ring_reset(Ring *ring, uint64 newest_seq)
 }
 
 /* Bytes that a record with this payload takes. */
-static inline Size
-record_length(Size payload_len)
+Size
+ring_record_size(Size payload_len)
 {
 	return MAXALIGN(sizeof(RecordHeader) + payload_len);
 }
@@ -223,17 +223,19 @@ drop_oldest(Ring *ring, int *channel, uint64 *number)
 }
 
 /*
- * Make room for a record with this payload, by dropping the oldest ones.
+ * Make room for records of so many bytes in all, by dropping the oldest ones.
  * Returns -1 if there is room now, else the channel whose hold forbids it,
- * with the number of the record that is held.  The payload must be at most a
- * quarter of the ring.
+ * with the number of the record that is held.  The bytes must be at most a
+ * third of the ring.
+ *
+ * Several records may pad the end of the memory at another place than one of
+ * their length would, but with no more bytes.
  */
 int
-ring_make_room(Ring *ring, Size payload_len, uint64 *number)
+ring_make_room(Ring *ring, Size bytes, uint64 *number)
 {
 	RingPos		head = pg_atomic_read_u64(&ring->head);
-	Size		length = record_length(payload_len);
-	Size		needed = pad_length(ring, head, length) + length;
+	Size		needed = pad_length(ring, head, bytes) + bytes;
 	int			channel = -1;
 
 	Assert(needed <= ring->size);
@@ -262,15 +264,15 @@ append_pad(Ring *ring, RingPos head, Size length)
 }
 
 /*
- * Append a record; returns its seq.  ring_make_room() for this payload has
- * just returned -1.  time is when the relay received it, pid who sent it.
+ * Append a record; returns its seq.  ring_make_room() has returned -1 for
+ * this record, or for all that were appended since and this one.  time is when the relay received it, pid who sent it.
  */
 uint64
 ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 			const char *payload, Size payload_len)
 {
 	RingChain  *chain = &ring->chains[channel];
-	Size		length = record_length(payload_len);
+	Size		length = ring_record_size(payload_len);
 	RingPos		head = pg_atomic_read_u64(&ring->head);
 	RingPos		last = pg_atomic_read_u64(&chain->last);
 	uint64		seq = pg_atomic_read_u64(&ring->newest_seq) + 1;

@@ -86,7 +86,8 @@ extern void ring_lower_hold(Ring *ring, int channel, uint64 number);
 
 /* the relay, or whoever has made sure that there is none */
 extern void ring_reset(Ring *ring, uint64 newest_seq);
-extern int	ring_make_room(Ring *ring, Size payload_len, uint64 *number);
+extern Size ring_record_size(Size payload_len);
+extern int	ring_make_room(Ring *ring, Size bytes, uint64 *number);
 extern bool ring_next_half(Ring *ring, RingRecord *record);
 extern uint64 ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 						  const char *payload, Size payload_len);

@@ -885,6 +885,54 @@ staging_take(Staging *staging, uint64 end, StagedWalk *append,
 	return TAKE_FOUND;
 }
 
+/*
+ * Is the transaction, which is marked as committed, the next one to be taken,
+ * with nothing before it that is still to be appended or notified?  *view
+ * describes it then.
+ */
+bool
+staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
+{
+	uint64		head = pg_atomic_read_u64(&staging->head);
+	uint64		pos = Max(staging->looked,
+						  pg_atomic_read_u64(&staging->tail));
+
+	if (staging->pending.first != 0 || staging->committed.first != 0 ||
+		staging_appended(staging) != staging->numbered ||
+		staging_notified(staging) != staging->numbered)
+		return false;
+
+	/* void places are nobody's */
+	pg_read_barrier();
+	while (pos < head && PLACE_AT(staging, pos) != place)
+	{
+		uint32		length = place_length(PLACE_AT(staging, pos));
+
+		if (length == 0 ||
+			pg_atomic_read_u32(&PLACE_AT(staging, pos)->status) != STAGED_VOID)
+			return false;
+		pos += length;
+	}
+	staging->looked = pos;
+	if (pos >= head)
+		return false;
+	view_place(place, pos, view);
+	return true;
+}
+
+/*
+ * Take the transaction of which staging_comes_next() has said so, and number
+ * its events.  No walk comes to it.
+ */
+void
+staging_take_next(Staging *staging, StagedView *view)
+{
+	view->first = view->transaction->first = staging->numbered + 1;
+	staging->numbered += view->nevents;
+	staging->last_taken = view->pos;
+	staging->looked = view->pos + place_length(view->transaction);
+}
+
 /* The last number given to an event that was taken. */
 uint64
 staging_numbered(Staging *staging)

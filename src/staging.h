@@ -28,8 +28,7 @@ typedef struct StagedEvent
 	uint32		length;			/* with strings and alignment */
 	uint32		payload_len;
 	uint32		native_len;
-	int32		slot;			/* of its channel; the relay's, which decides
-								 * when it takes the event */
+	int32		slot;			/* of its channel; decided when it is taken */
 	uint16		channel_len;
 	uint16		id_len;
 } StagedEvent;
@@ -101,13 +100,16 @@ extern bool staging_pass_done(Staging *staging, uint64 pass);
 extern TimestampTz staging_blocked_since(Staging *staging);
 extern ConditionVariable *staging_moved(Staging *staging);
 
-/* the relay */
+/* whoever has the turn; see Database.turn */
 extern void staging_recover(Staging *staging, StagedWalk *append,
 							StagedWalk *notify);
 extern uint64 staging_begin_pass(Staging *staging);
 extern StagedTake staging_take(Staging *staging, uint64 end,
 							   StagedWalk *append, StagedWalk *notify,
 							   StagedView *view);
+extern bool staging_comes_next(Staging *staging, StagedTransaction *place,
+							   StagedView *view);
+extern void staging_take_next(Staging *staging, StagedView *view);
 extern uint64 staging_numbered(Staging *staging);
 extern uint64 staging_walk_number(const StagedWalk *walk);
 extern void staging_walk_advance(Staging *staging, StagedWalk *walk);

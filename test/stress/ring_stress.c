@@ -266,7 +266,8 @@ make_room(Size len)
 	int			channel;
 	uint64		number;
 
-	while ((channel = ring_make_room(ring, len, &number)) >= 0)
+	while ((channel = ring_make_room(ring, ring_record_size(len),
+									 &number)) >= 0)
 	{
 		if (!still_held(channel, number))
 			continue;
