@@ -886,9 +886,8 @@ staging_take(Staging *staging, uint64 end, StagedWalk *append,
 }
 
 /*
- * Is the transaction, which is marked as committed, the next one to be taken,
- * with nothing before it that is still to be appended or notified?  *view
- * describes it then.
+ * Is the transaction, which is marked as committed, the next one to be taken?
+ * *view describes it then.  All that was taken is appended and notified.
  */
 bool
 staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
@@ -897,9 +896,10 @@ staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
 	uint64		pos = Max(staging->looked,
 						  pg_atomic_read_u64(&staging->tail));
 
-	if (staging->pending.first != 0 || staging->committed.first != 0 ||
-		staging_appended(staging) != staging->numbered ||
-		staging_notified(staging) != staging->numbered)
+	Assert(staging->committed.first == 0);
+	Assert(staging_appended(staging) == staging->numbered);
+	Assert(staging_notified(staging) == staging->numbered);
+	if (staging->pending.first != 0)
 		return false;
 
 	/* void places are nobody's */

@@ -260,14 +260,24 @@ end_round(void)
 	stress_add(&shared->rounds, 1);
 }
 
+/* Room for a record with that payload; at times for some that follow, too. */
 static void
 make_room(Size len)
 {
+	static Size left = 0;		/* of what room was made for last */
+	Size		bytes = ring_record_size(len);
 	int			channel;
 	uint64		number;
 
-	while ((channel = ring_make_room(ring, ring_record_size(len),
-									 &number)) >= 0)
+	if (left >= bytes)
+	{
+		left -= bytes;
+		return;
+	}
+	left = stress_random(2) == 0 ? stress_random(ring_size(ring) / 4) : 0;
+	bytes = Max(bytes, left);
+	left = bytes - ring_record_size(len);
+	while ((channel = ring_make_room(ring, bytes, &number)) >= 0)
 	{
 		if (!still_held(channel, number))
 			continue;
@@ -318,6 +328,8 @@ append_one(int channel)
 	if (ring_append(ring, channel, (int) (uint32) hash, (TimestampTz) hash,
 					payload, len) != seq)
 		stress_fail("seq is not %llu", (unsigned long long) seq);
+	if (ring_used(ring) > ring_size(ring))
+		stress_fail("%zu bytes are used", (size_t) ring_used(ring));
 	stress_set(&slot->published, slot->published + 1);
 }
 

@@ -8,7 +8,8 @@
  * rows are released before the place is marked, as in a server.  A relay
  * takes, appends and notifies as relay_staged.c and relay_append.c do; at times
  * there is no room to append, batches fail, and the relay dies and comes back
- * at any point.  What is checked:
+ * at any point.  While it has nothing to do, writers append and notify at
+ * commit, as commit_append.c does.  What is checked:
  *
  * - Each row's committed versions are appended in ascending order, none left
  *	 out, none twice; and, independently, are notified so.
@@ -103,6 +104,7 @@ typedef struct Shared
 {
 	Row			rows[MAX_ROWS];
 	uint64		writers;		/* still running */
+	int			turn;			/* 0: free; else whose, process + 1 */
 	uint64		last_notified;	/* number */
 	uint64		last_appended;	/* number */
 	uint64		committed;
@@ -111,6 +113,7 @@ typedef struct Shared
 	uint64		waited;			/* got their place in the queue for room */
 	uint64		too_full;		/* gave up */
 	uint64		passes;			/* waited for */
+	uint64		at_commit;		/* transactions appended then */
 	uint64		restarts;
 	uint64		recovered;		/* events that were taken by a relay that died */
 	uint64		ahead;			/* times one mark was beyond the other ... */
@@ -155,6 +158,7 @@ covered(void)
 {
 	return shared->committed > 0 && shared->rolled_back > 0 &&
 		shared->passes > 0 && shared->restarts > 0 &&
+		shared->at_commit > 0 &&
 		shared->recovered > 0 && shared->failed > 0 &&
 		shared->ahead > 0 && shared->behind > 0 &&
 		(config->nrows == 1 || shared->overtaken > 0);
@@ -314,98 +318,6 @@ wait_until_notified(const Change *changes, int count, bool mine)
 	stress_add(&shared->passes, 1);
 }
 
-static void
-run_transaction(void)
-{
-	static LocalTransactionId next_lxid = 1;
-	Change		changes[MAX_EVENTS];
-	StagedTransaction *place;
-	int			count;
-	Size		bytes = 0;
-	bool		commit = stress_random(5) != 0;
-
-	PGPUBSUB_LXID(MyProc) = next_lxid++;
-	steps_drain();
-	count = choose_changes(changes);
-
-	/* one that is not to be staged, because it is too large, say */
-	if (stress_random(10) == 0)
-	{
-		wait_until_notified(changes, count, false);
-		end_in_procarray(changes, count, false);
-		return;
-	}
-	for (int i = 0; i < count; i++)
-		bytes += event_length(&changes[i]);
-	if (bytes > staging_max_transaction(staging))
-		place = NULL;
-	else
-		place = reserve(bytes, count);
-	if (place)
-	{
-		char	   *p = staging_data(place);
-
-		for (int i = 0; i < count; i++)
-		{
-			write_event((StagedEvent *) p, &changes[i]);
-			p += event_length(&changes[i]);
-		}
-	}
-	else
-	{
-		stress_add(&shared->too_full, 1);
-		commit = false;
-	}
-
-	/* now and then a transaction takes long */
-	if (stress_random(100) == 0)
-		stress_sleep((int) stress_random(2000));
-	end_in_procarray(changes, count, commit);
-	stress_pause();
-	if (stress_random(200) == 0)
-		stress_sleep((int) stress_random(500));
-	if (place)
-		staging_mark(place, commit);
-	steps_drain();
-	stress_add(commit ? &shared->committed : &shared->rolled_back, 1);
-	if (commit && stress_random(5) == 0)
-		wait_until_notified(changes, count, true);
-}
-
-static void
-writer_main(int index)
-{
-	my_process = index;
-	MyProc = &ProcGlobal->allProcs[index];
-	MyProcPid = 1000 + index;
-	while (stress_goes_on(deadline, covered))
-	{
-		run_transaction();
-		if (stress_random(4) == 0)
-			stress_yield();
-	}
-	stress_add(&shared->writers, -1);
-}
-
-/*
- * The relay
- */
-
-/* A relay's own memory: gone when it dies. */
-typedef struct Relay
-{
-	StagedWalk	append;
-	StagedWalk	notify;
-	StagedTake	take_result;
-	uint64		last_pos;
-	uint64		pass_end;
-	bool		pass_taken;
-	uint64		pass_number;
-} Relay;
-
-/* The relay dies here, now and then. */
-#define DIES() (stress_random(300) == 0)
-
 /* Check that the event is whole; returns its row's entry. */
 static Row *
 check_event(const StagedEvent *event, uint64 *version)
@@ -459,6 +371,154 @@ check_order(const StagedEvent *event, uint64 number, bool append)
 	stress_set(last_number, number);
 	stress_set(last, version);
 }
+
+/* As take_free_turn() in commit_append.c. */
+static bool
+take_free_turn(void)
+{
+	int			nobody = 0;
+	bool		taken;
+
+	steps_drain();
+	taken = __atomic_compare_exchange_n(&shared->turn, &nobody, my_process + 1,
+										false, __ATOMIC_SEQ_CST,
+										__ATOMIC_SEQ_CST);
+	steps_drain();
+	return taken;
+}
+
+/* As commit_append_give_turn(). */
+static void
+give_turn(void)
+{
+	steps_drain();
+	__atomic_store_n(&shared->turn, 0, __ATOMIC_SEQ_CST);
+	steps_drain();
+}
+
+/*
+ * As commit_append().  Some leave it to the relay, for want of room, say, when
+ * they know already whether they come next.
+ */
+static void
+append_at_commit(StagedTransaction *place)
+{
+	StagedView	view;
+
+	if (!take_free_turn())
+		return;
+	if (staging_comes_next(staging, place, &view) && stress_random(4) != 0)
+	{
+		StagedEvent *event = view.events;
+
+		staging_take_next(staging, &view);
+		for (uint32 i = 0; i < view.nevents; i++)
+		{
+			check_order(event, view.first + i, true);
+			check_order(event, view.first + i, false);
+			event = staged_event_next(event);
+		}
+		staging_set_appended(staging, staging_numbered(staging));
+		staging_set_notified(staging, staging_numbered(staging));
+		staging_free(staging);
+		stress_add(&shared->at_commit, 1);
+	}
+	give_turn();
+}
+
+static void
+run_transaction(void)
+{
+	static LocalTransactionId next_lxid = 1;
+	Change		changes[MAX_EVENTS];
+	StagedTransaction *place;
+	int			count;
+	Size		bytes = 0;
+	bool		commit = stress_random(5) != 0;
+
+	PGPUBSUB_LXID(MyProc) = next_lxid++;
+	steps_drain();
+	count = choose_changes(changes);
+
+	/* one that is not to be staged, because it is too large, say */
+	if (stress_random(10) == 0)
+	{
+		wait_until_notified(changes, count, false);
+		end_in_procarray(changes, count, false);
+		return;
+	}
+	for (int i = 0; i < count; i++)
+		bytes += event_length(&changes[i]);
+	if (bytes > staging_max_transaction(staging))
+		place = NULL;
+	else
+		place = reserve(bytes, count);
+	if (place)
+	{
+		char	   *p = staging_data(place);
+
+		for (int i = 0; i < count; i++)
+		{
+			write_event((StagedEvent *) p, &changes[i]);
+			p += event_length(&changes[i]);
+		}
+	}
+	else
+	{
+		stress_add(&shared->too_full, 1);
+		commit = false;
+	}
+
+	/* now and then a transaction takes long */
+	if (stress_random(100) == 0)
+		stress_sleep((int) stress_random(2000));
+	end_in_procarray(changes, count, commit);
+	stress_pause();
+	if (stress_random(200) == 0)
+		stress_sleep((int) stress_random(500));
+	if (place)
+		staging_mark(place, commit);
+	steps_drain();
+	if (place && commit)
+		append_at_commit(place);
+	stress_add(commit ? &shared->committed : &shared->rolled_back, 1);
+	if (commit && stress_random(5) == 0)
+		wait_until_notified(changes, count, true);
+}
+
+static void
+writer_main(int index)
+{
+	my_process = index;
+	MyProc = &ProcGlobal->allProcs[index];
+	MyProcPid = 1000 + index;
+	while (stress_goes_on(deadline, covered))
+	{
+		run_transaction();
+		if (stress_random(4) == 0)
+			stress_yield();
+	}
+	stress_add(&shared->writers, -1);
+}
+
+/*
+ * The relay
+ */
+
+/* A relay's own memory: gone when it dies. */
+typedef struct Relay
+{
+	StagedWalk	append;
+	StagedWalk	notify;
+	StagedTake	take_result;
+	uint64		last_pos;
+	uint64		pass_end;
+	bool		pass_taken;
+	uint64		pass_number;
+} Relay;
+
+/* The relay dies here, now and then. */
+#define DIES() (stress_random(300) == 0)
 
 /* A new relay. */
 static void
@@ -636,6 +696,8 @@ relay_main(int index)
 
 	my_process = index;
 	MyProc = &ProcGlobal->allProcs[index];
+	while (!take_free_turn())
+		stress_yield();
 	relay_init(&relay);
 	for (;;)
 	{
@@ -648,6 +710,19 @@ relay_main(int index)
 		}
 		else if (last && staging_idle(staging))
 			break;
+
+		/* as when it sleeps */
+		if (relay.take_result == TAKE_NOTHING &&
+			relay.append.view.transaction == NULL &&
+			relay.notify.view.transaction == NULL)
+		{
+			give_turn();
+			stress_yield();
+			if (stress_random(4) == 0)
+				stress_sleep((int) stress_random(200));
+			while (!take_free_turn())
+				stress_yield();
+		}
 
 		/* what transactions that take long leave pending */
 		if (stress_random(50) == 0)
@@ -953,8 +1028,9 @@ run_config(double seconds)
 		mains[n++] = writer_main;
 	mains[n++] = relay_main;
 	good = stress_run(config->name, mains, n, seconds, covered);
-	printf("#   %llu committed, %llu rolled back, full %llu times, %llu waited, %llu gave up, %llu passes, %llu restarts, %llu recovered, %llu batches failed, appended ahead %llu and behind %llu times, %llu overtaken, %llu soon\n",
+	printf("#   %llu committed, %llu of them appended then, %llu rolled back, full %llu times, %llu waited, %llu gave up, %llu passes, %llu restarts, %llu recovered, %llu batches failed, appended ahead %llu and behind %llu times, %llu overtaken, %llu soon\n",
 		   (unsigned long long) shared->committed,
+		   (unsigned long long) shared->at_commit,
 		   (unsigned long long) shared->rolled_back,
 		   (unsigned long long) shared->full,
 		   (unsigned long long) shared->waited,
