@@ -75,7 +75,7 @@ typedef struct Channel
 	/* any writer, atomically; open transactions; outlives a reuse of the slot */
 	pg_atomic_uint32 publishers pg_attribute_aligned(CHANNEL_LINE);
 
-	/* written by the relay alone: number of the last event received */
+	/* number of the last event received or staged; who has the turn adds */
 	pg_atomic_uint64 received pg_attribute_aligned(CHANNEL_LINE);
 
 	/* database->wait_lock; the relay looks at it with each event */
@@ -301,10 +301,12 @@ typedef struct Database
 	pg_atomic_uint64 gap_epoch; /* grows when all subscriptions missed events */
 	pg_atomic_uint64 truncated; /* events made that exceeded max_payload */
 
-	/* written by the relay alone */
+	/* written by who has the turn */
 	pg_atomic_uint64 published;
 	pg_atomic_uint64 published_bytes;
 	pg_atomic_uint64 peak_used;
+
+	/* written by the relay alone */
 	pg_atomic_uint64 full_count;
 	pg_atomic_uint64 full_ms;
 	pg_atomic_uint64 full_since;	/* TimestampTz; 0: not full */
@@ -320,12 +322,11 @@ typedef struct Database
 	pg_atomic_uint64 unstaged_begun;
 	pg_atomic_uint64 unstaged_ended;
 
-	pg_atomic_uint64 unstaged_read; /* by the relay: ended when it read all */
+	pg_atomic_uint64 unstaged_read; /* what had ended when the relay read all */
 
 	/*
 	 * A Turn.  A process takes it, by compare-and-swap, when it is free; the
-	 * relay has it while it is awake.  "The relay alone" is, for the ring and
-	 * the staging queue and the counters above, whoever has the turn.
+	 * relay has it while it is awake.  See commit_append.c.
 	 */
 	pg_atomic_uint32 turn pg_attribute_aligned(CHANNEL_LINE);
 

@@ -13,8 +13,9 @@
  *	  A record's number counts within its channel, so what a reader missed is
  *	  a subtraction.
  *
- * 3. Only the relay writes.  To reuse bytes it first advances tail beyond
- *	  them, then issues a write barrier, then writes.  So a reader that copies
+ * 3. One process writes at a time: who has the turn (see commit_append.c),
+ *	  mostly the relay.  To reuse bytes it first advances tail beyond them, then
+ *	  issues a write barrier, then writes.  So a reader that copies
  *	  something, issues a read barrier and then still finds tail at or before
  *	  its position has copied what was there, whole; nothing copied may be
  *	  used before that check.
@@ -24,7 +25,7 @@
  *	  ring's newest seq, head; with a write barrier between.  So a reader that
  *	  knows the newest number finds the way there.
  *
- * 5. The relay never advances tail over a record whose number is above its
+ * 5. The writer never advances tail over a record whose number is above its
  *	  channel's hold.  The hold is a lower bound of what holding subscriptions
  *	  have consumed; the registry keeps it.
  *
@@ -57,7 +58,7 @@ typedef struct RecordHeader
 	uint32		payload_len;
 } RecordHeader;
 
-/* One channel's records.  All fields are written by the relay alone. */
+/* One channel's records.  All fields are written by who has the turn. */
 typedef struct RingChain
 {
 	pg_atomic_uint64 first;		/* oldest record, or RING_NONE */
@@ -80,13 +81,13 @@ struct Ring
 	char	   *data;
 	RingChain  *chains;
 
-	/* written by the relay alone */
+	/* written by who has the turn */
 	pg_atomic_uint64 tail;
 	pg_atomic_uint64 head;
 	pg_atomic_uint64 newest_seq;
 	pg_atomic_uint64 messages;
 
-	/* the relay alone: the first record not more than half a ring old */
+	/* who has the turn: the first record not more than half a ring old */
 	RingPos		half;
 };
 

@@ -84,7 +84,7 @@ extern Size ring_size(Ring *ring);
 extern bool ring_channel_empty(Ring *ring, int channel);
 extern void ring_lower_hold(Ring *ring, int channel, uint64 number);
 
-/* the relay, or whoever has made sure that there is none */
+/* who has the turn, or has made sure that there is no relay */
 extern void ring_reset(Ring *ring, uint64 newest_seq);
 extern Size ring_record_size(Size payload_len);
 extern int	ring_make_room(Ring *ring, Size bytes, uint64 *number);

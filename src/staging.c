@@ -42,6 +42,9 @@
  *	  other it notifies them.  A place that a walk has not passed is not freed,
  *	  since the walk's mark has not passed it either.
  *
+ *	  A transaction that is taken at its own commit is appended and notified at
+ *	  once, and no walk comes to it: both are at their ends then.
+ *
  * 6. A pass is one look of the relay at all places.  Whoever has to know that
  *	  all that was committed before is taken and notified waits for a pass to
  *	  end that began after.
@@ -86,7 +89,7 @@ struct StagedTransaction
 	uint32		generation;		/* of the database slot */
 	TimestampTz taken_at;
 
-	/* the relay alone */
+	/* who has the turn; see commit_append.c */
 	uint64		first;			/* number of its first event, 0: not taken */
 	uint64		next;			/* place in the same list, 0: the last; once
 								 * it is taken, the place that was taken next */
@@ -124,7 +127,7 @@ struct Staging
 
 	char		pad2[PG_CACHE_LINE_SIZE];
 
-	/* written by the relay alone */
+	/* written by who has the turn */
 	pg_atomic_uint64 tail;
 	pg_atomic_uint64 notified;
 	pg_atomic_uint64 appended;
@@ -626,7 +629,7 @@ staging_blocked_since(Staging *staging)
 }
 
 /*
- * The relay
+ * The relay, or whoever has the turn
  */
 
 /* Is the place's transaction still in progress? */
