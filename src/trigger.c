@@ -184,8 +184,9 @@ find_names(ChangeNames *names, Relation rel, Oid attached)
 		names->partition = RelationGetRelationName(rel);
 	else
 		names->partition =
-			quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-									   RelationGetRelationName(rel));
+			psprintf("%s.%s",
+					 quote_if_needed(get_namespace_name(RelationGetNamespace(rel))),
+					 quote_if_needed(RelationGetRelationName(rel)));
 }
 
 /* Raise 0A000 for options that the trigger's level does not have. */
