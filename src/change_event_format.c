@@ -311,11 +311,9 @@ append_plain(StringInfo buf, const ChangeEvent *event, int what)
 	if (event->rows)
 		append_rows(buf, event, what);
 	else if (what & CHANGE_WITH_BODY)
-		change_append_row(buf, shape, event->op, event->old_row,
-						  event->new_row);
+		change_append_row(buf, shape, event->old_row, event->new_row);
 	else if (what & CHANGE_WITH_KEY)
-		change_append_keys(buf, shape, event->op, event->old_row,
-						   event->new_row);
+		change_append_keys(buf, shape, event->old_row, event->new_row);
 	APPEND_LITERAL(buf, ",\"txid\":");
 	json_append_uint64(buf, event->txid);
 	APPEND_LITERAL(buf, ",\"pid\":");
@@ -332,8 +330,7 @@ append_before_after(StringInfo buf, const ChangeEvent *event)
 	ChangeShape *shape = event->shape;
 
 	APPEND_LITERAL(buf, ",\"before\":");
-	change_append_before(buf, shape, event->op, event->old_row,
-						 event->new_row);
+	change_append_before(buf, shape, event->old_row, event->new_row);
 	APPEND_LITERAL(buf, ",\"after\":");
 	if (event->new_row)
 		change_append_new(buf, shape, event->new_row);
@@ -379,8 +376,7 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 		change_append_key(buf, shape, keyed);
 	}
 	else if (what & CHANGE_WITH_KEY)
-		change_append_keys(buf, shape, event->op, event->old_row,
-						   event->new_row);
+		change_append_keys(buf, shape, event->old_row, event->new_row);
 	if (what & CHANGE_WITH_BODY)
 		append_before_after(buf, event);
 	append_debezium_source(buf, event);
