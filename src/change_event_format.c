@@ -16,12 +16,12 @@
  * An UPDATE that changed the key has old_key; Debezium's before has its columns
  * then.
  *
- * An event that is too large, for max_payload or for native listeners alone, is
- * written a second time, without its body (new, old and changed; before and after, for which
- * there is old_key; rows) and with "truncated":true at its end.  If even that
- * is too long, key and old_key go as well, together: one without the other
- * would say that the key is what it was.  Of a statement's rows, the one that
- * is too large for an event of its own is left with its key.
+ * An event that is too large, for max_payload or for native listeners alone,
+ * is written a second time, without its body (new, old and changed; before and
+ * after, for which there is old_key; rows) and with "truncated":true at its
+ * end.  If even that is too long, key and old_key go as well, together: one
+ * without the other would say that the key is what it was.  Of a statement's
+ * rows, the one that is too large for an event of its own is left with its key.
  *
  * Debezium's connectors give the key beside the envelope, as the message's own;
  * here it has to be inside.  Of source, Debezium requires version, connector,

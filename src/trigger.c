@@ -35,7 +35,6 @@
 #include "transition.h"
 #include "trigger_clones.h"
 #include "trigger_options.h"
-#include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
