@@ -30,7 +30,6 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/indexing.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "mb/pg_wchar.h"

@@ -33,14 +33,12 @@
  */
 #include "change_event.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "common/hashfn.h"
 #include "event_settings.h"
-#include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -462,26 +460,26 @@ has_old(const ChangeShape *shape, TupleTableSlot *row)
  * been called for one that has both rows; one of them may be NULL.
  */
 static bool
-moved_key(const ChangeShape *shape, ChangeOp op, TupleTableSlot *old_row,
+moved_key(const ChangeShape *shape, TupleTableSlot *old_row,
 		  TupleTableSlot *new_row)
 {
-	return op == CHANGE_UPDATE && old_row && new_row && shape->key_changed;
+	return old_row && new_row && shape->key_changed;
 }
 
 /*
- * Append what the event shows of an old row; only if has_old().  A deleted row
- * is shown whole unless only its key is wanted.
+ * Append what the event shows of an old row; only if has_old().  One without a
+ * new row is shown whole unless only its key is wanted.
  */
 static void
-append_old(StringInfo buf, ChangeShape *shape, ChangeOp op,
-		   TupleTableSlot *row)
+append_old(StringInfo buf, ChangeShape *shape, TupleTableSlot *old_row,
+		   TupleTableSlot *new_row)
 {
 	if (shape->old_values == OLD_VALUES_KEY)
-		change_append_key(buf, shape, row);
-	else if (shape->old_values == OLD_VALUES_CHANGED && op == CHANGE_UPDATE)
-		append_object(buf, shape, row, COLUMNS_CHANGED);
+		change_append_key(buf, shape, old_row);
+	else if (shape->old_values == OLD_VALUES_CHANGED && new_row)
+		append_object(buf, shape, old_row, COLUMNS_CHANGED);
 	else
-		append_object(buf, shape, row, COLUMNS_CARRIED);
+		append_object(buf, shape, old_row, COLUMNS_CARRIED);
 }
 
 /*
@@ -489,7 +487,7 @@ append_old(StringInfo buf, ChangeShape *shape, ChangeOp op,
  * before it; nothing if the table has no key, or there is no row.
  */
 void
-change_append_keys(StringInfo buf, ChangeShape *shape, ChangeOp op,
+change_append_keys(StringInfo buf, ChangeShape *shape,
 				   TupleTableSlot *old_row, TupleTableSlot *new_row)
 {
 	TupleTableSlot *keyed = new_row ? new_row : old_row;
@@ -498,7 +496,7 @@ change_append_keys(StringInfo buf, ChangeShape *shape, ChangeOp op,
 		return;
 	appendBinaryStringInfo(buf, ",\"key\":", 7);
 	change_append_key(buf, shape, keyed);
-	if (moved_key(shape, op, old_row, new_row))
+	if (moved_key(shape, old_row, new_row))
 	{
 		appendBinaryStringInfo(buf, ",\"old_key\":", 11);
 		change_append_key(buf, shape, old_row);
@@ -510,13 +508,13 @@ change_append_keys(StringInfo buf, ChangeShape *shape, ChangeOp op,
  * with its key if that changed, or null.
  */
 void
-change_append_before(StringInfo buf, ChangeShape *shape, ChangeOp op,
+change_append_before(StringInfo buf, ChangeShape *shape,
 					 TupleTableSlot *old_row, TupleTableSlot *new_row)
 {
-	if (!moved_key(shape, op, old_row, new_row))
+	if (!moved_key(shape, old_row, new_row))
 	{
 		if (has_old(shape, old_row))
-			append_old(buf, shape, op, old_row);
+			append_old(buf, shape, old_row, new_row);
 		else
 			appendBinaryStringInfo(buf, "null", 4);
 	}
@@ -557,10 +555,10 @@ append_changed(StringInfo buf, const ChangeShape *shape)
  * with both, change_compare_rows() must have been called.
  */
 void
-change_append_row(StringInfo buf, ChangeShape *shape, ChangeOp op,
+change_append_row(StringInfo buf, ChangeShape *shape,
 				  TupleTableSlot *old_row, TupleTableSlot *new_row)
 {
-	change_append_keys(buf, shape, op, old_row, new_row);
+	change_append_keys(buf, shape, old_row, new_row);
 	if (new_row)
 	{
 		appendBinaryStringInfo(buf, ",\"new\":", 7);
@@ -569,9 +567,9 @@ change_append_row(StringInfo buf, ChangeShape *shape, ChangeOp op,
 	if (has_old(shape, old_row))
 	{
 		appendBinaryStringInfo(buf, ",\"old\":", 7);
-		append_old(buf, shape, new_row ? op : CHANGE_DELETE, old_row);
+		append_old(buf, shape, old_row, new_row);
 	}
-	if (op == CHANGE_UPDATE && old_row && new_row)
+	if (old_row && new_row)
 	{
 		appendBinaryStringInfo(buf, ",\"changed\":", 11);
 		append_changed(buf, shape);

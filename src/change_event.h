@@ -130,13 +130,13 @@ extern void change_append_key(StringInfo buf, ChangeShape *shape,
 extern void change_append_new(StringInfo buf, ChangeShape *shape,
 							  TupleTableSlot *row);
 extern void change_append_row(StringInfo buf, ChangeShape *shape,
-							  ChangeOp op, TupleTableSlot *old_row,
+							  TupleTableSlot *old_row,
 							  TupleTableSlot *new_row);
 extern void change_append_keys(StringInfo buf, ChangeShape *shape,
-							   ChangeOp op, TupleTableSlot *old_row,
+							   TupleTableSlot *old_row,
 							   TupleTableSlot *new_row);
 extern void change_append_before(StringInfo buf, ChangeShape *shape,
-								 ChangeOp op, TupleTableSlot *old_row,
+								 TupleTableSlot *old_row,
 								 TupleTableSlot *new_row);
 
 /* change_event_format.c */

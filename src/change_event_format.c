@@ -16,12 +16,12 @@
  * An UPDATE that changed the key has old_key; Debezium's before has its columns
  * then.
  *
- * An event that is too large, for max_payload or for native listeners alone, is
- * written a second time, without its body (new, old and changed; before and after, for which
- * there is old_key; rows) and with "truncated":true at its end.  If even that
- * is too long, key and old_key go as well, together: one without the other
- * would say that the key is what it was.  Of a statement's rows, the one that
- * is too large for an event of its own is left with its key.
+ * An event that is too large, for max_payload or for native listeners alone,
+ * is written a second time, without its body (new, old and changed; before and
+ * after, for which there is old_key; rows) and with "truncated":true at its
+ * end.  If even that is too long, key and old_key go as well, together: one
+ * without the other would say that the key is what it was.  Of a statement's
+ * rows, the one that is too large for an event of its own is left with its key.
  *
  * Debezium's connectors give the key beside the envelope, as the message's own;
  * here it has to be inside.  Of source, Debezium requires version, connector,
@@ -311,11 +311,9 @@ append_plain(StringInfo buf, const ChangeEvent *event, int what)
 	if (event->rows)
 		append_rows(buf, event, what);
 	else if (what & CHANGE_WITH_BODY)
-		change_append_row(buf, shape, event->op, event->old_row,
-						  event->new_row);
+		change_append_row(buf, shape, event->old_row, event->new_row);
 	else if (what & CHANGE_WITH_KEY)
-		change_append_keys(buf, shape, event->op, event->old_row,
-						   event->new_row);
+		change_append_keys(buf, shape, event->old_row, event->new_row);
 	APPEND_LITERAL(buf, ",\"txid\":");
 	json_append_uint64(buf, event->txid);
 	APPEND_LITERAL(buf, ",\"pid\":");
@@ -332,8 +330,7 @@ append_before_after(StringInfo buf, const ChangeEvent *event)
 	ChangeShape *shape = event->shape;
 
 	APPEND_LITERAL(buf, ",\"before\":");
-	change_append_before(buf, shape, event->op, event->old_row,
-						 event->new_row);
+	change_append_before(buf, shape, event->old_row, event->new_row);
 	APPEND_LITERAL(buf, ",\"after\":");
 	if (event->new_row)
 		change_append_new(buf, shape, event->new_row);
@@ -379,8 +376,7 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 		change_append_key(buf, shape, keyed);
 	}
 	else if (what & CHANGE_WITH_KEY)
-		change_append_keys(buf, shape, event->op, event->old_row,
-						   event->new_row);
+		change_append_keys(buf, shape, event->old_row, event->new_row);
 	if (what & CHANGE_WITH_BODY)
 		append_before_after(buf, event);
 	append_debezium_source(buf, event);

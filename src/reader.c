@@ -14,9 +14,9 @@
  *	  rollback to its savepoint returns.  No two of these share their cursors.
  *
  * 3. Commit allocates nothing: it copies numbers into bindings that cannot
- *	  have gone, since only the reader removes them.  The exceptions are a
- *	  database slot that was freed, which the generations show, and what the
- *	  same commit has just removed, which its binding shows.
+ *	  have gone, since only the reader removes them, and the same commit does
+ *	  so afterwards.  The exception is a database slot that was freed, which
+ *	  the generations show.
  *
  * 4. A reader that waits in poll() and has consumed nothing gives the claim
  *	  up for a moment when a session wants to change or drop the
@@ -355,6 +355,13 @@ reader_claim(Database *database, const char *name, TimestampTz deadline,
 	return claim;
 }
 
+/* Has this transaction moved it? */
+static bool
+is_moved(const Cursor *cursor)
+{
+	return cursor->delivered > 0 || cursor->lost > 0;
+}
+
 /* Where the binding stands, as is committed. */
 static void
 place_cursor(Cursor *cursor, Binding *binding)
@@ -380,7 +387,7 @@ carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold,
 			candidate->channel == binding->channel)
 		{
 			*cursor = *candidate;
-			if (cursor->delivered == 0 && cursor->lost == 0)
+			if (!is_moved(cursor))
 				place_cursor(cursor, binding);
 			return;
 		}
@@ -393,7 +400,9 @@ carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold,
 
 /*
  * Have the claim's cursors reflect the subscription's bindings: patterns may
- * have got new ones.  Those that this transaction drops are left out.
+ * have got new ones.  Those that this transaction drops are not read any more.
+ * If it has consumed from them, their cursors are kept behind the others: that
+ * is counted, and it goes on from there if it names the channel again.
  *
  * A relay that ends gives the numbers of what it had received and not queued
  * to others, and takes back bindings that are beyond; the next relay raises the
@@ -405,7 +414,7 @@ reader_sync(Claim *claim)
 {
 	Subscription *subscription = claim->subscription;
 	Cursor	   *old = claim->position.cursors;
-	int			nold = claim->position.ncursors;
+	int			nold = claim->position.ncursors + claim->position.nkept;
 	Cursor	   *cursors;
 	dlist_iter	iter;
 	int			count = 0;
@@ -448,8 +457,21 @@ reader_sync(Claim *claim)
 			binding->cursor = count++;
 		}
 	}
-	claim->position.cursors = cursors;
 	claim->position.ncursors = count;
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if (binding->flags & BINDING_DROPPED)
+		{
+			carry_cursor(&cursors[count], binding, old, nold,
+						 binding->cursor);
+			binding->cursor = is_moved(&cursors[count]) ? count++ : -1;
+		}
+	}
+	claim->position.cursors = cursors;
+	claim->position.nkept = count - claim->position.ncursors;
 	claim->bindings_version = subscription->bindings_version;
 	claim->gap_epoch = gap_epoch;
 	claim->synced = true;
@@ -496,7 +518,8 @@ reader_save(Claim *claim)
 {
 	int			level = GetCurrentTransactionNestLevel();
 	SavedPosition *saved;
-	Size		size = claim->position.ncursors * sizeof(Cursor);
+	Size		size = (claim->position.ncursors + claim->position.nkept) *
+		sizeof(Cursor);
 
 	if (level <= claim->level ||
 		(claim->saved && claim->saved->level == level))
@@ -578,22 +601,20 @@ publish_position(Claim *claim)
 	Subscription *subscription = claim->subscription;
 	uint64		delivered = 0;
 	uint64		lost = 0;
+	int			count = claim->position.ncursors + claim->position.nkept;
 
-	for (int i = 0; i < claim->position.ncursors; i++)
+	for (int i = 0; i < count; i++)
 	{
 		Cursor	   *cursor = &claim->position.cursors[i];
 		Channel    *channel = &claim->database->channels[cursor->channel];
 
 		/* one that was not moved is not ours to write */
-		if (cursor->delivered == 0 && cursor->lost == 0)
+		if (!is_moved(cursor))
 			continue;
 		Assert(cursor->number != BINDING_UNPLACED);
-
-		/* a change of this transaction may just have removed the binding */
-		if (cursor->binding->subscription == subscription &&
-			cursor->binding->channel == cursor->channel)
-			registry_set_position(cursor->binding, cursor->number,
-								  cursor->pos);
+		Assert(cursor->binding->subscription == subscription &&
+			   cursor->binding->channel == cursor->channel);
+		registry_set_position(cursor->binding, cursor->number, cursor->pos);
 		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
 		pg_atomic_fetch_add_u64(&channel->lost, cursor->lost);
 		delivered += cursor->delivered;
@@ -607,7 +628,26 @@ publish_position(Claim *claim)
 	pg_atomic_fetch_add_u64(&subscription->lost, lost);
 }
 
-/* Give up the claim; with commit, its position stands.  Cannot fail. */
+/*
+ * The transaction has committed: its positions stand.  Its changes of
+ * subscriptions come after: a binding that goes counts as lost what its
+ * position says.  Cannot fail.
+ */
+void
+reader_publish_at_commit(void)
+{
+	for (Claim *claim = claims; claim; claim = claim->next)
+	{
+		if (!claim->position.consumed)
+			continue;
+		LWLockAcquire(claim->database->lock, LW_SHARED);
+		if (reader_claim_valid(claim))
+			publish_position(claim);
+		LWLockRelease(claim->database->lock);
+	}
+}
+
+/* Give up the claim; after commit, its position stands.  Cannot fail. */
 static void
 end_claim(Claim *claim, bool commit)
 {
@@ -615,12 +655,8 @@ end_claim(Claim *claim, bool commit)
 	bool		awaited = false;
 
 	LWLockAcquire(database->lock, LW_SHARED);
-	if (pg_atomic_read_u32(&database->generation) ==
-		claim->database_generation &&
-		claim->subscription->generation == claim->generation)
+	if (reader_claim_valid(claim))
 	{
-		if (commit && claim->position.consumed)
-			publish_position(claim);
 		awaited = claim->subscription->doomed || claim->subscription->stale;
 		release_subscription(claim->subscription);
 	}
@@ -636,7 +672,7 @@ end_claim(Claim *claim, bool commit)
 	}
 }
 
-/* The transaction has committed: its positions stand.  Cannot fail. */
+/* The transaction has committed, and so have its changes.  Cannot fail. */
 void
 reader_at_commit(void)
 {

@@ -28,8 +28,9 @@ typedef struct Cursor
 /* All that a rollback to a savepoint has to bring back. */
 typedef struct Position
 {
-	Cursor	   *cursors;
-	int			ncursors;
+	Cursor	   *cursors;		/* to read, then kept ones */
+	int			ncursors;		/* to read */
+	int			nkept;			/* moved, of channels that are being dropped */
 	uint64		gap_seen;
 	uint64		seq;
 	uint64		delivered_bytes;
@@ -91,6 +92,7 @@ extern void reader_note_call(void);
 /* for the transaction callbacks, which are in subscribe.c */
 extern void reader_pre_prepare(void);
 extern void reader_pre_commit(void);
+extern void reader_publish_at_commit(void);
 extern void reader_at_commit(void);
 extern void reader_at_abort(void);
 extern void reader_at_subcommit(int level);

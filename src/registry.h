@@ -123,7 +123,7 @@ typedef struct Binding
 	 */
 	pg_atomic_uint64 pos;		/* of that event or one before, or RING_NONE */
 
-	/* the reader alone: index of its cursor, mostly; -1: it never had one */
+	/* the reader alone: index of its cursor, mostly; -1: it has none */
 	int			cursor;
 
 	/*

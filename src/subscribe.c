@@ -21,7 +21,8 @@
  *	  that it listens: before that it had read all that was committed.
  *
  * This file has the transaction callbacks of reader.c too, so that their
- * order is in one place: actions first, since they may free what was claimed.
+ * order is in one place: positions first, since actions may remove what has
+ * them; then actions, since they may free what was claimed.
  *
  *-------------------------------------------------------------------------
  */
@@ -380,6 +381,7 @@ subscribe_xact_callback(XactEvent event, void *arg)
 						 errhint("Commit it with COMMIT.")));
 			break;
 		case XACT_EVENT_COMMIT:
+			reader_publish_at_commit();
 			subscribe_at_commit();
 			reader_at_commit();
 			if (discarding)

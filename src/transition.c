@@ -30,7 +30,6 @@
 typedef struct RowReader
 {
 	ChangeShape *shape;
-	ChangeOp	op;
 	RowPairs   *pairs;
 	MemoryContext scratch;		/* reset for each row */
 	StringInfoData row;			/* the row at hand; empty if too large */
@@ -71,7 +70,7 @@ write_row(RowReader *reader, TupleTableSlot *old_row, TupleTableSlot *new_row)
 	resetStringInfo(&reader->row);
 	resetStringInfo(&reader->short_row);
 	shape->too_large = false;
-	change_append_row(&reader->row, shape, reader->op, old_row, new_row);
+	change_append_row(&reader->row, shape, old_row, new_row);
 	if (shape->too_large)
 		resetStringInfo(&reader->row);
 	else
@@ -80,8 +79,7 @@ write_row(RowReader *reader, TupleTableSlot *old_row, TupleTableSlot *new_row)
 		return;
 
 	shape->too_large = false;
-	change_append_keys(&reader->short_row, shape, reader->op, old_row,
-					   new_row);
+	change_append_keys(&reader->short_row, shape, old_row, new_row);
 	if (shape->too_large)
 		resetStringInfo(&reader->short_row);
 	else
@@ -266,7 +264,6 @@ transition_emit(ChangeEvent *event, TupleDesc tupdesc,
 	Size		envelope;
 
 	reader.shape = event->shape;
-	reader.op = event->op;
 	reader.pairs = row_pairs_begin(event->shape, tupdesc, old_table,
 								   new_table);
 	reader.scratch = AllocSetContextCreate(CurrentMemoryContext,

@@ -35,7 +35,6 @@
 #include "transition.h"
 #include "trigger_clones.h"
 #include "trigger_options.h"
-#include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -62,7 +61,6 @@ typedef struct TriggerState
 	bool		valid;
 	bool		busy;			/* an event is being written; rule 2 */
 	MemoryContext context;		/* NULL before the first build */
-	Oid			attached;		/* the table that events name */
 	List	   *ancestors;		/* tables that it was found by */
 	ChangeShape *shape;
 	uint32	   *type_hashes;	/* of the columns' types in the syscache */
@@ -185,8 +183,9 @@ find_names(ChangeNames *names, Relation rel, Oid attached)
 		names->partition = RelationGetRelationName(rel);
 	else
 		names->partition =
-			quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-									   RelationGetRelationName(rel));
+			psprintf("%s.%s",
+					 quote_if_needed(get_namespace_name(RelationGetNamespace(rel))),
+					 quote_if_needed(RelationGetRelationName(rel)));
 }
 
 /* Raise 0A000 for options that the trigger's level does not have. */
@@ -215,12 +214,13 @@ fill_state(TriggerState *state, TriggerData *trigdata)
 	Relation	rel = trigdata->tg_relation;
 	TriggerOptions options;
 	ChangeNames names;
+	Oid			attached;
 
-	state->attached = trigger_clone_root(trigger, RelationGetRelid(rel),
-										 &state->ancestors);
+	attached = trigger_clone_root(trigger, RelationGetRelid(rel),
+								  &state->ancestors);
 	trigger_options_parse(&options, trigger->tgnargs, trigger->tgargs);
 	check_level(&options, trigger);
-	find_names(&names, rel, state->attached);
+	find_names(&names, rel, attached);
 	names.channel = options.channel ? options.channel : names.table;
 	names.statement = !TRIGGER_FOR_ROW(trigger->tgtype);
 	check_channel_name(names.channel);
@@ -277,7 +277,6 @@ find_state(const TriggerKey *key)
 	state = hash_search(trigger_states, key, HASH_ENTER, &found);
 	state->valid = state->busy = false;
 	state->context = NULL;
-	state->attached = InvalidOid;
 	return state;
 }
 

@@ -192,14 +192,25 @@ trigger_options_find(int nargs, char **args, const char *name)
 }
 
 /*
- * Append "name=a,b" to a list of arguments, unless there are no names.  The
- * text is compared to that of triggers, so it must not follow the session's
- * quote_all_identifiers.
+ * The name as SQL quotes it, if it must be quoted: not as the session's
+ * quote_all_identifiers says, for the text is compared to that of others.
  */
+const char *
+quote_if_needed(const char *name)
+{
+	bool		quote_all = quote_all_identifiers;
+	const char *quoted;
+
+	quote_all_identifiers = false;
+	quoted = quote_identifier(name);
+	quote_all_identifiers = quote_all;
+	return quoted;
+}
+
+/* Append "name=a,b" to a list of arguments, unless there are no names. */
 static List *
 add_name_list(List *args, const char *option, const List *names)
 {
-	bool		quote_all = quote_all_identifiers;
 	StringInfoData arg;
 	ListCell   *lc;
 
@@ -208,15 +219,8 @@ add_name_list(List *args, const char *option, const List *names)
 	initStringInfo(&arg);
 	appendStringInfo(&arg, "%s=", option);
 	foreach(lc, names)
-	{
-		const char *name;
-
-		quote_all_identifiers = false;
-		name = quote_identifier((char *) lfirst(lc));
-		quote_all_identifiers = quote_all;
 		appendStringInfo(&arg, "%s%s", lc == list_head(names) ? "" : ",",
-						 name);
-	}
+						 quote_if_needed(lfirst(lc)));
 	return lappend(args, makeString(arg.data));
 }
 

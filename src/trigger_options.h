@@ -51,6 +51,7 @@ extern const char *trigger_options_find(int nargs, char **args,
 extern char **trigger_options_split(bytea *arguments, int *nargs);
 extern char **trigger_options_of(Relation catalog, HeapTuple tuple, int *nargs);
 
+extern const char *quote_if_needed(const char *name);
 extern void check_channel_name(const char *name);
 extern OldValues parse_old_values(const char *value);
 extern EventFormat parse_event_format(const char *value);

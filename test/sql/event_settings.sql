@@ -51,6 +51,18 @@ SET client_min_messages = warning;
 SET search_path = es;
 
 --
+-- Nor does a partition's name follow quote_all_identifiers
+--
+CREATE SCHEMA es_other;
+CREATE TABLE parts (id int) PARTITION BY LIST (id);
+CREATE TABLE es_other.leaf PARTITION OF parts DEFAULT;
+SELECT pgpubsub.attach('parts');
+SET quote_all_identifiers = on;
+INSERT INTO parts VALUES (1);
+RESET quote_all_identifiers;
+:events
+
+--
 -- Values that run SQL: they see the events' settings, also in rows, arrays and
 -- domains; what they set themselves ends with them, and with an error
 --
@@ -149,4 +161,4 @@ SELECT * FROM settings;
 RESET ALL;
 SELECT pgpubsub.unsubscribe('regress_events');
 SET client_min_messages = warning;
-DROP SCHEMA es CASCADE;
+DROP SCHEMA es, es_other CASCADE;

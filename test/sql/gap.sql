@@ -285,6 +285,28 @@ SELECT pgpubsub.subscribe('regress_new', '{gap_a}', 'drop', 'oldest');
 SELECT pg_temp.poll('regress_new') >= 4 AS rest;
 SELECT count(*) FROM polled WHERE lost IS NOT NULL;
 
+-- a gap that was told is counted once, though its channel goes with the commit
+SELECT pgpubsub.subscribe('regress_left', '{gap_left,gap_gone}', 'drop');
+CALL pg_temp.flood('gap_left', 1, 400);
+CALL pg_temp.settle();
+BEGIN;
+SELECT pg_temp.poll('regress_left') > 0 AS rest;
+SELECT pgpubsub.subscribe('regress_left', '{gap_gone}', 'drop');
+COMMIT;
+SELECT s.lost = told AS subscription, c.lost = told AS channel
+  FROM (SELECT max(lost) AS told FROM polled) AS p, pgpubsub.stat_subscriptions AS s, pgpubsub.stat_channels AS c
+ WHERE s.subscription = 'regress_left' AND c.datname = s.datname AND c.channel = 'gap_left';
+CALL pg_temp.flood('gap_gone', 1, 400);
+CALL pg_temp.settle();
+BEGIN;
+SELECT pg_temp.poll('regress_left') > 0 AS rest;
+SELECT pgpubsub.unsubscribe('regress_left');
+COMMIT;
+SELECT c.lost = max(polled.lost) AS channel
+  FROM polled, pgpubsub.stat_channels AS c
+ WHERE datname = current_database() AND c.channel = 'gap_gone'
+ GROUP BY c.lost;
+
 SELECT pgpubsub.unsubscribe('regress_gap'), pgpubsub.unsubscribe('regress_flood'),
        pgpubsub.unsubscribe('regress_both'), pgpubsub.unsubscribe('regress_new'),
        pgpubsub.unsubscribe('regress_settle');

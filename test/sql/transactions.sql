@@ -380,6 +380,40 @@ SELECT state FROM pg_temp.subscriptions;
 SELECT pg_temp.take('regress_tx');
 ROLLBACK PREPARED 'regress_tx';
 
+-- a channel that is left out and named again goes on where this transaction was
+SELECT pgpubsub.subscribe('regress_again', '{tx_left,tx_kept}', 'drop');
+CALL pg_temp.publish('tx_left', 1, 6);
+CALL pg_temp.publish('tx_kept', 11, 12);
+CALL pg_temp.settle();
+BEGIN;
+SELECT pg_temp.take('regress_again', 2);                -- 1 2
+SELECT pgpubsub.subscribe('regress_again', '{tx_kept}', 'drop');
+SELECT pg_temp.take('regress_again');                   -- 11
+SAVEPOINT a;
+SELECT pgpubsub.subscribe('regress_again', '{tx_left,tx_kept}', 'drop');
+SELECT pg_temp.take('regress_again');                   -- 3
+SELECT pgpubsub.subscribe('regress_again', '{tx_kept}', 'drop');
+SELECT pg_temp.left('regress_again');                   -- 12
+ROLLBACK TO a;
+SELECT pg_temp.left('regress_again');                   -- 12
+SELECT pgpubsub.subscribe('regress_again', '{tx_*}', 'drop');
+SELECT pg_temp.take('regress_again');                   -- 3
+COMMIT;
+SELECT pg_temp.left('regress_again');                   -- 4 5 6 12
+SELECT delivered FROM pg_temp.subscriptions WHERE subscription = 'regress_again';
+-- what was read on a channel that goes with the same commit counts
+BEGIN;
+SELECT pg_temp.take('regress_again', 2);                -- 4 5
+SELECT pgpubsub.subscribe('regress_again', '{tx_kept}', 'drop');
+COMMIT;
+SELECT delivered FROM pg_temp.subscriptions WHERE subscription = 'regress_again';
+BEGIN;
+SELECT pg_temp.take('regress_again');                   -- 12
+SELECT pgpubsub.unsubscribe('regress_again');
+COMMIT;
+SELECT channel, delivered, lost FROM pgpubsub.stat_channels
+ WHERE datname = current_database() AND channel IN ('tx_left', 'tx_kept') ORDER BY channel;
+
 -- savepoints cost no memory once they are gone
 CREATE FUNCTION pg_temp.memory() RETURNS bigint LANGUAGE sql AS $$
 SELECT used_bytes FROM pg_backend_memory_contexts WHERE name = 'TopTransactionContext';
