@@ -196,15 +196,20 @@ sub notifications
 # Poll the subscription until it has given that many messages; one string per
 # row: "channel:payload", or "gap:lost" for a gap row.  Stops, with what it has,
 # when a poll comes back empty.  A gap row does not count unless gaps => 1.
+# With consume => 0 it looks until so many are shown at once.
 sub receive
 {
 	my ($node, $db, $subscription, $count, %params) = @_;
 	my $consume = ($params{consume} // 1) ? 'true' : 'false';
 	my @rows;
 	my $messages = 0;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 
-	while ($messages < $count)
+	while ($messages < $count && time < $deadline)
 	{
+		# a look shows again what the last one has shown
+		($messages, @rows) = (0) if $consume eq 'false';
+
 		my $max    = $count - $messages;
 		my $output = $node->safe_psql($db,
 			"SELECT coalesce(channel || ':' || payload, 'gap:' || lost)"
@@ -214,7 +219,6 @@ sub receive
 		last unless @new;
 		push @rows, @new;
 		$messages += $params{gaps} ? @new : grep { !/^gap:/ } @new;
-		last unless $params{consume} // 1;
 	}
 	return @rows;
 }
