@@ -14,6 +14,7 @@ use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(time);
 
 our @EXPORT = qw(
   new_server
@@ -29,6 +30,7 @@ our @EXPORT = qw(
   receive
   received
   is_quiet
+  at_once_limit
   relay_pid
   process_title
   wait_for_relay
@@ -243,6 +245,17 @@ sub is_quiet
 			"SELECT channel, payload, lost FROM pgpubsub.poll('$subscription')"
 		),
 		'', $name);
+}
+
+# In how many seconds a command ends that does not run into core's own wait for
+# other sessions, of 5 s; a machine that is busy takes longer for everything.
+sub at_once_limit
+{
+	my ($node) = @_;
+	my $began = time;
+
+	$node->safe_psql('postgres', 'SELECT 1');
+	return 4 + 10 * (time - $began);
 }
 
 # The pid of the database's relay, as pg_stat_activity has it.
