@@ -368,10 +368,13 @@ sub unexpected_lines
 	my ($node, @allowed) = @_;
 	my @found;
 
-	# what a server's stop and start bring with it
+	# what a server's stop and start bring with it; and what core says when a
+	# command needs what autovacuum is at
 	push @allowed,
 	  qr/FATAL:  terminating connection due to administrator command/,
-	  qr/autovacuum worker FATAL:  database \d+ does not exist/,
+	  qr/autovacuum worker FATAL:  database (?:\d+|"\w+") does not exist/,
+	  qr/autovacuum worker ERROR:  canceling autovacuum task/,
+	  qr/autovacuum worker FATAL:  terminating autovacuum process due to administrator command/,
 	  qr/FATAL:  terminating background worker "pgpubsub launcher" due to administrator command/,
 	  qr/FATAL:  terminating background worker "pgpubsub relay[^"]*" due to administrator command/,
 	  qr/FATAL:  the database system is (?:starting up|shutting down|in recovery mode|not yet accepting connections)/;
