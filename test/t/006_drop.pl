@@ -107,7 +107,7 @@ $listener->quit;
 
 # the relay has all of it when this returns
 $node->safe_psql('postgres',
-	"SELECT pgpubsub.subscribe('caught up', '{other}', temporary => true)");
+	"SELECT pgpubsub.subscribe('caught up', '{other}', temporary => true), pgpubsub.unsubscribe('caught up')");
 
 # Before the rest is read: the views know what is lost already.
 
@@ -209,7 +209,7 @@ sub flood
 		"SELECT pgpubsub.publish('$channel', repeat('y', 100) || i) FROM generate_series(1, $count) AS i"
 	);
 	$node->safe_psql('postgres',
-		"SELECT pgpubsub.subscribe('caught up', '{other}', temporary => true)"
+		"SELECT pgpubsub.subscribe('caught up', '{other}', temporary => true), pgpubsub.unsubscribe('caught up')"
 	);
 }
 

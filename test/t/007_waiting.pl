@@ -294,7 +294,7 @@ SKIP:
 	# all but two of its polls, which do not wait for long.
 	my $settle = sub {
 		$node->safe_psql('postgres',
-			"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)"
+			"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true), pgpubsub.unsubscribe('settle')"
 		);
 	};
 	$settle->();

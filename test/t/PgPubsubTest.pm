@@ -237,9 +237,10 @@ sub is_quiet
 	my ($node, $db, $subscription, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	# the relay has handled whatever was committed when this returns
+	# the relay has handled whatever was committed when this returns; the session
+	# may end later than psql, and the next one wants the name
 	$node->safe_psql($db,
-		"SELECT pgpubsub.subscribe('is_quiet', '{is_quiet}', temporary => true)"
+		"SELECT pgpubsub.subscribe('is_quiet', '{is_quiet}', temporary => true), pgpubsub.unsubscribe('is_quiet')"
 	);
 	is( $node->safe_psql($db,
 			"SELECT channel, payload, lost FROM pgpubsub.poll('$subscription')"
