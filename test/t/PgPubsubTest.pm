@@ -370,10 +370,11 @@ sub unexpected_lines
 	my @found;
 
 	# what a server's stop and start bring with it; and what core says when a
-	# command needs what autovacuum is at
+	# command needs what autovacuum is at, or drops or renames the database of a
+	# worker that is not yet connected
 	push @allowed,
 	  qr/FATAL:  terminating connection due to administrator command/,
-	  qr/autovacuum worker FATAL:  database (?:\d+|"\w+") does not exist/,
+	  qr/(?:autovacuum worker|pgpubsub relay) FATAL:  database (?:\d+|"\w+") does not exist/,
 	  qr/autovacuum worker ERROR:  canceling autovacuum task/,
 	  qr/autovacuum worker FATAL:  terminating autovacuum process due to administrator command/,
 	  qr/FATAL:  terminating background worker "pgpubsub launcher" due to administrator command/,
