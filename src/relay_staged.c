@@ -433,7 +433,6 @@ fail_batch(void)
 {
 	static TimestampTz last_log = 0;
 	ErrorData  *error;
-	TimestampTz now = GetCurrentTimestamp();
 
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(MessageContext);
@@ -447,14 +446,17 @@ fail_batch(void)
 		retry_batch(LOCK_RETRY_MS, NOTIFY_LOCKED);
 	else
 		retry_batch(RETRY_MS, NOTIFY_FAILING);
-	if (TimestampDifferenceExceeds(last_log, now, LOG_EVERY_MS))
+	if (TimestampDifferenceExceeds(last_log, GetCurrentTimestamp(),
+								   LOG_EVERY_MS))
 	{
-		last_log = now;
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
 				 errmsg("pgpubsub relay could not notify staged events: %s",
 						error->message),
 				 errdetail_internal("They stay in the staging queue, and are tried again.")));
+
+		/* count from when it was written, however long that took */
+		last_log = GetCurrentTimestamp();
 	}
 	FreeErrorData(error);
 }

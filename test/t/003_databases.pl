@@ -18,6 +18,7 @@ sub at_once
 {
 	my ($sql, $name, %params) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $limit = at_once_limit($node);
 	my $start = time();
 	my ($ret, $stdout, $stderr) = $node->psql(
 		$params{db} // 'postgres',
@@ -25,7 +26,7 @@ sub at_once
 		extra_params => [ defined $params{user} ? ('-U', $params{user}) : () ]);
 
 	is($stderr, '', $name);
-	cmp_ok(time() - $start, '<', 4, "$name: at once");
+	cmp_ok(time() - $start, '<', $limit, "$name: at once");
 }
 
 # The subscription gets what is published now, and a gap row before it if

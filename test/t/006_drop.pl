@@ -87,11 +87,8 @@ foreach my $name (grep { $subscriptions{$_}[1] } sort keys %subscriptions)
 		\$reader{out});
 	$readers{$name} = \%reader;
 }
-$node->command_ok(
-	[
-		'pgbench', '-n', @connection, '-c', 6, '-j', 2, '-t', 700, '-D',
-		't=0', '-f', "$dir/writer.sql", 'postgres'
-	],
+my @writers = ('pgbench', '-n', @connection, '-c', 6, '-j', 2, '-f', "$dir/writer.sql");
+$node->command_ok([ @writers, '-t', 700, '-D', 't=0', 'postgres' ],
 	'writers do not wait for slow readers');
 $node->safe_psql('postgres', 'INSERT INTO stopped DEFAULT VALUES');
 foreach my $name (sort keys %readers)
@@ -100,12 +97,17 @@ foreach my $name (sort keys %readers)
 	is($readers{$name}{out}, '', "reader $name had no error");
 }
 
+# Readers may have been as fast as writers: more than the queue takes comes when
+# nobody reads.
+$node->command_ok([ @writers, '-t', 200, '-D', 't=1000', 'postgres' ],
+	'nor for readers that have stopped');
+
 my @native = notifications($listener);
 $listener->quit;
 
 # the relay has all of it when this returns
 $node->safe_psql('postgres',
-	"SELECT pgpubsub.subscribe('caught up', '{other}', temporary => true)");
+	"SELECT pgpubsub.subscribe('caught up', '{other}', temporary => true), pgpubsub.unsubscribe('caught up')");
 
 # Before the rest is read: the views know what is lost already.
 
@@ -170,8 +172,7 @@ foreach my $name (sort keys %subscriptions)
 		"$name: $read read and $lost lost in $gaps gaps are all "
 		  . scalar(@published));
 	is($wrong, undef, "$name: each gap row stands where events are missing");
-	cmp_ok($lost, '>', 0, "$name: some were lost")
-	  unless $name eq 'two';
+	cmp_ok($lost, '>', 0, "$name: some were lost");
 	is("$views{$name}[1] + $views{$name}[0]",
 		($read - $views{$name}[0]) . " + $views{$name}[0]",
 		"$name: the view had delivered and pending right");
@@ -208,7 +209,7 @@ sub flood
 		"SELECT pgpubsub.publish('$channel', repeat('y', 100) || i) FROM generate_series(1, $count) AS i"
 	);
 	$node->safe_psql('postgres',
-		"SELECT pgpubsub.subscribe('caught up', '{other}', temporary => true)"
+		"SELECT pgpubsub.subscribe('caught up', '{other}', temporary => true), pgpubsub.unsubscribe('caught up')"
 	);
 }
 

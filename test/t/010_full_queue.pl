@@ -475,8 +475,10 @@ sub set_evict_timeout
 
 	$admin->run("ALTER SYSTEM SET pgpubsub.evict_timeout = '$value'");
 	$node->reload;
+
+	# the relay has been told of it when a new session knows it
 	wait_until(
-		sub { $admin->value("SHOW pgpubsub.evict_timeout") eq $value },
+		sub { $node->safe_psql('postgres', 'SHOW pgpubsub.evict_timeout') eq $value },
 		'a new setting');
 }
 

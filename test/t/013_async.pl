@@ -446,7 +446,7 @@ wait_until(
 
 # The staging queue is full: a writer waits, for as long as it may.
 
-kill 'STOP', $relay;
+stop_process($admin, $relay);
 my $filled = 0;
 $writer->run("SET pgpubsub.publish_timeout = '200ms'");
 while ($filled < 2000)
@@ -484,7 +484,7 @@ both_get([ 1 .. $filled, 'waited' ], 'full staging queue');
 
 # A session ends before what it has staged is sent.
 
-kill 'STOP', $relay;
+stop_process($admin, $relay);
 my $gone = client($node);
 $gone->run("SET pgpubsub.publish_mode = 'async'");
 $gone->run("SELECT pgpubsub.publish('c', 'gone')");

@@ -188,6 +188,11 @@ $node->wait_for_log(
 	qr/WARNING:  no background worker slot is free.*\n.*DETAIL:  .*"two".*\n.*HINT:  Raise max_worker_processes/,
 	$offset);
 pass('too few worker slots: a warning names the setting');
+ok( $node->poll_query_until(
+		'postgres',
+		"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pgpubsub relay' AND wait_event_type = 'Extension'"
+	),
+	'one of the databases has its relay');
 my $without = relay_pid($node, 'one') eq '' ? 'one' : 'two';
 my $with    = $without eq 'one' ? 'two' : 'one';
 fails_with($node, $without,

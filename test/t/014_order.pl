@@ -246,7 +246,7 @@ sub run_load
 	}
 	ok($load->finish, "$name: pgbench has met no error") or diag $output;
 	note $output =~ /(tps = [\d.]+)/;
-	wait_for_relay($node, 'postgres');
+	wait_for_relay($node, 'postgres', not => $last_pid);
 
 	# the last events
 	$admin->run("SELECT pgpubsub.publish('by_hand', 'end'), pgpubsub.publish('by_trigger', 'end')");

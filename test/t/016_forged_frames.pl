@@ -51,8 +51,11 @@ sub take
 	return @rows;
 }
 
+# Of all that was sent before.
 sub bad_frames
 {
+	$writer->run(
+		"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
 	return $writer->value('SELECT bad_frames FROM pgpubsub.stat_queue');
 }
 

@@ -45,7 +45,7 @@ sub settle
 	my ($db) = @_;
 
 	$node->safe_psql($db,
-		"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
+		"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true), pgpubsub.unsubscribe('settle')");
 }
 
 $node->safe_psql(

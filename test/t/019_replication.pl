@@ -66,7 +66,7 @@ sub events
 
 # when subscribe() returns, the relay has handled whatever was committed
 $subscriber->safe_psql('postgres',
-	"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
+	"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true), pgpubsub.unsubscribe('settle')");
 is( join(
 		', ',
 		sort split /\n/,

@@ -21,6 +21,7 @@ pgpubsub.publish_timeout = 10min
 log_statement = none
 });
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
+wait_for_relay($node, 'postgres');
 my $admin    = client($node);
 my $writer   = client($node);
 my $listener = client($node);
@@ -58,7 +59,7 @@ $count -= 1000;
 is(queue('relay_state'), 'listening', "$count events fill the queue");
 
 # The staging queue is full too.
-kill 'STOP', $relay;
+stop_process($admin, $relay);
 for (;;)
 {
 	$writer->begin(publish('c', ++$count));

@@ -148,11 +148,12 @@ sub at_once
 {
 	my ($db, $sql) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $limit = at_once_limit($node);
 	my $start = time();
 	my ($ret, $out, $err) = $node->psql($db, $sql);
 
 	is($err, '', "with a full queue: $sql");
-	cmp_ok(time() - $start, '<', 4, '... at once');
+	cmp_ok(time() - $start, '<', $limit, '... at once');
 }
 
 my $writer = fill('one');

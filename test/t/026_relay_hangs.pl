@@ -18,6 +18,7 @@ pgpubsub.evict_timeout = 10min
 log_statement = none
 });
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
+wait_for_relay($node, 'postgres');
 my $admin  = client($node);
 my $writer = client($node);
 my $relay  = relay_pid($node, 'postgres');
@@ -49,7 +50,7 @@ ok($node->wait_for_log(
 
 # Now it is to be evicted, but the relay does not run.  It must be stopped
 # before it hears of the new setting.
-kill 'STOP', $relay;
+stop_process($admin, $relay);
 $node->append_conf('postgresql.conf', "pgpubsub.evict_timeout = '1s'");
 $node->reload;
 wait_until(sub { $writer->value('SHOW pgpubsub.evict_timeout') eq '1s' }, 'the setting');

@@ -38,12 +38,10 @@ sub set
 sub stage
 {
 	my ($first, $last) = @_;
-	my ($relay) = relay_pid($node, 'one') =~ /(\d+)/;
 
-	wait_until(
-		sub { $admin->value("SELECT relay_state FROM pgpubsub.stat_queue WHERE datname = 'one'") eq 'listening' },
-		'a relay that listens');
-	kill 'STOP', $relay;
+	wait_for_relay($node, 'one');
+	my $relay = relay_pid($node, 'one');
+	stop_process($admin, $relay);
 	$writer->run("SELECT pgpubsub.publish('c', '$_')") foreach $first .. $last;
 	$listener->pump(0);
 	is(scalar $listener->notifications, 0, 'nothing is sent yet');

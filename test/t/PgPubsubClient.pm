@@ -19,6 +19,7 @@ our @EXPORT = qw(
   client
   wait_until
   waits_in_extension
+  stop_process
   hold_commits
   commit_waits
   release_commits
@@ -355,6 +356,32 @@ sub waits_in_extension
 			) eq 't' ? 'waits' : 0;
 		},
 		'a session that waits') eq 'waits';
+}
+
+# Stop the process where it sleeps in pgpubsub: anywhere else it may hold a lock
+# that others need.  SIGCONT has it go on.
+sub stop_process
+{
+	my ($watcher, $pid) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return wait_until(
+		sub {
+			kill 'STOP', $pid;
+			wait_until(sub { slurp_file("/proc/$pid/stat") =~ /\) T / },
+				'a process that stops');
+			$watcher->begin(
+				"SELECT count(*) FROM pg_stat_activity WHERE pid = $pid AND wait_event_type = 'Extension'"
+			);
+			$watcher->pump(1);
+			return 1 if $watcher->done && $watcher->{rows}[0][0];
+
+			# in the way of the watcher, perhaps
+			kill 'CONT', $pid;
+			$watcher->finish;
+			return 0;
+		},
+		'a process that is stopped where it sleeps');
 }
 
 # The server log tells of no crash, no failed assertion.

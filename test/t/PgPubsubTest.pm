@@ -14,6 +14,7 @@ use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(time);
 
 our @EXPORT = qw(
   new_server
@@ -29,6 +30,7 @@ our @EXPORT = qw(
   receive
   received
   is_quiet
+  at_once_limit
   relay_pid
   process_title
   wait_for_relay
@@ -196,15 +198,20 @@ sub notifications
 # Poll the subscription until it has given that many messages; one string per
 # row: "channel:payload", or "gap:lost" for a gap row.  Stops, with what it has,
 # when a poll comes back empty.  A gap row does not count unless gaps => 1.
+# With consume => 0 it looks until so many are shown at once.
 sub receive
 {
 	my ($node, $db, $subscription, $count, %params) = @_;
 	my $consume = ($params{consume} // 1) ? 'true' : 'false';
 	my @rows;
 	my $messages = 0;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 
-	while ($messages < $count)
+	while ($messages < $count && time < $deadline)
 	{
+		# a look shows again what the last one has shown
+		($messages, @rows) = (0) if $consume eq 'false';
+
 		my $max    = $count - $messages;
 		my $output = $node->safe_psql($db,
 			"SELECT coalesce(channel || ':' || payload, 'gap:' || lost)"
@@ -214,7 +221,6 @@ sub receive
 		last unless @new;
 		push @rows, @new;
 		$messages += $params{gaps} ? @new : grep { !/^gap:/ } @new;
-		last unless $params{consume} // 1;
 	}
 	return @rows;
 }
@@ -231,14 +237,26 @@ sub is_quiet
 	my ($node, $db, $subscription, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	# the relay has handled whatever was committed when this returns
+	# the relay has handled whatever was committed when this returns; the session
+	# may end later than psql, and the next one wants the name
 	$node->safe_psql($db,
-		"SELECT pgpubsub.subscribe('is_quiet', '{is_quiet}', temporary => true)"
+		"SELECT pgpubsub.subscribe('is_quiet', '{is_quiet}', temporary => true), pgpubsub.unsubscribe('is_quiet')"
 	);
 	is( $node->safe_psql($db,
 			"SELECT channel, payload, lost FROM pgpubsub.poll('$subscription')"
 		),
 		'', $name);
+}
+
+# In how many seconds a command ends that does not run into core's own wait for
+# other sessions, of 5 s; a machine that is busy takes longer for everything.
+sub at_once_limit
+{
+	my ($node) = @_;
+	my $began = time;
+
+	$node->safe_psql('postgres', 'SELECT 1');
+	return 4 + 10 * (time - $began);
 }
 
 # The pid of the database's relay, as pg_stat_activity has it.
@@ -351,10 +369,14 @@ sub unexpected_lines
 	my ($node, @allowed) = @_;
 	my @found;
 
-	# what a server's stop and start bring with it
+	# what a server's stop and start bring with it; and what core says when a
+	# command needs what autovacuum is at, or drops or renames the database of a
+	# worker that is not yet connected
 	push @allowed,
 	  qr/FATAL:  terminating connection due to administrator command/,
-	  qr/autovacuum worker FATAL:  database \d+ does not exist/,
+	  qr/(?:autovacuum worker|pgpubsub relay) FATAL:  database (?:\d+|"\w+") does not exist/,
+	  qr/autovacuum worker ERROR:  canceling autovacuum task/,
+	  qr/autovacuum worker FATAL:  terminating autovacuum process due to administrator command/,
 	  qr/FATAL:  terminating background worker "pgpubsub launcher" due to administrator command/,
 	  qr/FATAL:  terminating background worker "pgpubsub relay[^"]*" due to administrator command/,
 	  qr/FATAL:  the database system is (?:starting up|shutting down|in recovery mode|not yet accepting connections)/;

@@ -7,7 +7,7 @@ use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
 
-use PgPubsubClient qw(server_is_sound);
+use PgPubsubClient qw(client server_is_sound stop_process);
 use PgPubsubTest;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -22,6 +22,7 @@ $node->safe_psql(
 	  FROM unnest('{drop,evict,block}'::text[]) AS on_full;
 });
 
+my $watcher = client($node);
 my $poll = "SELECT payload FROM pgpubsub.poll('%s', timeout => '10min')";
 
 # Begin the query in a psql of its own; its process and its backend's pid.
@@ -115,7 +116,7 @@ foreach my $on_full (qw(drop evict block))
 	# the events come before the backend can have noticed
 	my ($victim, $pid) = begin_victim(sprintf($poll, $subscription));
 	wait_for_activity($waits . $pid);
-	kill 'STOP', $pid;
+	stop_process($watcher, $pid);
 	kill_client($victim);
 	publish_50($on_full);
 	kill 'CONT', $pid;
@@ -144,7 +145,7 @@ is($reader->query("SELECT count(*) FROM pgpubsub.poll('evict_s', timeout => '30s
 	50, 'a session reads');
 ($victim, $pid) = begin_victim(sprintf($poll, 'evict_s'));
 wait_for_activity("pid = $pid AND state = 'active' AND wait_event_type = 'Extension'");
-kill 'STOP', $pid;
+stop_process($watcher, $pid);
 kill_client($victim);
 $reader->query_safe('ROLLBACK');
 kill 'CONT', $pid;
@@ -186,7 +187,7 @@ like(
 	slurp_file($node->logfile),
 	qr/FATAL:  connection to client lost/,
 	'the log says why they ended');
-$reader->quit;
+$_->quit foreach $reader, $watcher;
 server_is_sound($node);
 log_is_clean(
 	$node,

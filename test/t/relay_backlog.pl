@@ -9,6 +9,7 @@ use lib $FindBin::RealBin;
 
 use PgPubsubClient;
 use PgPubsubTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $backlog = 400;
@@ -83,11 +84,11 @@ sub read_in_turn
 	my ($count, %session) = @_;
 	my @names = sort keys %session;
 	my (%numbers, %lost);
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 
-	while (grep { @{ $numbers{$_} // [] } < $count } @names)
+	while (time < $deadline
+		&& grep { @{ $numbers{$_} // [] } < $count } @names)
 	{
-		my $any = 0;
-
 		foreach my $name (@names)
 		{
 			my @rows = $session{$name}->run(
@@ -99,13 +100,11 @@ sub read_in_turn
 				push @{ $lost{$name} },    $row->[1] if defined $row->[1];
 				push @{ $numbers{$name} }, $row->[0] unless defined $row->[1];
 			}
-			$any ||= @rows;
 
 			# others may wait for the room that this makes
 			$session{$name}->run('COMMIT') if $session{$name} != $admin && @rows;
 			$session{$name}->run('BEGIN')  if $session{$name} != $admin && @rows;
 		}
-		last unless $any;
 	}
 	return
 	  map { $_ => "@{ $numbers{$_} // [] } lost @{ $lost{$_} // [] }" } @names;

@@ -16,6 +16,7 @@ my $node = new_server('staging_turns', conf => q{
 pgpubsub.staging_size = 4MB
 pgpubsub.queue_size = 4MB
 pgpubsub.publish_mode = async
+pgpubsub.publish_timeout = 1min
 log_statement = none
 fsync = off
 });
@@ -59,7 +60,7 @@ my $last = $admin->value("SELECT published FROM pgpubsub.stat_channels WHERE cha
 is($last, 5 * 1850, 'all large ones have come');
 
 # While the relay is stopped, nothing comes free.
-kill 'STOP', $relay;
+stop_process($admin, $relay);
 my $small = client($node);
 for (;;)
 {
