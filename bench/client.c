@@ -62,6 +62,19 @@ client_now_ns(void)
 	return (int64_t) now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* CPU time that a process has used, in nanoseconds; 0 is this process. */
+int64_t
+client_cpu_ns(pid_t pid)
+{
+	clockid_t	clock;
+	struct timespec used;
+
+	if (clock_getcpuclockid(pid, &clock) != 0 ||
+		clock_gettime(clock, &used) != 0)
+		client_die("no CPU time of process %d", (int) pid);
+	return (int64_t) used.tv_sec * 1000000000 + used.tv_nsec;
+}
+
 /*
  * Connect, under that application_name.
  */

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include <libpq-fe.h>
 
@@ -23,6 +24,7 @@ extern void client_die(const char *format, ...)
 			__attribute__((format(printf, 1, 2), noreturn));
 extern long client_number(const char *text, const char *what);
 extern int64_t client_now_ns(void);
+extern int64_t client_cpu_ns(pid_t pid);
 extern PGconn *client_connect(const char *application);
 extern PGresult *client_query(PGconn *conn, const char *sql,
 							  int nparams, const char *const *params);

@@ -10,10 +10,12 @@
  * number.  Then runs COMMAND, counts what the readers receive until it has
  * ended and no more comes, and prints one line after its output:
  *
- *		readers: deliveries=N lost=N seconds=S behind=S
+ *		readers: deliveries=N lost=N seconds=S behind=S backends_us=N client_us=N command_us=N
  *
  * where seconds runs to the command's end, and behind from there to the last
- * event.
+ * event; then the CPU time that the readers' backends, this process, and the
+ * command used from the command's start on.  The environment may set
+ * BENCH_EXPECTED: then it waits patiently until so many events have come.
  *
  * One epoll loop serves all connections.  The command holds the write end of
  * a pipe: when it ends, the pipe does.  At last the readers' backends are
@@ -30,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,6 +43,9 @@
 
 /* With the command ended, no event for so long means that all have come. */
 #define SILENCE_MS		300
+
+/* The same while fewer than expected have come: less than POLL_TIMEOUT. */
+#define PATIENCE_MS		20000
 
 typedef struct Reader
 {
@@ -52,6 +58,7 @@ static Reader *readers;
 static int	num_readers;
 static long deliveries;
 static long lost;
+static long expected;
 static int64_t last_delivery;
 
 /* The channel of reader i: # in the template stands for i. */
@@ -163,8 +170,9 @@ serve(int epoll, int done)
 		client_die("epoll_ctl: %s", strerror(errno));
 	for (;;)
 	{
+		int			silence = deliveries + lost < expected ? PATIENCE_MS : SILENCE_MS;
 		int			count = epoll_wait(epoll, ready, MAX_READY,
-									   ended == 0 ? -1 : SILENCE_MS);
+									   ended == 0 ? -1 : silence);
 
 		if (count == 0)
 			return ended;
@@ -179,6 +187,29 @@ serve(int epoll, int done)
 			(void) epoll_ctl(epoll, EPOLL_CTL_DEL, done, NULL);
 		}
 	}
+}
+
+/* CPU time that the readers' backends have used, in nanoseconds. */
+static int64_t
+backends_cpu_ns(void)
+{
+	int64_t		sum = 0;
+
+	for (int i = 0; i < num_readers; i++)
+		sum += client_cpu_ns(PQbackendPID(readers[i].conn));
+	return sum;
+}
+
+/* CPU time that the command used, in microseconds. */
+static double
+command_cpu_us(void)
+{
+	struct rusage used;
+
+	if (getrusage(RUSAGE_CHILDREN, &used) != 0)
+		client_die("getrusage: %s", strerror(errno));
+	return (used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1e6 +
+		used.ru_utime.tv_usec + used.ru_stime.tv_usec;
 }
 
 /* End the readers' backends, and wait until they are gone. */
@@ -215,10 +246,14 @@ main(int argc, char **argv)
 	pid_t		command;
 	int64_t		started;
 	int64_t		ended;
+	int64_t		backends;
+	int64_t		client;
 
 	if (argc < 5 ||
 		(strcmp(argv[1], "listen") != 0 && strcmp(argv[1], "poll") != 0))
 		client_die("usage: readers listen|poll COUNT CHANNEL COMMAND...");
+	if (getenv("BENCH_EXPECTED") != NULL)
+		expected = client_number(getenv("BENCH_EXPECTED"), "BENCH_EXPECTED");
 	polling = strcmp(argv[1], "poll") == 0;
 	num_readers = (int) client_number(argv[2], "COUNT");
 	readers = calloc(num_readers, sizeof(Reader));
@@ -230,14 +265,20 @@ main(int argc, char **argv)
 	for (int i = 0; i < num_readers; i++)
 		start_reader(&readers[i], i, argv[3], epoll);
 
+	backends = backends_cpu_ns();
+	client = client_cpu_ns(0);
 	started = client_now_ns();
 	command = start_command(argv + 4, &done);
 	ended = serve(epoll, done);
+	client = client_cpu_ns(0) - client;
+	backends = backends_cpu_ns() - backends;
 	if (waitpid(command, &status, 0) != command)
 		client_die("waitpid: %s", strerror(errno));
-	printf("readers: deliveries=%ld lost=%ld seconds=%.3f behind=%.3f\n",
+	printf("readers: deliveries=%ld lost=%ld seconds=%.3f behind=%.3f"
+		   " backends_us=%.0f client_us=%.0f command_us=%.0f\n",
 		   deliveries, lost, (ended - started) / 1e9,
-		   last_delivery > ended ? (last_delivery - ended) / 1e9 : 0.0);
+		   last_delivery > ended ? (last_delivery - ended) / 1e9 : 0.0,
+		   backends / 1e3, client / 1e3, command_cpu_us());
 	stop_readers(control);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
