@@ -19,8 +19,8 @@
  *	  that the session has already, and once more after each value that has
  *	  set others: what it sets must not show in the values after it.
  *
- * What else a type's text follows is left alone: lc_monetary (money), and the
- * search_path (regclass and its like).
+ * What else a type's text follows is left alone: lc_monetary (money),
+ * search_path and quote_all_identifiers (regclass and its like).
  *
  *-------------------------------------------------------------------------
  */
