@@ -506,8 +506,6 @@ send_batch(void)
 static void
 pass_notifying(void)
 {
-	if (staged.notify.view.transaction == NULL)
-		return;
 	staging_set_notified(staged.staging, staging_numbered(staged.staging));
 	memset(&staged.notify, 0, sizeof(StagedWalk));
 	staged.retry_at = 0;
@@ -524,7 +522,8 @@ pass_notifying(void)
 bool
 relay_staged_notify(void)
 {
-	if (!registry_has_listeners(MyDatabaseId))
+	if (staged.notify.view.transaction != NULL &&
+		!registry_has_listeners(MyDatabaseId))
 		pass_notifying();
 	staging_free(staged.staging);
 	if (staged.notify.view.transaction == NULL ||
