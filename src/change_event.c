@@ -37,7 +37,6 @@
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
-#include "common/hashfn.h"
 #include "event_settings.h"
 #include "utils/datum.h"
 #include "utils/rel.h"
@@ -290,41 +289,6 @@ same_column(const ChangeColumn *column, TupleTableSlot *a, TupleTableSlot *b)
 	if (a->tts_isnull[index] || b->tts_isnull[index])
 		return a->tts_isnull[index] == b->tts_isnull[index];
 	return same_value(column, a->tts_values[index], b->tts_values[index]);
-}
-
-/* Do the two rows have the same key?  The table must have one. */
-bool
-change_same_key(ChangeShape *shape, TupleTableSlot *a, TupleTableSlot *b)
-{
-	bool		same = true;
-
-	for (int i = 0; i < shape->nkeys && same; i++)
-	{
-		shape->reading = &shape->columns[shape->keys[i]];
-		same = same_column(shape->reading, a, b);
-	}
-	shape->reading = NULL;
-	return same;
-}
-
-/* A hash of the row's key: equal for those that change_same_key() equates. */
-uint64
-change_hash_key(ChangeShape *shape, TupleTableSlot *row)
-{
-	uint64		hash = 0;
-
-	for (int i = 0; i < shape->nkeys; i++)
-	{
-		const ChangeColumn *column = &shape->columns[shape->keys[i]];
-		int			index = column->index;
-
-		shape->reading = column;
-		hash = hash_combine64(hash, row->tts_isnull[index] ? 0 :
-							  datum_image_hash(row->tts_values[index],
-											   column->byval, column->len));
-	}
-	shape->reading = NULL;
-	return hash;
 }
 
 /*

@@ -122,9 +122,6 @@ extern ChangeShape *change_shape_create(Relation rel,
 										const TriggerOptions *options);
 extern bool change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 								TupleTableSlot *new_row);
-extern bool change_same_key(ChangeShape *shape, TupleTableSlot *a,
-							TupleTableSlot *b);
-extern uint64 change_hash_key(ChangeShape *shape, TupleTableSlot *row);
 extern void change_append_key(StringInfo buf, ChangeShape *shape,
 							  TupleTableSlot *row);
 extern void change_append_new(StringInfo buf, ChangeShape *shape,

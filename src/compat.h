@@ -143,13 +143,6 @@
 #define pg_noreturn __attribute__((noreturn))
 #endif
 
-/* 19 wants to know when a TupleDesc has all its columns. */
-#if PG_VERSION_NUM >= 190000
-#define PGPUBSUB_TUPLEDESC_FINALIZE(desc) TupleDescFinalize(desc)
-#else
-#define PGPUBSUB_TUPLEDESC_FINALIZE(desc) ((void) 0)
-#endif
-
 /* 19 keeps what a session listens to in a hash table, before it was a list. */
 #define PGPUBSUB_LISTENS_BY_LIST (PG_VERSION_NUM < 190000)
 

@@ -3,9 +3,18 @@
  * transition.c
  *	  The rows of a statement as change events.
  *
- * The rows, which row_pairs.c reads, are written once, into one buffer.  If
- * they all fit, that is the event.  An event has to say how many parts there
- * are, so parts wait in a temporary file until the last row is written.
+ * The rows come from the trigger's transition tables, which spill to disk by
+ * themselves, and are read once, through read pointers of our own.  An UPDATE
+ * adds the old and the new row to them one right after the other, also when
+ * the row moves to another partition: the n-th old row became the n-th new
+ * one.  A BEFORE INSERT trigger of that partition can drop the row on its way.
+ * There are fewer new rows then, nothing tells which one is missing, and each
+ * row stands alone: first the old ones, then the new ones, so that who takes
+ * them for deletes and inserts, in this order, gets what the table has.
+ *
+ * The rows are written once, into one buffer.  If they all fit, that is the
+ * event.  An event has to say how many parts there are, so parts wait in a
+ * temporary file until the last row is written.
  *
  * A row that may be too large for any event is a part of its own, and is
  * written twice, the second time with its key alone: whether the whole can be
@@ -21,16 +30,26 @@
 #include "transition.h"
 
 #include "event_settings.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
-#include "row_pairs.h"
 #include "storage/buffile.h"
 #include "utils/memutils.h"
+
+/* One transition table as we read it. */
+typedef struct RowSource
+{
+	Tuplestorestate *store;		/* NULL if the operation has none */
+	int			pointer;		/* our read pointer */
+	TupleTableSlot *slot;
+} RowSource;
 
 /* The rows as they are written. */
 typedef struct RowReader
 {
 	ChangeShape *shape;
-	RowPairs   *pairs;
+	RowSource	old_rows;
+	RowSource	new_rows;
+	bool		apart;			/* old and new rows differ in number */
 	MemoryContext scratch;		/* reset for each row */
 	StringInfoData row;			/* the row at hand; empty if too large */
 	StringInfoData short_row;	/* its key, if it may be too large */
@@ -41,6 +60,45 @@ typedef struct RowReader
 	bool		closed;			/* the part at hand takes no more rows */
 	struct PartSpool *spool;
 } RowReader;
+
+/* ----------------------------------------------------------------------
+ * Reading
+ * ----------------------------------------------------------------------
+ */
+
+/* Begin to read a transition table from its start; store may be NULL. */
+static void
+source_open(RowSource *source, Tuplestorestate *store, TupleDesc tupdesc)
+{
+	source->store = store;
+	if (store == NULL)
+		return;
+	source->pointer = tuplestore_alloc_read_pointer(store, EXEC_FLAG_REWIND);
+	source->slot = MakeSingleTupleTableSlot(tupdesc, &TTSOpsMinimalTuple);
+	tuplestore_select_read_pointer(store, source->pointer);
+	tuplestore_rescan(store);
+}
+
+/* The next row, deformed and valid until the next call; NULL at the end. */
+static TupleTableSlot *
+source_next(RowSource *source)
+{
+	if (source->store == NULL)
+		return NULL;
+	tuplestore_select_read_pointer(source->store, source->pointer);
+	if (!tuplestore_gettupleslot(source->store, true, false, source->slot))
+		return NULL;
+	slot_getallattrs(source->slot);
+	return source->slot;
+}
+
+/* Release the row that is at hand. */
+static void
+source_close(RowSource *source)
+{
+	if (source->store)
+		ExecDropSingleTupleTableSlot(source->slot);
+}
 
 /* ----------------------------------------------------------------------
  * Writing
@@ -99,8 +157,12 @@ next_row(RowReader *reader)
 
 	for (;;)
 	{
+		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(reader->scratch);
-		if (!row_pairs_next(reader->pairs, &old_row, &new_row))
+		old_row = source_next(&reader->old_rows);
+		new_row = old_row && reader->apart ? NULL :
+			source_next(&reader->new_rows);
+		if (!old_row && !new_row)
 			return false;
 		context = MemoryContextSwitchTo(reader->scratch);
 		if (!old_row || !new_row ||
@@ -264,8 +326,10 @@ transition_emit(ChangeEvent *event, TupleDesc tupdesc,
 	Size		envelope;
 
 	reader.shape = event->shape;
-	reader.pairs = row_pairs_begin(event->shape, tupdesc, old_table,
-								   new_table);
+	source_open(&reader.old_rows, old_table, tupdesc);
+	source_open(&reader.new_rows, new_table, tupdesc);
+	reader.apart = old_table && new_table &&
+		tuplestore_tuple_count(old_table) != tuplestore_tuple_count(new_table);
 	reader.scratch = AllocSetContextCreate(CurrentMemoryContext,
 										   "pgpubsub row",
 										   ALLOCSET_DEFAULT_SIZES);
@@ -287,7 +351,8 @@ transition_emit(ChangeEvent *event, TupleDesc tupdesc,
 		event_settings_run(event->shape->runs_sql, write_rows, &reader);
 	else
 		write_rows(&reader);
-	row_pairs_end(reader.pairs);
+	source_close(&reader.old_rows);
+	source_close(&reader.new_rows);
 	pfree(reader.row.data);
 	pfree(reader.short_row.data);
 	MemoryContextDelete(reader.scratch);

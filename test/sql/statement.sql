@@ -101,67 +101,86 @@ UPDATE part SET id = id + 11, v = v || '!' WHERE id < 10;
 UPDATE part SET v = 'x' WHERE id = 11;
 INSERT INTO part_2 VALUES ('leaf', 15);
 :events
--- rows that get lost on the way: old and new differ in number, and pair by key
+-- an UPDATE's rows are in pairs, whatever becomes of their keys and partitions
+CREATE TABLE pairs (id int, v text, PRIMARY KEY (id) DEFERRABLE) PARTITION BY RANGE (id);
+CREATE TABLE pairs_1 PARTITION OF pairs FOR VALUES FROM (0) TO (10);
+CREATE TABLE pairs_2 (v text, gone int, id int NOT NULL);
+ALTER TABLE pairs_2 DROP gone;
+ALTER TABLE pairs ATTACH PARTITION pairs_2 FOR VALUES FROM (10) TO (20);
+INSERT INTO pairs VALUES (1, 'a'), (2, 'b'), (3, 'c'), (11, 'd');
+SELECT pgpubsub.attach('pairs', level => 'statement', columns => '{v}', old_values => 'full');
+UPDATE pairs SET id = 3 - id WHERE id < 3;
+UPDATE pairs SET id = 12 - id WHERE id IN (1, 11);
+UPDATE pairs SET id = CASE WHEN id = 3 THEN 10 ELSE id + 1 END WHERE id < 4;
+WITH first AS (UPDATE pairs SET id = id + 10 WHERE id = 2 RETURNING id), second AS (UPDATE pairs SET id = id - 10 WHERE id > 10 RETURNING id)
+SELECT first.id, second.id FROM first, second;
+MERGE INTO pairs USING (VALUES (1, 5), (3, 6), (10, 0), (7, 8)) AS other (id, new_id) ON pairs.id = other.id
+ WHEN MATCHED AND new_id = 0 THEN DELETE WHEN MATCHED THEN UPDATE SET id = new_id, v = v || '!' WHEN NOT MATCHED THEN INSERT VALUES (new_id, 'merged');
+:events
+CREATE TABLE upsert (id int PRIMARY KEY, v text);
+INSERT INTO upsert VALUES (1, 'a'), (2, 'b'), (3, 'c');
+SELECT pgpubsub.attach('upsert', level => 'statement');
+INSERT INTO upsert VALUES (3, '3'), (4, '4'), (1, '1'), (2, '2') ON CONFLICT (id) DO UPDATE SET id = upsert.id * 10, v = excluded.v WHERE upsert.id <> 2;
+:events
+
+-- a trigger drops a row that moves: old and new ones differ in number, and stand alone
 CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN CASE WHEN NEW.v = 'forget' THEN NULL ELSE NEW END; END$$;
 CREATE TRIGGER forget BEFORE INSERT ON part_2 FOR EACH ROW EXECUTE FUNCTION forget();
 TRUNCATE part;
 INSERT INTO part VALUES (1, 'forget'), (2, 'b'), (3, 'c'), (4, 'd');
 SELECT pgpubsub.attach('part', level => 'statement', old_values => 'full');
+SELECT pgpubsub.attach('part', 'watching', '{update}', watch => '{v}', old_values => 'none', level => 'statement');
 UPDATE part SET id = CASE id WHEN 1 THEN 11 WHEN 2 THEN 12 ELSE id END, v = CASE id WHEN 1 THEN v ELSE v || '!' END;
-:events
-ALTER TABLE part DROP CONSTRAINT part_pkey;
 TRUNCATE part;
-INSERT INTO part VALUES (1, 'forget'), (2, 'b');
-UPDATE part SET id = id + CASE id WHEN 1 THEN 10 ELSE 0 END;
+INSERT INTO part VALUES (1, 'forget');
+UPDATE part SET id = 11;
 :events
 
--- keys are compared by their bytes, not by what is shown of them; old rows of one key are used in their order
-CREATE TABLE keyed (id float8, t text, v text, a int[] DEFAULT '{1}', PRIMARY KEY (id, t, a) DEFERRABLE INITIALLY DEFERRED) PARTITION BY RANGE (id);
-CREATE TABLE keyed_1 PARTITION OF keyed FOR VALUES FROM (0) TO (10);
-CREATE TABLE keyed_2 PARTITION OF keyed FOR VALUES FROM (10) TO (20);
-CREATE TRIGGER forget BEFORE INSERT ON keyed_2 FOR EACH ROW EXECUTE FUNCTION forget();
-INSERT INTO keyed VALUES (1, 'k', 'forget', '{1}'), (1, 'k', 'b', '[0:0]={1}'), (2, '', 'c', '{1}'), (3, repeat('long', 10000), 'd', '{1}');
-SELECT pgpubsub.attach('keyed', level => 'statement', columns => '{id,v}', old_values => 'full');
-UPDATE keyed SET id = CASE v WHEN 'forget' THEN 11 ELSE id END, v = CASE v WHEN 'forget' THEN v ELSE v || '!' END;
-BEGIN;
-DELETE FROM keyed;
-INSERT INTO keyed VALUES (1, 'k', 'a'), (1, 'k', 'b'), (1, 'k', 'forget'), (1, 'other', 'c'), (2, 'k', 'forget'), (1, 'k', 'd');
-UPDATE keyed SET id = CASE v WHEN 'forget' THEN 11 ELSE id END, v = CASE v WHEN 'forget' THEN v ELSE v || '!' END;
-DELETE FROM keyed;
-COMMIT;
-DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-SELECT n, r #>> '{key,id}' AS id, left(r #>> '{key,t}', 5) AS t, r #>> '{new,v}' AS new, r #>> '{old,v}' AS old
-  FROM received() WITH ORDINALITY AS e(channel, event, n), json_array_elements(event::json -> 'rows') WITH ORDINALITY AS rows(r, o)
- WHERE event ~ 'UPDATE' ORDER BY n, o;
--- within work_mem, on disk beyond it: the value that is written in between says how much memory is in use
+-- a table without a key
+ALTER TABLE part DROP CONSTRAINT part_pkey;
+SELECT pgpubsub.detach('part', 'watching');
+TRUNCATE part;
+INSERT INTO part VALUES (1, 'a'), (2, 'b'), (11, 'c');
+UPDATE part SET id = 12 - id WHERE id <> 2;
+UPDATE part SET id = 12, v = 'forget' WHERE id = 2;
+UPDATE part SET id = id + CASE v WHEN 'a' THEN 1 ELSE 10 END, v = CASE v WHEN 'a' THEN v ELSE 'forget' END;
+:events
+
+-- however many rows: on disk beyond work_mem; the value that is written in between says how much memory is in use
 CREATE TYPE probe AS ENUM ('look');
 CREATE FUNCTION probe_json(probe) RETURNS json LANGUAGE sql AS $$
-    SELECT to_json(sum(total_bytes) - current_setting('st.before')::bigint < 6000000) FROM pg_backend_memory_contexts
+    SELECT to_json(sum(total_bytes) - current_setting('st.before')::bigint < 2000000) FROM pg_backend_memory_contexts
 $$;
 CREATE CAST (probe AS json) WITH FUNCTION probe_json(probe);
 CREATE TABLE many (id int PRIMARY KEY, v text, p probe) PARTITION BY RANGE (id);
 CREATE TABLE many_1 PARTITION OF many FOR VALUES FROM (0) TO (30000);
 CREATE TABLE many_2 PARTITION OF many FOR VALUES FROM (30000) TO (60000);
 CREATE TRIGGER forget BEFORE INSERT ON many_2 FOR EACH ROW EXECUTE FUNCTION forget();
-INSERT INTO many SELECT g * 7919 % 20011, CASE WHEN g % 1000 = 0 THEN 'forget' ELSE repeat('v', g % 100) END FROM generate_series(1, 20000) g;
+INSERT INTO many SELECT g * 7919 % 20011, CASE g % 1000 WHEN 0 THEN 'keep' WHEN 500 THEN 'forget' ELSE repeat('v', g % 100) END FROM generate_series(1, 20000) g;
 SELECT pgpubsub.attach('many', operations => '{update}', level => 'statement', old_values => 'full');
-SET pgpubsub.max_payload = '20kB';
-SET work_mem = '64kB';
-CREATE TABLE in_order AS SELECT array_agg(id::text ORDER BY v = 'forget', ctid) AS ids FROM many;
-SELECT set_config('st.before', sum(total_bytes)::text, false) > '' AS before FROM pg_backend_memory_contexts;
-UPDATE many SET id = id + CASE v WHEN 'forget' THEN 30000 ELSE 0 END,
-                v = v || CASE v WHEN 'forget' THEN '' ELSE '!' END,
-                p = CASE id WHEN 1 THEN 'look'::probe END;
-RESET work_mem;
-RESET pgpubsub.max_payload;
+CREATE TABLE expected (txid xid8 DEFAULT pg_current_xact_id(), old int[], new int[]);
+CREATE PROCEDURE move_many(label text) LANGUAGE plpgsql SET work_mem = '64kB' SET pgpubsub.max_payload = '20kB' AS $$
+BEGIN
+    INSERT INTO expected (old, new)
+        SELECT array_agg(id % 30000 ORDER BY tableoid, ctid), array_agg(id % 30000 ORDER BY tableoid, ctid) FILTER (WHERE v <> 'forget' OR v <> label) FROM many;
+    PERFORM set_config('st.before', sum(total_bytes)::text, false) FROM pg_backend_memory_contexts;
+    UPDATE many SET id = id + CASE v WHEN label THEN 30000 ELSE 0 END,
+                    v = v || CASE WHEN v IN ('keep', 'forget') THEN '' ELSE '!' END,
+                    p = CASE id WHEN 1 THEN 'look'::probe END;
+END$$;
+CALL move_many('keep');
+CALL move_many('forget');
 TRUNCATE raw RESTART IDENTITY;
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
 INSERT INTO raw (length, e) SELECT octet_length(event), event::jsonb FROM received();
-SELECT count(*), count(r -> 'old') AS old, count(r -> 'changed') AS paired,
-       bool_and(r #> '{new,id}' = r #> '{old,id}') AS ids, bool_and(r #>> '{new,v}' = (r #>> '{old,v}') || '!') AS vs,
-       count(*) FILTER (WHERE r #> '{new,p}' = 'true') AS bounded,
-       array_agg(r #>> '{key,id}' ORDER BY n, o) = (SELECT ids FROM in_order) AS in_order
-  FROM raw, jsonb_array_elements(e -> 'rows') WITH ORDINALITY AS rows(r, o);
+SELECT count, moved, paired, vs, bounded, s.old = expected.old AS old_in_order, s.new = expected.new AS new_in_order
+  FROM expected, LATERAL (
+    SELECT min(n) AS n, count(*), count(r -> 'old_key') AS moved, count(r -> 'changed') AS paired,
+           bool_and(r #>> '{new,v}' = r #>> '{old,v}' OR r #>> '{new,v}' = (r #>> '{old,v}') || '!') AS vs,
+           count(*) FILTER (WHERE r #> '{new,p}' = 'true') AS bounded,
+           array_agg((r #> '{old,id}')::int % 30000 ORDER BY n, o) FILTER (WHERE r ? 'old') AS old,
+           array_agg((r #> '{new,id}')::int % 30000 ORDER BY n, o) FILTER (WHERE r ? 'new') AS new
+      FROM raw, jsonb_array_elements(e -> 'rows') WITH ORDINALITY AS rows(r, o) WHERE e ->> 'txid' = txid::text) AS s ORDER BY n;
 
 -- inheritance: the children's rows are the statement's, too
 CREATE TABLE parent (id int PRIMARY KEY, v text);
