@@ -46,6 +46,10 @@
 /* Bindings whose readers it wakes, at most. */
 #define MOST_WAITING	2
 
+/* The relay tries so often to take the turn, then after so many us each. */
+#define SPINS			100
+#define TURN_SLEEP_US	1000
+
 /* How long changes of the publishing session are counted, in ms. */
 #define WINDOW_MS		10
 
@@ -79,14 +83,19 @@ commit_append_give_turn(Database *database)
 void
 commit_append_take_turn(Database *database)
 {
-	SpinDelayStatus delay;
+	int			spins = 0;
 
 	if (pg_atomic_read_u32(&database->turn) == TURN_RELAY)
 		return;
-	init_local_spin_delay(&delay);
+
+	/* no spinlock: one that is long not scheduled must not end the server */
 	while (!take_free_turn(database, TURN_RELAY))
-		perform_spin_delay(&delay);
-	finish_spin_delay(&delay);
+	{
+		if (spins++ < SPINS)
+			SPIN_DELAY();
+		else
+			pg_usleep(TURN_SLEEP_US);
+	}
 }
 
 /*
