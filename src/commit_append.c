@@ -21,8 +21,9 @@
  * 3. It appends only if nothing else is to be done before: no place before its
  *	  own is pending or to be taken, no earlier transaction that was not staged
  *	  is still to be read, and there is room.  And only where it is cheap: it
- *	  leaves to the relay what is long, what many readers wait for, what native
- *	  listeners are to get, and what warns of a queue that fills up.
+ *	  leaves to the relay what is long, what many readers wait for, and what
+ *	  native listeners are to get.  The relay is woken to warn of a queue that
+ *	  fills up.
  *
  * 4. While many sessions publish it leaves all to the relay, which does it for
  *	  many transactions at a time; see relay_pace.c.
@@ -44,6 +45,10 @@
 
 /* Bindings whose readers it wakes, at most. */
 #define MOST_WAITING	2
+
+/* The relay tries so often to take the turn, then after so many us each. */
+#define SPINS			100
+#define TURN_SLEEP_US	1000
 
 /* How long changes of the publishing session are counted, in ms. */
 #define WINDOW_MS		10
@@ -78,14 +83,19 @@ commit_append_give_turn(Database *database)
 void
 commit_append_take_turn(Database *database)
 {
-	SpinDelayStatus delay;
+	int			spins = 0;
 
 	if (pg_atomic_read_u32(&database->turn) == TURN_RELAY)
 		return;
-	init_local_spin_delay(&delay);
+
+	/* no spinlock: one that is long not scheduled must not end the server */
 	while (!take_free_turn(database, TURN_RELAY))
-		perform_spin_delay(&delay);
-	finish_spin_delay(&delay);
+	{
+		if (spins++ < SPINS)
+			SPIN_DELAY();
+		else
+			pg_usleep(TURN_SLEEP_US);
+	}
 }
 
 /*
@@ -143,22 +153,28 @@ find_channels(Database *database, const StagedView *view, Size *bytes)
 	return waiting <= MOST_WAITING && *bytes <= MOST_BYTES;
 }
 
-/*
- * Is there room for so many bytes of records, without anybody to be warned or
- * evicted?
- */
+/* Is there room for so many bytes of records, without anybody to be evicted? */
 static bool
 have_room(Ring *ring, Size bytes)
 {
-	RingRecord	record;
 	uint64		number;
 
-	while (ring_next_half(ring, &record))
+	return ring_make_room(ring, bytes, &number) < 0;
+}
+
+/* Is there somebody to be warned of, by the relay? */
+static bool
+is_half_held(Ring *ring)
+{
+	RingRecord	record;
+
+	while (ring_peek_half(ring, &record))
 	{
 		if (record.number > ring_hold(ring, record.channel))
-			return false;
+			return true;
+		(void) ring_next_half(ring, &record);
 	}
-	return ring_make_room(ring, bytes, &number) < 0;
+	return false;
 }
 
 /* Append the events to their channels, which are listed in slots. */
@@ -239,22 +255,24 @@ try_append(Database *database, uint32 generation, StagedTransaction *place,
 /*
  * The transaction, whose place has just been marked, has committed: append its
  * events and wake who waits for them.  Returns false if the relay has to be
- * woken for that.  Cannot fail.  No LWLock of a database may be held.
+ * woken, for that or to warn.  Cannot fail.  No LWLock of a database may be held.
  */
 bool
 commit_append(Database *database, uint32 generation, StagedTransaction *place)
 {
 	int			slots[MOST_EVENTS];
 	int			nslots;
+	bool		warn;
 
 	if (!take_free_turn(database, TURN_WRITER))
 		return false;
 	nslots = try_append(database, generation, place, slots);
+	warn = nslots > 0 && is_half_held(database->ring);
 	DEBUG_POINT("commit_append");
 	commit_append_give_turn(database);
 
 	/* as in relay_append.c: events are in the ring before we look who waits */
 	for (int i = 0; i < nslots; i++)
 		(void) registry_wake_channel(&database->channels[slots[i]]);
-	return nslots >= 0;
+	return nslots >= 0 && !warn;
 }

@@ -810,7 +810,10 @@ pgpubsub_relay_main(Datum database_oid)
 								  relay_staged_timeout());
 		if (!handled)
 			timeout = shorter_timeout(timeout, RETRY_MS);
-		if (timeout < 0)
+
+		/* a full queue may have left something to append, whatever is due */
+		if (timeout < 0 &&
+			pg_atomic_read_u32(&my_slot->relay_state) == RELAY_LISTENING)
 			commit_append_give_turn(my_slot);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |

@@ -618,11 +618,11 @@ ring_used(Ring *ring)
 }
 
 /*
- * The next record that has become more than half a ring old, each once; false
- * if there is none.
+ * The next record that has become more than half a ring old; it stays the next.
+ * Returns false if there is none.
  */
 bool
-ring_next_half(Ring *ring, RingRecord *record)
+ring_peek_half(Ring *ring, RingRecord *record)
 {
 	RingPos		head = pg_atomic_read_u64(&ring->head);
 	RingPos		tail = pg_atomic_read_u64(&ring->tail);
@@ -631,13 +631,24 @@ ring_next_half(Ring *ring, RingRecord *record)
 	while (head - ring->half > ring->size / 2)
 	{
 		RecordHeader *header = RECORD_AT(ring, ring->half);
-		RingPos		pos = ring->half;
 
-		ring->half += header->length;
 		if (header->channel != RING_PAD)
-			return read_header(ring, pos, record);
+			return read_header(ring, ring->half, record);
+		ring->half += header->length;
 	}
 	return false;
+}
+
+/*
+ * The same, each once.
+ */
+bool
+ring_next_half(Ring *ring, RingRecord *record)
+{
+	if (!ring_peek_half(ring, record))
+		return false;
+	ring->half += RECORD_AT(ring, record->pos)->length;
+	return true;
 }
 
 /* Bytes in all. */

@@ -88,6 +88,7 @@ extern void ring_lower_hold(Ring *ring, int channel, uint64 number);
 extern void ring_reset(Ring *ring, uint64 newest_seq);
 extern Size ring_record_size(Size payload_len);
 extern int	ring_make_room(Ring *ring, Size bytes, uint64 *number);
+extern bool ring_peek_half(Ring *ring, RingRecord *record);
 extern bool ring_next_half(Ring *ring, RingRecord *record);
 extern uint64 ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 						  const char *payload, Size payload_len);

@@ -889,8 +889,9 @@ staging_take(Staging *staging, uint64 end, StagedWalk *append,
 }
 
 /*
- * Is the transaction, which is marked as committed, the next one to be taken?
- * *view describes it then.  All that was taken is appended and notified.
+ * Is this process's transaction, which it has marked as committed, the next one
+ * to be taken?  *view describes it then.  All that was taken is appended and
+ * notified.
  */
 bool
 staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
@@ -917,7 +918,9 @@ staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
 		pos += length;
 	}
 	staging->looked = pos;
-	if (pos >= head)
+
+	/* since it was marked it may have been taken, and be another's now */
+	if (pos >= head || place_length(place) == 0 || place->pid != MyProcPid)
 		return false;
 	view_place(place, pos, view);
 	return true;

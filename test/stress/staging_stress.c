@@ -479,6 +479,10 @@ run_transaction(void)
 	if (place)
 		staging_mark(place, commit);
 	steps_drain();
+
+	/* the place may be another's before it goes on */
+	if (stress_random(200) == 0)
+		stress_sleep((int) stress_random(500));
 	if (place && commit)
 		append_at_commit(place);
 	stress_add(commit ? &shared->committed : &shared->rolled_back, 1);
@@ -867,6 +871,7 @@ turn_of(int process)
 {
 	my_process = process;
 	MyProc = &ProcGlobal->allProcs[process];
+	MyProcPid = 1000 + process;
 	steps_drain();
 }
 
@@ -959,6 +964,40 @@ turns_main(int index)
 	expect(queued(4), "one waits for who has left");
 	expect(queued(1), "the first has no turn");
 	expect(newcomer(TURN_SMALL), "a newcomer waits for nobody");
+	relay_does(INT_MAX);
+	expect(staging_used(staging) == 0, "not all is free");
+}
+
+/*
+ * The relay takes a transaction, and another has its place, before it looks
+ * whether it comes next.
+ */
+static void
+reused_main(int index)
+{
+	StagedTransaction *mine;
+	StagedTransaction *other;
+	StagedView	view;
+
+	turn_of(1);
+	mine = staging_reserve(staging, TURN_SMALL, 1, 7, 0);
+	staging_mark(mine, true);
+	relay_does(INT_MAX);
+	turn_of(2);
+	while ((other = staging_reserve(staging, TURN_SMALL, 1, 7, 0)) != mine)
+	{
+		staging_mark(other, true);
+		relay_does(INT_MAX);
+	}
+	turn_of(1);
+	expect(!staging_comes_next(staging, mine, &view),
+		   "one that was taken comes next, as another that is in progress");
+	staging_mark(other, true);
+	expect(!staging_comes_next(staging, mine, &view),
+		   "one that was taken comes next, as another");
+	turn_of(2);
+	expect(staging_comes_next(staging, other, &view),
+		   "one that comes next does not");
 	relay_does(INT_MAX);
 	expect(staging_used(staging) == 0, "not all is free");
 }
@@ -1057,7 +1096,8 @@ main(int argc, char **argv)
 
 	stress_init(argc, argv, &seconds);
 	if (!run_alone("staging: costs", cost_main, COST_BYTES) ||
-		!run_alone("staging: turns", turns_main, TURN_BYTES))
+		!run_alone("staging: turns", turns_main, TURN_BYTES) ||
+		!run_alone("staging: a reused place", reused_main, TURN_BYTES))
 		return stress_summary();
 	for (size_t i = 0; i < lengthof(configs); i++)
 	{

@@ -160,6 +160,32 @@ is(take_all(), join(' ', $first .. $number), 'it comes when the relay goes on');
 	$listener->quit;
 }
 
+# The relay warns of who holds more than half of the queue, be it with one event.
+{
+	my $lose = sub {
+		$writer->run(q{SELECT pgpubsub.publish('lost', repeat('x', 2000))})
+		  foreach 1 .. 80;
+	};
+	my $offset = log_offset($node);
+
+	$reader->run(q{SELECT pgpubsub.subscribe('held', '{held}', 'block')});
+	$reader->run(q{SELECT pgpubsub.subscribe('lost', '{lost}', 'drop')});
+
+	# the relay finds out what the others have consumed
+	$lose->();
+	$writer->run(q{SELECT pgpubsub.publish('held', 'x')});
+	stop_relay_asleep();
+	$lose->();
+	kill 'CONT', $relay;
+	$node->wait_for_log(qr/WARNING:  pgpubsub queue is more than half full/,
+		$offset);
+	$node->wait_for_log(qr/DETAIL:  .*"held" \(block\) is behind by 1 messages/,
+		$offset);
+	pass('it is warned of an event that is held');
+	$reader->run("SELECT pgpubsub.unsubscribe('$_')") foreach qw(held lost);
+	take();
+}
+
 # Between a writer's appending and its giving the turn back.
 SKIP:
 {
