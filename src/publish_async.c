@@ -200,6 +200,28 @@ make_room(Size length)
 	return (StagedEvent *) (chunk->data + chunk->used);
 }
 
+/* This transaction publishes in that slot. */
+static void
+use_database(Database *my_database)
+{
+	if (database != NULL)
+		return;
+	database = my_database;
+	database_generation = registry_my_generation();
+}
+
+/*
+ * Events go by NOTIFY: the relay is to read them before what is staged after
+ * them.
+ */
+static void
+note_unstaged(void)
+{
+	if (!unstaged)
+		pg_atomic_fetch_add_u64(&database->unstaged_begun, 1);
+	unstaged = true;
+}
+
 /*
  * Add an event to those that are staged at commit, in the slot that
  * registry_my_database() has just returned.  The other arguments are as for
@@ -215,7 +237,11 @@ async_add(Database *my_database, const char *channel, const char *id,
 	StagedEvent *event;
 
 	if (closed || (first_chunk == NULL && !relay_expected(my_database)))
+	{
+		use_database(my_database);
+		note_unstaged();
 		return false;
+	}
 	save_end();
 	event = make_room(length);
 	staged_event_write(event, channel, id, payload, len, native);
@@ -223,11 +249,7 @@ async_add(Database *my_database, const char *channel, const char *id,
 	end.used = end.chunk->used;
 	end.bytes += length;
 	end.nevents++;
-	if (database == NULL)
-	{
-		database = my_database;
-		database_generation = registry_my_generation();
-	}
+	use_database(my_database);
 	return true;
 }
 
@@ -474,9 +496,7 @@ async_pre_commit(PublishNow publish_now)
 
 	if (any && !stage())
 	{
-		/* the relay is to read these before what is staged after them */
-		pg_atomic_fetch_add_u64(&database->unstaged_begun, 1);
-		unstaged = true;
+		note_unstaged();
 
 		/* core copies what it is given: do not hold a large one twice */
 		while (first_chunk)

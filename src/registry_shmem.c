@@ -199,6 +199,10 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	pg_atomic_init_u64(&database->unstaged_ended, 0);
 	pg_atomic_init_u64(&database->unstaged_read, 0);
 	pg_atomic_init_u32(&database->turn, TURN_RELAY);
+	database->window_pid = 0;
+	database->window_changes = 0;
+	database->window_start = 0;
+	database->window_busy = false;
 	pg_atomic_init_u64(&database->truncated, 0);
 }
 

@@ -265,8 +265,9 @@ append_pad(Ring *ring, RingPos head, Size length)
 }
 
 /*
- * Append a record; returns its seq.  ring_make_room() has returned -1 for
- * this record, or for all that were appended since and this one.  time is when the relay received it, pid who sent it.
+ * Append a record; returns its seq.  ring_make_room() has returned -1 for this
+ * record, or for all that were appended since and this one.  time is when it
+ * was received, pid who sent it.
  */
 uint64
 ring_append(Ring *ring, int channel, int pid, TimestampTz time,

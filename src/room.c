@@ -172,7 +172,6 @@ staging_full(Database *database)
 TimestampTz
 room_begin_staging(Database *database)
 {
-	registry_wake(&database->relay_procno);
 	ConditionVariablePrepareToSleep(staging_moved(database->staging));
 	return GetCurrentTimestamp();
 }
@@ -195,6 +194,9 @@ room_sleep_staging(Database *database, TimestampTz start, long at_most)
 		end_wait(start);
 		staging_full(database);
 	}
+
+	/* what it was woken for last may have been another pass */
+	registry_wake(&database->relay_procno);
 	ConditionVariableTimedSleep(staging_moved(database->staging),
 								Min(left, at_most),
 								pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
