@@ -53,8 +53,11 @@
 /* How long changes of the publishing session are counted, in ms. */
 #define WINDOW_MS		10
 
-/* So many changes in a millisecond are a load; as in relay_pace.c. */
-#define BUSY_PER_MS		0.5
+/*
+ * So many changes in a millisecond are a load: the relay, which pauses for that
+ * time then, has several transactions in each round.
+ */
+#define BUSY_PER_MS		2
 
 /* Take the turn if it is free. */
 static bool
@@ -99,17 +102,22 @@ commit_append_take_turn(Database *database)
 }
 
 /*
- * Do many sessions publish?  Counts this one, at that time.  The turn must be
- * had.
+ * Count a transaction of that session, which is taken.  The turn must be had.
  */
+void
+commit_append_count(Database *database, int pid)
+{
+	if (database->window_pid != pid)
+		database->window_changes++;
+	database->window_pid = pid;
+}
+
+/* Do many sessions publish at that time?  The turn must be had. */
 static bool
 many_publish(Database *database, TimestampTz now)
 {
 	int64		ms = (now - database->window_start) / 1000;
 
-	if (database->window_pid != MyProcPid)
-		database->window_changes++;
-	database->window_pid = MyProcPid;
 	if (ms >= WINDOW_MS || ms < 0)
 	{
 		database->window_busy =
@@ -223,6 +231,7 @@ append_place(Database *database, StagedTransaction *place, TimestampTz now,
 		(bytes > 0 && !have_room(database->ring, bytes)))
 		return -1;
 	staging_take_next(database->staging, &view);
+	commit_append_count(database, view.pid);
 	nslots = append_events(database, &view, now, slots);
 	staging_set_appended(database->staging,
 						 staging_numbered(database->staging));

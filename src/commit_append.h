@@ -12,6 +12,7 @@
 
 extern bool commit_append(Database *database, uint32 generation,
 						  StagedTransaction *place);
+extern void commit_append_count(Database *database, int pid);
 extern void commit_append_give_turn(Database *database);
 extern void commit_append_take_turn(Database *database);
 

@@ -330,7 +330,7 @@ typedef struct Database
 	 */
 	pg_atomic_uint32 turn pg_attribute_aligned(CHANNEL_LINE);
 
-	/* whoever has the turn: who appended at commit in this window of time */
+	/* whoever has the turn: whose transactions were taken in this window */
 	int			window_pid;
 	int			window_changes;
 	TimestampTz window_start;

@@ -37,6 +37,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "commit_append.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -236,6 +237,7 @@ relay_staged_take(uint64 end)
 		{
 			decide_readers(&view, view.events, 0);
 			relay_pace_event(view.pid);
+			commit_append_count(staged.database, view.pid);
 			staged.last_pos = view.pos;
 			taken++;
 		}
