@@ -138,11 +138,6 @@
 #define PGPUBSUB_IS_VIRTUAL(att) false
 #endif
 
-/* 18 writes pg_attribute_noreturn() as a prefix, pg_noreturn. */
-#if PG_VERSION_NUM < 180000
-#define pg_noreturn __attribute__((noreturn))
-#endif
-
 /* 19 keeps what a session listens to in a hash table, before it was a list. */
 #define PGPUBSUB_LISTENS_BY_LIST (PG_VERSION_NUM < 190000)
 

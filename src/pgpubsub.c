@@ -239,46 +239,6 @@ pgpubsub_check_channel_name(const char *name, int elevel)
 	return false;
 }
 
-/* All settings, to check what was given before the library was loaded. */
-static const char *const setting_names[] = {
-	"pgpubsub.queue_size", "pgpubsub.staging_size", "pgpubsub.max_databases",
-	"pgpubsub.max_subscriptions", "pgpubsub.max_channels",
-	"pgpubsub.databases", "pgpubsub.publish_mode", "pgpubsub.publish_timeout",
-	"pgpubsub.evict_timeout", "pgpubsub.max_payload",
-	"pgpubsub.max_poll_wait", "pgpubsub.muted", "pgpubsub.node_name"
-};
-
-/* What the configuration gives for each; NULL where it says nothing. */
-static void
-note_given_values(char **given)
-{
-	for (int i = 0; i < (int) lengthof(setting_names); i++)
-	{
-		const char *value = GetConfigOption(setting_names[i], true, false);
-
-		given[i] = value ? pstrdup(value) : NULL;
-	}
-}
-
-/*
- * Raise the error, which stops the server's start, for a value that is not
- * possible: where a setting of an extension is defined late, core warns of it
- * and starts with the default.
- */
-static void
-check_given_values(char **given)
-{
-	for (int i = 0; i < (int) lengthof(setting_names); i++)
-	{
-		if (given[i] == NULL)
-			continue;
-		(void) set_config_option(setting_names[i], given[i], PGC_POSTMASTER,
-								 PGC_S_FILE, GUC_ACTION_SET, false, ERROR,
-								 false);
-		pfree(given[i]);
-	}
-}
-
 /*
  * Called when the library is loaded.  (Without shared memory the prefix is not
  * reserved: the settings that size it may well be in the configuration, and
@@ -287,8 +247,6 @@ check_given_values(char **given)
 void
 _PG_init(void)
 {
-	char	   *given[lengthof(setting_names)];
-
 	if (!process_shared_preload_libraries_in_progress)
 	{
 		define_session_settings();
@@ -297,10 +255,8 @@ _PG_init(void)
 		return;
 	}
 
-	note_given_values(given);
 	define_session_settings();
 	define_server_settings();
-	check_given_values(given);
 	debug_init();
 	publish_init();
 	subscribe_init();

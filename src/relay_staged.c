@@ -560,15 +560,6 @@ relay_staged_notify(void)
 }
 
 /*
- * Is all that was taken notified?
- */
-bool
-relay_staged_notified(void)
-{
-	return staged.notify.view.transaction == NULL;
-}
-
-/*
  * Is there more to take or to notify, or so much staged that writers may come
  * to wait?
  */

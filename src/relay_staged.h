@@ -28,7 +28,6 @@ extern uint64 relay_staged_taken(void);
 extern bool relay_staged_peek(uint64 upto, StagedItem *item);
 extern void relay_staged_appended(void);
 extern bool relay_staged_notify(void);
-extern bool relay_staged_notified(void);
 extern bool relay_staged_backlog(void);
 extern long relay_staged_timeout(void);
 

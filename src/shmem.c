@@ -54,46 +54,13 @@ typedef struct SaveFile
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
-/* Memory of this machine, in bytes; 0 if that cannot be found out. */
-static Size
-machine_memory(void)
-{
-	long		pages = sysconf(_SC_PHYS_PAGES);
-	long		page_size = sysconf(_SC_PAGESIZE);
-
-	return pages > 0 && page_size > 0 ? (Size) pages * page_size : 0;
-}
-
-/*
- * Raise a FATAL error if so many bytes of shared memory cannot be had.  They
- * are all written to when the server starts.
- */
-static void
-check_shmem_size(Size size)
-{
-	Size		memory = machine_memory();
-
-	if (memory > 0 && size > memory)
-		ereport(FATAL,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("pgpubsub needs more shared memory than this machine has"),
-				 errdetail("It would take %zu of %zu bytes: pgpubsub.max_databases (%d) times pgpubsub.queue_size (%d kB) and pgpubsub.staging_size (%d kB), with pgpubsub.max_subscriptions (%d) and pgpubsub.max_channels (%d).",
-						   size, memory, pgpubsub_max_databases,
-						   pgpubsub_queue_size, pgpubsub_staging_size,
-						   pgpubsub_max_subscriptions, pgpubsub_max_channels),
-				 errhint("Lower these settings.")));
-}
-
 /* Ask for shared memory and locks. */
 static void
 request_shmem(void)
 {
-	Size		size = registry_shmem_size();
-
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
-	check_shmem_size(size);
-	RequestAddinShmemSpace(size);
+	RequestAddinShmemSpace(registry_shmem_size());
 	RequestNamedLWLockTranche("pgpubsub", registry_num_locks());
 }
 

@@ -22,7 +22,6 @@
 
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
-#include "commands/async.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "hold.h"
@@ -39,8 +38,6 @@
 #include "utils/tuplestore.h"
 
 #define QUEUE_COLUMNS			22
-#define CHANNEL_COLUMNS			11
-#define SUBSCRIPTION_COLUMNS	18
 
 PG_FUNCTION_INFO_V1(pgpubsub_queue_stats);
 PG_FUNCTION_INFO_V1(pgpubsub_channel_stats);
