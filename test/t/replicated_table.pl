@@ -280,6 +280,6 @@ foreach my $case (
 
 $_->stop foreach $with, $without, $publisher;
 log_is_clean($publisher, qr/WARNING:  publication "everything" has table/, qr/terminating|database system was (?:not properly shut down|interrupted)/);
-log_is_clean($with, qr/WARNING:  "?wal_level"? is insufficient/, qr/WARNING:  publication "(?:p|another)" has table/, qr/terminating logical replication worker/, qr/terminating background worker/);
+log_is_clean($with, qr/WARNING:  (?:"?wal_level"? is insufficient|logical decoding must be enabled to publish)/, qr/WARNING:  publication "(?:p|another)" has table/, qr/terminating logical replication worker/, qr/terminating background worker/);
 log_is_clean($without, qr/terminating logical replication worker/, qr/ERROR:  (?:relation "pgpubsub\.subscription"|schema "pgpubsub") does not exist/, qr/could not (?:receive|send) data|could not connect/);
 done_testing();
