@@ -200,6 +200,7 @@ CREATE FUNCTION pgpubsub.ack(
 
 COMMENT ON FUNCTION pgpubsub.ack(text, bigint) IS
 'consume all events of the subscription, a name of 1 to 63 bytes, up to and including seq, when this transaction commits; returns how many that were.
+Events that a look has shown and that are overwritten before the ack count as lost.
 Errors: 22004 a null, 22023 a bad name, a negative seq or one that was not given out yet, 25006 standby, 42501 not the owner, 42704 no such subscription, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
 
 CREATE FUNCTION pgpubsub.unsubscribe(
@@ -344,6 +345,8 @@ CREATE OR REPLACE VIEW pgpubsub.stat_channels AS
 
 COMMENT ON COLUMN pgpubsub.stat_channels.truncated IS 'its change events made since stats_reset that exceeded pgpubsub.max_payload and were sent in their short form; also of transactions that rolled back';
 
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered_bytes IS 'their payloads, in bytes';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.lost IS 'events missed since stats_reset, as far as their number is known; also those that a look has shown and that were overwritten before the ack';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.pid IS 'session that reads it, or one that waits for it; NULL when none does';
 
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.state IS

@@ -3,16 +3,25 @@
  * ack.c
  *	  ack(): consume what a look has shown, up to a seq.
  *
- * Where events that the ack covers are no longer in the queue, what looks have
- * noted tells whether they were shown: this session's own by the row (see
- * look.c), another's by the bindings' looked_ numbers.
+ * Events that are no longer in the queue count as lost, whether a look has shown
+ * them or not.  Their seqs went with them, so the ack covers those of a channel
+ * only where it is sure to:
+ *
+ * 1. if it covers a later event of the channel, or the newest one that it ever
+ *	  had, it covers all that are missing before;
+ *
+ * 2. if it covers the last gap row that a look has shown, it covers what that
+ *	  row told.
+ *
+ * All others are left to the next gap row.  So each is counted once, and the
+ * reader misses none without being told: a shown event that was overwritten
+ * may be told as lost, but one behind the acked seq is never passed over.
  *
  *-------------------------------------------------------------------------
  */
 #include "reader.h"
 
 #include "fmgr.h"
-#include "look.h"
 #include "miscadmin.h"
 
 PG_FUNCTION_INFO_V1(pgpubsub_ack);
@@ -28,54 +37,13 @@ typedef struct Ack
 	uint64		last_seq;
 } Ack;
 
-/*
- * Move the cursor to number over events that are no longer there: those that
- * a look has shown count as delivered, the others as lost.
- */
+/* Move the cursor to number over events that are no longer there. */
 static void
-ack_missing(Ack *ack, Cursor *cursor, uint64 number)
+ack_missing(Cursor *cursor, uint64 number)
 {
-	Binding    *binding = cursor->binding;
-	uint64		missing = number - cursor->number;
-	uint64		shown = 0;
-	uint64		last;
-
-	if (look_remembered(ack->claim))
-		shown = look_count_shown(cursor, ack->seq, number, &last);
-	else if (ack->seq >= binding->looked_seq && binding->looked_seq > 0)
-	{
-		uint64		from = Max(cursor->number, binding->looked_first);
-		uint64		upto = Min(number, binding->looked_number);
-
-		if (upto > from)
-			shown = upto - from;
-	}
-	cursor->delivered += shown;
-	cursor->lost += missing - shown;
+	cursor->lost += number - cursor->number;
 	cursor->number = number;
 	cursor->pos = RING_NONE;
-	ack->consumed += shown;
-}
-
-/* Up to which number the ack covers events that are no longer there. */
-static uint64
-ack_missing_upto(Ack *ack, Cursor *cursor, uint64 last_missing)
-{
-	Subscription *subscription = ack->claim->subscription;
-	Binding    *binding = cursor->binding;
-	uint64		upto = 0;
-
-	if (look_remembered(ack->claim))
-	{
-		(void) look_count_shown(cursor, ack->seq, last_missing, &upto);
-		return upto;
-	}
-	if (binding->looked_seq > 0 && ack->seq >= binding->looked_seq)
-		upto = binding->looked_number;
-	else if (subscription->looked_gap_seq > 0 &&
-			 ack->seq >= subscription->looked_gap_seq)
-		upto = binding->looked_first;
-	return Min(upto, last_missing);
 }
 
 /* Consume the channel's events up to and including ack->seq. */
@@ -89,7 +57,7 @@ ack_channel(Ack *ack, Cursor *cursor)
 		RingChannelState state;
 		RingRecord	record;
 		uint64		newest;
-		uint64		upto;
+		uint64		upto = 0;
 		RingNext	found;
 
 		CHECK_FOR_INTERRUPTS();
@@ -99,7 +67,7 @@ ack_channel(Ack *ack, Cursor *cursor)
 		if (found == RING_FOUND && record.seq <= ack->seq)
 		{
 			if (record.number > cursor->number + 1)
-				ack_missing(ack, cursor, record.number - 1);
+				ack_missing(cursor, record.number - 1);
 			cursor->number = record.number;
 			cursor->pos = record.pos;
 			cursor->delivered++;
@@ -115,12 +83,10 @@ ack_channel(Ack *ack, Cursor *cursor)
 		if (found == RING_ALL_GONE && newest == state.newest_number &&
 			ack->seq >= state.newest_seq)
 			upto = newest;
-		else
-			upto = ack_missing_upto(ack, cursor,
-									found == RING_FOUND ? record.number - 1 :
-									newest);
+		else if (ack->seq >= ack->claim->subscription->told_seq)
+			upto = cursor->binding->told;
 		if (upto > cursor->number)
-			ack_missing(ack, cursor, upto);
+			ack_missing(cursor, upto);
 		return;
 	}
 }
@@ -171,9 +137,9 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 	position->consumed = true;
 	for (int i = 0; i < position->ncursors; i++)
 		ack_channel(&ack, &position->cursors[i]);
-	if (subscription->looked_gap > position->gap_seen &&
-		ack.seq >= subscription->looked_gap_seq)
-		position->gap_seen = subscription->looked_gap;
+	if (subscription->told_gap > position->gap_seen &&
+		ack.seq >= subscription->told_seq)
+		position->gap_seen = subscription->told_gap;
 	position->delivered_bytes += ack.bytes;
 	position->seq = Max(position->seq, ack.last_seq);
 	PG_RETURN_INT64((int64) ack.consumed);

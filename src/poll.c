@@ -15,9 +15,9 @@
  *	  copied whole.  If a record is overwritten later in the same poll, the
  *	  poll ends there, and the next one has the gap row.
  *
- * 3. A look leaves the cursors and notes in the bindings what it showed; this
- *	  session remembers the rows too, see look.c.  So ack() can tell events that were
- *	  shown and then overwritten from events that were lost.
+ * 3. A look leaves the cursors, and notes what its gap row told: a later ack()
+ *	  of that row has those events behind it.  The rows that it shows are not
+ *	  remembered: one that is overwritten before the ack is lost.
  *
  * 4. To wait, a reader enters the lists of waiters, see registry_waiters.c,
  *	  then looks once more, then sleeps on its latch.
@@ -36,7 +36,6 @@
 #include "funcapi.h"
 #include "hold.h"
 #include "lib/binaryheap.h"
-#include "look.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -245,8 +244,6 @@ put_gap(Poll *poll)
 
 		if (upto == 0)
 			continue;
-		if (!poll->consume)
-			look_remember(cursor->channel, poll->gap_seq, upto, true);
 		cursor->lost += upto - cursor->number;
 		cursor->number = upto;
 		cursor->pos = RING_NONE;
@@ -286,8 +283,6 @@ put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 	cursor->number = record->number;
 	cursor->pos = record->pos;
 	cursor->delivered++;
-	if (!poll->consume)
-		look_remember(cursor->channel, record->seq, record->number, false);
 	poll->delivered_bytes += record->payload_len;
 	poll->last_seq = record->seq;
 	poll->rows++;
@@ -353,61 +348,33 @@ return_messages(Poll *poll, int max_messages)
 	return true;
 }
 
-/* After a look: note in the bindings what it showed. */
+/*
+ * After a look: note what its gap row told as missing, so that whoever acks the
+ * row is not told again.
+ */
 static void
-note_look(Poll *poll)
+note_told(Poll *poll)
 {
-	Subscription *subscription = poll->claim->subscription;
-	Database   *database = poll->claim->database;
+	Claim	   *claim = poll->claim;
+	Subscription *subscription = claim->subscription;
 
-	LWLockAcquire(database->lock, LW_SHARED);
-	if (!reader_claim_valid(poll->claim))
-	{
-		LWLockRelease(database->lock);
+	if (poll->missed == 0 && !poll->gap_unknown)
 		return;
-	}
-	look_end(++subscription->looks);
-	if (poll->missed > 0 || poll->gap_unknown)
+	LWLockAcquire(claim->database->lock, LW_SHARED);
+	if (reader_claim_valid(claim))
 	{
-		subscription->looked_gap = poll->gap_epoch;
-		subscription->looked_gap_seq = poll->gap_seq;
-	}
-	else
-		subscription->looked_gap = subscription->looked_gap_seq = 0;
-	for (int i = 0; i < poll->ncursors; i++)
-	{
-		Cursor	   *shown = &poll->cursors[i];
-		Cursor	   *cursor = &poll->claim->position.cursors[i];
-		Binding    *binding = cursor->binding;
-		uint64		first = shown->number - shown->delivered +
-			cursor->delivered;
-
-		if (shown->number == cursor->number)
+		subscription->told_gap = poll->gap_epoch;
+		subscription->told_seq = poll->gap_seq;
+		for (int i = 0; i < poll->ncursors; i++)
 		{
-			/* a look that began further on was rolled back */
-			if (binding->looked_first > cursor->number)
-				binding->looked_first = binding->looked_number =
-					binding->looked_seq = 0;
-			continue;
-		}
+			Cursor	   *cursor = &claim->position.cursors[i];
+			uint64		missed = poll->cursors[i].lost - cursor->lost;
 
-		/*
-		 * Its gap row counts, even if an earlier look went further; unless
-		 * that began further on, too, in a transaction that was rolled back.
-		 */
-		if (shown->number < binding->looked_number &&
-			first >= binding->looked_first)
-		{
-			binding->looked_first = first;
-			continue;
+			if (missed > 0)
+				cursor->binding->told = cursor->number + missed;
 		}
-		binding->looked_first = first;
-		binding->looked_number = shown->number;
-		binding->looked_seq = poll->last_seq;
-		if (poll->last_seq == 0)
-			binding->looked_seq = poll->gap_seq;
 	}
-	LWLockRelease(database->lock);
+	LWLockRelease(claim->database->lock);
 }
 
 /* After consuming: the claim's position moves. */
@@ -424,13 +391,11 @@ note_consumed(Poll *poll)
 
 /* Make a poll of the claim as it stands now, in the current context. */
 static void
-begin_poll(Poll *poll, Claim *claim, int max_messages, bool consume)
+begin_poll(Poll *poll, Claim *claim, bool consume)
 {
 	poll->claim = claim;
 	poll->ring = claim->database->ring;
 	poll->consume = consume;
-	if (!consume)
-		look_begin(claim->subscription, max_messages);
 	take_cursors(poll);
 }
 
@@ -448,7 +413,7 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 	Poll		poll = {0};
 	bool		any;
 
-	begin_poll(&poll, claim, max_messages, consume);
+	begin_poll(&poll, claim, consume);
 	poll.store = result->setResult;
 	poll.desc = result->setDesc;
 	any = return_messages(&poll, max_messages);
@@ -457,7 +422,7 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 	if (any && consume)
 		note_consumed(&poll);
 	else if (any)
-		note_look(&poll);
+		note_told(&poll);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return any;

@@ -575,8 +575,7 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 	pg_atomic_write_u64(&subscription->polls, 0);
 	pg_atomic_write_u64(&subscription->empty_polls, 0);
 	pg_atomic_write_u64(&subscription->last_poll_at, 0);
-	subscription->looks = 0;
-	subscription->looked_gap = subscription->looked_gap_seq = 0;
+	subscription->told_gap = subscription->told_seq = 0;
 	dlist_push_tail(&database->subscriptions, &subscription->node);
 	return subscription;
 }
@@ -740,7 +739,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	binding->flags = flags;
 	pg_atomic_write_u64(&binding->number, BINDING_UNPLACED);
 	pg_atomic_write_u64(&binding->pos, RING_NONE);
-	binding->looked_first = binding->looked_number = binding->looked_seq = 0;
+	binding->told = 0;
 	binding->cursor = -1;
 	binding->waiting = false;
 	dlist_push_tail(&slot->bindings, &binding->channel_node);

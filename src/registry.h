@@ -127,13 +127,11 @@ typedef struct Binding
 	int			cursor;
 
 	/*
-	 * The reader alone: what the last look showed.  Losses up to looked_first
-	 * were in its gap row, events from there up to looked_number (with seq
-	 * looked_seq) in its rows.
+	 * The reader alone: number of the last event of the channel that the gap
+	 * row of a look told as missing.  Its seq is not above the subscription's
+	 * told_seq.
 	 */
-	uint64		looked_first;
-	uint64		looked_number;
-	uint64		looked_seq;
+	uint64		told;
 
 	/* database->wait_lock */
 	dlist_node	wait_node;
@@ -189,10 +187,9 @@ typedef struct Subscription
 	pg_atomic_uint64 seq;		/* last one consumed */
 	pg_atomic_uint64 gap_seen;	/* part of the gap epoch it was told of */
 
-	/* the reader alone: looks that showed anything, the last one's gap row */
-	uint64		looks;
-	uint64		looked_gap;		/* gap epoch */
-	uint64		looked_gap_seq;
+	/* the reader alone: the last gap row that a look has shown */
+	uint64		told_gap;		/* gap epoch */
+	uint64		told_seq;		/* seq of the row; 0: there was none */
 
 	/* any process, atomically */
 	pg_atomic_uint64 gap_epoch; /* grows when it missed events unknown */

@@ -198,8 +198,7 @@ is( $node->safe_psql(
 	't|t',
 	'views: channels and subscriptions have the same sums');
 
-# An ack of what a look has shown counts what was overwritten since as
-# delivered: it was seen.
+# An ack of what a look has shown counts what was overwritten since as lost.
 
 sub flood
 {
@@ -220,9 +219,12 @@ is( received($node, 'postgres', 'one', 3, consume => 0),
 	'c0:seen 1 c0:seen 2 c0:seen 3', 'a look shows three');
 my $upto = $node->safe_psql('postgres',
 	"SELECT max(seq) FROM pgpubsub.poll('one', 3, consume => false)");
+my $lost_of_one = "SELECT lost FROM pgpubsub.stat_subscriptions WHERE subscription = 'one'";
+my $lost_before = $node->safe_psql('postgres', $lost_of_one);
 flood('c1', 2000);
 is($node->safe_psql('postgres', "SELECT pgpubsub.ack('one', $upto)"),
-	3, 'they are acked although they are overwritten');
+	0, 'none of them is there any more when they are acked');
+is($node->safe_psql('postgres', $lost_of_one) - $lost_before, 3, 'they count as lost');
 is_quiet($node, 'postgres', 'one', 'and are no gap');
 
 # A reader that holds its transaction open does not keep events either; what
