@@ -410,6 +410,7 @@ extern int	registry_waiting_pid(Database *database,
 /* channels; database->lock held, exclusive to make one */
 extern int	registry_find_channel(Database *database, const char *name,
 								  bool is_pattern);
+extern int	registry_find_bound_channel(Database *database, const char *name);
 extern int	registry_make_channel(Database *database, const char *name,
 								  bool is_pattern);
 extern bool registry_channels_full(Database *database);
