@@ -39,7 +39,6 @@
  */
 #include "launcher.h"
 
-#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/tableam.h"

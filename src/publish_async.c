@@ -31,7 +31,6 @@
 
 #include "access/xact.h"
 #include "commit_append.h"
-#include "miscadmin.h"
 #include "reader.h"
 #include "room.h"
 #include "utils/memutils.h"
