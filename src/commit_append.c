@@ -143,13 +143,9 @@ find_channels(Database *database, const StagedView *view, Size *bytes)
 	*bytes = 0;
 	for (uint32 i = 0; i < view->nevents; i++)
 	{
-		int			slot = registry_find_channel(database,
-												 staged_event_channel(event),
-												 false);
+		int			slot = registry_find_bound_channel(database,
+													   staged_event_channel(event));
 
-		if (slot >= 0 &&
-			pg_atomic_read_u32(&database->channels[slot].nbindings) == 0)
-			slot = -1;
 		event->slot = slot;
 		if (slot >= 0)
 			*bytes += ring_record_size(event->payload_len);

@@ -41,10 +41,8 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
@@ -354,32 +352,21 @@ follow_command(Node *command)
  * Publications
  */
 
-/*
- * What the warning after the command is about: a copy of the publication's
- * name, or NULL for all.  Returns whether one may be due.
- */
-static bool
-concerns_publication(Node *command, char **publication)
+/* A copy of the name of the publication that the command is about, or NULL. */
+static char *
+name_publication(Node *command)
 {
-	const char *extension = NULL;
-
-	*publication = NULL;
 	if (IsA(command, CreatePublicationStmt))
-		*publication = pstrdup(((CreatePublicationStmt *) command)->pubname);
-	else if (IsA(command, AlterPublicationStmt))
-		*publication = pstrdup(((AlterPublicationStmt *) command)->pubname);
-	else if (IsA(command, CreateExtensionStmt))
-		extension = ((CreateExtensionStmt *) command)->extname;
-	else if (IsA(command, AlterExtensionStmt))
-		extension = ((AlterExtensionStmt *) command)->extname;
-	return *publication != NULL ||
-		(extension != NULL && strcmp(extension, PGPUBSUB_EXTENSION) == 0);
+		return pstrdup(((CreatePublicationStmt *) command)->pubname);
+	if (IsA(command, AlterPublicationStmt))
+		return pstrdup(((AlterPublicationStmt *) command)->pubname);
+	return NULL;
 }
 
 /*
- * The command has run: warn if the table of subscriptions is published.  Where
- * nothing can be replicated, which core says by a warning of its own, that
- * would only be in the way.
+ * The command has run: warn if the table of subscriptions is in the
+ * publication; in any, if it is NULL.  Where nothing can be replicated, which
+ * core says by a warning of its own, that would only be in the way.
  */
 static void
 warn_of_publication(const char *publication)
@@ -669,9 +656,7 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 	/* a command that ends the transaction may be freed when it has run */
 	Node	   *followed = IsA(pstmt->utilityStmt, DropOwnedStmt) ||
 		IsA(pstmt->utilityStmt, ReassignOwnedStmt) ? pstmt->utilityStmt : NULL;
-	char	   *publication;
-	bool		may_warn = concerns_publication(pstmt->utilityStmt,
-												&publication);
+	char	   *publication = name_publication(pstmt->utilityStmt);
 	bool		discard_all = IsA(pstmt->utilityStmt, DiscardStmt) &&
 		((DiscardStmt *) pstmt->utilityStmt)->target == DISCARD_ALL;
 	bool		installs = installs_extension(pstmt->utilityStmt);
@@ -701,7 +686,7 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 		error_context_stack = hint.previous;
 	if (followed)
 		follow_command(followed);
-	if (may_warn)
+	if (publication != NULL || installs)
 		warn_of_publication(publication);
 	if (discard_all)
 		subscribe_discard();

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * database_hooks.h
- *	  How databases, and the extension in them, come and go.
+ *	  How databases, the extension in them, and roles come and go.
  *
  *-------------------------------------------------------------------------
  */

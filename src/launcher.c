@@ -39,7 +39,6 @@
  */
 #include "launcher.h"
 
-#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/tableam.h"
@@ -456,11 +455,12 @@ end_probe(void)
 
 	pfree(probe);
 	probe = NULL;
-	candidate->refused = pgpubsub_control->probed != candidate->oid &&
-		registry_find_database(candidate->oid) == NULL && note_none_free();
+	candidate->refused = false;
 	if (pgpubsub_control->probed == candidate->oid ||
-		registry_find_database(candidate->oid) != NULL ||
-		candidate->refused || candidate->again)
+		registry_find_database(candidate->oid) != NULL)
+		return;
+	candidate->refused = note_none_free();
+	if (candidate->refused || candidate->again)
 		return;
 	if (num_candidates == max_candidates)
 	{

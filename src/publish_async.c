@@ -31,7 +31,6 @@
 
 #include "access/xact.h"
 #include "commit_append.h"
-#include "miscadmin.h"
 #include "reader.h"
 #include "room.h"
 #include "utils/memutils.h"
@@ -314,15 +313,12 @@ find_bound_channel(void)
 		{
 			StagedEvent *event = (StagedEvent *) (chunk->data + pos);
 			const char *channel = staged_event_channel(event);
-			int			slot;
 
 			pos += event->length;
 			if (last && strcmp(last, channel) == 0)
 				continue;
 			last = channel;
-			slot = registry_find_channel(database, channel, false);
-			if (slot >= 0 &&
-				pg_atomic_read_u32(&database->channels[slot].nbindings) > 0)
+			if (registry_find_bound_channel(database, channel) >= 0)
 				result = channel;
 		}
 	}

@@ -72,6 +72,21 @@ registry_find_channel(Database *database, const char *name, bool is_pattern)
 	return entry ? entry->slot : -1;
 }
 
+/*
+ * The slot of the channel, if somebody reads it; -1 if nobody does.
+ * database->lock must be held.
+ */
+int
+registry_find_bound_channel(Database *database, const char *name)
+{
+	int			slot = registry_find_channel(database, name, false);
+
+	if (slot >= 0 &&
+		pg_atomic_read_u32(&database->channels[slot].nbindings) == 0)
+		return -1;
+	return slot;
+}
+
 /* Put the channel at the end of one of its database's lists. */
 static void
 move_channel(Channel *channel, dlist_head *list)

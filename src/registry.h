@@ -161,7 +161,7 @@ typedef struct Subscription
 	bool		doomed;			/* to be dropped once nobody reads it */
 	bool		stale;			/* to be read from the table again then */
 	uint32		generation;		/* grows when the slot is freed */
-	uint32		bindings_version;	/* grows when a binding is added */
+	uint32		bindings_version;	/* grows when its bindings change */
 	bool		evicted;		/* holds nothing until it is polled */
 	bool		foreign;		/* nor that: made in another database */
 	bool		adopted;		/* it was; the table is to say so */
@@ -285,7 +285,7 @@ typedef struct Database
 	uint64		published_bytes_base;
 
 	/* changed under lock, exclusive; read without */
-	pg_atomic_uint32 version;	/* grows with every channel made or freed */
+	pg_atomic_uint32 version;	/* grows with every channel made */
 	pg_atomic_uint32 npatterns; /* patterns that some subscription names */
 	pg_atomic_uint32 channels_full; /* no slot could be reused last */
 
@@ -311,6 +311,7 @@ typedef struct Database
 	pg_atomic_uint64 evictions;
 	pg_atomic_uint64 bad_frames;
 	pg_atomic_uint32 notify_trouble;	/* with staged events, a NotifyTrouble */
+	bool		relay_lost_events;	/* for want of memory, not yet told */
 
 	/*
 	 * Any writer, atomically: async transactions that are published by NOTIFY
@@ -332,8 +333,6 @@ typedef struct Database
 	int			window_changes;
 	TimestampTz window_start;
 	bool		window_busy;
-
-	bool		relay_lost_events;	/* for want of memory, not yet told */
 } Database;
 
 /* What all databases share. */
@@ -407,6 +406,7 @@ extern int	registry_waiting_pid(Database *database,
 /* channels; database->lock held, exclusive to make one */
 extern int	registry_find_channel(Database *database, const char *name,
 								  bool is_pattern);
+extern int	registry_find_bound_channel(Database *database, const char *name);
 extern int	registry_make_channel(Database *database, const char *name,
 								  bool is_pattern);
 extern bool registry_channels_full(Database *database);

@@ -4,9 +4,10 @@
  *	  The layout of shared memory.
  *
  * One block has the control structure, the pool of subscriptions, the
- * database slots, and for each slot its ring, channels and bindings.  Beside
- * it there are the hashes of names.  All of it is static: sized from the
- * settings when the server starts, and initialized once.
+ * database slots, what there is of each process, and for each slot its ring,
+ * staging queue, channels and bindings.  Beside it there are the hashes of
+ * names.  All of it is static: sized from the settings when the server starts,
+ * and initialized once.
  *
  * The size functions and the initialization go through the same parts in the
  * same order.
@@ -199,10 +200,6 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	pg_atomic_init_u64(&database->unstaged_ended, 0);
 	pg_atomic_init_u64(&database->unstaged_read, 0);
 	pg_atomic_init_u32(&database->turn, TURN_RELAY);
-	database->window_pid = 0;
-	database->window_changes = 0;
-	database->window_start = 0;
-	database->window_busy = false;
 	pg_atomic_init_u64(&database->truncated, 0);
 }
 

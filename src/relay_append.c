@@ -37,9 +37,7 @@
 
 #include "debug.h"
 #include "hold.h"
-#include "miscadmin.h"
 #include "relay_staged.h"
-#include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -103,13 +101,6 @@ wake_readers(void)
 		num_woken += registry_wake_channel(&database->channels[touched[i]]);
 	}
 	num_touched = 0;
-}
-
-/* Add to a counter that the relay alone writes. */
-static void
-add_to(pg_atomic_uint64 *counter, uint64 value)
-{
-	pg_atomic_write_u64(counter, pg_atomic_read_u64(counter) + value);
 }
 
 /* Append the event to the channel; there is room. */
@@ -188,7 +179,7 @@ static void
 become_full(void)
 {
 	full_since = judged_at = GetCurrentTimestamp();
-	add_to(&database->full_count, 1);
+	pg_atomic_fetch_add_u64(&database->full_count, 1);
 	pg_atomic_write_u64(&database->full_since, (uint64) full_since);
 	pg_atomic_write_u32(&database->relay_state, RELAY_FULL);
 	ConditionVariableBroadcast(&database->relay_cv);
@@ -201,9 +192,11 @@ become_full(void)
 static void
 end_full(RelayState state)
 {
-	add_to(&database->full_ms,
-		   TimestampDifferenceMilliseconds((TimestampTz) pg_atomic_read_u64(&database->full_since),
-										   GetCurrentTimestamp()));
+	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&database->full_since);
+
+	pg_atomic_fetch_add_u64(&database->full_ms,
+							TimestampDifferenceMilliseconds(since,
+															GetCurrentTimestamp()));
 	full_since = 0;
 	full_warned = false;
 	pg_atomic_write_u64(&database->full_since, 0);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * relay_append.h
- *	  From the relay's inbox into the ring.
+ *	  From the relay's inbox and the staging queue into the ring.
  *
  *-------------------------------------------------------------------------
  */

@@ -87,10 +87,7 @@ relay_pin_bound_channel(Database *my_database, const char *name)
 	int			slot;
 
 	LWLockAcquire(my_database->lock, LW_SHARED);
-	slot = registry_find_channel(my_database, name, false);
-	if (slot >= 0 &&
-		pg_atomic_read_u32(&my_database->channels[slot].nbindings) == 0)
-		slot = -1;
+	slot = registry_find_bound_channel(my_database, name);
 	if (slot >= 0)
 		pg_atomic_fetch_add_u32(&my_database->channels[slot].publishers, 1);
 	LWLockRelease(my_database->lock);
