@@ -322,11 +322,13 @@ typedef struct Database
 
 	pg_atomic_uint64 unstaged_read; /* what had ended when the relay read all */
 
+	char		pad[CHANNEL_LINE];	/* before what many writers write */
+
 	/*
 	 * A Turn.  A process takes it, by compare-and-swap, when it is free; the
 	 * relay has it while it is awake.  See commit_append.c.
 	 */
-	pg_atomic_uint32 turn pg_attribute_aligned(CHANNEL_LINE);
+	pg_atomic_uint32 turn;
 
 	/* whoever has the turn: whose transactions were taken in this window */
 	int			window_pid;
