@@ -250,7 +250,7 @@ $writers[ $_ - 1 ]->begin(qq{
 		FOR i IN 1 .. $rounds LOOP
 			PERFORM pgpubsub.publish('c', '$_ ' || i);
 			COMMIT;
-			PERFORM pg_sleep(random() * 0.005);
+			PERFORM count(*) FROM generate_series(1, (random() * 20000)::int);
 		END LOOP;
 	END\$\$}) foreach 1 .. 3;
 while ($count < 3 * $rounds)
