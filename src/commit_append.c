@@ -277,7 +277,6 @@ commit_append(Database *database, uint32 generation, StagedTransaction *place)
 	commit_append_give_turn(database);
 
 	/* as in relay_append.c: events are in the ring before we look who waits */
-	for (int i = 0; i < nslots; i++)
-		(void) registry_wake_channel(&database->channels[slots[i]]);
+	(void) registry_wake_channels(database, slots, nslots);
 	return nslots >= 0 && !warn;
 }

@@ -349,7 +349,8 @@ typedef struct Control
 
 	/*
 	 * By number of process, MaxBackends: the database in which it has said
-	 * LISTEN, or InvalidOid.  Written by that process, read by relays.
+	 * LISTEN, or InvalidOid.  Written by that process, read by who takes
+	 * staged events.
 	 */
 	pg_atomic_uint32 *listening_in;
 
@@ -361,6 +362,7 @@ typedef struct Control
 	dlist_head	free_subscriptions;
 
 	/* any process, atomically */
+	pg_atomic_uint32 num_listening; /* processes that have said LISTEN */
 	pg_atomic_uint32 launcher_procno;	/* PG_UINT32_MAX: none */
 	pg_atomic_uint32 version;	/* grows when a database may get a slot again */
 	pg_atomic_uint32 given;		/* grows when a database gets a slot */
@@ -397,7 +399,8 @@ extern void registry_start_waiting(Database *database,
 								   Subscription *subscription);
 extern void registry_stop_waiting(void);
 extern void registry_prepare_to_wake(void);
-extern int	registry_wake_channel(Channel *channel);
+extern int	registry_wake_channels(Database *database, const int *slots,
+								   int nslots);
 extern void registry_wake_waiting(Database *database,
 								  Subscription *subscription);
 extern void registry_expel_waiting(Database *database,

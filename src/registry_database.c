@@ -123,9 +123,9 @@ registry_wake_waiters(Database *database)
  * Native listeners
  *
  * Core does not tell whether anybody listens.  So each session that says
- * LISTEN makes that known before it does, and until it exits.  A relay looks
- * there after it has taken committed events: a session whose LISTEN was
- * committed before one of these is seen.
+ * LISTEN makes that known before it does, and until it exits.  Who takes
+ * staged events looks there once they are committed: a session whose LISTEN
+ * was committed before is seen.
  */
 
 /* At the process's exit: it listens no more. */
@@ -134,6 +134,7 @@ forget_listener(int code, Datum arg)
 {
 	pg_atomic_write_u32(&pgpubsub_control->listening_in[PGPUBSUB_MY_PROCNO],
 						InvalidOid);
+	pg_atomic_fetch_sub_u32(&pgpubsub_control->num_listening, 1);
 }
 
 /*
@@ -147,6 +148,7 @@ registry_note_listener(void)
 	if (noted || pgpubsub_control == NULL || PGPUBSUB_MY_PROCNO >= MaxBackends)
 		return;
 	before_shmem_exit(forget_listener, (Datum) 0);
+	pg_atomic_fetch_add_u32(&pgpubsub_control->num_listening, 1);
 	pg_atomic_write_u32(&pgpubsub_control->listening_in[PGPUBSUB_MY_PROCNO],
 						MyDatabaseId);
 	pg_memory_barrier();
@@ -154,12 +156,15 @@ registry_note_listener(void)
 }
 
 /*
- * May any session of the database listen, other than relays?
+ * May any session of the database listen, other than relays?  A transaction
+ * that ends asks this, so it looks through all processes only if any listens.
  */
 bool
 registry_has_listeners(Oid database)
 {
 	pg_memory_barrier();
+	if (pg_atomic_read_u32(&pgpubsub_control->num_listening) == 0)
+		return false;
 	for (int i = 0; i < MaxBackends; i++)
 		if (pg_atomic_read_u32(&pgpubsub_control->listening_in[i]) == database)
 			return true;

@@ -235,6 +235,7 @@ init_control(LWLockPadded *locks)
 	space += MAXALIGN(sizeof(Control));
 	pgpubsub_control->lock = &locks[0].lock;
 	pgpubsub_control->subscription_lock = &locks[1].lock;
+	pg_atomic_init_u32(&pgpubsub_control->num_listening, 0);
 	pg_atomic_init_u32(&pgpubsub_control->launcher_procno, PG_UINT32_MAX);
 	pg_atomic_init_u32(&pgpubsub_control->version, 0);
 	pg_atomic_init_u32(&pgpubsub_control->given, 0);

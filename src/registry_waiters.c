@@ -185,7 +185,7 @@ list_waiting(Subscription *subscription, int *procnos)
 }
 
 /*
- * Before the process calls registry_wake_channel(), which cannot fail.  Raises
+ * Before the process calls registry_wake_channels(), which cannot fail.  Raises
  * 53200 for want of memory.
  */
 void
@@ -197,18 +197,19 @@ registry_prepare_to_wake(void)
 }
 
 /*
- * List in to_wake the processes that wait for events of the channel, and take
- * the bindings for which they do out of the channel's list.  A session waits
- * for as many channels as its subscription has, and leaves the lists of the
- * others itself; so there may be repetitions.  Returns how many are listed;
- * from MaxBackends on there may be more.
+ * List in to_wake, behind the count that it has, the processes that wait for
+ * events of the channel, and take the bindings for which they do out of the
+ * channel's list.  A session waits for as many channels as its subscription
+ * has, and leaves the lists of the others itself; so there may be repetitions.
+ * Returns how many are listed then; from MaxBackends on there may be more.
  */
 static int
-take_waiting(Channel *channel)
+take_waiting(Channel *channel, int count)
 {
 	LWLock	   *lock = channel->database->wait_lock;
-	int			count = 0;
 
+	if (pg_atomic_read_u32(&channel->nwaiters) == 0)
+		return count;
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	while (!dlist_is_empty(&channel->waiters) && count < MaxBackends)
 	{
@@ -230,28 +231,39 @@ take_waiting(Channel *channel)
 	return count;
 }
 
+/* Set the latches of those who are listed; returns how many. */
+static int
+wake_listed(int count)
+{
+	for (int i = 0; i < count; i++)
+		SetLatch(&GetPGProcByNumber(to_wake[i])->procLatch);
+	return count;
+}
+
 /*
- * Wake the processes that wait for events of the channel; returns how many
+ * Wake the processes that wait for events of these channels; returns how many
  * there were.  The caller has issued a memory barrier since the events were
- * appended.  Latches are set without wait_lock, so that nobody who is woken
- * runs into it.
+ * appended.  Latches are set without wait_lock and when all lists are done
+ * with, so that nobody who is woken runs into that, or is woken for the next
+ * channel again.
  */
 int
-registry_wake_channel(Channel *channel)
+registry_wake_channels(Database *database, const int *slots, int nslots)
 {
+	int			count = 0;
 	int			woken = 0;
-	int			count;
 
-	do
+	for (int i = 0; i < nslots; i++)
 	{
-		if (pg_atomic_read_u32(&channel->nwaiters) == 0)
-			break;
-		count = take_waiting(channel);
-		for (int i = 0; i < count; i++)
-			SetLatch(&GetPGProcByNumber(to_wake[i])->procLatch);
-		woken += count;
-	} while (count >= MaxBackends);
-	return woken;
+		Channel    *channel = &database->channels[slots[i]];
+
+		while ((count = take_waiting(channel, count)) >= MaxBackends)
+		{
+			woken += wake_listed(count);
+			count = 0;
+		}
+	}
+	return woken + wake_listed(count);
 }
 
 /*

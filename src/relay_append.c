@@ -95,11 +95,9 @@ wake_readers(void)
 {
 	/* events are in the ring before we look for who waits */
 	pg_memory_barrier();
+	num_woken += registry_wake_channels(database, touched, num_touched);
 	for (int i = 0; i < num_touched; i++)
-	{
 		is_touched[touched[i]] = false;
-		num_woken += registry_wake_channel(&database->channels[touched[i]]);
-	}
 	num_touched = 0;
 }
 

@@ -928,7 +928,8 @@ staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
 
 /*
  * Take the transaction of which staging_comes_next() has said so, and number
- * its events.  No walk comes to it.
+ * its events.  No walk comes to it: before the turn is given up, the caller
+ * moves both marks past it and frees it.
  */
 void
 staging_take_next(Staging *staging, StagedView *view)
@@ -936,7 +937,6 @@ staging_take_next(Staging *staging, StagedView *view)
 	view->first = view->transaction->first = staging->numbered + 1;
 	staging->numbered += view->nevents;
 	staging->last_taken = view->pos;
-	staging->looked = view->pos + place_length(view->transaction);
 }
 
 /* The last number given to an event that was taken. */
