@@ -920,7 +920,8 @@ staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
 	staging->looked = pos;
 
 	/* since it was marked it may have been taken, and be another's now */
-	if (pos >= head || place_length(place) == 0 || place->pid != MyProcPid)
+	if (pos >= head || place_length(place) == 0 || place->pid != MyProcPid ||
+		place->first != 0)
 		return false;
 	view_place(place, pos, view);
 	return true;

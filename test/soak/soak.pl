@@ -186,6 +186,9 @@ sub stop_workers
 	append_to_file("$dir/stop", '');
 	reap('listener');
 	unlink "$dir/stop";
+
+	# a backend may have been killed just before
+	ok($node->poll_query_until('postgres', 'SELECT true'), "$phase{name}: the server is there");
 	$node->safe_psql('postgres', "DROP DATABASE $_ WITH (FORCE)")
 	  foreach split /\n/, $node->safe_psql('postgres', "SELECT datname FROM pg_database WHERE datname ~ '^gone'");
 }
@@ -823,7 +826,6 @@ if ($crash)
 	start_workers(crashing => 1);
 	let_work($seconds * 0.25);
 	stop_workers();
-	ok($node->poll_query_until('postgres', 'SELECT true'), 'the server has come back');
 	wait_for_relay($node, $_) foreach @databases;
 	connect_admin();
 	none_left();

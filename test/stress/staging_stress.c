@@ -982,6 +982,13 @@ reused_main(int index)
 	turn_of(1);
 	mine = staging_reserve(staging, TURN_SMALL, 1, 7, 0);
 	staging_mark(mine, true);
+	steps_drain();
+	expect(take_next(&view) == TAKE_FOUND, "there is nothing to take");
+	staging_set_appended(staging, staging->numbered);
+	staging_set_notified(staging, staging->numbered);
+	staging_recover(staging, &to_append, &to_notify);
+	expect(!staging_comes_next(staging, mine, &view),
+		   "one that a relay took, which then died, comes next");
 	relay_does(INT_MAX);
 	turn_of(2);
 	while ((other = staging_reserve(staging, TURN_SMALL, 1, 7, 0)) != mine)

@@ -304,6 +304,11 @@ $second->run(
 $first->run('SET ROLE a');
 begin_wait($first, "CALL pgpubsub.wait('owned', '1h')");
 $second->run('REASSIGN OWNED BY a TO b');
+wait_until(
+	sub {
+		return $watcher->value("SELECT owner FROM pgpubsub.stat_subscriptions WHERE subscription = 'owned'") eq 'b';
+	},
+	'the relay to read who owns it');
 publish('owned', 'secret');
 fails($first, '42501', 'it ends when the subscription is no longer its own');
 $first->run('RESET ROLE');
