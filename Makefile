@@ -18,8 +18,10 @@ PGFILEDESC = "pgpubsub - change events and publish/subscribe over NOTIFY"
 # The directory of this file, which is another one in a VPATH build.
 tree := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 
-headers := $(wildcard $(tree)/src/*.h)
-OBJS := $(patsubst $(tree)/%.c,%.o,$(sort $(wildcard $(tree)/src/*.c)))
+headers := $(wildcard $(tree)/src/*/*.h)
+sources := $(sort $(wildcard $(tree)/src/*.c $(tree)/src/*/*.c))
+OBJS := $(patsubst $(tree)/%.c,%.o,$(sources))
+folders := $(addprefix $(CURDIR)/,$(sort $(patsubst %/,%,$(dir $(OBJS)))))
 DATA := $(patsubst $(tree)/%,%,$(wildcard $(tree)/sql/pgpubsub--*.sql \
 	$(tree)/pgpubsub--*.control))
 
@@ -64,9 +66,9 @@ $(DATA_built): $(patsubst %,$(tree)/sql/%.sql,schema pgpubsub--1.0 \
 	cat $^ >'$@'
 
 # PGXS tracks no headers unless the server was configured to.
-$(OBJS): $(headers) | $(CURDIR)/src
+$(OBJS): $(headers) | $(folders)
 
-$(CURDIR)/src:
+$(folders):
 	$(MKDIR_P) '$@'
 
 else

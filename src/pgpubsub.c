@@ -10,20 +10,20 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "pgpubsub.h"
+#include "base/pgpubsub.h"
 
 #include <limits.h>
 
-#include "database_hooks.h"
-#include "debug.h"
+#include "base/debug.h"
 #include "fmgr.h"
-#include "launcher.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "publish.h"
-#include "registry.h"
-#include "shmem.h"
-#include "subscribe.h"
+#include "publish/publish.h"
+#include "read/subscribe.h"
+#include "registry/registry.h"
+#include "registry/shmem.h"
+#include "server/database_hooks.h"
+#include "server/launcher.h"
 #include "utils/guc.h"
 #include "utils/varlena.h"
 

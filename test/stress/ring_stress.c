@@ -26,7 +26,7 @@
  */
 #include "steps.h"
 
-#include "ring.c"
+#include "queue/ring.c"
 
 #include "harness.h"
 

@@ -29,7 +29,7 @@
  */
 #include "steps.h"
 
-#include "compat.h"
+#include "base/compat.h"
 
 /* What the server tells of the process's PGPROC. */
 static int	my_process;
@@ -52,7 +52,7 @@ counted_read_u32(volatile pg_atomic_uint32 *word)
 #undef GetPGProcByNumber
 #define GetPGProcByNumber(n) (looks++, &ProcGlobal->allProcs[n])
 
-#include "staging.c"
+#include "queue/staging.c"
 
 #include "harness.h"
 

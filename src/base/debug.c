@@ -1,0 +1,88 @@
+/*-------------------------------------------------------------------------
+ *
+ * debug.c
+ *	  What only builds with assertions have, for tests.
+ *
+ * 1. Points.  DEBUG_POINT("name") in the code marks a window that a test may
+ *	  want to keep open: between two steps of which another process must not
+ *	  see the first alone, or where a crash must do no harm.  While there is a
+ *	  file of that name in the directory pgpubsub.debug_points, whoever comes to
+ *	  the point waits there.  It says so in the server log, once when it comes
+ *	  and once when it goes on:
+ *
+ *		  pgpubsub debug point relay_exit: waiting
+ *		  pgpubsub debug point relay_exit: going on
+ *
+ *	  So a test makes the file, has something done that comes to the point,
+ *	  waits for the line (the log_line_prefix has the pid), looks at what the
+ *	  others do meanwhile, or kills the process, and removes the file.  A
+ *	  point may stand anywhere where an LWLock may be held or not, in commit
+ *	  and exit callbacks too: interrupts are not served there, and nothing is
+ *	  raised.
+ *
+ * 2. pgpubsub.debug_inbox_divisor makes the bounds of the relay's memory and
+ *	  temporary file so many times smaller, to reach them with little.
+ *
+ * Both settings are for the server's configuration alone, and shown nowhere.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "base/debug.h"
+
+#ifdef USE_ASSERT_CHECKING
+
+#include <sys/stat.h>
+
+#include "storage/pmsignal.h"
+#include "utils/guc.h"
+
+int			debug_inbox_divisor = 1;
+static char *debug_points = NULL;
+
+/*
+ * Define the settings; from _PG_init(), when preloaded.
+ */
+void
+debug_init(void)
+{
+	DefineCustomStringVariable("pgpubsub.debug_points",
+							   "Sets the directory whose files name points to wait at.",
+							   NULL,
+							   &debug_points,
+							   "",
+							   PGC_POSTMASTER,
+							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.debug_inbox_divisor",
+							"Sets by how much the bounds of the relay's buffer are divided.",
+							NULL,
+							&debug_inbox_divisor,
+							1, 1, 1024,
+							PGC_POSTMASTER,
+							GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							NULL, NULL, NULL);
+}
+
+/*
+ * Wait while there is a file of that name.  Raises nothing.
+ */
+void
+debug_point(const char *name)
+{
+	char		path[MAXPGPATH];
+	struct stat st;
+
+	if (debug_points == NULL || debug_points[0] == '\0')
+		return;
+	snprintf(path, sizeof(path), "%s/%s", debug_points, name);
+	if (stat(path, &st) != 0)
+		return;
+	ereport(LOG,
+			(errmsg_internal("pgpubsub debug point %s: waiting", name)));
+	while (stat(path, &st) == 0 && PostmasterIsAlive())
+		pg_usleep(1000);
+	ereport(LOG,
+			(errmsg_internal("pgpubsub debug point %s: going on", name)));
+}
+
+#endif							/* USE_ASSERT_CHECKING */

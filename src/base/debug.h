@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * debug.h
+ *	  What only builds with assertions have, for tests; see debug.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_DEBUG_H
+#define PGPUBSUB_DEBUG_H
+
+#include "base/pgpubsub.h"
+
+#ifdef USE_ASSERT_CHECKING
+
+extern void debug_init(void);
+extern void debug_point(const char *name);
+extern int	debug_inbox_divisor;
+
+#define DEBUG_POINT(name)		debug_point(name)
+#define DEBUG_INBOX_DIVISOR		debug_inbox_divisor
+
+#else
+
+#define debug_init()			((void) 0)
+#define DEBUG_POINT(name)		((void) 0)
+#define DEBUG_INBOX_DIVISOR		1
+
+#endif
+
+#endif							/* PGPUBSUB_DEBUG_H */

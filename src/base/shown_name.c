@@ -1,0 +1,132 @@
+/*-------------------------------------------------------------------------
+ *
+ * shown_name.c
+ *	  Names from other databases, in this one's encoding.
+ *
+ * Shared memory has the names of all databases' channels and subscriptions,
+ * each in the encoding of its own database.  Shown as they are in another one
+ * they may be no text at all, on which the whole query fails.  So each
+ * character is converted, directly or by way of UTF8, and one that cannot be,
+ * or of which nobody knows what it is, as in SQL_ASCII, is shown as "?".
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "base/shown_name.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_database.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/syscache.h"
+
+/* Room for one character in any encoding, however it is converted. */
+#define CHARACTER_ROOM	(MAX_CONVERSION_GROWTH * MAX_MULTIBYTE_CHAR_LEN + 1)
+
+/* Stands for a character that cannot be shown. */
+#define SUBSTITUTE		"?"
+
+/*
+ * The encoding of names that come from the database: SHOWN_AS_IS if it is this
+ * one, PG_SQL_ASCII also if it is no more.  In a transaction.
+ */
+int
+shown_name_encoding(Oid database)
+{
+	HeapTuple	tuple;
+	int			encoding;
+
+	if (database == MyDatabaseId)
+		return SHOWN_AS_IS;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	if (!HeapTupleIsValid(tuple))
+		return PG_SQL_ASCII;
+	encoding = ((Form_pg_database) GETSTRUCT(tuple))->encoding;
+	ReleaseSysCache(tuple);
+	return encoding;
+}
+
+/*
+ * Convert one character of len bytes to dest, terminated.  Returns false if it
+ * cannot be.
+ */
+static bool
+convert_between(int from, int to, const char *character, int len, char *dest)
+{
+	Oid			function;
+
+	if (from == to)
+	{
+		memcpy(dest, character, len);
+		dest[len] = '\0';
+		return true;
+	}
+	if (from == PG_SQL_ASCII || to == PG_SQL_ASCII)
+		return false;
+	function = FindDefaultConversionProc(from, to);
+	return OidIsValid(function) &&
+		pg_do_encoding_conversion_buf(function, from, to,
+									  (unsigned char *) unconstify(char *, character),
+									  len, (unsigned char *) dest,
+									  CHARACTER_ROOM, true) == len;
+}
+
+/* The same to this database's encoding, by way of UTF8 if there is no other. */
+static bool
+convert_character(int from, const char *character, int len, char *dest)
+{
+	char		utf8[CHARACTER_ROOM];
+	int			to = GetDatabaseEncoding();
+
+	if (convert_between(from, to, character, len, dest))
+		return true;
+	return from != PG_UTF8 && to != PG_UTF8 &&
+		convert_between(from, PG_UTF8, character, len, utf8) &&
+		convert_between(PG_UTF8, to, utf8, (int) strlen(utf8), dest);
+}
+
+/* True if the name has nothing that encodings differ in. */
+static bool
+is_ascii(const char *name)
+{
+	while (*name && !IS_HIGHBIT_SET(*name))
+		name++;
+	return *name == '\0';
+}
+
+/*
+ * The name, which is in that encoding, as it can be shown in this database: it
+ * itself, or a copy in the current memory context.  In a transaction; no LWLock
+ * may be held, as catalogs are looked at.  Raises no error for what the name
+ * is.
+ */
+const char *
+shown_name(const char *name, int encoding)
+{
+	char	   *result;
+	char	   *end;
+
+	if (encoding == SHOWN_AS_IS || is_ascii(name))
+		return name;
+	end = result = palloc(strlen(name) * CHARACTER_ROOM);
+	while (*name)
+	{
+		int			len = IS_HIGHBIT_SET(*name) && encoding != PG_SQL_ASCII ?
+			pg_encoding_verifymbchar(encoding, name, (int) strlen(name)) : 1;
+
+		if (!IS_HIGHBIT_SET(*name) && len == 1)
+		{
+			*end++ = *name++;
+			continue;
+		}
+
+		/* a byte that begins no character stands for itself */
+		if (len < 1 || encoding == PG_SQL_ASCII ||
+			!convert_character(encoding, name, len, end))
+			strcpy(end, SUBSTITUTE);
+		end += strlen(end);
+		name += Max(len, 1);
+	}
+	*end = '\0';
+	return result;
+}

@@ -1,0 +1,541 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_event.c
+ *	  Rows of a table as JSON: what events say of them.
+ *
+ * A ChangeShape is made once per trigger and table: it has the columns with
+ * their names as JSON and their types' functions, and the table's key.  From
+ * then on a row is written without a look-up in any catalog, straight from
+ * the slot's values, into the caller's buffer.  change_event_format.c puts
+ * the envelope around it.
+ *
+ * - A row object is what row_to_json() makes of the row, less the columns
+ *	 that the trigger leaves out.
+ * - Virtual generated columns (18) are left out: a trigger's tuples do not
+ *	 have their values.  Stored ones are there.
+ * - The key is the primary key, also a deferrable one, else the replica
+ *	 identity index; key columns are shown in the index's order, whether or
+ *	 not the trigger's columns include them.  An UPDATE that changes the key
+ *	 shows the old one, too, whatever else is shown of the old row.
+ * - A column changed if its stored bytes did, after detoasting: 1.0 to 1.00
+ *	 is a change, an UPDATE to the same value is none.
+ *
+ * What gets larger than max_payload while it is written is left unfinished:
+ * the shape's too_large says so, which the caller resets before.
+ *
+ * While a value is at hand, the shape says which column's it is: the caller
+ * names it in the context of an error that a type's function raises.
+ *
+ * Rows must be deformed (slot_getallattrs) and scratch memory is left in the
+ * current context: both are the caller's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "event/change_event.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "event/event_settings.h"
+#include "utils/datum.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+/* ----------------------------------------------------------------------
+ * Shapes
+ * ----------------------------------------------------------------------
+ */
+
+/* Is name among the names, a list of char *? */
+static bool
+name_in_list(const List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		if (strcmp((const char *) lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The table's primary key index, else its replica identity index. */
+static Oid
+find_key_index(Relation rel)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	Oid			primary = InvalidOid;
+	Oid			identity = InvalidOid;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID,
+											ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_index index;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		if (index->indisprimary)
+			primary = index->indexrelid;
+		else if (index->indisreplident &&
+				 rel->rd_rel->relreplident == REPLICA_IDENTITY_INDEX)
+			identity = index->indexrelid;
+		ReleaseSysCache(tuple);
+	}
+	list_free(indexes);
+	return OidIsValid(primary) ? primary : identity;
+}
+
+/* Find the shape's column for an attribute; -1 if it is not shown. */
+static int
+find_column(const ChangeShape *shape, AttrNumber attnum)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+		if (shape->columns[i].index == attnum - 1)
+			return i;
+	return -1;
+}
+
+/* Note which columns the key has. */
+static void
+set_key(ChangeShape *shape, Relation rel)
+{
+	Oid			indexoid = find_key_index(rel);
+	HeapTuple	tuple;
+	Form_pg_index index;
+
+	shape->nkeys = 0;
+	if (!OidIsValid(indexoid))
+		return;
+	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(indexoid));
+	if (!HeapTupleIsValid(tuple))
+		return;
+	index = (Form_pg_index) GETSTRUCT(tuple);
+	shape->keys = palloc(index->indnkeyatts * sizeof(int));
+	for (int i = 0; i < index->indnkeyatts; i++)
+	{
+		int			column = find_column(shape, index->indkey.values[i]);
+
+		if (column < 0)
+			continue;
+		shape->keys[shape->nkeys++] = column;
+		shape->columns[column].in_key = true;
+	}
+	ReleaseSysCache(tuple);
+}
+
+/* Fill in a column of the shape. */
+static void
+set_column(ChangeColumn *column, Form_pg_attribute att,
+		   const TriggerOptions *options)
+{
+	const char *name = NameStr(att->attname);
+	StringInfoData label;
+
+	column->name = pstrdup(name);
+	column->index = att->attnum - 1;
+	column->len = att->attlen;
+	column->byval = att->attbyval;
+	column->carried = options->columns == NIL ||
+		name_in_list(options->columns, name);
+	column->watched = name_in_list(options->watch, name);
+
+	initStringInfo(&label);
+	appendStringInfoChar(&label, ',');
+	json_append_string(&label, name, strlen(name));
+	appendStringInfoChar(&label, ':');
+	column->label = label.data;
+	column->label_len = label.len;
+	json_type_init(&column->type, att->atttypid, CurrentMemoryContext);
+}
+
+/* Take the columns over from the table. */
+static void
+set_columns(ChangeShape *shape, TupleDesc tupdesc,
+			const TriggerOptions *options)
+{
+	shape->columns = palloc0(Max(tupdesc->natts, 1) * sizeof(ChangeColumn));
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
+		ChangeColumn *column = &shape->columns[shape->ncolumns];
+
+		if (att->attisdropped || PGPUBSUB_IS_VIRTUAL(att))
+			continue;
+		set_column(column, att, options);
+		if (column->type.runs_user_code)
+			shape->runs_user_code = true;
+		/* if none of them is there any more, rather too many events */
+		if (column->watched)
+			shape->watching = true;
+		shape->ncolumns++;
+	}
+	shape->changed = palloc0(Max(shape->ncolumns, 1) * sizeof(bool));
+}
+
+/* Note what it takes to write the columns that are ever written. */
+static void
+set_traits(ChangeShape *shape)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		const ChangeColumn *column = &shape->columns[i];
+
+		if (!column->carried && !column->in_key)
+			continue;
+		shape->follows_session |= column->type.follows_session;
+		shape->runs_sql |= column->type.runs_sql;
+		shape->row_types = list_concat_unique_oid(shape->row_types,
+												  column->type.row_types);
+	}
+}
+
+/* Warn of names in a list that are no column of the table. */
+static void
+warn_unknown_columns(const List *names, const char *option,
+					 const ChangeShape *shape, Relation rel)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		const char *name = (const char *) lfirst(lc);
+		bool		found = false;
+
+		for (int i = 0; i < shape->ncolumns && !found; i++)
+		{
+			int			index = shape->columns[i].index;
+
+			found = strcmp(NameStr(TupleDescAttr(RelationGetDescr(rel),
+												 index)->attname), name) == 0;
+		}
+		if (!found)
+			ereport(WARNING,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("table \"%s\" has no column \"%s\", which the option \"%s\" of its trigger names",
+							RelationGetRelationName(rel), name, option),
+					 errdetail("Events on channel \"%s\" leave it out of account.",
+							   shape->channel),
+					 errhint("Call pgpubsub.attach() again with the columns that the table has now.")));
+	}
+}
+
+/*
+ * Make the shape of a trigger's events on rel, in the current context.  The
+ * caller has rel open and locked, and resets the context to free the shape.
+ * Warns of columns in the options that the table does not have (they may have
+ * been renamed): a write must not fail for that.
+ */
+ChangeShape *
+change_shape_create(Relation rel, const ChangeNames *names,
+					const TriggerOptions *options)
+{
+	ChangeShape *shape = palloc0(sizeof(ChangeShape));
+
+	shape->channel = pstrdup(names->channel);
+	shape->schema = pstrdup(names->schema);
+	shape->table = pstrdup(names->table);
+	shape->partition = names->partition ? pstrdup(names->partition) : NULL;
+	shape->old_values = options->old_values;
+	shape->format = options->format;
+	set_columns(shape, RelationGetDescr(rel), options);
+	set_key(shape, rel);
+	set_traits(shape);
+	change_shape_format(shape, names);
+	warn_unknown_columns(options->columns, "columns", shape, rel);
+	warn_unknown_columns(options->watch, "watch", shape, rel);
+	return shape;
+}
+
+/* ----------------------------------------------------------------------
+ * Rows
+ * ----------------------------------------------------------------------
+ */
+
+/*
+ * Are two values of the column the same bytes?  Values that are stored
+ * alike, compressed or out of line, are not fetched for it.
+ */
+static bool
+same_value(const ChangeColumn *column, Datum a, Datum b)
+{
+	if (column->byval && column->len == sizeof(Datum))
+		return a == b;
+	if (column->len == -1)
+	{
+		Size		size = VARSIZE_ANY(DatumGetPointer(a));
+
+		if (size == VARSIZE_ANY(DatumGetPointer(b)) &&
+			memcmp(DatumGetPointer(a), DatumGetPointer(b), size) == 0)
+			return true;
+		/* plain values of the same kind need no further look */
+		if (!VARATT_IS_EXTENDED(DatumGetPointer(a)) &&
+			!VARATT_IS_EXTENDED(DatumGetPointer(b)))
+			return false;
+	}
+	return datum_image_eq(a, b, column->byval, column->len);
+}
+
+/* Is the column null in both rows, or the same bytes? */
+static bool
+same_column(const ChangeColumn *column, TupleTableSlot *a, TupleTableSlot *b)
+{
+	int			index = column->index;
+
+	if (a->tts_isnull[index] || b->tts_isnull[index])
+		return a->tts_isnull[index] == b->tts_isnull[index];
+	return same_value(column, a->tts_values[index], b->tts_values[index]);
+}
+
+/*
+ * Note which columns differ between the two rows of an UPDATE, and whether the
+ * key does.  Returns false if the trigger watches columns and none of them
+ * changed.
+ */
+bool
+change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
+					TupleTableSlot *new_row)
+{
+	bool		wanted = !shape->watching;
+
+	shape->key_changed = false;
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		const ChangeColumn *column = &shape->columns[i];
+		bool		differs;
+
+		if (!column->carried && !column->watched && !column->in_key)
+			continue;
+		shape->reading = column;
+		differs = !same_column(column, old_row, new_row);
+		shape->changed[i] = differs;
+		shape->key_changed |= differs && column->in_key;
+		wanted |= differs && column->watched;
+	}
+	shape->reading = NULL;
+	return wanted;
+}
+
+/*
+ * Append the label of a column and its value.  At the head of an object the
+ * label's comma becomes the brace.  Marks the shape if the text gets larger
+ * than can be published, and then appends nothing any more.
+ */
+static void
+append_column(StringInfo buf, ChangeShape *shape, ChangeColumn *column,
+			  TupleTableSlot *row, bool first)
+{
+	int			start = buf->len;
+	Datum		value = row->tts_values[column->index];
+
+	if (shape->too_large)
+		return;
+	appendBinaryStringInfo(buf, column->label, column->label_len);
+	if (first)
+		buf->data[start] = '{';
+	if (row->tts_isnull[column->index])
+	{
+		appendBinaryStringInfo(buf, "null", 4);
+		return;
+	}
+
+	shape->reading = column;
+	if (buf->len + json_least_length(&column->type, value) >
+		shape->max_payload)
+		shape->too_large = true;
+	else
+	{
+		json_append_value(buf, &column->type, value);
+		if (column->type.runs_sql)
+			event_settings_renew();
+	}
+	shape->reading = NULL;
+	if ((Size) buf->len > shape->max_payload)
+		shape->too_large = true;
+}
+
+/* Which columns an object has, one or more of these. */
+#define COLUMNS_CARRIED		0x01
+#define COLUMNS_CHANGED		0x02	/* carried ones that changed */
+#define COLUMNS_KEY			0x04
+
+/* Append an object of these columns of the row, in the table's order. */
+static void
+append_object(StringInfo buf, ChangeShape *shape, TupleTableSlot *row,
+			  int set)
+{
+	bool		first = true;
+
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		ChangeColumn *column = &shape->columns[i];
+		int			in = 0;
+
+		if (column->carried)
+			in |= COLUMNS_CARRIED;
+		if (column->carried && shape->changed[i])
+			in |= COLUMNS_CHANGED;
+		if (column->in_key)
+			in |= COLUMNS_KEY;
+		if ((in & set) == 0)
+			continue;
+		append_column(buf, shape, column, row, first);
+		first = false;
+	}
+	if (first)
+		appendStringInfoChar(buf, '{');
+	appendStringInfoChar(buf, '}');
+}
+
+/* Append the row's key, an object; the table must have one. */
+void
+change_append_key(StringInfo buf, ChangeShape *shape,
+				  TupleTableSlot *row)
+{
+	for (int i = 0; i < shape->nkeys; i++)
+		append_column(buf, shape, &shape->columns[shape->keys[i]], row,
+					  i == 0);
+	appendStringInfoChar(buf, '}');
+}
+
+/* Append what the event shows of a new row. */
+void
+change_append_new(StringInfo buf, ChangeShape *shape,
+				  TupleTableSlot *row)
+{
+	append_object(buf, shape, row, COLUMNS_CARRIED);
+}
+
+/* Does the event show anything of an old row?  row may be NULL. */
+static bool
+has_old(const ChangeShape *shape, TupleTableSlot *row)
+{
+	if (row == NULL || shape->old_values == OLD_VALUES_NONE)
+		return false;
+	return shape->old_values != OLD_VALUES_KEY || shape->nkeys > 0;
+}
+
+/*
+ * Is this an UPDATE that changed the key?  change_compare_rows() must have
+ * been called for one that has both rows; one of them may be NULL.
+ */
+static bool
+moved_key(const ChangeShape *shape, TupleTableSlot *old_row,
+		  TupleTableSlot *new_row)
+{
+	return old_row && new_row && shape->key_changed;
+}
+
+/*
+ * Append what the event shows of an old row; only if has_old().  One without a
+ * new row is shown whole unless only its key is wanted.
+ */
+static void
+append_old(StringInfo buf, ChangeShape *shape, TupleTableSlot *old_row,
+		   TupleTableSlot *new_row)
+{
+	if (shape->old_values == OLD_VALUES_KEY)
+		change_append_key(buf, shape, old_row);
+	else if (shape->old_values == OLD_VALUES_CHANGED && new_row)
+		append_object(buf, shape, old_row, COLUMNS_CHANGED);
+	else
+		append_object(buf, shape, old_row, COLUMNS_CARRIED);
+}
+
+/*
+ * Append the key and, if the UPDATE changed it, the old one, each with a comma
+ * before it; nothing if the table has no key, or there is no row.
+ */
+void
+change_append_keys(StringInfo buf, ChangeShape *shape,
+				   TupleTableSlot *old_row, TupleTableSlot *new_row)
+{
+	TupleTableSlot *keyed = new_row ? new_row : old_row;
+
+	if (shape->nkeys == 0 || keyed == NULL)
+		return;
+	appendBinaryStringInfo(buf, ",\"key\":", 7);
+	change_append_key(buf, shape, keyed);
+	if (moved_key(shape, old_row, new_row))
+	{
+		appendBinaryStringInfo(buf, ",\"old_key\":", 11);
+		change_append_key(buf, shape, old_row);
+	}
+}
+
+/*
+ * Append the before of a Debezium envelope: the old row as far as it is shown,
+ * with its key if that changed, or null.
+ */
+void
+change_append_before(StringInfo buf, ChangeShape *shape,
+					 TupleTableSlot *old_row, TupleTableSlot *new_row)
+{
+	if (!moved_key(shape, old_row, new_row))
+	{
+		if (has_old(shape, old_row))
+			append_old(buf, shape, old_row, new_row);
+		else
+			appendBinaryStringInfo(buf, "null", 4);
+	}
+	else if (shape->old_values == OLD_VALUES_CHANGED)
+		append_object(buf, shape, old_row, COLUMNS_CHANGED | COLUMNS_KEY);
+	else if (shape->old_values == OLD_VALUES_FULL)
+		append_object(buf, shape, old_row, COLUMNS_CARRIED | COLUMNS_KEY);
+	else
+		change_append_key(buf, shape, old_row);
+}
+
+/* Append the names of the columns that changed, a JSON array. */
+static void
+append_changed(StringInfo buf, const ChangeShape *shape)
+{
+	char		opening = '[';
+
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		const ChangeColumn *column = &shape->columns[i];
+
+		if (!column->carried || !shape->changed[i])
+			continue;
+		appendStringInfoChar(buf, opening);
+		/* the label without its comma and colon */
+		appendBinaryStringInfo(buf, column->label + 1, column->label_len - 2);
+		opening = ',';
+	}
+	if (opening == '[')
+		appendStringInfoChar(buf, '[');
+	appendStringInfoChar(buf, ']');
+}
+
+/*
+ * Append key and old_key, new, old and changed, as far as the operation has
+ * them, each with a comma before it.  An UPDATE whose other row is not known
+ * (one of them NULL) has the side that is, whole, and no "changed".  For one
+ * with both, change_compare_rows() must have been called.
+ */
+void
+change_append_row(StringInfo buf, ChangeShape *shape,
+				  TupleTableSlot *old_row, TupleTableSlot *new_row)
+{
+	change_append_keys(buf, shape, old_row, new_row);
+	if (new_row)
+	{
+		appendBinaryStringInfo(buf, ",\"new\":", 7);
+		change_append_new(buf, shape, new_row);
+	}
+	if (has_old(shape, old_row))
+	{
+		appendBinaryStringInfo(buf, ",\"old\":", 7);
+		append_old(buf, shape, old_row, new_row);
+	}
+	if (old_row && new_row)
+	{
+		appendBinaryStringInfo(buf, ",\"changed\":", 11);
+		append_changed(buf, shape);
+	}
+}

@@ -1,0 +1,291 @@
+/*-------------------------------------------------------------------------
+ *
+ * trigger_options.c
+ *	  The options of a change trigger, as attach() and notify_change() share
+ *	  them.
+ *
+ * A trigger keeps its options as its arguments, each 'name=value', so that
+ * pg_dump carries them and \d shows them:
+ *
+ *	channel=text		any text of 1 to 63 bytes
+ *	columns=a,"B c"		a list of names, quoted as SQL quotes them
+ *	watch=a,b			the same
+ *	old_values=none | key | changed | full
+ *	format=plain | debezium | cloudevents
+ *	publish_mode=transactional | async
+ *
+ * An option that is not given has attach()'s default, and attach() does not
+ * write it.  A trigger made by hand goes through the same checks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "event/trigger_options.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_trigger.h"
+#include "lib/stringinfo.h"
+#include "nodes/value.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/varlena.h"
+
+/* The words that an option knows; the index is the value of its enum. */
+static const char *const old_values_words[] = {"none", "key", "changed", "full"};
+static const char *const format_words[] = {"plain", "debezium", "cloudevents"};
+static const char *const publish_mode_words[] = {"transactional", "async"};
+
+/*
+ * Find value among the option's words; 22023, with the words in the hint, if
+ * it is none of them.
+ */
+static int
+parse_word(const char *option, const char *value,
+		   const char *const *words, int nwords)
+{
+	StringInfoData list;
+
+	for (int i = 0; i < nwords; i++)
+		if (strcmp(value, words[i]) == 0)
+			return i;
+
+	initStringInfo(&list);
+	for (int i = 0; i < nwords; i++)
+		appendStringInfo(&list, "%s%s", i == 0 ? "" :
+						 i == nwords - 1 ? " or " : ", ", words[i]);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unrecognized %s: \"%s\"", option, value),
+			 errhint("Give %s.", list.data)));
+}
+
+OldValues
+parse_old_values(const char *value)
+{
+	return parse_word("old_values", value, old_values_words,
+					  lengthof(old_values_words));
+}
+
+EventFormat
+parse_event_format(const char *value)
+{
+	return parse_word("format", value, format_words, lengthof(format_words));
+}
+
+int
+parse_publish_mode(const char *value)
+{
+	return parse_word("publish_mode", value, publish_mode_words,
+					  lengthof(publish_mode_words));
+}
+
+/*
+ * Raise an error unless a trigger may publish on a channel of this name:
+ * 22023 if it is empty, too long or has the wildcard in it, 42939 if it is
+ * reserved.
+ */
+void
+check_channel_name(const char *name)
+{
+	(void) pgpubsub_check_channel_name(name, ERROR);
+	if (strchr(name, PGPUBSUB_WILDCARD) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("channel name \"%s\" contains \"%c\"",
+						name, PGPUBSUB_WILDCARD),
+				 errdetail("In a subscription that character stands for any run of characters, so no subscription could name this channel alone."),
+				 errhint("Give a name without it.")));
+}
+
+/* Parse a list of column names; 22023 if it is malformed or empty. */
+static List *
+parse_name_list(const char *option, const char *value)
+{
+	List	   *names;
+
+	if (!SplitIdentifierString(pstrdup(value), ',', &names) || names == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid list of columns: \"%s\"", value),
+				 errdetail("It is the value of the trigger argument \"%s\".",
+						   option),
+				 errhint("Give column names with commas between them, quoted as in SQL.")));
+	return names;
+}
+
+/* Set every option to its default. */
+void
+trigger_options_init(TriggerOptions *options)
+{
+	memset(options, 0, sizeof(TriggerOptions));
+	options->old_values = OLD_VALUES_CHANGED;
+	options->format = EVENT_PLAIN;
+	options->publish_mode = PUBLISH_MODE_SETTING;
+}
+
+/*
+ * If the argument is "name=value", return where the value begins, else NULL.
+ */
+static const char *
+argument_value(const char *arg, const char *name)
+{
+	size_t		len = strlen(name);
+
+	return strncmp(arg, name, len) == 0 && arg[len] == '=' ?
+		arg + len + 1 : NULL;
+}
+
+/* Set the option that one argument gives; 22023 if it gives none. */
+static void
+parse_argument(TriggerOptions *options, const char *arg)
+{
+	const char *value;
+
+	if ((value = argument_value(arg, "channel")) != NULL)
+	{
+		check_channel_name(value);
+		options->channel = pstrdup(value);
+	}
+	else if ((value = argument_value(arg, "columns")) != NULL)
+		options->columns = parse_name_list("columns", value);
+	else if ((value = argument_value(arg, "watch")) != NULL)
+		options->watch = parse_name_list("watch", value);
+	else if ((value = argument_value(arg, "old_values")) != NULL)
+		options->old_values = parse_old_values(value);
+	else if ((value = argument_value(arg, "format")) != NULL)
+		options->format = parse_event_format(value);
+	else if ((value = argument_value(arg, "publish_mode")) != NULL)
+		options->publish_mode = parse_publish_mode(value);
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown argument of a pgpubsub trigger: \"%s\"", arg),
+				 errhint("Arguments are 'name=value'; the names are channel, columns, watch, old_values, format and publish_mode.")));
+}
+
+/*
+ * Read the arguments of a trigger.  The result is allocated in the current
+ * context.  Raises 22023 or 42939 for an argument that makes no sense.
+ */
+void
+trigger_options_parse(TriggerOptions *options, int nargs, char **args)
+{
+	trigger_options_init(options);
+	for (int i = 0; i < nargs; i++)
+		parse_argument(options, args[i]);
+}
+
+/* The value of a trigger's argument, NULL if it is not given. */
+const char *
+trigger_options_find(int nargs, char **args, const char *name)
+{
+	const char *found = NULL;
+
+	for (int i = 0; i < nargs; i++)
+	{
+		const char *value = argument_value(args[i], name);
+
+		/* the last one counts, as it does in trigger_options_parse() */
+		if (value)
+			found = value;
+	}
+	return found;
+}
+
+/*
+ * The name as SQL quotes it, if it must be quoted: not as the session's
+ * quote_all_identifiers says, for the text is compared to that of others.
+ */
+const char *
+quote_if_needed(const char *name)
+{
+	bool		quote_all = quote_all_identifiers;
+	const char *quoted;
+
+	quote_all_identifiers = false;
+	quoted = quote_identifier(name);
+	quote_all_identifiers = quote_all;
+	return quoted;
+}
+
+/* Append "name=a,b" to a list of arguments, unless there are no names. */
+static List *
+add_name_list(List *args, const char *option, const List *names)
+{
+	StringInfoData arg;
+	ListCell   *lc;
+
+	if (names == NIL)
+		return args;
+	initStringInfo(&arg);
+	appendStringInfo(&arg, "%s=", option);
+	foreach(lc, names)
+		appendStringInfo(&arg, "%s%s", lc == list_head(names) ? "" : ",",
+						 quote_if_needed(lfirst(lc)));
+	return lappend(args, makeString(arg.data));
+}
+
+/*
+ * The arguments, a list of String nodes, that trigger_options_parse() reads
+ * the same options from.
+ */
+List *
+trigger_options_arguments(const TriggerOptions *options)
+{
+	List	   *args = NIL;
+
+	if (options->channel)
+		args = lappend(args,
+					   makeString(psprintf("channel=%s", options->channel)));
+	args = add_name_list(args, "columns", options->columns);
+	args = add_name_list(args, "watch", options->watch);
+	if (options->old_values != OLD_VALUES_CHANGED)
+		args = lappend(args,
+					   makeString(psprintf("old_values=%s",
+										   old_values_words[options->old_values])));
+	if (options->format != EVENT_PLAIN)
+		args = lappend(args,
+					   makeString(psprintf("format=%s",
+										   format_words[options->format])));
+	if (options->publish_mode != PUBLISH_MODE_SETTING)
+		args = lappend(args,
+					   makeString(psprintf("publish_mode=%s",
+										   publish_mode_words[options->publish_mode])));
+	return args;
+}
+
+/*
+ * Take pg_trigger.tgargs apart: nargs strings, each ended by a zero byte.
+ */
+char	  **
+trigger_options_split(bytea *arguments, int *nargs)
+{
+	char	   *next = VARDATA_ANY(arguments);
+	char	   *end = next + VARSIZE_ANY_EXHDR(arguments);
+	char	  **args = palloc((VARSIZE_ANY_EXHDR(arguments) + 1) *
+							  sizeof(char *));
+
+	*nargs = 0;
+	while (next < end)
+	{
+		Size		len = strnlen(next, end - next);
+
+		args[(*nargs)++] = pnstrdup(next, len);
+		next += len + 1;
+	}
+	return args;
+}
+
+/*
+ * The arguments of a trigger, from its tuple in pg_trigger.
+ */
+char	  **
+trigger_options_of(Relation catalog, HeapTuple tuple, int *nargs)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, Anum_pg_trigger_tgargs,
+									 RelationGetDescr(catalog), &isnull);
+
+	*nargs = 0;
+	return isnull ? NULL :
+		trigger_options_split(DatumGetByteaPP(value), nargs);
+}

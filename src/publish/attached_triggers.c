@@ -1,0 +1,578 @@
+/*-------------------------------------------------------------------------
+ *
+ * attached_triggers.c
+ *	  The triggers that make an attachment: finding, creating, dropping them.
+ *
+ * They are ordinary triggers, created and dropped by running CREATE TRIGGER
+ * and DROP TRIGGER as parse trees: with the caller's rights, and seen by
+ * event triggers and ProcessUtility hooks like any other.  No name is ever
+ * spliced into text.
+ *
+ * - Level row: one trigger for inserts, updates and deletes.  Level
+ *	 statement: one per operation, since transition tables allow no more.
+ *	 TRUNCATE always has a statement trigger of its own.
+ * - A trigger's name is !pgpubsub_<channel>_<row or the operation>; where that
+ *	 is too long, the channel is clipped and followed by a hash of it.  The
+ *	 first character is for the order: AFTER triggers of a row fire by their
+ *	 names' bytes, and another trigger's change of that row makes its events
+ *	 at once.  So ours must come before it, or the events would be in the
+ *	 wrong order.  Nothing that can be seen sorts before it.
+ * - Where the clones of a trigger on inheriting tables come from, and what is
+ *	 one, trigger_clones.c says.  They are dropped with the original and
+ *	 created again with its successor, unless whoever cloned them does so.
+ * - Which channel a trigger has is read from its arguments, never from its
+ *	 name: a trigger may have been renamed, or made by hand.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "publish/attached_triggers.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "mb/pg_wchar.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_func.h"
+#include "publish/trigger_clones.h"
+#include "tcop/dest.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+const AttachedOperation attached_operations[ATTACHED_OPERATIONS] =
+{
+	{"insert", TRIGGER_TYPE_INSERT},
+	{"update", TRIGGER_TYPE_UPDATE},
+	{"delete", TRIGGER_TYPE_DELETE},
+	{"truncate", TRIGGER_TYPE_TRUNCATE}
+};
+
+/* What the triggers' names begin with. */
+#define NAME_PREFIX "!pgpubsub_"
+
+/* The names of the transition tables. */
+#define OLD_TABLE "old_rows"
+#define NEW_TABLE "new_rows"
+
+/* One of the triggers that an attachment has, or shall have. */
+typedef struct TriggerPlan
+{
+	char	   *name;
+	int16		events;			/* TRIGGER_TYPE_ bits */
+	bool		for_row;
+	bool		old_table;
+	bool		new_table;
+} TriggerPlan;
+
+/* At most as many: one for rows, and one for each operation. */
+#define PLANS_MAX (1 + ATTACHED_OPERATIONS)
+
+/* ----------------------------------------------------------------------
+ * Which triggers there shall be
+ * ----------------------------------------------------------------------
+ */
+
+/*
+ * The name of the trigger for a channel: !pgpubsub_<channel>_<purpose>, with
+ * the channel clipped at a character's end, and a hash of it, if that would
+ * be too long.
+ */
+static char *
+trigger_name(const char *channel, const char *purpose)
+{
+	char	   *name = psprintf(NAME_PREFIX "%s_%s", channel, purpose);
+	int			room;
+	int			len = strlen(channel);
+
+	if (strlen(name) < NAMEDATALEN)
+		return name;
+	room = NAMEDATALEN - 1 - (int) (strlen(NAME_PREFIX "_01234567_") +
+									strlen(purpose));
+	return psprintf(NAME_PREFIX "%.*s_%08x_%s",
+					pg_mbcliplen(channel, len, room), channel,
+					hash_bytes((const unsigned char *) channel, len),
+					purpose);
+}
+
+/* Fill in the plans of an attachment's triggers; returns how many. */
+static int
+plan_triggers(const Attachment *attachment, TriggerPlan *plans)
+{
+	const char *channel = attachment->options.channel;
+	int			nplans = 0;
+
+	memset(plans, 0, PLANS_MAX * sizeof(TriggerPlan));
+	if (ATTACHED_BY_ROW(attachment))
+	{
+		TriggerPlan *plan = &plans[nplans++];
+
+		plan->name = trigger_name(channel, "row");
+		plan->events = attachment->events & ROW_EVENTS;
+		plan->for_row = true;
+	}
+	for (int i = 0; i < ATTACHED_OPERATIONS; i++)
+	{
+		int16		event = attached_operations[i].event;
+		TriggerPlan *plan;
+
+		if (!(attachment->events & event) ||
+			(!attachment->statement && event != TRIGGER_TYPE_TRUNCATE))
+			continue;
+		plan = &plans[nplans++];
+		plan->name = trigger_name(channel, attached_operations[i].name);
+		plan->events = event;
+		plan->old_table = (event & (TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE)) != 0;
+		plan->new_table = (event & (TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE)) != 0;
+	}
+	return nplans;
+}
+
+/* ----------------------------------------------------------------------
+ * Which there are
+ * ----------------------------------------------------------------------
+ */
+
+/* The name of our trigger function, as a list of String nodes. */
+static List *
+notify_change_name(void)
+{
+	return list_make2(makeString(pstrdup(PGPUBSUB_SCHEMA)),
+					  makeString(pstrdup("notify_change")));
+}
+
+/* A column of pg_trigger that is text, or a name, as a C string, or NULL. */
+static char *
+trigger_text(Relation catalog, HeapTuple tuple, AttrNumber column,
+			 bool is_name)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, column, RelationGetDescr(catalog),
+									 &isnull);
+
+	if (isnull)
+		return NULL;
+	return is_name ? pstrdup(NameStr(*DatumGetName(value))) :
+		TextDatumGetCString(value);
+}
+
+/* What a tuple of pg_trigger says. */
+static AttachedTrigger *
+read_trigger(Relation catalog, HeapTuple tuple)
+{
+	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+	AttachedTrigger *trigger = palloc(sizeof(AttachedTrigger));
+
+	trigger->name = pstrdup(NameStr(form->tgname));
+	trigger->args = trigger_options_of(catalog, tuple, &trigger->nargs);
+	trigger->channel = trigger_options_find(trigger->nargs, trigger->args,
+											"channel");
+	if (trigger->channel == NULL)
+		trigger->channel = get_rel_name(form->tgrelid);
+	trigger->type = form->tgtype;
+	trigger->cloned = OidIsValid(form->tgparentid);
+	trigger->special = OidIsValid(form->tgconstraint) || form->tgdeferrable ||
+		form->tgattr.dim1 > 0;
+	trigger->old_table = trigger_text(catalog, tuple,
+									  Anum_pg_trigger_tgoldtable, true);
+	trigger->new_table = trigger_text(catalog, tuple,
+									  Anum_pg_trigger_tgnewtable, true);
+	trigger->condition = trigger_text(catalog, tuple, Anum_pg_trigger_tgqual,
+									  false);
+	return trigger;
+}
+
+/*
+ * Our triggers on the table, of the channel, or of all if it is NULL: a list
+ * of AttachedTrigger.  Needs no lock on the table.
+ */
+List *
+attached_find(Oid relid, const char *channel)
+{
+	Oid			function = LookupFuncName(notify_change_name(), 0, NULL, false);
+	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
+	List	   *found = NIL;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(catalog, TriggerRelidNameIndexId, true, NULL, 1,
+							  &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		AttachedTrigger *trigger;
+
+		if (((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid != function)
+			continue;
+		trigger = read_trigger(catalog, tuple);
+		if (channel == NULL ||
+			(trigger->channel && strcmp(trigger->channel, channel) == 0))
+			found = lappend(found, trigger);
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return found;
+}
+
+/* Is one of the triggers cloned from a partitioned parent's? */
+bool
+attached_any_cloned(const List *triggers)
+{
+	ListCell   *lc;
+
+	foreach(lc, triggers)
+		if (((AttachedTrigger *) lfirst(lc))->cloned)
+		return true;
+	return false;
+}
+
+/* ----------------------------------------------------------------------
+ * Whether they are what they shall be
+ * ----------------------------------------------------------------------
+ */
+
+/* Is it the transition table of that name, or none where none is wanted? */
+static bool
+table_as_planned(const char *table, bool wanted, const char *name)
+{
+	return wanted ? table && strcmp(table, name) == 0 : table == NULL;
+}
+
+/* Is the trigger what the plan says?  Conditions are not compared here. */
+static bool
+as_planned(const AttachedTrigger *trigger, const TriggerPlan *plan,
+		   const List *args)
+{
+	int16		type = plan->events |
+		(plan->for_row ? TRIGGER_TYPE_ROW : TRIGGER_TYPE_STATEMENT);
+
+	if (strcmp(trigger->name, plan->name) != 0 || trigger->type != type ||
+		trigger->cloned || trigger->special ||
+		trigger->nargs != list_length(args) ||
+		!table_as_planned(trigger->old_table, plan->old_table, OLD_TABLE) ||
+		!table_as_planned(trigger->new_table, plan->new_table, NEW_TABLE))
+		return false;
+	for (int i = 0; i < trigger->nargs; i++)
+		if (strcmp(trigger->args[i], strVal(list_nth(args, i))) != 0)
+			return false;
+	return true;
+}
+
+/*
+ * Do all the triggers have the attachment's condition?  What it means now is
+ * compared to what they mean, not its text.
+ */
+static bool
+conditions_stand(const Attachment *attachment, const List *triggers)
+{
+	Node	   *condition = NULL;
+	ListCell   *lc;
+
+	if (attachment->condition)
+	{
+		Relation	rel = try_table_open(attachment->relid, AccessShareLock);
+
+		if (rel == NULL)
+			return false;
+		condition = condition_analyze(attachment->condition, rel);
+		table_close(rel, AccessShareLock);
+	}
+	foreach(lc, triggers)
+	{
+		const AttachedTrigger *trigger = lfirst(lc);
+		Node	   *stands = trigger->condition ?
+			stringToNode(trigger->condition) : NULL;
+
+		if (!equal(stands, condition))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Are the triggers, those that the table has for the channel, exactly what
+ * the attachment would create?  Whether they are enabled does not matter.
+ * Keeps no lock on the table, and takes one, AccessShareLock, only to look
+ * into a condition; raises what is wrong with that.
+ */
+bool
+attached_stands(const Attachment *attachment, const List *triggers)
+{
+	TriggerPlan plans[PLANS_MAX];
+	int			nplans = plan_triggers(attachment, plans);
+	List	   *args = trigger_options_arguments(&attachment->options);
+
+	if (list_length(triggers) != nplans)
+		return false;
+	for (int i = 0; i < nplans; i++)
+	{
+		ListCell   *lc;
+		bool		found = false;
+
+		foreach(lc, triggers)
+			if (as_planned(lfirst(lc), &plans[i], args))
+			found = true;
+		if (!found)
+			return false;
+	}
+	return conditions_stand(attachment, triggers);
+}
+
+/* ----------------------------------------------------------------------
+ * Commands
+ * ----------------------------------------------------------------------
+ */
+
+/* Run a command, given as its parse tree, as if the caller had typed it. */
+static void
+run_command(Node *command, const char *source)
+{
+	PlannedStmt *planned = makeNode(PlannedStmt);
+
+	planned->commandType = CMD_UTILITY;
+	planned->utilityStmt = command;
+	planned->stmt_location = -1;
+	ProcessUtility(planned, source, false, PROCESS_UTILITY_QUERY, NULL, NULL,
+				   None_Receiver, NULL);
+	CommandCounterIncrement();
+}
+
+/* The table's name with its schema, as a list of String nodes. */
+static List *
+qualified_name(Relation rel)
+{
+	return list_make2(makeString(get_namespace_name(RelationGetNamespace(rel))),
+					  makeString(pstrdup(RelationGetRelationName(rel))));
+}
+
+/* Run DROP TRIGGER. */
+static void
+drop_trigger(Relation rel, const char *name)
+{
+	DropStmt   *drop = makeNode(DropStmt);
+
+	drop->removeType = OBJECT_TRIGGER;
+	drop->behavior = DROP_RESTRICT;
+	drop->objects = list_make1(lappend(qualified_name(rel),
+									   makeString(pstrdup(name))));
+	run_command((Node *) drop, "DROP TRIGGER");
+}
+
+/* A table that inherits, and its clone of a trigger. */
+typedef struct Clone
+{
+	Oid			relid;
+	const char *name;
+} Clone;
+
+/* The clones that tables which inherit have of the triggers: List of Clone. */
+static List *
+find_clones(Oid relid, const List *triggers)
+{
+	List	   *clones = NIL;
+	ListCell   *lc,
+			   *lc2;
+
+	foreach(lc, triggers)
+	{
+		const AttachedTrigger *trigger = lfirst(lc);
+
+		foreach(lc2, trigger_clones_on_children(relid, trigger->name))
+		{
+			Clone	   *clone = palloc(sizeof(Clone));
+
+			clone->relid = lfirst_oid(lc2);
+			clone->name = trigger->name;
+			clones = lappend(clones, clone);
+		}
+	}
+	return clones;
+}
+
+/* Is the clone, or another trigger of its name, still there? */
+static bool
+clone_is_there(const Clone *clone)
+{
+	return OidIsValid(get_trigger_oid(clone->relid, clone->name, true));
+}
+
+/*
+ * Drop the clones that are still there: TimescaleDB drops a hypertable's
+ * itself.  One on a table of another owner stays, and is that owner's.
+ */
+static void
+drop_clones(const List *clones)
+{
+	ListCell   *lc;
+
+	foreach(lc, clones)
+	{
+		const Clone *clone = lfirst(lc);
+		Relation	rel;
+
+		if (!clone_is_there(clone))
+			continue;
+		if (!PGPUBSUB_OWNS_TABLE(clone->relid, GetUserId()))
+		{
+			ereport(NOTICE,
+					(errmsg("trigger \"%s\" stays on \"%s\", which inherits but has another owner",
+							clone->name, get_rel_name(clone->relid)),
+					 errhint("Its owner can detach it.")));
+			continue;
+		}
+		rel = try_table_open(clone->relid, AccessExclusiveLock);
+		if (rel == NULL)
+			continue;
+		if (clone_is_there(clone))
+			drop_trigger(rel, clone->name);
+		table_close(rel, NoLock);
+	}
+}
+
+/*
+ * Drop those of the triggers, which are the table's, that are not cloned from
+ * a partitioned parent's, and their clones; returns how many without those.
+ * The caller has the table locked; the user must own it (42501).
+ */
+int
+attached_drop(Relation rel, const List *triggers)
+{
+	List	   *clones = find_clones(RelationGetRelid(rel), triggers);
+	int			dropped = 0;
+	ListCell   *lc;
+
+	foreach(lc, triggers)
+	{
+		const AttachedTrigger *trigger = lfirst(lc);
+
+		if (trigger->cloned)
+			continue;
+		drop_trigger(rel, trigger->name);
+		dropped++;
+	}
+	drop_clones(clones);
+	return dropped;
+}
+
+/* Name a transition table. */
+static Node *
+transition_table(const char *name, bool is_new)
+{
+	TriggerTransition *table = makeNode(TriggerTransition);
+
+	table->name = pstrdup(name);
+	table->isNew = is_new;
+	table->isTable = true;
+	return (Node *) table;
+}
+
+/* Create one of the attachment's triggers on the table. */
+static void
+create_trigger(const Attachment *attachment, Relation rel,
+			   const TriggerPlan *plan)
+{
+	CreateTrigStmt *create = makeNode(CreateTrigStmt);
+	Condition  *condition = attachment->condition;
+	List	   *relname = qualified_name(rel);
+	ErrorContextCallback callback;
+
+	create->trigname = plan->name;
+	create->relation = makeRangeVar(strVal(linitial(relname)),
+									strVal(lsecond(relname)), -1);
+	create->funcname = notify_change_name();
+	create->args = trigger_options_arguments(&attachment->options);
+	create->row = plan->for_row;
+	create->timing = TRIGGER_TYPE_AFTER;
+	create->events = plan->events;
+	if (plan->old_table)
+		create->transitionRels = lappend(create->transitionRels,
+										 transition_table(OLD_TABLE, false));
+	if (plan->new_table)
+		create->transitionRels = lappend(create->transitionRels,
+										 transition_table(NEW_TABLE, true));
+	if (condition == NULL)
+	{
+		run_command((Node *) create, "CREATE TRIGGER");
+		return;
+	}
+
+	/* errors in the condition point into its text */
+	create->whenClause = copyObject(condition->expression);
+	callback.callback = condition_error_context;
+	callback.arg = condition;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	run_command((Node *) create, condition->text);
+	error_context_stack = callback.previous;
+}
+
+/*
+ * The tables that inherit from the attached one, at any level, and have a
+ * clone of its trigger for rows, as a list of oids.
+ */
+List *
+attached_covered_children(const Attachment *attachment)
+{
+	return trigger_clones_on_children(attachment->relid,
+									  trigger_name(attachment->options.channel,
+												   "row"));
+}
+
+/*
+ * Create the triggers of an attachment.  The caller has the table locked, and
+ * it has none of these names.  Raises what CREATE TRIGGER does, and 0A000 for
+ * a condition that a dump would not keep.
+ */
+void
+attached_create(const Attachment *attachment, Relation rel)
+{
+	TriggerPlan plans[PLANS_MAX];
+	int			nplans = plan_triggers(attachment, plans);
+
+	if (attachment->condition)
+		(void) condition_analyze(attachment->condition, rel);
+	for (int i = 0; i < nplans; i++)
+		create_trigger(attachment, rel, &plans[i]);
+}
+
+/*
+ * Put the attachment in the place of the triggers, which are all that the
+ * table has for the channel.  Tables that inherit and had a clone of one get
+ * one of the new trigger for rows, if there is one and they do not have it
+ * yet.  Raises what attached_drop() and attached_create() do.
+ */
+void
+attached_replace(const Attachment *attachment, Relation rel,
+				 const List *triggers)
+{
+	TriggerPlan plans[PLANS_MAX];
+	List	   *clones = find_clones(RelationGetRelid(rel), triggers);
+	ListCell   *lc;
+
+	attached_drop(rel, triggers);
+	attached_create(attachment, rel);
+	if (!ATTACHED_BY_ROW(attachment))
+		return;
+	(void) plan_triggers(attachment, plans);
+	foreach(lc, clones)
+	{
+		const Clone *clone = lfirst(lc);
+		Relation	child;
+
+		/* another owner's stayed as it was */
+		if (clone_is_there(clone))
+			continue;
+		child = try_table_open(clone->relid, ShareRowExclusiveLock);
+		if (child == NULL)
+			continue;
+		if (!OidIsValid(get_trigger_oid(clone->relid, plans[0].name, true)))
+			create_trigger(attachment, child, &plans[0]);
+		table_close(child, NoLock);
+	}
+}

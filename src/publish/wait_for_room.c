@@ -1,0 +1,213 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait_for_room.c
+ *	  A writer's waits for room, all together bounded by publish_timeout.
+ *
+ * There are two: for the relay that is full, and for the staging queue.  Both
+ * are on condition variables that the relay broadcasts, can be interrupted,
+ * and take from the same budget of the transaction.  When it is used up, an
+ * error says what the writer has waited for.
+ *
+ * A full relay whose holders are all about to be evicted is not worth an
+ * error: the writer waits on, for evict_timeout.  If nothing comes of it, the
+ * relay does not run although it is there, and that is an error.
+ *
+ * A worker of logical replication gets no error: it would fail again and again,
+ * and with it the replication of all its tables, because of a queue that
+ * nobody reads.  When its budget is used up it goes over the limit, which the
+ * caller is told.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "publish/wait_for_room.h"
+
+#include "miscadmin.h"
+#include "registry/holders.h"
+#include "replication/logicalworker.h"
+#include "utils/timestamp.h"
+
+/* The eviction that a writer waits for may be late by so much. */
+#define EVICTION_LATE_MS	10000
+
+/* How long this top transaction has waited for room, in ms. */
+static long waited_ms = 0;
+
+/*
+ * The top transaction has ended: the next has a budget of its own.
+ */
+void
+room_at_end(void)
+{
+	waited_ms = 0;
+}
+
+/* What is left of the budget for a wait that began at start, in ms. */
+static long
+budget_left(TimestampTz start)
+{
+	return pgpubsub_publish_timeout - waited_ms -
+		TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
+}
+
+/* The wait that began at start is over. */
+static void
+end_wait(TimestampTz start)
+{
+	ConditionVariableCancelSleep();
+	waited_ms += TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
+}
+
+/* Raise 53400: the queue stays full, and this one holds it. */
+static void
+queue_full(const char *channel, const Holder *holder)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("queue is full"),
+			 errdetail("Cannot publish on channel \"%s\" after waiting for pgpubsub.publish_timeout (%d ms).  %s",
+					   channel, pgpubsub_publish_timeout,
+					   hold_describe(holder)),
+			 errhint("Have the subscription read or dropped, raise pgpubsub.queue_size, or subscribe with another on_full.")));
+}
+
+/*
+ * When the relay should have made room, at the latest, although nobody has
+ * blocked it since that time.
+ */
+static TimestampTz
+room_due(Database *database, TimestampTz unblocked)
+{
+	TimestampTz full = (TimestampTz) pg_atomic_read_u64(&database->full_since);
+
+	return TimestampTzPlusMilliseconds(Max(full, unblocked),
+									   (int64) pgpubsub_evict_timeout +
+									   EVICTION_LATE_MS);
+}
+
+/* Raise 53400: the relay neither makes room nor evicts. */
+static void
+relay_stuck(const char *channel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("queue is full"),
+			 errdetail("Cannot publish on channel \"%s\": the relay has not made room %d ms after pgpubsub.evict_timeout.",
+					   channel, EVICTION_LATE_MS),
+			 errhint("Look for the relay in pg_stat_activity and in the server log.")));
+}
+
+/*
+ * While the relay waits for room in the queue, wait too.  channel is what the
+ * error names.  Raises 53400 if a subscription that is never evicted keeps
+ * the queue full, or the relay hangs; in a worker of logical replication,
+ * returns false instead.  No LWLock may be held.
+ */
+bool
+room_wait(Database *database, const char *channel)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz unblocked = 0;
+
+	ConditionVariablePrepareToSleep(&database->room_cv);
+	while (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL)
+	{
+		long		left = budget_left(start);
+		Holder		blocker;
+
+		CHECK_FOR_INTERRUPTS();
+		if (left <= 0 && IsLogicalWorker())
+		{
+			end_wait(start);
+			return false;
+		}
+		if (left <= 0)
+		{
+			if (hold_find_awaited(database, true, &blocker))
+			{
+				end_wait(start);
+				queue_full(channel, &blocker);
+			}
+			if (unblocked == 0)
+				unblocked = GetCurrentTimestamp();
+			left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+												   room_due(database, unblocked));
+			if (left <= 0)
+			{
+				end_wait(start);
+				relay_stuck(channel);
+			}
+		}
+		ConditionVariableTimedSleep(&database->room_cv, left,
+									pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
+	}
+	end_wait(start);
+	return true;
+}
+
+/* Raise 53400: nobody empties the staging queue. */
+static void
+staging_full(Database *database)
+{
+	bool		running =
+	pg_atomic_read_u32(&database->relay_state) != RELAY_STOPPED;
+	uint32		trouble = pg_atomic_read_u32(&database->notify_trouble);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("queue is full"),
+			 trouble == NOTIFY_FAILING ? errdetail("The relay cannot send what is in the staging queue: the server's NOTIFY queue is full.") :
+			 trouble == NOTIFY_LOCKED ? errdetail("The relay cannot send what is in the staging queue: another transaction that notifies does not come to the end of its commit.") :
+			 running ? errdetail("The relay has not emptied the staging queue within pgpubsub.publish_timeout (%d ms).",
+								 pgpubsub_publish_timeout) :
+			 errdetail("The relay that empties the staging queue is not running."),
+			 trouble == NOTIFY_FAILING ? errhint("Look for sessions that LISTEN and stay in a transaction: pg_notification_queue_usage() shows the use.") :
+			 trouble == NOTIFY_LOCKED ? errhint("Look in pg_stat_activity for a session that waits in COMMIT, for a synchronous standby for instance.") :
+			 errhint("Look at pgpubsub.stat_queue and at the server log, or raise pgpubsub.staging_size.")));
+}
+
+/*
+ * Begin to wait for the staging queue: whatever the caller looks at after
+ * this, it will not sleep through a change of it.
+ */
+TimestampTz
+room_begin_staging(Database *database)
+{
+	ConditionVariablePrepareToSleep(staging_moved(database->staging));
+	return GetCurrentTimestamp();
+}
+
+/*
+ * Sleep until the staging queue has changed, or for at most so many
+ * milliseconds.  When the transaction's budget is used up it raises 53400, or
+ * returns false in a worker of logical replication.
+ */
+bool
+room_sleep_staging(Database *database, TimestampTz start, long at_most)
+{
+	long		left = budget_left(start);
+
+	CHECK_FOR_INTERRUPTS();
+	if (left <= 0 && IsLogicalWorker())
+		return false;
+	if (left <= 0)
+	{
+		end_wait(start);
+		staging_full(database);
+	}
+
+	/* what it was woken for last may have been another pass */
+	registry_wake(&database->relay_procno);
+	ConditionVariableTimedSleep(staging_moved(database->staging),
+								Min(left, at_most),
+								pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
+	return true;
+}
+
+/*
+ * End to wait for the staging queue.
+ */
+void
+room_end_staging(TimestampTz start)
+{
+	end_wait(start);
+}

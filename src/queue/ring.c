@@ -1,0 +1,660 @@
+/*-------------------------------------------------------------------------
+ *
+ * ring.c
+ *	  The fan-out ring: one writer, any number of readers, no lock.
+ *
+ * 1. The ring is a window [tail, head) on an endless array of bytes.  Both
+ *	  positions only grow; a position's place in memory is position modulo
+ *	  size.  Records are MAXALIGNed and never wrap: where one does not fit
+ *	  before the end, a pad fills it.
+ *
+ * 2. The records of one channel form a chain: each knows the position of the
+ *	  next.  The channel's entry in chains[] knows the oldest and the newest.
+ *	  A record's number counts within its channel, so what a reader missed is
+ *	  a subtraction.
+ *
+ * 3. One process writes at a time: who has the turn (see commit_append.c),
+ *	  mostly the relay.  To reuse bytes it first advances tail beyond them, then
+ *	  issues a write barrier, then writes.  So a reader that copies
+ *	  something, issues a read barrier and then still finds tail at or before
+ *	  its position has copied what was there, whole; nothing copied may be
+ *	  used before that check.
+ *
+ * 4. A new record becomes reachable in the order: its bytes, the previous
+ *	  record's next (or the chain's first), the chain's newest number, the
+ *	  ring's newest seq, head; with a write barrier between.  So a reader that
+ *	  knows the newest number finds the way there.
+ *
+ * 5. The writer never advances tail over a record whose number is above its
+ *	  channel's hold.  The hold is a lower bound of what holding subscriptions
+ *	  have consumed; the registry keeps it.
+ *
+ * Nothing here takes a lock, looks at a catalog or raises an error.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "queue/ring.h"
+
+#include "port/atomics.h"
+
+#ifndef PG_HAVE_8BYTE_SINGLE_COPY_ATOMICITY
+#error "pgpubsub needs a machine that reads and writes eight bytes at once"
+#endif
+
+/* The channel of a pad. */
+#define RING_PAD	(-1)
+
+/* A record as it lies in the ring; the payload follows, not terminated. */
+typedef struct RecordHeader
+{
+	uint32		length;			/* with header, payload and alignment */
+	int32		channel;		/* pads have only these two fields */
+	pg_atomic_uint64 next;
+	uint64		seq;
+	uint64		number;
+	uint64		bytes;
+	TimestampTz time;
+	int32		pid;
+	uint32		payload_len;
+} RecordHeader;
+
+/* One channel's records.  All fields are written by who has the turn. */
+typedef struct RingChain
+{
+	pg_atomic_uint64 first;		/* oldest record, or RING_NONE */
+	pg_atomic_uint64 last;		/* newest record; may be behind tail */
+	pg_atomic_uint64 newest_number;
+	pg_atomic_uint64 newest_seq;
+	pg_atomic_uint64 bytes;
+	pg_atomic_uint64 messages;
+	pg_atomic_uint64 last_time;
+
+	/* Lowered by committing subscribers too, hence compare-and-swap. */
+	pg_atomic_uint64 hold;
+} RingChain;
+
+struct Ring
+{
+	/* constant */
+	Size		size;
+	int			nchannels;
+	char	   *data;
+	RingChain  *chains;
+
+	/* written by who has the turn */
+	pg_atomic_uint64 tail;
+	pg_atomic_uint64 head;
+	pg_atomic_uint64 newest_seq;
+	pg_atomic_uint64 messages;
+
+	/* who has the turn: the first record not more than half a ring old */
+	RingPos		half;
+};
+
+/* Records that this process has passed over to find a reader's next one. */
+static uint64 passed_over = 0;
+
+StaticAssertDecl(sizeof(RecordHeader) % MAXIMUM_ALIGNOF == 0,
+				 "record header must keep the payload aligned");
+
+#define RECORD_AT(ring, pos) \
+	((RecordHeader *) ((ring)->data + (pos) % (ring)->size))
+
+/*
+ * The shared memory that a ring of this many bytes for this many channels
+ * takes, in bytes.
+ */
+Size
+ring_shmem_size(Size bytes, int nchannels)
+{
+	Size		size = MAXALIGN(sizeof(Ring));
+
+	size = add_size(size, mul_size(nchannels, sizeof(RingChain)));
+	return add_size(MAXALIGN(size), TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes));
+}
+
+/*
+ * Lay out an empty ring in space, which has ring_shmem_size() bytes.
+ */
+Ring *
+ring_init(void *space, Size bytes, int nchannels)
+{
+	Ring	   *ring = (Ring *) space;
+
+	ring->size = TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes);
+	ring->nchannels = nchannels;
+	ring->half = ring->size;
+	ring->chains = (RingChain *) ((char *) space + MAXALIGN(sizeof(Ring)));
+	ring->data = (char *) space +
+		MAXALIGN(MAXALIGN(sizeof(Ring)) + nchannels * sizeof(RingChain));
+
+	pg_atomic_init_u64(&ring->tail, ring->size);
+	pg_atomic_init_u64(&ring->head, ring->size);
+	pg_atomic_init_u64(&ring->newest_seq, 0);
+	pg_atomic_init_u64(&ring->messages, 0);
+	for (int i = 0; i < nchannels; i++)
+	{
+		RingChain  *chain = &ring->chains[i];
+
+		pg_atomic_init_u64(&chain->first, RING_NONE);
+		pg_atomic_init_u64(&chain->last, RING_NONE);
+		pg_atomic_init_u64(&chain->newest_number, 0);
+		pg_atomic_init_u64(&chain->newest_seq, 0);
+		pg_atomic_init_u64(&chain->bytes, 0);
+		pg_atomic_init_u64(&chain->messages, 0);
+		pg_atomic_init_u64(&chain->last_time, 0);
+		pg_atomic_init_u64(&chain->hold, RING_NO_HOLD);
+	}
+	return ring;
+}
+
+/* Make the channel's chain like new. */
+static void
+reset_chain(RingChain *chain)
+{
+	pg_atomic_write_u64(&chain->first, RING_NONE);
+	pg_atomic_write_u64(&chain->last, RING_NONE);
+	pg_atomic_write_u64(&chain->newest_number, 0);
+	pg_atomic_write_u64(&chain->newest_seq, 0);
+	pg_atomic_write_u64(&chain->bytes, 0);
+	pg_atomic_write_u64(&chain->messages, 0);
+	pg_atomic_write_u64(&chain->last_time, 0);
+	pg_atomic_write_u64(&chain->hold, RING_NO_HOLD);
+}
+
+/*
+ * Empty the ring for another database; seqs go on after newest_seq.  The
+ * caller has made sure that nobody reads or writes it.
+ */
+void
+ring_reset(Ring *ring, uint64 newest_seq)
+{
+	pg_atomic_write_u64(&ring->tail, pg_atomic_read_u64(&ring->head));
+	pg_atomic_write_u64(&ring->messages, 0);
+	pg_atomic_write_u64(&ring->newest_seq, newest_seq);
+	for (int i = 0; i < ring->nchannels; i++)
+		reset_chain(&ring->chains[i]);
+}
+
+/* Bytes that a record with this payload takes. */
+Size
+ring_record_size(Size payload_len)
+{
+	return MAXALIGN(sizeof(RecordHeader) + payload_len);
+}
+
+/* Bytes of pad that a record of this length at head needs before it. */
+static inline Size
+pad_length(Ring *ring, RingPos head, Size length)
+{
+	Size		left = ring->size - head % ring->size;
+
+	return left < length ? left : 0;
+}
+
+/*
+ * Take the oldest record out of the ring.  Returns false, and leaves it, if
+ * its channel's hold forbids it; *channel and *number are then the record's.
+ */
+static bool
+drop_oldest(Ring *ring, int *channel, uint64 *number)
+{
+	RingPos		tail = pg_atomic_read_u64(&ring->tail);
+	RecordHeader *record = RECORD_AT(ring, tail);
+
+	if (record->channel != RING_PAD)
+	{
+		RingChain  *chain = &ring->chains[record->channel];
+
+		if (record->number > pg_atomic_read_u64(&chain->hold))
+		{
+			*channel = record->channel;
+			*number = record->number;
+			return false;
+		}
+		pg_atomic_write_u64(&chain->first,
+							pg_atomic_read_u64(&record->next));
+		pg_atomic_write_u64(&chain->messages,
+							pg_atomic_read_u64(&chain->messages) - 1);
+		pg_atomic_write_u64(&ring->messages,
+							pg_atomic_read_u64(&ring->messages) - 1);
+	}
+	pg_atomic_write_u64(&ring->tail, tail + record->length);
+	return true;
+}
+
+/*
+ * Make room for records of so many bytes in all, by dropping the oldest ones.
+ * Returns -1 if there is room now, else the channel whose hold forbids it,
+ * with the number of the record that is held.  The bytes must be at most a
+ * third of the ring.
+ *
+ * Several records may pad the end of the memory at another place than one of
+ * their length would, but with no more bytes.
+ */
+int
+ring_make_room(Ring *ring, Size bytes, uint64 *number)
+{
+	RingPos		head = pg_atomic_read_u64(&ring->head);
+	Size		needed = pad_length(ring, head, bytes) + bytes;
+	int			channel = -1;
+
+	Assert(needed <= ring->size);
+	while (head + needed - pg_atomic_read_u64(&ring->tail) > ring->size)
+	{
+		if (!drop_oldest(ring, &channel, number))
+			return channel;
+	}
+	return -1;
+}
+
+/* Fill the ring up to its end with a pad, where the next record won't fit. */
+static RingPos
+append_pad(Ring *ring, RingPos head, Size length)
+{
+	Size		pad = pad_length(ring, head, length);
+
+	if (pad > 0)
+	{
+		RecordHeader *record = RECORD_AT(ring, head);
+
+		record->length = pad;
+		record->channel = RING_PAD;
+	}
+	return head + pad;
+}
+
+/*
+ * Append a record; returns its seq.  ring_make_room() has returned -1 for this
+ * record, or for all that were appended since and this one.  time is when it
+ * was received, pid who sent it.
+ */
+uint64
+ring_append(Ring *ring, int channel, int pid, TimestampTz time,
+			const char *payload, Size payload_len)
+{
+	RingChain  *chain = &ring->chains[channel];
+	Size		length = ring_record_size(payload_len);
+	RingPos		head = pg_atomic_read_u64(&ring->head);
+	RingPos		last = pg_atomic_read_u64(&chain->last);
+	uint64		seq = pg_atomic_read_u64(&ring->newest_seq) + 1;
+	RecordHeader *record;
+	RingPos		pos;
+
+	/* tail was advanced by ring_make_room; it must be seen before the bytes */
+	pg_write_barrier();
+
+	pos = append_pad(ring, head, length);
+	record = RECORD_AT(ring, pos);
+	record->length = length;
+	record->channel = channel;
+	pg_atomic_init_u64(&record->next, RING_NONE);
+	record->seq = seq;
+	record->number = pg_atomic_read_u64(&chain->newest_number) + 1;
+	record->bytes = pg_atomic_read_u64(&chain->bytes) + payload_len;
+	record->time = time;
+	record->pid = pid;
+	record->payload_len = payload_len;
+	memcpy(record + 1, payload, payload_len);
+	pg_write_barrier();
+
+	/* link it */
+	if (pg_atomic_read_u64(&chain->first) == RING_NONE)
+		pg_atomic_write_u64(&chain->first, pos);
+	else
+		pg_atomic_write_u64(&RECORD_AT(ring, last)->next, pos);
+	pg_atomic_write_u64(&chain->last, pos);
+	pg_atomic_write_u64(&chain->bytes, record->bytes);
+	pg_atomic_write_u64(&chain->last_time, (uint64) time);
+	pg_atomic_write_u64(&chain->newest_seq, seq);
+	pg_atomic_write_u64(&chain->messages,
+						pg_atomic_read_u64(&chain->messages) + 1);
+	pg_atomic_write_u64(&ring->messages,
+						pg_atomic_read_u64(&ring->messages) + 1);
+	pg_write_barrier();
+
+	/* and say so */
+	pg_atomic_write_u64(&chain->newest_number, record->number);
+	pg_write_barrier();
+	pg_atomic_write_u64(&ring->newest_seq, seq);
+	pg_atomic_write_u64(&ring->head, pos + length);
+	return seq;
+}
+
+/*
+ * Copy the header of the record at pos.  Returns false if it is gone.
+ */
+static bool
+read_header(Ring *ring, RingPos pos, RingRecord *record)
+{
+	RecordHeader *header = RECORD_AT(ring, pos);
+
+	record->pos = pos;
+	record->next = pg_atomic_read_u64(&header->next);
+	record->before = RING_NONE;
+	record->channel = header->channel;
+	record->pid = header->pid;
+	record->seq = header->seq;
+	record->number = header->number;
+	record->bytes = header->bytes;
+	record->time = header->time;
+	record->payload_len = header->payload_len;
+	pg_read_barrier();
+	return pos >= pg_atomic_read_u64(&ring->tail);
+}
+
+/*
+ * Copy a record's payload to dst, which has record->payload_len bytes.
+ * Returns false if it is gone; dst is rubbish then.
+ */
+bool
+ring_payload(Ring *ring, const RingRecord *record, char *dst)
+{
+	/* read_header has checked payload_len, so this stays within the ring */
+	memcpy(dst, RECORD_AT(ring, record->pos) + 1, record->payload_len);
+	pg_read_barrier();
+	return record->pos >= pg_atomic_read_u64(&ring->tail);
+}
+
+/*
+ * Where a reader that is past last_pos starts: the record after it, or the
+ * channel's oldest if that record is gone or was never known.  *before is the
+ * position of the record before that, as far as it is known.
+ */
+static RingPos
+start_position(Ring *ring, RingChain *chain, RingPos last_pos,
+			   RingPos *before)
+{
+	*before = RING_NONE;
+	if (last_pos != RING_NONE && last_pos >= pg_atomic_read_u64(&ring->tail))
+	{
+		RingPos		next = pg_atomic_read_u64(&RECORD_AT(ring, last_pos)->next);
+
+		pg_read_barrier();
+		if (next != RING_NONE && last_pos >= pg_atomic_read_u64(&ring->tail))
+		{
+			*before = last_pos;
+			return next;
+		}
+	}
+	return pg_atomic_read_u64(&chain->first);
+}
+
+/*
+ * Find the channel's first record with a number above the given one.
+ * last_pos is the position of the record with that number or of one before
+ * it, or RING_NONE; it only saves time.  *newest is the channel's newest
+ * number if RING_ALL_GONE, at least the record's if RING_FOUND, and number if
+ * RING_UP_TO_DATE.  If RING_FOUND, record->before is a better last_pos for the
+ * same number, or RING_NONE.
+ */
+RingNext
+ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
+		  RingRecord *record, uint64 *newest)
+{
+	RingChain  *chain = &ring->chains[channel];
+
+	for (;;)
+	{
+		RingPos		pos;
+		RingPos		before;
+
+		*newest = pg_atomic_read_u64(&chain->newest_number);
+		if (*newest <= number)
+		{
+			*newest = number;
+			return RING_UP_TO_DATE;
+		}
+		pg_read_barrier();
+
+		pos = start_position(ring, chain, last_pos, &before);
+		last_pos = RING_NONE;
+		while (pos != RING_NONE && read_header(ring, pos, record))
+		{
+			if (record->number > number)
+			{
+				/* it may have come after we looked */
+				*newest = Max(*newest, record->number);
+				record->before = before;
+				return RING_FOUND;
+			}
+			before = pos;
+			pos = record->next;
+			passed_over++;
+		}
+
+		/*
+		 * An empty chain means that all up to newest are gone.  Otherwise the
+		 * relay overtook us while we looked: look again.
+		 */
+		if (pos == RING_NONE &&
+			pg_atomic_read_u64(&chain->first) == RING_NONE)
+		{
+			pg_read_barrier();
+			if (pg_atomic_read_u64(&chain->newest_number) == *newest)
+				return RING_ALL_GONE;
+		}
+	}
+}
+
+/*
+ * A last_pos for a reader that begins after that number, near the channel's
+ * newest: without it ring_next() would have to walk there from the oldest.
+ * RING_NONE if there is none.
+ */
+RingPos
+ring_newest_position(Ring *ring, int channel, uint64 number)
+{
+	RingPos		pos = pg_atomic_read_u64(&ring->chains[channel].last);
+	RingRecord	record;
+
+	pg_read_barrier();
+	if (pos == RING_NONE || !read_header(ring, pos, &record) ||
+		record.number > number)
+		return RING_NONE;
+	return pos;
+}
+
+/*
+ * How many records ring_next() has passed over in this process: 0 where each
+ * reader's last_pos is the record that it has read last.
+ */
+uint64
+ring_passed_over(void)
+{
+	return passed_over;
+}
+
+/* The number of the channel's newest record; 0 if it never had one. */
+uint64
+ring_newest_number(Ring *ring, int channel)
+{
+	return pg_atomic_read_u64(&ring->chains[channel].newest_number);
+}
+
+/*
+ * How many of the channel's records with a number above the given one are no
+ * longer there.  Passes over none.
+ */
+uint64
+ring_lost(Ring *ring, int channel, uint64 number)
+{
+	RingChain  *chain = &ring->chains[channel];
+
+	for (;;)
+	{
+		uint64		newest = pg_atomic_read_u64(&chain->newest_number);
+		RingPos		pos;
+		RingRecord	record;
+
+		if (newest <= number)
+			return 0;
+		pg_read_barrier();
+		pos = pg_atomic_read_u64(&chain->first);
+		if (pos != RING_NONE && read_header(ring, pos, &record))
+			return record.number > number ? record.number - number - 1 : 0;
+
+		/* all are gone, unless the relay overtook us while we looked */
+		pg_read_barrier();
+		if (pos == RING_NONE &&
+			pg_atomic_read_u64(&chain->newest_number) == newest)
+			return newest - number;
+	}
+}
+
+/* The last seq given out. */
+uint64
+ring_newest_seq(Ring *ring)
+{
+	uint64		seq = pg_atomic_read_u64(&ring->newest_seq);
+
+	pg_read_barrier();
+	return seq;
+}
+
+/* True if no record of the channel is in the ring. */
+bool
+ring_channel_empty(Ring *ring, int channel)
+{
+	return pg_atomic_read_u64(&ring->chains[channel].first) == RING_NONE;
+}
+
+/* For the views: fields are each true, but not of one instant. */
+void
+ring_channel_state(Ring *ring, int channel, RingChannelState *state)
+{
+	RingChain  *chain = &ring->chains[channel];
+
+	state->newest_number = pg_atomic_read_u64(&chain->newest_number);
+	state->newest_seq = pg_atomic_read_u64(&chain->newest_seq);
+	state->bytes = pg_atomic_read_u64(&chain->bytes);
+	state->messages = pg_atomic_read_u64(&chain->messages);
+	state->last_time = (TimestampTz) pg_atomic_read_u64(&chain->last_time);
+}
+
+/*
+ * Step over the pad at tail, if there is one: the position of the oldest
+ * record.  Returns RING_NONE if the relay moved tail meanwhile.
+ */
+static RingPos
+oldest_position(Ring *ring, RingPos tail)
+{
+	int32		channel = RECORD_AT(ring, tail)->channel;
+	uint32		length = RECORD_AT(ring, tail)->length;
+
+	pg_read_barrier();
+	if (pg_atomic_read_u64(&ring->tail) != tail)
+		return RING_NONE;
+	return channel == RING_PAD ? tail + length : tail;
+}
+
+/* For the views: fields are each true, but not of one instant. */
+void
+ring_state(Ring *ring, RingState *state)
+{
+	for (;;)
+	{
+		RingPos		tail = pg_atomic_read_u64(&ring->tail);
+		RingPos		oldest;
+
+		pg_read_barrier();
+		state->size = ring->size;
+		state->messages = pg_atomic_read_u64(&ring->messages);
+		state->newest_seq = pg_atomic_read_u64(&ring->newest_seq);
+		state->used = pg_atomic_read_u64(&ring->head) - tail;
+		pg_read_barrier();
+		/* head may have gone a whole ring further meanwhile */
+		if (pg_atomic_read_u64(&ring->tail) != tail)
+			continue;
+		if (state->used == 0)
+			state->messages = 0;
+		if (state->messages == 0)
+			return;
+		oldest = oldest_position(ring, tail);
+		if (oldest != RING_NONE &&
+			read_header(ring, oldest, &state->oldest))
+			return;
+	}
+}
+
+/*
+ * Lower the channel's hold to number, unless it is lower: a subscription
+ * that has consumed up to number starts to hold.
+ */
+void
+ring_lower_hold(Ring *ring, int channel, uint64 number)
+{
+	pg_atomic_uint64 *hold = &ring->chains[channel].hold;
+	uint64		old = pg_atomic_read_u64(hold);
+
+	while (number < old)
+	{
+		if (pg_atomic_compare_exchange_u64(hold, &old, number))
+			break;
+	}
+}
+
+/* The channel's hold. */
+uint64
+ring_hold(Ring *ring, int channel)
+{
+	return pg_atomic_read_u64(&ring->chains[channel].hold);
+}
+
+/*
+ * Set the channel's hold.  The caller keeps subscriptions from starting to
+ * hold meanwhile.
+ */
+void
+ring_set_hold(Ring *ring, int channel, uint64 number)
+{
+	pg_atomic_write_u64(&ring->chains[channel].hold, number);
+}
+
+/* Bytes between tail and head; exact for the relay. */
+Size
+ring_used(Ring *ring)
+{
+	return pg_atomic_read_u64(&ring->head) - pg_atomic_read_u64(&ring->tail);
+}
+
+/*
+ * The next record that has become more than half a ring old; it stays the next.
+ * Returns false if there is none.
+ */
+bool
+ring_peek_half(Ring *ring, RingRecord *record)
+{
+	RingPos		head = pg_atomic_read_u64(&ring->head);
+	RingPos		tail = pg_atomic_read_u64(&ring->tail);
+
+	ring->half = Max(ring->half, tail);
+	while (head - ring->half > ring->size / 2)
+	{
+		RecordHeader *header = RECORD_AT(ring, ring->half);
+
+		if (header->channel != RING_PAD)
+			return read_header(ring, ring->half, record);
+		ring->half += header->length;
+	}
+	return false;
+}
+
+/*
+ * The same, each once.
+ */
+bool
+ring_next_half(Ring *ring, RingRecord *record)
+{
+	if (!ring_peek_half(ring, record))
+		return false;
+	ring->half += RECORD_AT(ring, record->pos)->length;
+	return true;
+}
+
+/* Bytes in all. */
+Size
+ring_size(Ring *ring)
+{
+	return ring->size;
+}

@@ -1,0 +1,679 @@
+/*-------------------------------------------------------------------------
+ *
+ * stat_views.c
+ *	  What the views read, and stat_reset().
+ *
+ * Rows are collected under a database's lock, shared, so that its channels
+ * and subscriptions stay; the numbers go on moving meanwhile.  What is
+ * pending and what was lost is computed from numbers read in an order that
+ * makes neither negative.  Catalogs are not looked at while a lock is held.
+ * It is held for one channel or subscription at a time, and what that takes
+ * does not depend on how many events there are.
+ *
+ * A function of version 1.0's script knows fewer columns than its row has here:
+ * the ones that were added since, at the end.  They are left off.
+ *
+ * Counters that only the relay or a reader writes are not zeroed by
+ * stat_reset(): it notes their value, which is taken off from then on.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "base/pgpubsub.h"
+
+#include "base/shown_name.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "read/reader.h"
+#include "registry/holders.h"
+#include "registry/registry.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#define QUEUE_COLUMNS			22
+
+PG_FUNCTION_INFO_V1(pgpubsub_queue_stats);
+PG_FUNCTION_INFO_V1(pgpubsub_channel_stats);
+PG_FUNCTION_INFO_V1(pgpubsub_subscription_stats);
+PG_FUNCTION_INFO_V1(pgpubsub_stat_reset);
+
+/* A row being filled from left to right. */
+typedef struct RowBuilder
+{
+	Datum		values[QUEUE_COLUMNS];
+	bool		nulls[QUEUE_COLUMNS];
+	int			column;
+} RowBuilder;
+
+/* Set the next column. */
+static void
+add_datum(RowBuilder *row, Datum value)
+{
+	row->nulls[row->column] = false;
+	row->values[row->column++] = value;
+}
+
+/* Set the next column to a number. */
+static void
+add_int64(RowBuilder *row, uint64 value)
+{
+	add_datum(row, Int64GetDatum((int64) value));
+}
+
+/* Set the next column to the value, or to null if it is none. */
+static void
+add_datum_if(RowBuilder *row, bool present, Datum value)
+{
+	row->nulls[row->column] = !present;
+	row->values[row->column++] = value;
+}
+
+/* Add the row to the function's result. */
+static void
+put_row(FunctionCallInfo fcinfo, RowBuilder *row)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	tuplestore_putvalues(result->setResult, result->setDesc, row->values,
+						 row->nulls);
+	row->column = 0;
+}
+
+/* The name of a relay's state; asked_for: the first one was just asked for. */
+static const char *
+relay_state_name(uint32 state, bool asked_for)
+{
+	switch ((RelayState) state)
+	{
+		case RELAY_STOPPED:
+			return asked_for ? "starting" : "stopped";
+		case RELAY_STARTING:
+			return "starting";
+		case RELAY_LISTENING:
+			return "listening";
+		case RELAY_FULL:
+			return "full";
+	}
+	return "unknown";
+}
+
+/* What of a database is guarded by the control lock. */
+typedef struct DatabaseView
+{
+	Oid			oid;
+	int			relay_pid;
+	uint32		relay_starts;
+} DatabaseView;
+
+/* Copy it. */
+static void
+view_database(Database *database, DatabaseView *view)
+{
+	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+	view->oid = database->dropping ? InvalidOid : database->oid;
+	view->relay_pid = database->relay_pid;
+	view->relay_starts = database->relay_starts;
+	LWLockRelease(pgpubsub_control->lock);
+}
+
+/* How long the relay has waited for room, this time included; in ms. */
+static uint64
+full_ms(Database *database)
+{
+	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&database->full_since);
+	uint64		ms = pg_atomic_read_u64(&database->full_ms);
+
+	if (since != 0)
+		ms += TimestampDifferenceMilliseconds(since, GetCurrentTimestamp());
+	return ms;
+}
+
+/* The row of stat_queue for the database. */
+static void
+put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
+		  double notify_usage)
+{
+	RowBuilder	row = {.column = 0};
+	RingState	ring;
+	uint64		published = pg_atomic_read_u64(&database->published);
+	uint64		bytes = pg_atomic_read_u64(&database->published_bytes);
+	uint64		peak = pg_atomic_read_u64(&database->peak_used);
+	uint64		published_base;
+	uint64		bytes_base;
+	TimestampTz stats_reset;
+
+	ring_state(database->ring, &ring);
+	LWLockAcquire(database->lock, LW_SHARED);
+	published_base = database->published_base;
+	bytes_base = database->published_bytes_base;
+	stats_reset = database->stats_reset;
+	LWLockRelease(database->lock);
+
+	add_datum(&row, ObjectIdGetDatum(view->oid));
+	add_datum_if(&row, view->relay_pid != 0, Int32GetDatum(view->relay_pid));
+	add_datum(&row, CStringGetTextDatum(relay_state_name(pg_atomic_read_u32(&database->relay_state),
+														 view->relay_starts == 0 &&
+														 pg_atomic_read_u32(&database->unavailable) == 0)));
+	add_int64(&row, ring.size);
+	add_int64(&row, ring.used);
+	add_int64(&row, Max(peak, ring.used));
+	add_int64(&row, ring.messages);
+	add_datum_if(&row, ring.messages > 0,
+				 Int64GetDatum((int64) ring.oldest.seq));
+	add_int64(&row, ring.newest_seq);
+	add_datum_if(&row, ring.messages > 0,
+				 TimestampTzGetDatum(ring.oldest.time));
+	add_int64(&row, Max(published, published_base) - published_base);
+	add_int64(&row, Max(bytes, bytes_base) - bytes_base);
+	add_int64(&row, pg_atomic_read_u64(&database->full_count));
+	add_int64(&row, full_ms(database));
+	add_int64(&row, pg_atomic_read_u64(&database->evictions));
+	add_int64(&row, pg_atomic_read_u64(&database->bad_frames));
+	add_int64(&row, (uint64) pgpubsub_staging_size * 1024);
+	add_int64(&row, staging_used(database->staging));
+	add_datum(&row, Float8GetDatum(notify_usage));
+	add_int64(&row, view->relay_starts > 0 ? view->relay_starts - 1 : 0);
+	add_datum(&row, TimestampTzGetDatum(stats_reset));
+	add_int64(&row, pg_atomic_read_u64(&database->truncated));
+	put_row(fcinfo, &row);
+}
+
+/*
+ * pgpubsub.queue_stats()
+ */
+Datum
+pgpubsub_queue_stats(PG_FUNCTION_ARGS)
+{
+	double		notify_usage;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (!pgpubsub_preloaded())
+		return (Datum) 0;
+
+	notify_usage =
+		DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage,
+										   (Datum) 0));
+	for (int i = 0; i < pgpubsub_max_databases; i++)
+	{
+		Database   *database = &pgpubsub_control->databases[i];
+		DatabaseView view;
+
+		view_database(database, &view);
+		if (OidIsValid(view.oid))
+			put_queue(fcinfo, database, &view, notify_usage);
+	}
+	return (Datum) 0;
+}
+
+/*
+ * Say, for the tests, what this session has passed over: events to find the
+ * first one pending, which is to be none, and bindings and channels to find
+ * others, which is to be few, however many there are.
+ */
+static void
+report_passed_over(void)
+{
+	ereport(DEBUG1,
+			(errmsg_internal("pgpubsub has passed over %llu events in this session",
+							 (unsigned long long) ring_passed_over())));
+	ereport(DEBUG2,
+			(errmsg_internal("pgpubsub has passed over %llu bindings and channels in this session",
+							 (unsigned long long) registry_passed_over())));
+}
+
+/* A channel, as it is shown. */
+typedef struct ChannelView
+{
+	char		name[NAMEDATALEN];
+	uint32		subscriptions;
+	RingChannelState ring;
+	uint64		published;
+	uint64		published_bytes;
+	uint64		delivered;
+	uint64		lost;
+	uint64		truncated;
+} ChannelView;
+
+/* Leave out what the ring has of the channel that had the slot before. */
+static void
+without_predecessor(Channel *channel, RingChannelState *ring)
+{
+	if (ring->newest_number == channel->base_number)
+		memset(ring, 0, sizeof(RingChannelState));
+	else
+		ring->messages = Min(ring->messages,
+							 ring->newest_number - channel->base_number);
+}
+
+/* Copy the channel, if the slot has one.  Takes the lock. */
+static bool
+view_channel(Database *database, int slot, ChannelView *view)
+{
+	Channel    *channel = &database->channels[slot];
+	Backlog		backlog = {0};
+	dlist_iter	iter;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	if (!channel->in_use || channel->is_pattern)
+	{
+		LWLockRelease(database->lock);
+		return false;
+	}
+	dlist_foreach(iter, &channel->bindings)
+	{
+		hold_add_backlog(database,
+						 dlist_container(Binding, channel_node, iter.cur),
+						 &backlog);
+	}
+	strlcpy(view->name, channel->name, NAMEDATALEN);
+	view->subscriptions = pg_atomic_read_u32(&channel->nbindings);
+	ring_channel_state(database->ring, slot, &view->ring);
+	view->published = view->ring.newest_number - channel->published_base;
+	view->published_bytes = view->ring.bytes - channel->published_bytes_base;
+	without_predecessor(channel, &view->ring);
+	view->delivered = pg_atomic_read_u64(&channel->delivered);
+	view->lost = pg_atomic_read_u64(&channel->lost) + backlog.lost;
+	view->truncated = pg_atomic_read_u64(&channel->truncated);
+	LWLockRelease(database->lock);
+	return true;
+}
+
+/* The row of stat_channels for the channel. */
+static void
+put_channel(FunctionCallInfo fcinfo, Oid oid, int encoding, ChannelView *view)
+{
+	RowBuilder	row = {.column = 0};
+	bool		any = view->ring.newest_number > 0;
+
+	add_datum(&row, ObjectIdGetDatum(oid));
+	add_datum(&row, CStringGetTextDatum(shown_name(view->name, encoding)));
+	add_datum(&row, Int32GetDatum((int32) view->subscriptions));
+	add_int64(&row, view->ring.messages);
+	add_datum_if(&row, any, Int64GetDatum((int64) view->ring.newest_seq));
+	add_int64(&row, view->published);
+	add_int64(&row, view->published_bytes);
+	add_int64(&row, view->delivered);
+	add_int64(&row, view->lost);
+	add_datum_if(&row, any, TimestampTzGetDatum(view->ring.last_time));
+	add_int64(&row, view->truncated);
+	put_row(fcinfo, &row);
+}
+
+/*
+ * pgpubsub.channel_stats()
+ */
+Datum
+pgpubsub_channel_stats(PG_FUNCTION_ARGS)
+{
+	InitMaterializedSRF(fcinfo, 0);
+	if (!pgpubsub_preloaded())
+		return (Datum) 0;
+
+	for (int i = 0; i < pgpubsub_max_databases; i++)
+	{
+		Database   *database = &pgpubsub_control->databases[i];
+		DatabaseView view;
+		int			encoding;
+
+		view_database(database, &view);
+		if (!OidIsValid(view.oid))
+			continue;
+		encoding = shown_name_encoding(view.oid);
+		for (int slot = 0; slot < pgpubsub_max_channels; slot++)
+		{
+			ChannelView channel;
+
+			CHECK_FOR_INTERRUPTS();
+			if (view_channel(database, slot, &channel))
+				put_channel(fcinfo, view.oid, encoding, &channel);
+		}
+	}
+	report_passed_over();
+	return (Datum) 0;
+}
+
+/* A subscription, as it is shown. */
+typedef struct SubscriptionView
+{
+	char		name[NAMEDATALEN];
+	Oid			owner;
+	OnFull		on_full;
+	NameData   *channels;		/* room for max_channels names */
+	int			nchannels;
+	int			max_channels;
+	int			reader_pid;
+	bool		waiting;
+	bool		evicted;
+	bool		holding;
+	uint64		seq;
+	Backlog		backlog;
+	uint64		delivered;
+	uint64		delivered_bytes;
+	uint64		lost;
+	uint64		polls;
+	uint64		empty_polls;
+	TimestampTz created_at;
+	TimestampTz last_poll_at;
+} SubscriptionView;
+
+/* Copy what guards itself. */
+static void
+view_counters(Subscription *subscription, SubscriptionView *view)
+{
+	SpinLockAcquire(&subscription->mutex);
+	view->reader_pid = subscription->reader_pid;
+	view->waiting = subscription->waiting;
+	SpinLockRelease(&subscription->mutex);
+	view->seq = pg_atomic_read_u64(&subscription->seq);
+	view->delivered = pg_atomic_read_u64(&subscription->delivered);
+	view->delivered_bytes = pg_atomic_read_u64(&subscription->delivered_bytes);
+	view->lost = pg_atomic_read_u64(&subscription->lost);
+	view->polls = pg_atomic_read_u64(&subscription->polls);
+	view->empty_polls = pg_atomic_read_u64(&subscription->empty_polls);
+	view->last_poll_at =
+		(TimestampTz) pg_atomic_read_u64(&subscription->last_poll_at);
+}
+
+/* Copy what the bindings say; the names as far as there is room. */
+static void
+view_bindings(Database *database, Subscription *subscription,
+			  SubscriptionView *view)
+{
+	dlist_iter	iter;
+
+	view->nchannels = 0;
+	memset(&view->backlog, 0, sizeof(Backlog));
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if ((binding->flags & BINDING_BY_NAME) &&
+			!(binding->flags & BINDING_DROPPED))
+		{
+			if (view->nchannels < view->max_channels)
+				namestrcpy(&view->channels[view->nchannels],
+						   database->channels[binding->channel].name);
+			view->nchannels++;
+		}
+		hold_add_backlog(database, binding, &view->backlog);
+	}
+}
+
+/*
+ * Copy the subscription, if this session may know of it.  view->channels has
+ * room for view->max_channels; the caller looks at nchannels.  Takes the
+ * lock.
+ */
+static bool
+view_subscription(Database *database, Subscription *subscription,
+				  SubscriptionView *view)
+{
+	bool		visible;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	visible = subscription->database == database->index &&
+		reader_visible(subscription);
+	if (visible)
+	{
+		strlcpy(view->name, subscription->name, NAMEDATALEN);
+		view->owner = subscription->owner;
+		view->on_full = subscription->on_full;
+		view->created_at = subscription->created_at;
+		view->evicted = subscription->evicted ||
+			(subscription->foreign && subscription->on_full != ON_FULL_DROP);
+		view->holding = subscription->holding;
+		view_counters(subscription, view);
+		if (view->reader_pid == 0)
+		{
+			/* in CALL wait, which does not claim it */
+			view->reader_pid = registry_waiting_pid(database, subscription);
+			view->waiting = view->reader_pid != 0;
+		}
+		view_bindings(database, subscription, view);
+	}
+	LWLockRelease(database->lock);
+	return visible;
+}
+
+/* What the subscription is doing. */
+static const char *
+subscription_state_name(SubscriptionView *view)
+{
+	if (view->evicted)
+		return "evicted";
+	if (view->holding)
+		return "holding";
+	if (view->reader_pid == 0)
+		return "idle";
+	return view->waiting ? "waiting" : "reading";
+}
+
+/* The name of an on_full. */
+static const char *
+on_full_name(OnFull on_full)
+{
+	switch (on_full)
+	{
+		case ON_FULL_DROP:
+			return "drop";
+		case ON_FULL_EVICT:
+			return "evict";
+		case ON_FULL_BLOCK:
+			return "block";
+	}
+	return "unknown";
+}
+
+/* The row of stat_subscriptions for the subscription. */
+static void
+put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
+				 SubscriptionView *view)
+{
+	const char *name = shown_name(view->name, encoding);
+	NameData	short_name;
+	RowBuilder	row = {.column = 0};
+	Datum	   *names = palloc(view->nchannels * sizeof(Datum));
+	ArrayType  *channels;
+
+	for (int i = 0; i < view->nchannels; i++)
+		names[i] = CStringGetTextDatum(shown_name(NameStr(view->channels[i]),
+												  encoding));
+	channels = construct_array(names, view->nchannels, TEXTOID, -1, false,
+							   TYPALIGN_INT);
+
+	add_datum(&row, ObjectIdGetDatum(oid));
+	/* in another encoding it may be longer than a name can be */
+	memset(&short_name, 0, sizeof(short_name));
+	memcpy(NameStr(short_name), name,
+		   pg_mbcliplen(name, (int) strlen(name), NAMEDATALEN - 1));
+	add_datum(&row, NameGetDatum(&short_name));
+	add_datum(&row, ObjectIdGetDatum(view->owner));
+	add_datum(&row, PointerGetDatum(channels));
+	add_datum(&row, CStringGetTextDatum(on_full_name(view->on_full)));
+	add_datum(&row, CStringGetTextDatum(subscription_state_name(view)));
+	add_datum_if(&row, view->reader_pid != 0, Int32GetDatum(view->reader_pid));
+	add_datum_if(&row, view->seq > 0, Int64GetDatum((int64) view->seq));
+	add_int64(&row, view->backlog.pending);
+	add_int64(&row, view->backlog.bytes);
+	add_datum_if(&row, view->backlog.pending > 0,
+				 TimestampTzGetDatum(view->backlog.oldest_at));
+	add_int64(&row, view->delivered);
+	add_int64(&row, view->delivered_bytes);
+	add_int64(&row, view->lost + view->backlog.lost);
+	add_int64(&row, view->polls);
+	add_int64(&row, view->empty_polls);
+	add_datum(&row, TimestampTzGetDatum(view->created_at));
+	add_datum_if(&row, view->last_poll_at != 0,
+				 TimestampTzGetDatum(view->last_poll_at));
+	put_row(fcinfo, &row);
+}
+
+/* The rows of stat_subscriptions for the database. */
+static void
+put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
+				  bool see_all)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "pgpubsub statistics",
+												  ALLOCSET_DEFAULT_SIZES);
+	SubscriptionView view = {.max_channels = 16};
+	int			encoding = shown_name_encoding(oid);
+
+	view.channels = palloc(view.max_channels * sizeof(NameData));
+	for (int i = 0; i < pgpubsub_max_subscriptions; i++)
+	{
+		Subscription *subscription = &pgpubsub_control->subscriptions[i];
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		if (subscription->state == SUBSCRIPTION_FREE ||
+			subscription->database != database->index ||
+			!view_subscription(database, subscription, &view))
+			continue;
+		if (view.nchannels > view.max_channels)
+		{
+			view.max_channels = 2 * view.nchannels;
+			view.channels = repalloc(view.channels,
+									 view.max_channels * sizeof(NameData));
+			i--;
+			continue;
+		}
+		old = MemoryContextSwitchTo(context);
+		if (see_all || has_privs_of_role(GetUserId(), view.owner))
+			put_subscription(fcinfo, oid, encoding, &view);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
+	}
+	MemoryContextDelete(context);
+	pfree(view.channels);
+}
+
+/*
+ * pgpubsub.subscription_stats()
+ */
+Datum
+pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
+{
+	bool		see_all = has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (!pgpubsub_preloaded())
+		return (Datum) 0;
+
+	for (int i = 0; i < pgpubsub_max_databases; i++)
+	{
+		Database   *database = &pgpubsub_control->databases[i];
+		DatabaseView view;
+
+		view_database(database, &view);
+		if (OidIsValid(view.oid))
+			put_subscriptions(fcinfo, database, view.oid, see_all);
+	}
+	report_passed_over();
+	return (Datum) 0;
+}
+
+/*
+ * Zero the subscription's counters, if the slot has one of this database.
+ * Takes the lock.
+ */
+static void
+reset_subscription(Database *database, Subscription *subscription)
+{
+	dlist_iter	iter;
+	Backlog		backlog = {0};
+
+	if (subscription->state == SUBSCRIPTION_FREE ||
+		subscription->database != database->index)
+		return;
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	if (subscription->state == SUBSCRIPTION_FREE ||
+		subscription->database != database->index)
+	{
+		LWLockRelease(database->lock);
+		return;
+	}
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		hold_add_backlog(database,
+						 dlist_container(Binding, subscription_node,
+										 iter.cur), &backlog);
+	}
+	pg_atomic_write_u64(&subscription->delivered, 0);
+	pg_atomic_write_u64(&subscription->delivered_bytes, 0);
+	pg_atomic_write_u64(&subscription->polls, 0);
+	pg_atomic_write_u64(&subscription->empty_polls, 0);
+
+	/* those not reported yet will be counted when they are */
+	pg_atomic_write_u64(&subscription->lost, -backlog.lost);
+	LWLockRelease(database->lock);
+}
+
+/* Zero the channel's counters, if the slot has one.  Takes the lock. */
+static void
+reset_channel(Database *database, int slot)
+{
+	Channel    *channel = &database->channels[slot];
+	RingChannelState state;
+	Backlog		backlog = {0};
+	dlist_iter	iter;
+
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	if (!channel->in_use)
+	{
+		LWLockRelease(database->lock);
+		return;
+	}
+	dlist_foreach(iter, &channel->bindings)
+	{
+		hold_add_backlog(database,
+						 dlist_container(Binding, channel_node, iter.cur),
+						 &backlog);
+	}
+	ring_channel_state(database->ring, slot, &state);
+	channel->published_base = state.newest_number;
+	channel->published_bytes_base = state.bytes;
+	pg_atomic_write_u64(&channel->delivered, 0);
+	pg_atomic_write_u64(&channel->truncated, 0);
+	pg_atomic_write_u64(&channel->lost, -backlog.lost);
+	LWLockRelease(database->lock);
+}
+
+/*
+ * pgpubsub.stat_reset() RETURNS void
+ */
+Datum
+pgpubsub_stat_reset(PG_FUNCTION_ARGS)
+{
+	Database   *database = reader_database("pgpubsub.stat_reset");
+
+	for (int i = 0; i < pgpubsub_max_subscriptions; i++)
+		reset_subscription(database, &pgpubsub_control->subscriptions[i]);
+	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
+	{
+		if (database->channels[slot].in_use)
+			reset_channel(database, slot);
+	}
+	report_passed_over();
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	database->published_base = pg_atomic_read_u64(&database->published);
+	database->published_bytes_base =
+		pg_atomic_read_u64(&database->published_bytes);
+	pg_atomic_write_u64(&database->peak_used, 0);
+	pg_atomic_write_u64(&database->full_count, 0);
+	pg_atomic_write_u64(&database->full_ms, 0);
+	pg_atomic_write_u64(&database->evictions, 0);
+	pg_atomic_write_u64(&database->bad_frames, 0);
+	pg_atomic_write_u64(&database->truncated, 0);
+	database->stats_reset = GetCurrentTimestamp();
+	LWLockRelease(database->lock);
+	PG_RETURN_VOID();
+}

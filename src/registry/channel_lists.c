@@ -1,0 +1,360 @@
+/*-------------------------------------------------------------------------
+ *
+ * channel_lists.c
+ *	  Binding a subscription to a list of channel names and patterns.
+ *
+ * A list is what subscribe() was given or the table has: 1 to 63 bytes a
+ * name, a wildcard makes it a pattern.  A name binds to its channel; a
+ * pattern binds to itself, so that new channels find it, and to every known
+ * channel that it matches.
+ *
+ * Used by subscribe(), whose changes are marked until they are committed, and
+ * by the relay, whose are not.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "registry/channel_lists.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+
+/* Report what is wrong with the array; true if nothing is. */
+static bool
+check_array(ArrayType *array, int elevel)
+{
+	if (ARR_NDIM(array) > 1)
+		ereport(elevel,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("channels must be a one-dimensional array"),
+				 errhint("Write for instance '{orders,audit_*}'.")));
+	else if (ARR_NDIM(array) == 0)
+		ereport(elevel,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("channels cannot be empty"),
+				 errhint("Name at least one channel, for instance '{orders}', or '{*}' for all.")));
+	else if (array_contains_nulls(array))
+		ereport(elevel,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("channel name cannot be null"),
+				 errhint("Give names of 1 to %d bytes.",
+						 PGPUBSUB_CHANNEL_MAX)));
+	else
+		return true;
+	return false;
+}
+
+/*
+ * The names in a text array, without repetitions, in the current memory
+ * context.  What is wrong with it is reported at elevel; below ERROR, the
+ * result is NULL then.
+ */
+char	  **
+bindings_parse(ArrayType *array, int elevel, int *count)
+{
+	Datum	   *elements;
+	char	  **names;
+	int			nelements;
+	HASHCTL		ctl = {0};
+	HTAB	   *seen;
+
+	*count = 0;
+	if (!check_array(array, elevel))
+		return NULL;
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements,
+					  NULL, &nelements);
+	if (nelements > pgpubsub_max_channels)
+	{
+		bindings_report(BIND_NO_CHANNEL, elevel);
+		return NULL;
+	}
+	names = palloc(nelements * sizeof(char *));
+	ctl.keysize = ctl.entrysize = NAMEDATALEN;
+	ctl.hcxt = CurrentMemoryContext;
+	seen = hash_create("pgpubsub channel names", nelements, &ctl,
+					   HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	for (int i = 0; i < nelements; i++)
+	{
+		char	   *name = TextDatumGetCString(elements[i]);
+		bool		repeated;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!pgpubsub_check_channel_name(name, elevel))
+		{
+			hash_destroy(seen);
+			return NULL;
+		}
+		(void) hash_search(seen, name, HASH_ENTER, &repeated);
+		if (!repeated)
+			names[(*count)++] = name;
+	}
+	hash_destroy(seen);
+	return names;
+}
+
+/* Bind to the channel, or have the binding stay if there is one. */
+static BindResult
+bind_channel(Database *database, Subscription *subscription, int channel,
+			 uint32 flags)
+{
+	Binding    *binding = registry_find_binding(subscription, channel);
+
+	if (binding == NULL)
+	{
+		if (registry_bind(database, subscription, channel, flags) == NULL)
+			return BIND_NO_BINDING;
+		return BIND_DONE;
+	}
+	binding->flags |= flags & (BINDING_BY_NAME | BINDING_BY_PATTERN);
+	binding->flags &= ~BINDING_DROPPED;
+	return BIND_DONE;
+}
+
+/* Is the channel known: named by a subscription, or used by a publisher? */
+static bool
+is_known(Channel *channel)
+{
+	return channel->in_use && !channel->is_pattern &&
+		(pg_atomic_read_u32(&channel->nbindings) > 0 ||
+		 pg_atomic_read_u32(&channel->used) != 0);
+}
+
+/* Bind to all known channels that the pattern matches. */
+static BindResult
+bind_known(Database *database, Subscription *subscription,
+		   const char *pattern, uint32 flag)
+{
+	BindResult	result = BIND_DONE;
+
+	for (int i = 0; i < pgpubsub_max_channels && result == BIND_DONE; i++)
+	{
+		Channel    *channel = &database->channels[i];
+
+		if (is_known(channel) &&
+			registry_pattern_matches(pattern, channel->name))
+			result = bind_channel(database, subscription, i,
+								  BINDING_BY_PATTERN | flag);
+	}
+	return result;
+}
+
+/*
+ * Bind the subscription to all the names; bindings that it gets have no
+ * position yet, and flag (BINDING_ADDED or 0).  If it fails, what it has done
+ * until then stays.  database->lock must be held, exclusive.
+ */
+BindResult
+bindings_add(Database *database, Subscription *subscription, char **names,
+			 int count, uint32 flag)
+{
+	BindResult	result = BIND_DONE;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	for (int i = 0; i < count && result == BIND_DONE; i++)
+	{
+		bool		is_pattern = registry_is_pattern(names[i]);
+		int			channel = registry_make_channel(database, names[i],
+													is_pattern);
+
+		if (channel < 0)
+			return BIND_NO_CHANNEL;
+		result = bind_channel(database, subscription, channel,
+							  BINDING_BY_NAME | flag);
+		if (result == BIND_DONE && is_pattern)
+			result = bind_known(database, subscription, names[i], flag);
+	}
+	return result;
+}
+
+/* The subscription's binding to the channel, or pattern, of that name; or NULL. */
+static Binding *
+find_named(Database *database, Subscription *subscription, const char *name)
+{
+	int			channel = registry_find_channel(database, name,
+												registry_is_pattern(name));
+
+	return channel < 0 ? NULL : registry_find_binding(subscription, channel);
+}
+
+/* Does one of the subscription's patterns that are named match the channel? */
+static bool
+named_pattern_matches(Database *database, Subscription *subscription,
+					  Binding *binding)
+{
+	Channel    *channel = &database->channels[binding->channel];
+	dlist_iter	iter;
+
+	if (channel->is_pattern)
+		return false;
+	dlist_foreach(iter, &subscription->patterns)
+	{
+		Binding    *pattern = dlist_container(Binding, pattern_node, iter.cur);
+
+		if ((pattern->flags & BINDING_BY_NAME) &&
+			registry_pattern_matches(database->channels[pattern->channel].name,
+									 channel->name))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Set the flags of the subscription's bindings to what the names make of
+ * them: by name, by pattern, or to be dropped.  database->lock must be held,
+ * exclusive.
+ */
+void
+bindings_mark_dropped(Database *database, Subscription *subscription,
+					  char **names, int count)
+{
+	dlist_iter	iter;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		binding->flags &= BINDING_ADDED;
+	}
+	for (int i = 0; i < count; i++)
+	{
+		Binding    *binding = find_named(database, subscription, names[i]);
+
+		if (binding != NULL)
+			binding->flags |= BINDING_BY_NAME;
+	}
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if (named_pattern_matches(database, subscription, binding))
+			binding->flags |= BINDING_BY_PATTERN;
+		if (!(binding->flags & (BINDING_BY_NAME | BINDING_BY_PATTERN)))
+			binding->flags |= BINDING_DROPPED;
+	}
+	subscription->bindings_version++;
+}
+
+/*
+ * True if the names are just those that the subscription has.
+ * database->lock must be held.
+ */
+bool
+bindings_same(Database *database, Subscription *subscription, char **names,
+			  int count)
+{
+	dlist_iter	iter;
+	int			named = 0;
+
+	Assert(LWLockHeldByMe(database->lock));
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if (binding->flags & BINDING_BY_NAME)
+			named++;
+	}
+	if (named != count)
+		return false;
+	for (int i = 0; i < count; i++)
+	{
+		Binding    *binding = find_named(database, subscription, names[i]);
+
+		if (binding == NULL || !(binding->flags & BINDING_BY_NAME))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The channels, or patterns, of these names: their slots, -1 for one that is
+ * not there.  database->lock must be held.
+ */
+void
+bindings_find_slots(Database *database, char **names, int count, int *slots)
+{
+	Assert(LWLockHeldByMe(database->lock));
+	for (int i = 0; i < count; i++)
+		slots[i] = registry_find_channel(database, names[i],
+										 registry_is_pattern(names[i]));
+}
+
+/*
+ * Bring the subscription's bindings to these slots into their order, which
+ * is the one that the views show.  A slot without a binding is passed over.
+ * database->lock must be held, exclusive.
+ */
+void
+bindings_order(Database *database, Subscription *subscription,
+			   const int *slots, int count)
+{
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	for (int i = 0; i < count; i++)
+	{
+		Binding    *binding = registry_find_binding(subscription, slots[i]);
+
+		if (binding == NULL)
+			continue;
+		dlist_delete(&binding->subscription_node);
+		dlist_push_tail(&subscription->bindings, &binding->subscription_node);
+	}
+}
+
+/*
+ * Give the bindings that have no position one behind the last event that was
+ * received.  database->lock must be held, exclusive.
+ */
+void
+bindings_place_now(Database *database, Subscription *subscription)
+{
+	dlist_iter	iter;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+		Channel    *channel = &database->channels[binding->channel];
+		uint64		received = pg_atomic_read_u64(&channel->received);
+
+		if (pg_atomic_read_u64(&binding->number) != BINDING_UNPLACED)
+			continue;
+		registry_set_position(binding, received,
+							  ring_newest_position(database->ring,
+												   binding->channel,
+												   received));
+	}
+}
+
+/*
+ * Report at elevel which setting the result stands for, if any.  No LWLock
+ * may be held.
+ */
+void
+bindings_report(BindResult result, int elevel)
+{
+	const char *what = "subscriptions";
+	const char *setting = "pgpubsub.max_subscriptions";
+	int			value = pgpubsub_max_subscriptions;
+
+	if (result == BIND_DONE)
+		return;
+	if (result == BIND_NO_BINDING)
+		what = "channels of subscriptions";
+	else if (result == BIND_NO_CHANNEL)
+	{
+		what = "channels";
+		setting = "pgpubsub.max_channels";
+		value = pgpubsub_max_channels;
+	}
+	ereport(elevel,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("too many %s", what),
+			 errdetail("%s is %d.", setting, value),
+			 errhint("Raise %s and restart the server, or drop subscriptions that nobody reads.",
+					 setting)));
+}

@@ -1,0 +1,40 @@
+/*-------------------------------------------------------------------------
+ *
+ * channel_lists.h
+ *	  Binding a subscription to a list of channel names and patterns.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_CHANNEL_LISTS_H
+#define PGPUBSUB_CHANNEL_LISTS_H
+
+#include "base/pgpubsub.h"
+#include "registry/registry.h"
+
+#include "utils/array.h"
+
+typedef enum BindResult
+{
+	BIND_DONE,
+	BIND_NO_SUBSCRIPTION,		/* the pool of subscriptions is empty */
+	BIND_NO_CHANNEL,			/* the table of channels is full */
+	BIND_NO_BINDING				/* the pool of bindings is empty */
+} BindResult;
+
+extern char **bindings_parse(ArrayType *array, int elevel, int *count);
+extern BindResult bindings_add(Database *database, Subscription *subscription,
+							   char **names, int count, uint32 flag);
+extern void bindings_mark_dropped(Database *database,
+								  Subscription *subscription,
+								  char **names, int count);
+extern bool bindings_same(Database *database, Subscription *subscription,
+						  char **names, int count);
+extern void bindings_find_slots(Database *database, char **names, int count,
+								int *slots);
+extern void bindings_order(Database *database, Subscription *subscription,
+						   const int *slots, int count);
+extern void bindings_place_now(Database *database,
+							   Subscription *subscription);
+extern void bindings_report(BindResult result, int elevel);
+
+#endif							/* PGPUBSUB_CHANNEL_LISTS_H */

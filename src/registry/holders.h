@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * holders.h
+ *	  Which subscriptions hold the queue, and how far they are behind.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_HOLDERS_H
+#define PGPUBSUB_HOLDERS_H
+
+#include "base/pgpubsub.h"
+#include "registry/registry.h"
+
+/* What a subscription, or one of its bindings, has not consumed. */
+typedef struct Backlog
+{
+	uint64		pending;		/* events in the queue */
+	uint64		bytes;			/* their payloads */
+	uint64		lost;			/* events gone, not reported yet */
+	TimestampTz oldest_at;		/* if pending > 0 */
+} Backlog;
+
+/* A subscription that holds the queue, for messages. */
+typedef struct Holder
+{
+	char		name[NAMEDATALEN];
+	OnFull		on_full;
+	int			reader_pid;		/* 0: none */
+	Backlog		backlog;
+} Holder;
+
+/* database->lock held, exclusive if it says so */
+extern void hold_add_backlog(Database *database, Binding *binding,
+							 Backlog *backlog);
+extern void hold_start(Database *database, Subscription *subscription); /* exclusive */
+
+/* these take the lock */
+extern bool hold_recompute(Database *database, int channel, uint64 number);
+extern bool hold_evict(Database *database, int channel, uint64 number,
+					   bool whatever, Holder *evicted);
+extern bool hold_mark(Database *database, int channel, uint64 number);
+extern void hold_unmark_all(Database *database);
+extern bool hold_find_holder(Database *database, int channel, uint64 number,
+							 Holder *holder);
+extern bool hold_find_awaited(Database *database, bool block, Holder *holder);
+extern void hold_again(Database *database, Subscription *subscription,
+					   uint32 generation);
+extern char *hold_describe(const Holder *holder);
+
+#endif							/* PGPUBSUB_HOLDERS_H */

@@ -1,0 +1,327 @@
+/*-------------------------------------------------------------------------
+ *
+ * waiting_readers.c
+ *	  Sessions that wait for events of a subscription.
+ *
+ * 1. Several sessions may wait for one subscription: its reader, in poll(),
+ *	  and any number in CALL wait, which do not claim it.  Each process has
+ *	  one Waiter in shared memory, found by its number; it is in the list of
+ *	  the subscription that the process waits for.
+ *
+ * 2. As long as anybody waits for it, the subscription's bindings are in the
+ *	  lists of their channels' waiters, each but for the moment between an
+ *	  event on that channel, when the relay takes the binding out, and the
+ *	  return of a session, which puts it in again.  The last one to leave
+ *	  takes them all out.
+ *
+ * 3. A session is in the lists before it looks whether there is anything new,
+ *	  and the relay has appended before it looks at the lists: one of the two
+ *	  sees the other.  A session that is woken leaves, looks, and enters again.
+ *
+ * 4. Who drops a subscription takes its waiters out of the list and wakes
+ *	  them, before the slot can be another's.  A process that exits leaves.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "registry/registry.h"
+
+#include "base/debug.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+
+/* The database whose wait_lock guards this process's Waiter, while it is in. */
+static Database *waits_in = NULL;
+
+/* Who is to be woken, by number: room for twice MaxBackends. */
+static int *to_wake = NULL;
+
+/* This process's Waiter. */
+static Waiter *
+my_waiter(void)
+{
+	Assert(PGPUBSUB_MY_PROCNO < MaxBackends);
+	return &pgpubsub_control->waiters[PGPUBSUB_MY_PROCNO];
+}
+
+/* The number of the waiter's process. */
+static int
+waiter_procno(Waiter *waiter)
+{
+	return (int) (waiter - pgpubsub_control->waiters);
+}
+
+/* The latch of the waiter's process. */
+static Latch *
+waiter_latch(Waiter *waiter)
+{
+	return &GetPGProcByNumber(waiter_procno(waiter))->procLatch;
+}
+
+/* At the process's exit: wait no more. */
+static void
+leave_at_exit(int code, Datum arg)
+{
+	registry_stop_waiting();
+}
+
+/* Put the subscription's bindings into their channels' lists of waiters. */
+static void
+enter_channels(Database *database, Subscription *subscription)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+		Channel    *channel = &database->channels[binding->channel];
+
+		if (binding->waiting)
+			continue;
+		dlist_push_tail(&channel->waiters, &binding->wait_node);
+		binding->waiting = true;
+		pg_atomic_fetch_add_u32(&channel->nwaiters, 1);
+	}
+}
+
+/* Take them out again. */
+static void
+leave_channels(Database *database, Subscription *subscription)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if (!binding->waiting)
+			continue;
+		dlist_delete(&binding->wait_node);
+		binding->waiting = false;
+		pg_atomic_fetch_sub_u32(&database->channels[binding->channel].nwaiters,
+								1);
+	}
+}
+
+/*
+ * Have this process woken by events of the subscription, by new bindings of
+ * it and by its end.  The caller looks for new events afterwards, and calls
+ * registry_stop_waiting() whatever comes; a session that exits need not.
+ * database->lock must be held, and the subscription be there.
+ */
+void
+registry_start_waiting(Database *database, Subscription *subscription)
+{
+	static bool exit_registered = false;
+	Waiter	   *waiter = my_waiter();
+
+	Assert(LWLockHeldByMe(database->lock));
+	Assert(waits_in == NULL);
+	if (!exit_registered)
+	{
+		before_shmem_exit(leave_at_exit, (Datum) 0);
+		exit_registered = true;
+	}
+	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
+	waits_in = database;
+	waiter->subscription = subscription;
+	dlist_push_tail(&subscription->waiters, &waiter->node);
+	enter_channels(database, subscription);
+	LWLockRelease(database->wait_lock);
+
+	/* be in the lists before looking for new events */
+	pg_memory_barrier();
+}
+
+/*
+ * This process waits no more, if it did.  No LWLock of a database may be held.
+ */
+void
+registry_stop_waiting(void)
+{
+	Database   *database = waits_in;
+	Waiter	   *waiter;
+
+	if (database == NULL)
+		return;
+	waiter = my_waiter();
+	LWLockAcquire(database->lock, LW_SHARED);
+	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
+	if (waiter->subscription)
+	{
+		Subscription *subscription = waiter->subscription;
+
+		dlist_delete(&waiter->node);
+		waiter->subscription = NULL;
+		if (dlist_is_empty(&subscription->waiters))
+			leave_channels(database, subscription);
+	}
+	waits_in = NULL;
+	LWLockRelease(database->wait_lock);
+	LWLockRelease(database->lock);
+}
+
+/*
+ * Write the numbers of the processes that wait for the subscription to
+ * procnos, which has room for MaxBackends; returns how many there are.
+ * database->wait_lock must be held.
+ */
+static int
+list_waiting(Subscription *subscription, int *procnos)
+{
+	dlist_iter	iter;
+	int			count = 0;
+
+	dlist_foreach(iter, &subscription->waiters)
+	{
+		Waiter	   *waiter = dlist_container(Waiter, node, iter.cur);
+
+		procnos[count++] = waiter_procno(waiter);
+	}
+	return count;
+}
+
+/*
+ * Before the process calls registry_wake_channels(), which cannot fail.  Raises
+ * 53200 for want of memory.
+ */
+void
+registry_prepare_to_wake(void)
+{
+	if (to_wake == NULL)
+		to_wake = MemoryContextAlloc(TopMemoryContext,
+									 2 * MaxBackends * sizeof(int));
+}
+
+/*
+ * List in to_wake, behind the count that it has, the processes that wait for
+ * events of the channel, and take the bindings for which they do out of the
+ * channel's list.  A session waits for as many channels as its subscription
+ * has, and leaves the lists of the others itself; so there may be repetitions.
+ * Returns how many are listed then; from MaxBackends on there may be more.
+ */
+static int
+take_waiting(Channel *channel, int count)
+{
+	LWLock	   *lock = channel->database->wait_lock;
+
+	if (pg_atomic_read_u32(&channel->nwaiters) == 0)
+		return count;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	while (!dlist_is_empty(&channel->waiters) && count < MaxBackends)
+	{
+		Binding    *binding =
+		dlist_container(Binding, wait_node,
+						dlist_pop_head_node(&channel->waiters));
+
+		DEBUG_POINT("relay_wakes");
+		count += list_waiting(binding->subscription, &to_wake[count]);
+
+		/*
+		 * Last, behind a barrier: registry_unbind() takes no lock when it
+		 * finds that it does not wait, and the subscription is gone then.
+		 */
+		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
+		binding->waiting = false;
+	}
+	LWLockRelease(lock);
+	return count;
+}
+
+/* Set the latches of those who are listed; returns how many. */
+static int
+wake_listed(int count)
+{
+	for (int i = 0; i < count; i++)
+		SetLatch(&GetPGProcByNumber(to_wake[i])->procLatch);
+	return count;
+}
+
+/*
+ * Wake the processes that wait for events of these channels; returns how many
+ * there were.  The caller has issued a memory barrier since the events were
+ * appended.  Latches are set without wait_lock and when all lists are done
+ * with, so that nobody who is woken runs into that, or is woken for the next
+ * channel again.
+ */
+int
+registry_wake_channels(Database *database, const int *slots, int nslots)
+{
+	int			count = 0;
+	int			woken = 0;
+
+	for (int i = 0; i < nslots; i++)
+	{
+		Channel    *channel = &database->channels[slots[i]];
+
+		while ((count = take_waiting(channel, count)) >= MaxBackends)
+		{
+			woken += wake_listed(count);
+			count = 0;
+		}
+	}
+	return woken + wake_listed(count);
+}
+
+/*
+ * Wake all sessions that wait for the subscription.  database->lock must be
+ * held.
+ */
+void
+registry_wake_waiting(Database *database, Subscription *subscription)
+{
+	dlist_iter	iter;
+
+	Assert(LWLockHeldByMe(database->lock));
+	LWLockAcquire(database->wait_lock, LW_SHARED);
+	dlist_foreach(iter, &subscription->waiters)
+		SetLatch(waiter_latch(dlist_container(Waiter, node, iter.cur)));
+	LWLockRelease(database->wait_lock);
+}
+
+/*
+ * The subscription, which has no bindings any more, is about to go: its
+ * waiters wait for nothing, and are woken.  database->lock must be held,
+ * exclusive.
+ */
+void
+registry_expel_waiting(Database *database, Subscription *subscription)
+{
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
+	while (!dlist_is_empty(&subscription->waiters))
+	{
+		Waiter	   *waiter =
+		dlist_container(Waiter, node,
+						dlist_pop_head_node(&subscription->waiters));
+
+		waiter->subscription = NULL;
+		SetLatch(waiter_latch(waiter));
+	}
+	LWLockRelease(database->wait_lock);
+}
+
+/*
+ * The pid of one session that waits for the subscription, or 0.
+ * database->lock must be held.
+ */
+int
+registry_waiting_pid(Database *database, Subscription *subscription)
+{
+	int			pid = 0;
+
+	Assert(LWLockHeldByMe(database->lock));
+	LWLockAcquire(database->wait_lock, LW_SHARED);
+	if (!dlist_is_empty(&subscription->waiters))
+	{
+		Waiter	   *waiter = dlist_head_element(Waiter, node,
+												&subscription->waiters);
+
+		pid = GetPGProcByNumber(waiter_procno(waiter))->pid;
+	}
+	LWLockRelease(database->wait_lock);
+	return pid;
+}

@@ -1,0 +1,713 @@
+/*-------------------------------------------------------------------------
+ *
+ * load_subscriptions.c
+ *	  The table of subscriptions, as the relay reads it.
+ *
+ * subscribe() and unsubscribe() keep table and shared memory equal by
+ * themselves.  The relay brings shared memory in line with the table when it
+ * starts, and when somebody else has written the table: pg_restore, or a
+ * superuser by hand.
+ *
+ * It must not mistake a subscribe() that commits at the same time for such a
+ * difference.  Each commit of one grows database->commits, after its row has
+ * become visible; so the relay notes that counter before it takes its
+ * snapshot, and begins again if it has grown by the time it has the lock.
+ *
+ * The relay is a superuser, and who owns the schema may put anything in the
+ * table's place: it looks only at the extension's own table, and reads it as
+ * the table's owner.
+ *
+ * A row whose owner is no more is as good as none: after DROP ROLE the relay
+ * of each database drops such subscriptions and removes the rows, as the
+ * table's owner.  It does not wait for the rows: what somebody has locked is
+ * tried again.  What refers to them may keep it for a tenth of a second.
+ *
+ * A copy of a database has the original's rows, which say where they were
+ * made.  Their subscriptions are foreign until they are polled here; then the
+ * relay writes that they are this database's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "relay/load_subscriptions.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "event/trigger_options.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "read/subscription_table.h"
+#include "registry/channel_lists.h"
+#include "registry/holders.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/* When this relay last had no room for all rows; 0: it always had. */
+static TimestampTz no_room_at = 0;
+
+/* A row of the table. */
+typedef struct Row
+{
+	char		name[NAMEDATALEN];
+	Oid			owner;
+	char	  **channels;
+	int			nchannels;
+	int		   *slots;			/* room for the channels' slots */
+	OnFull		on_full;
+	TimestampTz created_at;
+	bool		foreign;		/* made in another database */
+} Row;
+
+typedef struct Rows
+{
+	Row		   *rows;
+	Row		  **by_name;		/* the same, sorted */
+	int			count;
+	int			orphans;		/* not among them: their owner is no more */
+} Rows;
+
+/*
+ * Lock the table's indexes, as planning a query on it does, but without
+ * waiting.  Returns false if somebody has one locked, as REINDEX has.  The
+ * table must be locked.
+ */
+static bool
+lock_indexes(Oid table)
+{
+	Relation	rel = table_open(table, NoLock);
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+	bool		locked = true;
+
+	foreach(lc, indexes)
+	{
+		locked = ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock);
+		if (!locked)
+			break;
+	}
+	list_free(indexes);
+	table_close(rel, NoLock);
+	return locked;
+}
+
+/*
+ * Lock the table for reading, if it is there.  Returns false if somebody has
+ * it or an index of it locked: the relay does not wait for that.
+ */
+static bool
+lock_table(Oid *table)
+{
+	*table = subscription_table_find();
+	if (!OidIsValid(*table))
+	{
+		/*
+		 * A commit wakes us before its invalidation messages are sent; what
+		 * we remember as missing may just have been created.
+		 */
+		InvalidateSystemCaches();
+		*table = subscription_table_find();
+	}
+	if (!OidIsValid(*table))
+		return true;
+	if (!ConditionalLockRelationOid(*table, AccessShareLock))
+		return false;
+
+	/* it may have been dropped before we had the lock */
+	if (subscription_table_find() != *table)
+	{
+		*table = InvalidOid;
+		return true;
+	}
+	return lock_indexes(*table);
+}
+
+/* Take a tuple of the query apart, into the current context. */
+static bool
+parse_row(HeapTuple tuple, TupleDesc desc, Row *row)
+{
+	bool		isnull;
+	char	   *on_full;
+	Oid			made_in;
+
+	strlcpy(row->name,
+			NameStr(*DatumGetName(SPI_getbinval(tuple, desc, 1, &isnull))),
+			NAMEDATALEN);
+	row->owner = DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &isnull));
+	row->channels = bindings_parse(DatumGetArrayTypeP(SPI_getbinval(tuple, desc, 3, &isnull)),
+								   WARNING, &row->nchannels);
+	on_full = TextDatumGetCString(SPI_getbinval(tuple, desc, 4, &isnull));
+	row->on_full = strcmp(on_full, "block") == 0 ? ON_FULL_BLOCK :
+		strcmp(on_full, "drop") == 0 ? ON_FULL_DROP : ON_FULL_EVICT;
+	if (row->channels != NULL)
+		row->slots = palloc(row->nchannels * sizeof(int));
+	row->created_at =
+		DatumGetTimestampTz(SPI_getbinval(tuple, desc, 5, &isnull));
+	made_in = DatumGetObjectId(SPI_getbinval(tuple, desc, 7, &isnull));
+	row->foreign = !isnull && made_in != MyDatabaseId;
+	return row->channels != NULL && row->name[0] != '\0';
+}
+
+/* Order of rows by name. */
+static int
+compare_rows(const void *a, const void *b)
+{
+	return strcmp((*(Row *const *) a)->name, (*(Row *const *) b)->name);
+}
+
+/* Have find_row() find them. */
+static void
+sort_rows(Rows *rows)
+{
+	rows->by_name = palloc(Max(rows->count, 1) * sizeof(Row *));
+	for (int i = 0; i < rows->count; i++)
+		rows->by_name[i] = &rows->rows[i];
+	qsort(rows->by_name, rows->count, sizeof(Row *), compare_rows);
+}
+
+/* Read all rows, into the context.  In a transaction with a snapshot. */
+static void
+read_rows(Rows *result, MemoryContext context)
+{
+	MemoryContext old;
+	char	   *sql;
+
+	SPI_connect();
+
+	/* the join sees a DROP ROLE that our caches may not have heard of */
+	sql = psprintf("SELECT s.name, s.owner::pg_catalog.oid, s.channels,"
+				   " s.on_full, s.created_at, r.oid IS NULL, %s"
+				   " FROM pgpubsub.subscription AS s"
+				   " LEFT JOIN pg_catalog.pg_roles AS r"
+				   " ON r.oid OPERATOR(pg_catalog.=) s.owner",
+				   subscription_table_knows_origin() ? "s.made_in" :
+				   "NULL::pg_catalog.oid");
+	subscription_table_read(sql, 0, NULL, NULL, true);
+
+	old = MemoryContextSwitchTo(context);
+	result->rows = palloc(Max(SPI_processed, 1) * sizeof(Row));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Row		   *row = &result->rows[result->count];
+		bool		isnull;
+
+		if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i],
+									   SPI_tuptable->tupdesc, 6, &isnull)))
+			result->orphans++;
+		else if (parse_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, row))
+			result->count++;
+		else
+			ereport(WARNING,
+					(errmsg("ignored row \"%s\" of table pgpubsub.subscription",
+							row->name),
+					 errhint("Correct its channels, or delete it.")));
+	}
+	sort_rows(result);
+	MemoryContextSwitchTo(old);
+	SPI_finish();
+}
+
+/* The row with that name, or NULL. */
+static Row *
+find_row(Rows *rows, const char *name)
+{
+	Row			wanted;
+	Row		   *key = &wanted;
+	Row		  **found;
+
+	if (rows->count == 0)
+		return NULL;
+	strlcpy(wanted.name, name, NAMEDATALEN);
+	found = bsearch(&key, rows->by_name, rows->count, sizeof(Row *),
+					compare_rows);
+	return found ? *found : NULL;
+}
+
+/* Make the subscription that the row describes; it starts now. */
+static BindResult
+create_from_row(Database *database, Row *row)
+{
+	Subscription *subscription;
+	BindResult	result;
+
+	subscription = registry_make_subscription(database, row->name, row->owner,
+											  row->on_full, false);
+	if (subscription == NULL)
+		return BIND_NO_SUBSCRIPTION;
+	subscription->created_at = row->created_at;
+	subscription->foreign = row->foreign;
+
+	/* one that there was no room for has missed what came since */
+	if (row->created_at < no_room_at)
+		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+	result = bindings_add(database, subscription, row->channels,
+						  row->nchannels, 0);
+	bindings_place_now(database, subscription);
+	subscription->state = SUBSCRIPTION_ACTIVE;
+	hold_start(database, subscription);
+	return result;
+}
+
+/*
+ * Give the subscription what the row has.  If it has a reader, which must
+ * not lose bindings, it is marked stale, and the reader's end brings us here
+ * again.
+ */
+static BindResult
+update_from_row(Database *database, Subscription *subscription, Row *row)
+{
+	BindResult	result;
+	dlist_mutable_iter iter;
+
+	subscription->owner = row->owner;
+	subscription->on_full = row->on_full;
+
+	/* one that has been at work here is not made to wait for a poll again */
+	if (row->foreign && !subscription->foreign)
+		subscription->adopted = true;
+	else if (!row->foreign)
+		subscription->foreign = subscription->adopted = false;
+	hold_start(database, subscription);
+	if (bindings_same(database, subscription, row->channels, row->nchannels))
+		return BIND_DONE;
+	if (subscription->reader_pid != 0)
+	{
+		subscription->stale = true;
+		return BIND_DONE;
+	}
+	result = bindings_add(database, subscription, row->channels,
+						  row->nchannels, 0);
+	bindings_place_now(database, subscription);
+	bindings_mark_dropped(database, subscription, row->channels,
+						  row->nchannels);
+	dlist_foreach_modify(iter, &subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if (binding->flags & BINDING_DROPPED)
+			registry_unbind(database, binding);
+	}
+	bindings_find_slots(database, row->channels, row->nchannels, row->slots);
+	bindings_order(database, subscription, row->slots, row->nchannels);
+	hold_start(database, subscription);
+	return result;
+}
+
+/* Bring shared memory in line with the row. */
+static BindResult
+apply_row(Database *database, Row *row)
+{
+	Subscription *subscription = registry_find_subscription(database,
+															row->name);
+
+	if (subscription == NULL || subscription->doomed)
+		return create_from_row(database, row);
+	if (subscription->state == SUBSCRIPTION_ACTIVE &&
+		!subscription->temporary)
+		return update_from_row(database, subscription, row);
+
+	/* an open transaction, or a temporary one, has the name */
+	return BIND_DONE;
+}
+
+/* Doom the lasting subscriptions that have no row, and wake their readers. */
+static void
+doom_missing(Database *database, Rows *rows)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &database->subscriptions)
+	{
+		Subscription *subscription = dlist_container(Subscription, node,
+													 iter.cur);
+
+		subscription->stale = false;
+		if (subscription->state != SUBSCRIPTION_ACTIVE ||
+			subscription->temporary || subscription->doomed ||
+			find_row(rows, subscription->name) != NULL)
+			continue;
+		subscription->doomed = true;
+		if (subscription->reader_pid != 0)
+			SetLatch(&GetPGProcByNumber(subscription->reader_procno)->procLatch);
+	}
+}
+
+/*
+ * Bring shared memory in line with the rows, unless a subscribe() or
+ * unsubscribe() has committed since commits was read; returns whether it did.
+ */
+static bool
+apply_rows(Database *database, Rows *rows, uint64 commits)
+{
+	BindResult	failure = BIND_DONE;
+
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	if (database->commits != commits)
+	{
+		LWLockRelease(database->lock);
+		return false;
+	}
+	doom_missing(database, rows);
+	for (int i = 0; i < rows->count; i++)
+	{
+		BindResult	result = apply_row(database, &rows->rows[i]);
+
+		if (result != BIND_DONE)
+			failure = result;
+	}
+	LWLockRelease(database->lock);
+	if (failure != BIND_DONE)
+		no_room_at = GetCurrentTimestamp();
+	bindings_report(failure, WARNING);
+	return true;
+}
+
+/* A change of the table. */
+typedef struct TableChange
+{
+	int			(*make) (const struct TableChange *change); /* what is left */
+	int			orphans;		/* for delete_orphans() */
+	const char *name;			/* for adopt() */
+	const char *activity;
+	const char *failed;			/* the warning if it fails, */
+	const char *then;			/* and its hint */
+} TableChange;
+
+/*
+ * Delete the rows whose owner is no more, but for those that somebody has
+ * locked.  Returns how many those were.
+ */
+static int
+delete_orphans(const TableChange *change)
+{
+	SPITupleTable *found;
+	uint64		count;
+
+	SPI_connect();
+	subscription_table_read("SELECT s.name FROM pgpubsub.subscription AS s"
+							" WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r"
+							" WHERE r.oid OPERATOR(pg_catalog.=) s.owner)"
+							" FOR UPDATE OF s SKIP LOCKED",
+							0, NULL, NULL, false);
+	found = SPI_tuptable;
+	count = SPI_processed;
+	for (uint64 i = 0; i < count; i++)
+	{
+		bool		isnull;
+		const char *name = NameStr(*DatumGetName(SPI_getbinval(found->vals[i],
+															   found->tupdesc,
+															   1, &isnull)));
+
+		subscription_table_delete(name, true);
+		ereport(LOG,
+				(errmsg("dropped subscription \"%s\", whose owner was dropped",
+						name)));
+	}
+	SPI_finish();
+	return Max(change->orphans - (int) count, 0);
+}
+
+/*
+ * Make the change in a subtransaction: if it fails, as it may where somebody
+ * has made the table referenced, a warning says so and the rows stay as they
+ * are.  Returns how many are left to be tried again.
+ */
+static int
+try_change(const TableChange *change)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile int left = 0;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		left = change->make(change);
+
+		/* it may have timed out just when a lock was granted: fail here */
+		CHECK_FOR_INTERRUPTS();
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg_internal("%s", change->failed),
+				 errdetail("%s", error->message),
+				 errhint("%s", change->then)));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return left;
+}
+
+/*
+ * Make the change in a transaction of its own.  Returns false if some rows are
+ * locked, or the table is.
+ */
+static bool
+change_table(const TableChange *change)
+{
+	Oid			table;
+	int			left = 1;
+
+	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, change->activity);
+	StartTransactionCommand();
+	table = subscription_table_find();
+	if (!OidIsValid(table))
+		left = 0;
+	else if (ConditionalLockRelationOid(table, RowExclusiveLock))
+	{
+		left = 0;
+		if (subscription_table_find() == table)
+		{
+			PushActiveSnapshot(GetTransactionSnapshot());
+
+			/* the relay must not wait for what somebody has locked */
+			SetConfigOption("lock_timeout", "100ms", PGC_SUSET,
+							PGC_S_OVERRIDE);
+			left = try_change(change);
+			SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+			PopActiveSnapshot();
+		}
+	}
+	CommitTransactionCommand();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return left == 0;
+}
+
+/*
+ * Remove the rows whose owner is no more, of which there are so many.  Returns
+ * false if some are locked, or the table is.
+ */
+static bool
+remove_orphans(int orphans)
+{
+	TableChange change = {
+		.make = delete_orphans,
+		.orphans = orphans,
+		.activity = "removing subscriptions",
+		.failed = "could not delete subscriptions whose owner was dropped from table pgpubsub.subscription",
+		.then = "They are dropped all the same. Delete their rows."
+	};
+
+	return change_table(&change);
+}
+
+/* Write that the subscription is this database's. */
+static int
+adopt(const TableChange *change)
+{
+	return subscription_table_adopt(change->name) ? 0 : 1;
+}
+
+/*
+ * The next subscription that was made in another database and polled in this
+ * one, which the table does not say yet; NULL if there is none.
+ */
+static Subscription *
+next_adopted(Database *database, char *name, uint32 *generation)
+{
+	Subscription *found = NULL;
+	dlist_iter	iter;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	dlist_foreach(iter, &database->subscriptions)
+	{
+		Subscription *subscription = dlist_container(Subscription, node,
+													 iter.cur);
+
+		if (!subscription->adopted ||
+			subscription->state != SUBSCRIPTION_ACTIVE)
+			continue;
+		strlcpy(name, subscription->name, NAMEDATALEN);
+		*generation = subscription->generation;
+		found = subscription;
+		break;
+	}
+	LWLockRelease(database->lock);
+	return found;
+}
+
+/*
+ * Write into the table which subscriptions that were made in another database
+ * have been polled in this one: they are its own after a restart, too.  In
+ * transactions of their own.  Returns false if the table or a row is locked:
+ * try again later.
+ */
+bool
+relay_table_adopt(Database *database)
+{
+	char		name[NAMEDATALEN];
+	uint32		generation;
+	Subscription *subscription;
+	TableChange change = {
+		.make = adopt,
+		.name = name,
+		.activity = "adopting subscriptions",
+		.failed = "could not write into table pgpubsub.subscription where a subscription was polled",
+		.then = "After a restart it holds nobody until it is polled again."
+	};
+
+	while ((subscription = next_adopted(database, name, &generation)) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!change_table(&change))
+			return false;
+		LWLockAcquire(database->lock, LW_EXCLUSIVE);
+		if (subscription->generation == generation)
+			subscription->adopted = false;
+		LWLockRelease(database->lock);
+	}
+	return true;
+}
+
+/*
+ * Oid of notify_change(), InvalidOid if it is not there.  LookupFuncName()
+ * would not do: it raises an error for what is dropped meanwhile.
+ */
+static Oid
+find_notify_change(void)
+{
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum("notify_change"),
+						   PointerGetDatum(buildoidvector(NULL, 0)),
+						   ObjectIdGetDatum(get_namespace_oid(PGPUBSUB_SCHEMA, true)));
+}
+
+/*
+ * The channels of the triggers that there are, in the current context; those
+ * cloned from a parent's have the parent's.  Does not wait for the catalog.
+ */
+static List *
+find_attached_channels(void)
+{
+	Oid			function = find_notify_change();
+	List	   *channels = NIL;
+	Relation	catalog;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (!OidIsValid(function) ||
+		!ConditionalLockRelationOid(TriggerRelationId, AccessShareLock))
+		return NIL;
+	catalog = table_open(TriggerRelationId, NoLock);
+	scan = systable_beginscan(catalog, InvalidOid, false, NULL, 0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+		const char *channel;
+		char	  **args;
+		int			nargs;
+
+		if (form->tgfoid != function || OidIsValid(form->tgparentid))
+			continue;
+		args = trigger_options_of(catalog, tuple, &nargs);
+		channel = trigger_options_find(nargs, args, "channel");
+		if (channel == NULL)
+			channel = get_rel_name(form->tgrelid);
+		if (channel && pgpubsub_check_channel_name(channel, DEBUG2))
+			channels = lappend(channels, (void *) channel);
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return channels;
+}
+
+/* Make the channels known, as far as there is room, so that patterns match. */
+static void
+make_channels_known(Database *database, const List *channels)
+{
+	ListCell   *lc;
+
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	foreach(lc, channels)
+	{
+		int			slot = registry_make_channel(database, lfirst(lc), false);
+
+		if (slot < 0)
+			break;
+		pg_atomic_write_u32(&database->channels[slot].used, 1);
+	}
+	LWLockRelease(database->lock);
+}
+
+/*
+ * Read the table of subscriptions and bring shared memory in line with it; the
+ * first time, also make the channels of triggers known.
+ * Runs its own transaction.  The caller drops doomed subscriptions and
+ * listens to what was bound, afterwards.  Returns false if the table is
+ * locked, or a row that is to be removed is: try again later.
+ */
+bool
+relay_table_load(Database *database)
+{
+	bool		done = false;
+	bool		locked = true;
+	int			orphans = 0;
+
+	while (!done && locked)
+	{
+		Rows		rows = {0};
+		List	   *attached = NIL;
+		uint64		commits;
+		Oid			table;
+
+		CHECK_FOR_INTERRUPTS();
+		LWLockAcquire(database->lock, LW_SHARED);
+		commits = database->commits;
+		LWLockRelease(database->lock);
+
+		SetCurrentStatementStartTimestamp();
+		pgstat_report_activity(STATE_RUNNING, "reading subscriptions");
+		StartTransactionCommand();
+		locked = lock_table(&table);
+		PushActiveSnapshot(GetTransactionSnapshot());
+		if (locked && OidIsValid(table))
+			read_rows(&rows, CurTransactionContext);
+		if (locked && pg_atomic_read_u32(&database->loaded) == 0)
+			attached = find_attached_channels();
+		PopActiveSnapshot();
+		if (locked)
+			done = apply_rows(database, &rows, commits);
+		if (done)
+			make_channels_known(database, attached);
+		orphans = rows.orphans;
+		CommitTransactionCommand();
+		pgstat_report_activity(STATE_IDLE, NULL);
+	}
+	if (!done || orphans == 0 || remove_orphans(orphans))
+		return locked;
+
+	/* nobody shall wait for that before the first look at the table is done */
+	if (pg_atomic_read_u32(&database->loaded) != 0)
+		return false;
+	pg_atomic_fetch_add_u64(&database->reload_requested, 1);
+	(void) registry_request(database);
+	return true;
+}
