@@ -30,7 +30,7 @@ DATA := $(patsubst $(tree)/%,%,$(wildcard $(tree)/sql/pgpubsub--*.sql \
 # which is what pg_dump writes.
 DATA_built := $(CURDIR)/build/pgpubsub--1.1.sql
 DOCS := $(patsubst $(tree)/%,%,$(wildcard $(tree)/README.md))
-PG_CPPFLAGS = -I$(tree)/src
+PG_CPPFLAGS = -I$(tree)/src -fvisibility=hidden
 
 # Tests in the order of their names.  Name some on the command line to run
 # only those: make installcheck REGRESS=attach ISOLATION= PGTAP=

@@ -22,6 +22,29 @@
 #error "pgpubsub needs PostgreSQL 15 or newer"
 #endif
 
+/*
+ * From 16 on the server builds extensions with hidden symbols, and exports
+ * what the function manager and the worker launcher look up.  15 leaves all
+ * of that to the extension.
+ */
+#include "fmgr.h"
+
+#if PG_VERSION_NUM < 160000
+#undef PGDLLEXPORT
+#define PGDLLEXPORT __attribute__((visibility("default")))
+#undef PG_FUNCTION_INFO_V1
+#define PG_FUNCTION_INFO_V1(funcname) \
+extern PGDLLEXPORT Datum funcname(PG_FUNCTION_ARGS); \
+extern PGDLLEXPORT const Pg_finfo_record *pg_finfo_##funcname(void); \
+const Pg_finfo_record * \
+pg_finfo_##funcname(void) \
+{ \
+	static const Pg_finfo_record my_finfo = {1}; \
+		return &my_finfo; \
+} \
+extern int no_such_variable
+#endif
+
 /* 16 moved the VARDATA family out of postgres.h. */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"

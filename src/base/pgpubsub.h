@@ -3,7 +3,7 @@
  * pgpubsub.h
  *	  Limits, settings and wait events that all parts share.
  *
- * The settings are defined in pgpubsub.c.  Those that size shared memory
+ * The settings are defined in settings.c.  Those that size shared memory
  * exist only when the library was preloaded; pgpubsub_preloaded() tells.
  *
  *-------------------------------------------------------------------------
@@ -77,9 +77,11 @@ typedef enum PgpubsubWait
 
 #define PGPUBSUB_NUM_WAITS (PGPUBSUB_WAIT_QUEUE_FULL + 1)
 
-/* pgpubsub.c */
-extern bool pgpubsub_preloaded(void);
+/* settings.c */
+extern void settings_define_session(void);
+extern void settings_define_server(void);
 extern bool pgpubsub_check_channel_name(const char *name, int elevel);
+extern void check_not_null(FunctionCallInfo fcinfo, int arg, const char *name);
 extern uint32 pgpubsub_wait_event(PgpubsubWait wait);
 
 #endif							/* PGPUBSUB_H */

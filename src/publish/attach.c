@@ -27,7 +27,6 @@
 #include "publish/attached_triggers.h"
 #include "publish/publish.h"
 #include "publish/trigger_clones.h"
-#include "read/reader.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -73,7 +72,7 @@ check_not_standby(const char *function)
 static Oid
 relation_argument(FunctionCallInfo fcinfo, int arg)
 {
-	reader_check_not_null(fcinfo, arg, "relation");
+	check_not_null(fcinfo, arg, "relation");
 	return PG_GETARG_OID(arg);
 }
 
@@ -81,7 +80,7 @@ relation_argument(FunctionCallInfo fcinfo, int arg)
 static char *
 text_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 {
-	reader_check_not_null(fcinfo, arg, name);
+	check_not_null(fcinfo, arg, name);
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
 
@@ -146,7 +145,7 @@ operations_argument(FunctionCallInfo fcinfo)
 	List	   *names;
 	ListCell   *lc;
 
-	reader_check_not_null(fcinfo, ARG_OPERATIONS, "operations");
+	check_not_null(fcinfo, ARG_OPERATIONS, "operations");
 	names = array_argument(fcinfo, ARG_OPERATIONS, "operations", TEXTOID);
 	foreach(lc, names)
 	{

@@ -28,8 +28,8 @@
  */
 #include "publish/publish.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
+#include "base/nesting.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
 #include "fmgr.h"
@@ -37,7 +37,7 @@
 #include "publish/publish_async.h"
 #include "publish/wait_for_room.h"
 #include "queue/frame.h"
-#include "read/reader.h"
+#include "registry/holders.h"
 #include "registry/registry.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -420,10 +420,8 @@ publish_notify(const char *channel, bool framed, const char *id,
 			   const char *payload, Size len, const char *native_payload)
 {
 	char		content_id[FRAME_ID_MAX + 1];
-	int			level = GetCurrentTransactionNestLevel();
 
-	if (notified_level == 0 || notified_level > level)
-		notified_level = level;
+	nesting_note(&notified_level);
 	if (native_payload == NULL)
 		native_payload = payload;
 	if (framed && id[0] == '\0')
@@ -482,7 +480,7 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 	{
 		/* a session that has something to commit may be what is waited for */
 		if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL &&
-			!reader_may_be_awaited())
+			!transaction_may_be_awaited)
 			(void) room_wait(database, channel->name);
 		framed |= not_heard_yet(database, channel);
 	}
@@ -619,12 +617,22 @@ pgpubsub_publish_jsonb(PG_FUNCTION_ARGS)
  */
 
 /*
- * PREPARE TRANSACTION: events cannot wait for COMMIT PREPARED.  Core refuses
- * notifications too, but later, and with a hint at NOTIFY, which the user has
- * not written.
+ * Before commit: have the events of async mode staged, or publish them; see
+ * async_pre_commit().
  */
-static void
-check_prepare(void)
+void
+publish_pre_commit(void)
+{
+	async_pre_commit(publish_unstaged);
+}
+
+/*
+ * PREPARE TRANSACTION: raise 0A000 if the transaction has published, for its
+ * events cannot wait for COMMIT PREPARED.  Core refuses notifications too, but
+ * later, and with a hint at NOTIFY, which the user has not written.
+ */
+void
+publish_pre_prepare(void)
 {
 	if (notified_level == 0 && !async_any())
 		return;
@@ -635,59 +643,35 @@ check_prepare(void)
 			 errhint("Set pgpubsub.muted before the transaction or for the role (ALTER ROLE ... SET), drop or disable the triggers that publish, or use COMMIT.")));
 }
 
-/* What the end of a top transaction means. */
-static void
-publish_xact_callback(XactEvent event, void *arg)
+/*
+ * The transaction has ended.  Cannot fail.
+ */
+void
+publish_at_end(bool commit)
 {
-	switch (event)
-	{
-		case XACT_EVENT_PRE_COMMIT:
-			async_pre_commit(publish_unstaged);
-			break;
-		case XACT_EVENT_PRE_PREPARE:
-			check_prepare();
-			break;
-		case XACT_EVENT_COMMIT:
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			async_at_end(event == XACT_EVENT_COMMIT);
-			forget_used_channels();
-			room_at_end();
-			event_number = 0;
-			notified_level = 0;
-			break;
-		default:
-			break;
-	}
-}
-
-/* What the end of a subtransaction means. */
-static void
-publish_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
-						 SubTransactionId parentSubid, void *arg)
-{
-	int			level = GetCurrentTransactionNestLevel();
-
-	if (event == SUBXACT_EVENT_COMMIT_SUB)
-	{
-		async_at_subcommit(level);
-		if (notified_level == level)
-			notified_level = level - 1;
-	}
-	else if (event == SUBXACT_EVENT_ABORT_SUB)
-	{
-		async_at_subabort(level);
-		if (notified_level >= level)
-			notified_level = 0;
-	}
+	async_at_end(commit);
+	forget_used_channels();
+	room_at_end();
+	event_number = 0;
+	notified_level = 0;
 }
 
 /*
- * Set up this file; from _PG_init().
+ * The subtransaction of that level has committed.  Cannot fail.
  */
 void
-publish_init(void)
+publish_at_subcommit(int level)
 {
-	RegisterXactCallback(publish_xact_callback, NULL);
-	RegisterSubXactCallback(publish_subxact_callback, NULL);
+	async_at_subcommit(level);
+	nesting_subcommit(&notified_level, level);
+}
+
+/*
+ * The subtransaction of that level was rolled back.  Cannot fail.
+ */
+void
+publish_at_subabort(int level)
+{
+	async_at_subabort(level);
+	(void) nesting_subabort(&notified_level, level);
 }

@@ -28,7 +28,6 @@ typedef struct PublishChannel
 	uint32		version;		/* of the channel table that had no room */
 } PublishChannel;
 
-extern void publish_init(void);
 extern void publish_channel_init(PublishChannel *channel, const char *name);
 extern void publish_event(PublishChannel *channel, const char *id,
 						  const char *payload, Size len,
@@ -39,5 +38,12 @@ extern Size publish_payload_limit(void);
 extern Size publish_max_payload(void);
 extern bool publish_channel_reserved(const char *name);
 extern void publish_channel_known(const char *name);
+
+/* for transaction.c */
+extern void publish_pre_commit(void);
+extern void publish_pre_prepare(void);
+extern void publish_at_end(bool commit);
+extern void publish_at_subcommit(int level);
+extern void publish_at_subabort(int level);
 
 #endif							/* PGPUBSUB_PUBLISH_H */

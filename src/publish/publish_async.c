@@ -30,9 +30,10 @@
 #include "publish/publish_async.h"
 
 #include "access/xact.h"
+#include "base/nesting.h"
 #include "publish/commit_append.h"
 #include "publish/wait_for_room.h"
-#include "read/reader.h"
+#include "registry/holders.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -137,13 +138,12 @@ relay_expected(Database *my_database)
 static void
 save_end(void)
 {
-	int			level = GetCurrentTransactionNestLevel();
 	SavedEnd   *saved;
 
-	if (level <= 1 || (saved_ends && saved_ends->level >= level))
+	if (!nesting_needs_copy(1, saved_ends ? saved_ends->level : 0))
 		return;
 	saved = MemoryContextAlloc(TopTransactionContext, sizeof(SavedEnd));
-	saved->level = level;
+	saved->level = GetCurrentTransactionNestLevel();
 	saved->end = end;
 	saved->upper = saved_ends;
 	saved_ends = saved;
@@ -430,7 +430,7 @@ reserve_place(void)
 	/* whoever must not wait may still have his turn at once */
 	staging_queue_up(database->staging, end.bytes);
 	queued = true;
-	if (reader_may_be_awaited())
+	if (transaction_may_be_awaited)
 		(void) take_queued_place();
 	else
 		wait_in_queue();
@@ -448,7 +448,7 @@ stage(void)
 		return false;
 	if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL)
 	{
-		if (reader_may_be_awaited())
+		if (transaction_may_be_awaited)
 			return false;
 		channel = find_bound_channel();
 		if (channel)
@@ -458,7 +458,7 @@ stage(void)
 		return false;
 	if (end.bytes > staging_max_transaction(database->staging))
 	{
-		if (!reader_may_be_awaited())
+		if (!transaction_may_be_awaited)
 			wait_until_notified();
 		return false;
 	}
@@ -556,13 +556,11 @@ async_at_subcommit(int level)
 {
 	if (saved_ends == NULL || saved_ends->level < level)
 		return;
-
-	/* the parent's own mark, if it has one, is the older */
-	if (level - 1 <= 1 ||
-		(saved_ends->upper && saved_ends->upper->level == level - 1))
-		drop_saved_end();
-	else
+	if (nesting_parent_needs_copy(1, saved_ends->upper ?
+								  saved_ends->upper->level : 0, level))
 		saved_ends->level = level - 1;
+	else
+		drop_saved_end();
 }
 
 /* A subtransaction was rolled back: cut off its events. */

@@ -122,7 +122,7 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 	Position   *position;
 	Ack			ack = {0};
 
-	reader_check_not_null(fcinfo, 1, "seq");
+	check_not_null(fcinfo, 1, "seq");
 	reader_note_call();
 	ack.claim = reader_claim(database, name, 0, false);
 	check_ack_seq(database, PG_GETARG_INT64(1));
@@ -134,7 +134,7 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 	subscription = ack.claim->subscription;
 	position = &ack.claim->position;
 	reader_save(ack.claim);
-	position->consumed = true;
+	reader_consume(ack.claim);
 	for (int i = 0; i < position->ncursors; i++)
 		ack_channel(&ack, &position->cursors[i]);
 	if (subscription->told_gap > position->gap_seen &&

@@ -26,9 +26,10 @@
  */
 #include "read/reader.h"
 
-#include "access/xact.h"
+#include "base/nesting.h"
 #include "miscadmin.h"
 #include "read/client_wait.h"
+#include "registry/holders.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -65,6 +66,22 @@ reader_visible(Subscription *subscription)
 			return subscription->changer_pid != MyProcPid;
 	}
 	return false;
+}
+
+/*
+ * Say for transaction_may_be_awaited what this transaction's claims are, after
+ * they have changed.
+ */
+static void
+note_awaited(void)
+{
+	transaction_may_be_awaited = false;
+	for (Claim *claim = claims; claim; claim = claim->next)
+	{
+		if (claim->position.consumed || claim->changing_level > 0 ||
+			claim->subscription->on_full != ON_FULL_DROP)
+			transaction_may_be_awaited = true;
+	}
 }
 
 /* The claim of this transaction on the subscription, or NULL. */
@@ -349,8 +366,9 @@ reader_claim(Database *database, const char *name, TimestampTz deadline,
 
 	if (claim != new_claim)
 		pfree(new_claim);
-	if (change && claim->changing_level == 0)
-		claim->changing_level = GetCurrentTransactionNestLevel();
+	if (change)
+		nesting_note(&claim->changing_level);
+	note_awaited();
 	reader_sync(claim);
 	return claim;
 }
@@ -516,39 +534,32 @@ free_claim(Claim *claim)
 void
 reader_save(Claim *claim)
 {
-	int			level = GetCurrentTransactionNestLevel();
 	SavedPosition *saved;
 	Size		size = (claim->position.ncursors + claim->position.nkept) *
 		sizeof(Cursor);
 
-	if (level <= claim->level ||
-		(claim->saved && claim->saved->level == level))
+	if (!nesting_needs_copy(claim->level,
+							claim->saved ? claim->saved->level : 0))
 		return;
 	saved = MemoryContextAlloc(TopTransactionContext, sizeof(SavedPosition));
 	saved->position = claim->position;
 	saved->position.cursors = MemoryContextAlloc(TopTransactionContext,
 												 Max(size, 1));
 	memcpy(saved->position.cursors, claim->position.cursors, size);
-	saved->level = level;
+	saved->level = GetCurrentTransactionNestLevel();
 	saved->upper = claim->saved;
 	claim->saved = saved;
 }
 
 /*
- * May it be this transaction that a full queue waits for?  It has consumed or
- * changed something that is not committed, or is the only one that can read a
- * subscription that holds the queue.
+ * Something is consumed: commit writes the claim's position.  What is consumed
+ * is in the position, and was saved before (reader_save()).
  */
-bool
-reader_may_be_awaited(void)
+void
+reader_consume(Claim *claim)
 {
-	for (Claim *claim = claims; claim; claim = claim->next)
-	{
-		if (claim->position.consumed || claim->changing_level > 0 ||
-			claim->subscription->on_full != ON_FULL_DROP)
-			return true;
-	}
-	return false;
+	claim->position.consumed = true;
+	transaction_may_be_awaited = true;
 }
 
 /*
@@ -558,8 +569,7 @@ reader_may_be_awaited(void)
 void
 reader_note_call(void)
 {
-	if (called_level == 0)
-		called_level = GetCurrentTransactionNestLevel();
+	nesting_note(&called_level);
 }
 
 /*
@@ -679,6 +689,7 @@ reader_at_commit(void)
 	for (Claim *claim = claims; claim; claim = claim->next)
 		end_claim(claim, true);
 	claims = NULL;
+	note_awaited();
 	called_level = 0;
 }
 
@@ -691,6 +702,7 @@ reader_at_abort(void)
 	for (Claim *claim = claims; claim; claim = claim->next)
 		end_claim(claim, false);
 	claims = NULL;
+	note_awaited();
 	called_level = 0;
 }
 
@@ -698,22 +710,20 @@ reader_at_abort(void)
 void
 reader_at_subcommit(int level)
 {
-	called_level = Min(called_level, level - 1);
+	nesting_subcommit(&called_level, level);
 	for (Claim *claim = claims; claim; claim = claim->next)
 	{
 		SavedPosition *saved = claim->saved;
 
-		claim->level = Min(claim->level, level - 1);
-		claim->changing_level = Min(claim->changing_level, level - 1);
+		nesting_subcommit(&claim->level, level);
+		nesting_subcommit(&claim->changing_level, level);
 		if (saved == NULL || saved->level < level)
 			continue;
-
-		/* the parent's own copy, if it has one, is the older */
-		if (level - 1 <= claim->level ||
-			(saved->upper && saved->upper->level == level - 1))
-			drop_saved(claim);
-		else
+		if (nesting_parent_needs_copy(claim->level, saved->upper ?
+									  saved->upper->level : 0, level))
 			saved->level = level - 1;
+		else
+			drop_saved(claim);
 	}
 }
 
@@ -723,8 +733,7 @@ reader_at_subabort(int level)
 {
 	Claim	  **link = &claims;
 
-	if (called_level >= level)
-		called_level = 0;
+	(void) nesting_subabort(&called_level, level);
 	while (*link)
 	{
 		Claim	   *claim = *link;
@@ -745,13 +754,13 @@ reader_at_subabort(int level)
 			claim->saved->position = moved;
 			drop_saved(claim);
 		}
-		if (claim->changing_level >= level)
-			claim->changing_level = 0;
+		(void) nesting_subabort(&claim->changing_level, level);
 
 		/* bindings may have gone with the subtransaction */
 		claim->synced = false;
 		link = &claim->next;
 	}
+	note_awaited();
 }
 
 /*
@@ -800,5 +809,6 @@ reader_step_aside(Claim *claim)
 	}
 	end_claim(claim, false);
 	free_claim(claim);
+	note_awaited();
 	return false;
 }

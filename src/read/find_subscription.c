@@ -21,19 +21,6 @@
 #include "utils/timestamp.h"
 
 /*
- * Raise 22004 if the SQL function's argument of that name is null.
- */
-void
-reader_check_not_null(FunctionCallInfo fcinfo, int arg, const char *name)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s cannot be null", name),
-				 errhint("Give a value, or leave the argument out if it has a default.")));
-}
-
-/*
  * The subscription that the SQL function's first argument names, of type name
  * as in version 1.0; raises 22004 if it is null.  As all names here, it fills
  * NAMEDATALEN bytes, with zeros behind it.
@@ -41,7 +28,7 @@ reader_check_not_null(FunctionCallInfo fcinfo, int arg, const char *name)
 const char *
 reader_name(FunctionCallInfo fcinfo)
 {
-	reader_check_not_null(fcinfo, 0, "subscription");
+	check_not_null(fcinfo, 0, "subscription");
 	return NameStr(*PG_GETARG_NAME(0));
 }
 
@@ -59,7 +46,7 @@ reader_text_name(FunctionCallInfo fcinfo)
 	char	   *given;
 	Size		len;
 
-	reader_check_not_null(fcinfo, 0, "subscription");
+	check_not_null(fcinfo, 0, "subscription");
 	given = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	len = strlen(given);
 	reader_check_name(given);

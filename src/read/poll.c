@@ -316,7 +316,7 @@ return_messages(Poll *poll, int max_messages)
 	if (poll->consume)
 	{
 		reader_save(poll->claim);
-		poll->claim->position.consumed = true;
+		reader_consume(poll->claim);
 	}
 
 	while (!binaryheap_empty(poll->heap) && max_messages-- > 0)
@@ -557,8 +557,8 @@ poll_subscription(FunctionCallInfo fcinfo, const char *name,
 	Database   *database = reader_database("pgpubsub.poll");
 	int64		timeout;
 
-	reader_check_not_null(fcinfo, 2, "timeout");
-	reader_check_not_null(fcinfo, 3, "consume");
+	check_not_null(fcinfo, 2, "timeout");
+	check_not_null(fcinfo, 3, "consume");
 	if (max_messages < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -587,7 +587,7 @@ pgpubsub_poll(PG_FUNCTION_ARGS)
 {
 	const char *name = reader_name(fcinfo);
 
-	reader_check_not_null(fcinfo, 1, "max_messages");
+	check_not_null(fcinfo, 1, "max_messages");
 	return poll_subscription(fcinfo, name, PG_GETARG_INT32(1));
 }
 
@@ -600,6 +600,6 @@ pgpubsub_poll_1_1(PG_FUNCTION_ARGS)
 {
 	const char *name = reader_text_name(fcinfo);
 
-	reader_check_not_null(fcinfo, 1, "max_messages");
+	check_not_null(fcinfo, 1, "max_messages");
 	return poll_subscription(fcinfo, name, PG_GETARG_INT64(1));
 }

@@ -62,8 +62,6 @@ typedef struct Claim
 	struct Claim *next;
 } Claim;
 
-extern void reader_check_not_null(FunctionCallInfo fcinfo, int arg,
-								  const char *name);
 extern const char *reader_name(FunctionCallInfo fcinfo);
 extern const char *reader_text_name(FunctionCallInfo fcinfo);
 extern void reader_check_name(const char *name);
@@ -86,10 +84,10 @@ extern void reader_save(Claim *claim);
 extern bool reader_claim_valid(Claim *claim);
 extern bool reader_shall_step_aside(Claim *claim);
 extern bool reader_step_aside(Claim *claim);
-extern bool reader_may_be_awaited(void);
+extern void reader_consume(Claim *claim);
 extern void reader_note_call(void);
 
-/* for the transaction callbacks, which are in subscribe.c */
+/* for the ends of transactions, see subscribe.c */
 extern void reader_pre_prepare(void);
 extern void reader_pre_commit(void);
 extern void reader_publish_at_commit(void);

@@ -30,6 +30,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "base/nesting.h"
 #include "catalog/pg_database.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
@@ -348,10 +349,38 @@ drop_temporary(void)
 	registry_request(database);
 }
 
-/* The transaction has committed.  Cannot fail. */
-static void
+/*
+ * Before commit, while it may still fail; see reader_pre_commit().
+ */
+void
+subscribe_pre_commit(void)
+{
+	reader_pre_commit();
+}
+
+/*
+ * PREPARE TRANSACTION: raise 0A000 if there is anything that would have to be
+ * kept until COMMIT PREPARED.
+ */
+void
+subscribe_pre_prepare(void)
+{
+	reader_pre_prepare();
+	if (reload_database)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot prepare a transaction that has written table pgpubsub.subscription"),
+				 errhint("Commit it with COMMIT.")));
+}
+
+/*
+ * The transaction has committed: positions, then changes of subscriptions,
+ * then the end of claims.  Cannot fail.
+ */
+void
 subscribe_at_commit(void)
 {
+	reader_publish_at_commit();
 	for (Action *action = first_action; action; action = action->next)
 		commit_action(action);
 	first_action = last_action = NULL;
@@ -361,85 +390,56 @@ subscribe_at_commit(void)
 		registry_request(reload_database);
 		reload_database = NULL;
 	}
-}
-
-/* What the end of a top transaction means, in order. */
-static void
-subscribe_xact_callback(XactEvent event, void *arg)
-{
-	switch (event)
-	{
-		case XACT_EVENT_PRE_COMMIT:
-			reader_pre_commit();
-			break;
-		case XACT_EVENT_PRE_PREPARE:
-			reader_pre_prepare();
-			if (reload_database)
-				ereport(ERROR,
-						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						 errmsg("cannot prepare a transaction that has written table pgpubsub.subscription"),
-						 errhint("Commit it with COMMIT.")));
-			break;
-		case XACT_EVENT_COMMIT:
-			reader_publish_at_commit();
-			subscribe_at_commit();
-			reader_at_commit();
-			if (discarding)
-				drop_temporary();
-			discarding = false;
-			break;
-		case XACT_EVENT_ABORT:
-			undo_actions(0);
-			reload_database = NULL;
-			reader_at_abort();
-			discarding = false;
-			break;
-		case XACT_EVENT_PREPARE:
-			reader_at_abort();
-			reload_database = NULL;
-			break;
-		default:
-			break;
-	}
-}
-
-/* What the end of a subtransaction means. */
-static void
-subscribe_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
-						   SubTransactionId parentSubid, void *arg)
-{
-	int			level = GetCurrentTransactionNestLevel();
-
-	switch (event)
-	{
-		case SUBXACT_EVENT_COMMIT_SUB:
-			for (Action *action = last_action; action; action = action->prev)
-			{
-				if (action->level >= level)
-					action->level = level - 1;
-			}
-			reload_level = Min(reload_level, level - 1);
-			reader_at_subcommit(level);
-			break;
-		case SUBXACT_EVENT_ABORT_SUB:
-			undo_actions(level);
-			if (reload_level >= level)
-				reload_database = NULL;
-			reader_at_subabort(level);
-			break;
-		default:
-			break;
-	}
+	reader_at_commit();
+	if (discarding)
+		drop_temporary();
+	discarding = false;
 }
 
 /*
- * Set up this file; from _PG_init().
+ * The transaction has aborted.  Cannot fail.
  */
 void
-subscribe_init(void)
+subscribe_at_abort(void)
 {
-	RegisterXactCallback(subscribe_xact_callback, NULL);
-	RegisterSubXactCallback(subscribe_subxact_callback, NULL);
+	undo_actions(0);
+	reload_database = NULL;
+	reader_at_abort();
+	discarding = false;
+}
+
+/*
+ * The transaction was prepared: it has changed nothing here.  Cannot fail.
+ */
+void
+subscribe_at_prepare(void)
+{
+	reader_at_abort();
+	reload_database = NULL;
+}
+
+/*
+ * The subtransaction of that level has committed.  Cannot fail.
+ */
+void
+subscribe_at_subcommit(int level)
+{
+	for (Action *action = last_action; action; action = action->prev)
+		nesting_subcommit(&action->level, level);
+	nesting_subcommit(&reload_level, level);
+	reader_at_subcommit(level);
+}
+
+/*
+ * The subtransaction of that level was rolled back.  Cannot fail.
+ */
+void
+subscribe_at_subabort(int level)
+{
+	undo_actions(level);
+	if (nesting_subabort(&reload_level, level))
+		reload_database = NULL;
+	reader_at_subabort(level);
 }
 
 /*
@@ -516,7 +516,7 @@ parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
 	};
 
 	for (int i = 1; i < (int) lengthof(names); i++)
-		reader_check_not_null(fcinfo, i, names[i]);
+		check_not_null(fcinfo, i, names[i]);
 	memset(request, 0, sizeof(Request));
 	request->name = name;
 	request->channel_array = PG_GETARG_ARRAYTYPE_P(1);

@@ -287,7 +287,7 @@ pgpubsub_wait(PG_FUNCTION_ARGS)
 	bool		over = false;
 
 	strlcpy(wait.name, reader_text_name(fcinfo), NAMEDATALEN);
-	reader_check_not_null(fcinfo, 1, "timeout");
+	check_not_null(fcinfo, 1, "timeout");
 	wait.deadline =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									reader_timeout(PG_GETARG_INTERVAL_P(1)));

@@ -25,6 +25,8 @@
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
+bool		transaction_may_be_awaited = false;
+
 /* Does the subscription hold anything? */
 static bool
 holds(Subscription *subscription)

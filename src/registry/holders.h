@@ -29,6 +29,13 @@ typedef struct Holder
 	Backlog		backlog;
 } Holder;
 
+/*
+ * May it be this session's transaction that a full queue waits for?  It has
+ * consumed or changed something that is not committed, or is the only one
+ * that can read a subscription that holds the queue.  Kept by read/claim.c.
+ */
+extern bool transaction_may_be_awaited;
+
 /* database->lock held, exclusive if it says so */
 extern void hold_add_backlog(Database *database, Binding *binding,
 							 Backlog *backlog);

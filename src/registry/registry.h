@@ -371,6 +371,8 @@ typedef struct Control
 /* NULL if pgpubsub is not preloaded */
 extern Control *pgpubsub_control;
 
+extern bool pgpubsub_preloaded(void);
+
 /* shared memory */
 extern int	registry_max_bindings(void);
 extern Size registry_shmem_size(void);

@@ -298,3 +298,12 @@ registry_shmem_init(LWLockPadded *locks)
 													 HASH_ELEM | HASH_BLOBS |
 													 HASH_FIXED_SIZE);
 }
+
+/*
+ * True if the library was preloaded, so that there is shared memory.
+ */
+bool
+pgpubsub_preloaded(void)
+{
+	return pgpubsub_control != NULL;
+}

@@ -123,11 +123,14 @@ typedef struct StagedState
 
 static StagedState staged;
 
-/* The batch's transaction commits: move the mark. */
-static void
-batch_xact_callback(XactEvent event, void *arg)
+/*
+ * A transaction commits.  If it is the batch's, move the mark; only a relay has
+ * one.  Cannot fail.
+ */
+void
+relay_staged_at_commit(void)
 {
-	if (event == XACT_EVENT_COMMIT && staged.batch_number != 0)
+	if (staged.batch_number != 0)
 		staging_set_notified(staged.staging, staged.batch_number);
 }
 
@@ -163,7 +166,6 @@ relay_staged_init(Database *database)
 	staged.seen = seen_create(TopMemoryContext, BATCH_EVENTS, NULL);
 	staged.lock_wait = LOCK_WAIT_MS;
 	pg_atomic_write_u32(&database->notify_trouble, NOTIFY_FINE);
-	RegisterXactCallback(batch_xact_callback, NULL);
 	staging_recover(staged.staging, &staged.append, &staged.notify);
 
 	/* what the last relay had counted as received went with it */

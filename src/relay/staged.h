@@ -31,4 +31,6 @@ extern bool relay_staged_notify(void);
 extern bool relay_staged_backlog(void);
 extern long relay_staged_timeout(void);
 
+extern void relay_staged_at_commit(void);
+
 #endif							/* PGPUBSUB_STAGED_H */

@@ -41,6 +41,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "base/nesting.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
@@ -229,14 +230,6 @@ release_databases(int level, bool commit)
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
-/* The subtransaction of that level stands: its parent holds what it held. */
-static void
-pass_on_databases(int level)
-{
-	for (int i = 0; i < num_held; i++)
-		held[i].level = Min(held[i].level, level - 1);
-}
-
 /*
  * The extension
  */
@@ -382,55 +375,62 @@ warn_of_publication(const char *publication)
  * Ends
  */
 
-/* What the end of a top transaction means. */
-static void
-hooks_xact_callback(XactEvent event, void *arg)
+/*
+ * PREPARE TRANSACTION: raise 0A000 if the transaction has created or dropped
+ * the extension.
+ */
+void
+database_hooks_pre_prepare(void)
 {
-	bool		created = created_level > 0;
-
-	if (event == XACT_EVENT_PRE_PREPARE &&
-		(created_level > 0 || dropped_level > 0))
+	if (created_level > 0 || dropped_level > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot prepare a transaction that has created or dropped extension pgpubsub"),
 				 errhint("Commit it with COMMIT.")));
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
-		event != XACT_EVENT_PREPARE)
-		return;
+}
 
-	if (created_level > 0)
-		end_creation(event == XACT_EVENT_COMMIT);
-	if (dropped_level > 0 && event == XACT_EVENT_COMMIT &&
-		(drop_was_last || !created))
+/*
+ * The transaction has ended.  Cannot fail.
+ */
+void
+database_hooks_at_end(bool commit)
+{
+	bool		created = created_level > 0;
+
+	if (created)
+		end_creation(commit);
+	if (dropped_level > 0 && commit && (drop_was_last || !created))
 		commit_drop();
-	if (role_dropped && event == XACT_EVENT_COMMIT)
+	if (role_dropped && commit)
 		commit_role_drop();
 	created_level = dropped_level = 0;
 	role_dropped = false;
-	release_databases(0, event == XACT_EVENT_COMMIT);
+	release_databases(0, commit);
 }
 
-/* What the end of a subtransaction means. */
-static void
-hooks_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
-					   SubTransactionId parentSubid, void *arg)
+/*
+ * The subtransaction of that level has committed: its parent holds what it
+ * held.  Cannot fail.
+ */
+void
+database_hooks_at_subcommit(int level)
 {
-	int			level = GetCurrentTransactionNestLevel();
+	nesting_subcommit(&created_level, level);
+	nesting_subcommit(&dropped_level, level);
+	for (int i = 0; i < num_held; i++)
+		nesting_subcommit(&held[i].level, level);
+}
 
-	if (event == SUBXACT_EVENT_COMMIT_SUB)
-	{
-		created_level = Min(created_level, level - 1);
-		dropped_level = Min(dropped_level, level - 1);
-		pass_on_databases(level);
-	}
-	else if (event == SUBXACT_EVENT_ABORT_SUB)
-	{
-		if (created_level >= level)
-			end_creation(false);
-		if (dropped_level >= level)
-			dropped_level = 0;
-		release_databases(level, false);
-	}
+/*
+ * The subtransaction of that level was rolled back.  Cannot fail.
+ */
+void
+database_hooks_at_subabort(int level)
+{
+	if (nesting_subabort(&created_level, level))
+		end_creation(false);
+	(void) nesting_subabort(&dropped_level, level);
+	release_databases(level, false);
 }
 
 /*
@@ -702,6 +702,4 @@ database_hooks_init(void)
 	object_access_hook = hooks_object_access;
 	prev_process_utility_hook = ProcessUtility_hook;
 	ProcessUtility_hook = hooks_process_utility;
-	RegisterXactCallback(hooks_xact_callback, NULL);
-	RegisterSubXactCallback(hooks_subxact_callback, NULL);
 }

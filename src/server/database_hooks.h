@@ -12,4 +12,10 @@
 
 extern void database_hooks_init(void);
 
+/* for transaction.c */
+extern void database_hooks_pre_prepare(void);
+extern void database_hooks_at_end(bool commit);
+extern void database_hooks_at_subcommit(int level);
+extern void database_hooks_at_subabort(int level);
+
 #endif							/* PGPUBSUB_DATABASE_HOOKS_H */

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
- * pgpubsub.c
- *	  Settings and start-up.
+ * settings.c
+ *	  Settings, wait events, and the check of channel names.
  *
- * The library works in two ways.  Loaded into one session it can only
- * publish, as plain NOTIFY.  Preloaded (shared_preload_libraries) it has
- * shared memory, a launcher and relays.  Settings that make no sense without
+ * A session that loads the library by itself can only publish, as plain
+ * NOTIFY.  A server that preloads it (shared_preload_libraries) has shared
+ * memory, a launcher and relays as well.  Settings that make no sense without
  * shared memory are defined only then.
  *
  *-------------------------------------------------------------------------
@@ -14,22 +14,10 @@
 
 #include <limits.h>
 
-#include "base/debug.h"
-#include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "publish/publish.h"
-#include "read/subscribe.h"
-#include "registry/registry.h"
-#include "registry/shmem.h"
-#include "server/database_hooks.h"
-#include "server/launcher.h"
 #include "utils/guc.h"
 #include "utils/varlena.h"
-
-PG_MODULE_MAGIC;
-
-extern PGDLLEXPORT void _PG_init(void);
 
 int			pgpubsub_queue_size = 16 * 1024;
 int			pgpubsub_staging_size = 4 * 1024;
@@ -61,15 +49,6 @@ static const char *const wait_names[PGPUBSUB_NUM_WAITS] = {
 	"PgpubsubSubscribe",
 	"PgpubsubQueueFull"
 };
-
-/*
- * True if the library was preloaded, so that there is shared memory.
- */
-bool
-pgpubsub_preloaded(void)
-{
-	return pgpubsub_control != NULL;
-}
 
 /*
  * The wait event to report in a wait.
@@ -112,9 +91,11 @@ check_node_name(char **newval, void **extra, GucSource source)
 	return true;
 }
 
-/* Settings that sessions without shared memory have too. */
-static void
-define_session_settings(void)
+/*
+ * Define the settings that sessions without shared memory have too.
+ */
+void
+settings_define_session(void)
 {
 	DefineCustomEnumVariable("pgpubsub.publish_mode",
 							 "Sets how triggers and publish() publish where they do not say it themselves.",
@@ -160,9 +141,11 @@ define_session_settings(void)
 							   PGC_SIGHUP, 0, check_node_name, NULL, NULL);
 }
 
-/* Settings that size shared memory, or mean something only with it. */
-static void
-define_server_settings(void)
+/*
+ * Define the settings that size shared memory, or mean something only with it.
+ */
+void
+settings_define_server(void)
 {
 	DefineCustomIntVariable("pgpubsub.queue_size",
 							"Sets the size of the queue of each database.",
@@ -240,28 +223,14 @@ pgpubsub_check_channel_name(const char *name, int elevel)
 }
 
 /*
- * Called when the library is loaded.  (Without shared memory the prefix is not
- * reserved: the settings that size it may well be in the configuration, and
- * each session would be warned of each.)
+ * Raise 22004 if the SQL function's argument of that name is null.
  */
 void
-_PG_init(void)
+check_not_null(FunctionCallInfo fcinfo, int arg, const char *name)
 {
-	if (!process_shared_preload_libraries_in_progress)
-	{
-		define_session_settings();
-		publish_init();
-		subscribe_init();
-		return;
-	}
-
-	define_session_settings();
-	define_server_settings();
-	debug_init();
-	publish_init();
-	subscribe_init();
-	MarkGUCPrefixReserved("pgpubsub");
-	shmem_init();
-	database_hooks_init();
-	launcher_init();
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s cannot be null", name),
+				 errhint("Give a value, or leave the argument out if it has a default.")));
 }
