@@ -137,18 +137,18 @@ take_subscription(Subscription *subscription, bool change, bool *waits)
 {
 	int			pid;
 
-	SpinLockAcquire(&subscription->mutex);
-	pid = subscription->reader_pid;
-	*waits = subscription->waiting;
-	if (pid == 0 && !change && subscription->wanted > 0)
-		pid = subscription->wanted_pid;
+	SpinLockAcquire(&subscription->reader.mutex);
+	pid = subscription->reader.pid;
+	*waits = subscription->reader.waiting;
+	if (pid == 0 && !change && subscription->reader.wanted > 0)
+		pid = subscription->reader.wanted_pid;
 	if (pid == 0)
 	{
-		subscription->reader_pid = MyProcPid;
-		subscription->reader_procno = PGPUBSUB_MY_PROCNO;
-		subscription->waiting = false;
+		subscription->reader.pid = MyProcPid;
+		subscription->reader.procno = PGPUBSUB_MY_PROCNO;
+		subscription->reader.waiting = false;
 	}
-	SpinLockRelease(&subscription->mutex);
+	SpinLockRelease(&subscription->reader.mutex);
 	return pid;
 }
 
@@ -156,12 +156,12 @@ take_subscription(Subscription *subscription, bool change, bool *waits)
 static void
 release_subscription(Subscription *subscription)
 {
-	SpinLockAcquire(&subscription->mutex);
-	Assert(subscription->reader_pid == MyProcPid);
-	subscription->reader_pid = 0;
-	subscription->waiting = false;
-	SpinLockRelease(&subscription->mutex);
-	ConditionVariableBroadcast(&subscription->reader_cv);
+	SpinLockAcquire(&subscription->reader.mutex);
+	Assert(subscription->reader.pid == MyProcPid);
+	subscription->reader.pid = 0;
+	subscription->reader.waiting = false;
+	SpinLockRelease(&subscription->reader.mutex);
+	ConditionVariableBroadcast(&subscription->reader.cv);
 }
 
 /* Remember in this transaction what take_subscription() has taken. */
@@ -184,10 +184,10 @@ static void
 want_subscription(Subscription *subscription)
 {
 	wanted_subscription = subscription;
-	SpinLockAcquire(&subscription->mutex);
-	subscription->wanted++;
-	subscription->wanted_pid = MyProcPid;
-	SpinLockRelease(&subscription->mutex);
+	SpinLockAcquire(&subscription->reader.mutex);
+	subscription->reader.wanted++;
+	subscription->reader.wanted_pid = MyProcPid;
+	SpinLockRelease(&subscription->reader.mutex);
 }
 
 /* Count it out again.  Cannot fail. */
@@ -199,10 +199,10 @@ unwant_subscription(void)
 	if (subscription == NULL)
 		return;
 	wanted_subscription = NULL;
-	SpinLockAcquire(&subscription->mutex);
-	subscription->wanted--;
-	SpinLockRelease(&subscription->mutex);
-	ConditionVariableBroadcast(&subscription->reader_cv);
+	SpinLockAcquire(&subscription->reader.mutex);
+	subscription->reader.wanted--;
+	SpinLockRelease(&subscription->reader.mutex);
+	ConditionVariableBroadcast(&subscription->reader.cv);
 }
 
 /*
@@ -228,7 +228,7 @@ try_claim(Database *database, const char *name, Oid owner, bool change,
 		claim = find_claim(*subscription);
 	if (*subscription && claim == NULL)
 	{
-		ConditionVariablePrepareToSleep(&(*subscription)->reader_cv);
+		ConditionVariablePrepareToSleep(&(*subscription)->reader.cv);
 		*pid = take_subscription(*subscription, change, waits);
 		if (*pid == 0)
 		{
@@ -255,9 +255,9 @@ wait_for_reader(Subscription *subscription, TimestampTz deadline, bool change)
 	if (left <= 0)
 		return false;
 	if (change)
-		ConditionVariableTimedSleep(&subscription->reader_cv, left, event);
+		ConditionVariableTimedSleep(&subscription->reader.cv, left, event);
 	else
-		client_sleep_on(&subscription->reader_cv, left, event);
+		client_sleep_on(&subscription->reader.cv, left, event);
 	return true;
 }
 
@@ -280,7 +280,7 @@ reader_find_replacing(Database *database, const char *name, int *pid)
 	if (subscription)
 	{
 		*pid = subscription->changer_pid;
-		ConditionVariablePrepareToSleep(&subscription->reader_cv);
+		ConditionVariablePrepareToSleep(&subscription->reader.cv);
 	}
 	LWLockRelease(database->lock);
 	return subscription;
@@ -632,10 +632,10 @@ publish_position(Claim *claim)
 	}
 	pg_atomic_write_u64(&subscription->gap_seen, claim->position.gap_seen);
 	pg_atomic_write_u64(&subscription->seq, claim->position.seq);
-	pg_atomic_fetch_add_u64(&subscription->delivered, delivered);
-	pg_atomic_fetch_add_u64(&subscription->delivered_bytes,
+	pg_atomic_fetch_add_u64(&subscription->stats.delivered, delivered);
+	pg_atomic_fetch_add_u64(&subscription->stats.delivered_bytes,
 							claim->position.delivered_bytes);
-	pg_atomic_fetch_add_u64(&subscription->lost, lost);
+	pg_atomic_fetch_add_u64(&subscription->stats.lost, lost);
 }
 
 /*
@@ -782,7 +782,7 @@ reader_claim_valid(Claim *claim)
 bool
 reader_shall_step_aside(Claim *claim)
 {
-	return claim->subscription->wanted > 0 && !claim->position.consumed &&
+	return claim->subscription->reader.wanted > 0 && !claim->position.consumed &&
 		claim->changing_level == 0;
 }
 

@@ -494,11 +494,11 @@ set_waiting(Claim *claim, bool waiting)
 	Subscription *subscription = claim->subscription;
 	bool		mine;
 
-	SpinLockAcquire(&subscription->mutex);
-	mine = subscription->reader_pid == MyProcPid;
+	SpinLockAcquire(&subscription->reader.mutex);
+	mine = subscription->reader.pid == MyProcPid;
 	if (mine)
-		subscription->waiting = waiting;
-	SpinLockRelease(&subscription->mutex);
+		subscription->reader.waiting = waiting;
+	SpinLockRelease(&subscription->reader.mutex);
 	return mine;
 }
 
@@ -510,10 +510,10 @@ end_poll(Claim *claim, bool any)
 
 	if (!set_waiting(claim, false))
 		return;
-	pg_atomic_fetch_add_u64(&subscription->polls, 1);
+	pg_atomic_fetch_add_u64(&subscription->stats.polls, 1);
 	if (!any)
-		pg_atomic_fetch_add_u64(&subscription->empty_polls, 1);
-	pg_atomic_write_u64(&subscription->last_poll_at,
+		pg_atomic_fetch_add_u64(&subscription->stats.empty_polls, 1);
+	pg_atomic_write_u64(&subscription->stats.last_poll_at,
 						(uint64) GetCurrentTimestamp());
 }
 

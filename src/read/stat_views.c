@@ -367,18 +367,18 @@ typedef struct SubscriptionView
 static void
 view_counters(Subscription *subscription, SubscriptionView *view)
 {
-	SpinLockAcquire(&subscription->mutex);
-	view->reader_pid = subscription->reader_pid;
-	view->waiting = subscription->waiting;
-	SpinLockRelease(&subscription->mutex);
+	SpinLockAcquire(&subscription->reader.mutex);
+	view->reader_pid = subscription->reader.pid;
+	view->waiting = subscription->reader.waiting;
+	SpinLockRelease(&subscription->reader.mutex);
 	view->seq = pg_atomic_read_u64(&subscription->seq);
-	view->delivered = pg_atomic_read_u64(&subscription->delivered);
-	view->delivered_bytes = pg_atomic_read_u64(&subscription->delivered_bytes);
-	view->lost = pg_atomic_read_u64(&subscription->lost);
-	view->polls = pg_atomic_read_u64(&subscription->polls);
-	view->empty_polls = pg_atomic_read_u64(&subscription->empty_polls);
+	view->delivered = pg_atomic_read_u64(&subscription->stats.delivered);
+	view->delivered_bytes = pg_atomic_read_u64(&subscription->stats.delivered_bytes);
+	view->lost = pg_atomic_read_u64(&subscription->stats.lost);
+	view->polls = pg_atomic_read_u64(&subscription->stats.polls);
+	view->empty_polls = pg_atomic_read_u64(&subscription->stats.empty_polls);
 	view->last_poll_at =
-		(TimestampTz) pg_atomic_read_u64(&subscription->last_poll_at);
+		(TimestampTz) pg_atomic_read_u64(&subscription->stats.last_poll_at);
 }
 
 /* Copy what the bindings say; the names as far as there is room. */
@@ -607,13 +607,13 @@ reset_subscription(Database *database, Subscription *subscription)
 						 dlist_container(Binding, subscription_node,
 										 iter.cur), &backlog);
 	}
-	pg_atomic_write_u64(&subscription->delivered, 0);
-	pg_atomic_write_u64(&subscription->delivered_bytes, 0);
-	pg_atomic_write_u64(&subscription->polls, 0);
-	pg_atomic_write_u64(&subscription->empty_polls, 0);
+	pg_atomic_write_u64(&subscription->stats.delivered, 0);
+	pg_atomic_write_u64(&subscription->stats.delivered_bytes, 0);
+	pg_atomic_write_u64(&subscription->stats.polls, 0);
+	pg_atomic_write_u64(&subscription->stats.empty_polls, 0);
 
 	/* those not reported yet will be counted when they are */
-	pg_atomic_write_u64(&subscription->lost, -backlog.lost);
+	pg_atomic_write_u64(&subscription->stats.lost, -backlog.lost);
 	LWLockRelease(database->lock);
 }
 

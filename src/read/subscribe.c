@@ -336,7 +336,7 @@ drop_temporary(void)
 			continue;
 
 		/* another session that reads it keeps its bindings until it lets go */
-		if (subscription->reader_pid != 0)
+		if (subscription->reader.pid != 0)
 		{
 			subscription->doomed = true;
 			registry_wake_reader(subscription);

@@ -191,16 +191,16 @@ look_at(Wait *wait, Subscription *subscription)
 	Database   *database = wait->database;
 	bool		in_use;
 
-	ConditionVariablePrepareToSleep(&subscription->reader_cv);
+	ConditionVariablePrepareToSleep(&subscription->reader.cv);
 	if (!OidIsValid(wait->owner) &&
 		subscription->state == SUBSCRIPTION_CREATING &&
 		subscription->replaces)
 		return FOUND_IN_USE;
 	if (!reader_visible(subscription) || subscription->owner != wait->owner)
 		return FOUND_CHANGED;
-	SpinLockAcquire(&subscription->mutex);
-	in_use = subscription->reader_pid != 0;
-	SpinLockRelease(&subscription->mutex);
+	SpinLockAcquire(&subscription->reader.mutex);
+	in_use = subscription->reader.pid != 0;
+	SpinLockRelease(&subscription->reader.mutex);
 	if (in_use)
 		return FOUND_IN_USE;
 	registry_start_waiting(database, subscription);
@@ -218,7 +218,7 @@ cancel_sleep(Subscription *subscription)
 {
 	/* there may be no transaction that an interrupt could end */
 	HOLD_INTERRUPTS();
-	(void) ConditionVariableTimedSleep(&subscription->reader_cv, 0,
+	(void) ConditionVariableTimedSleep(&subscription->reader.cv, 0,
 									   pgpubsub_wait_event(PGPUBSUB_WAIT_READER));
 	RESUME_INTERRUPTS();
 	ConditionVariableCancelSleep();

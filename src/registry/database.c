@@ -67,10 +67,10 @@ registry_wake_reader(Subscription *subscription)
 {
 	int			procno = -1;
 
-	SpinLockAcquire(&subscription->mutex);
-	if (subscription->reader_pid != 0 && subscription->waiting)
-		procno = subscription->reader_procno;
-	SpinLockRelease(&subscription->mutex);
+	SpinLockAcquire(&subscription->reader.mutex);
+	if (subscription->reader.pid != 0 && subscription->reader.waiting)
+		procno = subscription->reader.procno;
+	SpinLockRelease(&subscription->reader.mutex);
 	if (procno >= 0)
 		SetLatch(&GetPGProcByNumber(procno)->procLatch);
 }

@@ -197,9 +197,9 @@ describe_holder(Database *database, Subscription *subscription,
 	memset(holder, 0, sizeof(Holder));
 	strlcpy(holder->name, subscription->name, NAMEDATALEN);
 	holder->on_full = subscription->on_full;
-	SpinLockAcquire(&subscription->mutex);
-	holder->reader_pid = subscription->reader_pid;
-	SpinLockRelease(&subscription->mutex);
+	SpinLockAcquire(&subscription->reader.mutex);
+	holder->reader_pid = subscription->reader.pid;
+	SpinLockRelease(&subscription->reader.mutex);
 	dlist_foreach(iter, &subscription->bindings)
 		hold_add_backlog(database, dlist_container(Binding, subscription_node,
 												   iter.cur),

@@ -584,12 +584,12 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 	pg_atomic_write_u64(&subscription->gap_epoch, 0);
 	pg_atomic_write_u64(&subscription->gap_seen,
 						registry_gap_epoch(database, subscription));
-	pg_atomic_write_u64(&subscription->delivered, 0);
-	pg_atomic_write_u64(&subscription->delivered_bytes, 0);
-	pg_atomic_write_u64(&subscription->lost, 0);
-	pg_atomic_write_u64(&subscription->polls, 0);
-	pg_atomic_write_u64(&subscription->empty_polls, 0);
-	pg_atomic_write_u64(&subscription->last_poll_at, 0);
+	pg_atomic_write_u64(&subscription->stats.delivered, 0);
+	pg_atomic_write_u64(&subscription->stats.delivered_bytes, 0);
+	pg_atomic_write_u64(&subscription->stats.lost, 0);
+	pg_atomic_write_u64(&subscription->stats.polls, 0);
+	pg_atomic_write_u64(&subscription->stats.empty_polls, 0);
+	pg_atomic_write_u64(&subscription->stats.last_poll_at, 0);
 	subscription->told_gap = subscription->told_seq = 0;
 	dlist_push_tail(&database->subscriptions, &subscription->node);
 	return subscription;
@@ -640,12 +640,12 @@ registry_drop_subscription(Database *database, Subscription *subscription)
 	subscription->generation++;
 
 	/* before another database can take the slot */
-	SpinLockAcquire(&subscription->mutex);
-	if (subscription->reader_pid != 0)
-		reader_procno = subscription->reader_procno;
-	subscription->reader_pid = 0;
-	subscription->waiting = false;
-	SpinLockRelease(&subscription->mutex);
+	SpinLockAcquire(&subscription->reader.mutex);
+	if (subscription->reader.pid != 0)
+		reader_procno = subscription->reader.procno;
+	subscription->reader.pid = 0;
+	subscription->reader.waiting = false;
+	SpinLockRelease(&subscription->reader.mutex);
 
 	subscription_key(&key, database->oid, subscription->name);
 	LWLockAcquire(pgpubsub_control->subscription_lock, LW_EXCLUSIVE);
@@ -658,7 +658,7 @@ registry_drop_subscription(Database *database, Subscription *subscription)
 
 	if (reader_procno >= 0)
 		SetLatch(&GetPGProcByNumber(reader_procno)->procLatch);
-	ConditionVariableBroadcast(&subscription->reader_cv);
+	ConditionVariableBroadcast(&subscription->reader.cv);
 }
 
 /*
@@ -815,7 +815,7 @@ count_lost(Database *database, Binding *binding)
 	if (number == BINDING_UNPLACED)
 		return;
 	lost = ring_lost(database->ring, binding->channel, number);
-	pg_atomic_fetch_add_u64(&binding->subscription->lost, lost);
+	pg_atomic_fetch_add_u64(&binding->subscription->stats.lost, lost);
 	pg_atomic_fetch_add_u64(&database->channels[binding->channel].lost, lost);
 }
 

@@ -146,6 +146,35 @@ typedef enum SubscriptionState
 	SUBSCRIPTION_DROPPING		/* by a transaction that is still open */
 } SubscriptionState;
 
+/*
+ * Who reads a subscription.  The mutex guards all of it.  pid and procno change
+ * only under database->lock, shared or better, and the mutex: so who holds that
+ * lock exclusively may read them without the mutex.
+ */
+typedef struct SubscriptionReader
+{
+	slock_t		mutex;
+	int			pid;			/* 0: nobody reads it */
+	int			procno;			/* of the last reader */
+	bool		waiting;		/* the reader waits in poll() */
+	int			wanted;			/* sessions that want to change or drop it */
+	int			wanted_pid;		/* the last of them */
+	ConditionVariable cv;		/* pid has become 0, or wanted has fallen */
+} SubscriptionReader;
+
+/*
+ * What the views count.  Any process, atomically.
+ */
+typedef struct SubscriptionStats
+{
+	pg_atomic_uint64 delivered;
+	pg_atomic_uint64 delivered_bytes;
+	pg_atomic_uint64 lost;
+	pg_atomic_uint64 polls;
+	pg_atomic_uint64 empty_polls;
+	pg_atomic_uint64 last_poll_at;
+} SubscriptionStats;
+
 typedef struct Subscription
 {
 	/* database->lock; exclusive to change */
@@ -171,14 +200,7 @@ typedef struct Subscription
 	dlist_node	node;			/* in database->subscriptions or free list */
 	TimestampTz created_at;
 
-	/* mutex */
-	slock_t		mutex;
-	int			reader_pid;		/* 0: nobody reads it */
-	int			reader_procno;
-	bool		waiting;		/* the reader waits in poll() */
-	int			wanted;			/* sessions that want to change or drop it */
-	int			wanted_pid;		/* the last of them */
-	ConditionVariable reader_cv;	/* the reader let go */
+	SubscriptionReader reader;
 
 	/* its database's wait_lock */
 	dlist_head	waiters;		/* Waiter.node */
@@ -193,12 +215,8 @@ typedef struct Subscription
 
 	/* any process, atomically */
 	pg_atomic_uint64 gap_epoch; /* grows when it missed events unknown */
-	pg_atomic_uint64 delivered;
-	pg_atomic_uint64 delivered_bytes;
-	pg_atomic_uint64 lost;
-	pg_atomic_uint64 polls;
-	pg_atomic_uint64 empty_polls;
-	pg_atomic_uint64 last_poll_at;
+
+	SubscriptionStats stats;
 } Subscription;
 
 /* A process that may wait for events of a subscription. */

@@ -210,17 +210,17 @@ init_subscription(Subscription *subscription)
 	dlist_init(&subscription->bindings);
 	dlist_init(&subscription->waiters);
 	dlist_init(&subscription->patterns);
-	SpinLockInit(&subscription->mutex);
-	ConditionVariableInit(&subscription->reader_cv);
+	SpinLockInit(&subscription->reader.mutex);
+	ConditionVariableInit(&subscription->reader.cv);
 	pg_atomic_init_u64(&subscription->seq, 0);
 	pg_atomic_init_u64(&subscription->gap_seen, 0);
 	pg_atomic_init_u64(&subscription->gap_epoch, 0);
-	pg_atomic_init_u64(&subscription->delivered, 0);
-	pg_atomic_init_u64(&subscription->delivered_bytes, 0);
-	pg_atomic_init_u64(&subscription->lost, 0);
-	pg_atomic_init_u64(&subscription->polls, 0);
-	pg_atomic_init_u64(&subscription->empty_polls, 0);
-	pg_atomic_init_u64(&subscription->last_poll_at, 0);
+	pg_atomic_init_u64(&subscription->stats.delivered, 0);
+	pg_atomic_init_u64(&subscription->stats.delivered_bytes, 0);
+	pg_atomic_init_u64(&subscription->stats.lost, 0);
+	pg_atomic_init_u64(&subscription->stats.polls, 0);
+	pg_atomic_init_u64(&subscription->stats.empty_polls, 0);
+	pg_atomic_init_u64(&subscription->stats.last_poll_at, 0);
 	dlist_push_tail(&pgpubsub_control->free_subscriptions,
 					&subscription->node);
 }

@@ -286,7 +286,7 @@ update_from_row(Database *database, Subscription *subscription, Row *row)
 	hold_start(database, subscription);
 	if (bindings_same(database, subscription, row->channels, row->nchannels))
 		return BIND_DONE;
-	if (subscription->reader_pid != 0)
+	if (subscription->reader.pid != 0)
 	{
 		subscription->stale = true;
 		return BIND_DONE;
@@ -344,8 +344,8 @@ doom_missing(Database *database, Rows *rows)
 			find_row(rows, subscription->name) != NULL)
 			continue;
 		subscription->doomed = true;
-		if (subscription->reader_pid != 0)
-			SetLatch(&GetPGProcByNumber(subscription->reader_procno)->procLatch);
+		if (subscription->reader.pid != 0)
+			SetLatch(&GetPGProcByNumber(subscription->reader.procno)->procLatch);
 	}
 }
 

@@ -308,7 +308,7 @@ drop_doomed(void)
 													 iter.cur);
 
 		/* none can become its reader: a doomed one is visible to nobody */
-		if (subscription->reader_pid != 0)
+		if (subscription->reader.pid != 0)
 			continue;
 		stale |= subscription->stale;
 		if (subscription->doomed)
