@@ -53,6 +53,7 @@ counted_read_u32(volatile pg_atomic_uint32 *word)
 #define GetPGProcByNumber(n) (looks++, &ProcGlobal->allProcs[n])
 
 #include "queue/staging.c"
+#include "queue/staging_take.c"
 
 #include "harness.h"
 
