@@ -260,9 +260,9 @@ look(Staging *staging, uint64 end)
 	StagedTransaction *ended;
 
 	/*
-	 * What lies behind tail is free, or others' places again.  The barrier is
-	 * for end, which is a value of head: a length of 0 before it was read
-	 * later and so means that the place has no header yet.
+	 * What lies behind tail is free, or others' places again.  The barrier
+	 * keeps reads of lengths behind that of end, which is a value of head: so
+	 * a length of 0 means a place without a header, not memory still free.
 	 */
 	staging->looked = Max(staging->looked, tail);
 	pg_read_barrier();
@@ -359,7 +359,7 @@ staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
 	if (staging->pending.first != 0)
 		return false;
 
-	/* pass over void places; the barrier is as for end in look() */
+	/* pass over void places; the barrier is for head, as in look() */
 	pg_read_barrier();
 	while (pos < head && PLACE_AT(staging, pos) != place)
 	{
