@@ -13,17 +13,19 @@
  *	  A record's number counts within its channel, so what a reader missed is
  *	  a subtraction.
  *
- * 3. One process writes at a time: who has the turn (see commit_append.c),
- *	  mostly the relay.  To reuse bytes it first advances tail beyond them, then
- *	  issues a write barrier, then writes.  So a reader that copies
- *	  something, issues a read barrier and then still finds tail at or before
- *	  its position has copied what was there, whole; nothing copied may be
- *	  used before that check.
+ * 3. One process writes at a time, called the writer: who has the turn (see
+ *	  AppendTurn in registry.h), mostly the relay.  To reuse bytes it first
+ *	  advances tail beyond them, then issues a write barrier, then writes.  A
+ *	  reader copies, issues a read barrier, and then looks at tail: if that is
+ *	  still at or before its position, it has copied what was there, whole.
+ *	  Without either barrier it could copy bytes of a new record and yet find
+ *	  the old tail.  Nothing copied may be used before that check.
  *
  * 4. A new record becomes reachable in the order: its bytes, the previous
  *	  record's next (or the chain's first), the chain's newest number, the
- *	  ring's newest seq, head; with a write barrier between.  So a reader that
- *	  knows the newest number finds the way there.
+ *	  ring's newest seq and head; with a write barrier between.  A reader goes
+ *	  the other way, with a read barrier between: who knows a seq finds all
+ *	  numbers up to it, and who knows a number finds the way to the record.
  *
  * 5. The writer never advances tail over a record whose number is above its
  *	  channel's hold.  The hold is a lower bound of what holding subscriptions
@@ -41,8 +43,7 @@
 #error "pgpubsub needs a machine that reads and writes eight bytes at once"
 #endif
 
-/* The channel of a pad. */
-#define RING_PAD	(-1)
+#define RING_PAD	(-1)		/* the channel of a pad */
 
 /* A record as it lies in the ring; the payload follows, not terminated. */
 typedef struct RecordHeader
@@ -58,7 +59,10 @@ typedef struct RecordHeader
 	uint32		payload_len;
 } RecordHeader;
 
-/* One channel's records.  All fields are written by who has the turn. */
+/*
+ * One channel's records.  Written by the writer, but hold also by sessions
+ * whose subscriptions begin to hold; read by any process.
+ */
 typedef struct RingChain
 {
 	pg_atomic_uint64 first;		/* oldest record, or RING_NONE */
@@ -68,9 +72,7 @@ typedef struct RingChain
 	pg_atomic_uint64 bytes;
 	pg_atomic_uint64 messages;
 	pg_atomic_uint64 last_time;
-
-	/* Lowered by committing subscribers too, hence compare-and-swap. */
-	pg_atomic_uint64 hold;
+	pg_atomic_uint64 hold;		/* see 5. above */
 } RingChain;
 
 struct Ring
@@ -81,18 +83,17 @@ struct Ring
 	char	   *data;
 	RingChain  *chains;
 
-	/* written by who has the turn */
+	/* written by the writer, read by any process */
 	pg_atomic_uint64 tail;
 	pg_atomic_uint64 head;
 	pg_atomic_uint64 newest_seq;
 	pg_atomic_uint64 messages;
 
-	/* who has the turn: the first record not more than half a ring old */
+	/* the writer alone: the first record not more than half a ring old */
 	RingPos		half;
 };
 
-/* Records that this process has passed over to find a reader's next one. */
-static uint64 passed_over = 0;
+uint64		ring_passed_over = 0;
 
 StaticAssertDecl(sizeof(RecordHeader) % MAXIMUM_ALIGNOF == 0,
 				 "record header must keep the payload aligned");
@@ -100,10 +101,7 @@ StaticAssertDecl(sizeof(RecordHeader) % MAXIMUM_ALIGNOF == 0,
 #define RECORD_AT(ring, pos) \
 	((RecordHeader *) ((ring)->data + (pos) % (ring)->size))
 
-/*
- * The shared memory that a ring of this many bytes for this many channels
- * takes, in bytes.
- */
+/* Shared memory of a ring with so many bytes for records, in bytes. */
 Size
 ring_shmem_size(Size bytes, int nchannels)
 {
@@ -113,9 +111,7 @@ ring_shmem_size(Size bytes, int nchannels)
 	return add_size(MAXALIGN(size), TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, bytes));
 }
 
-/*
- * Lay out an empty ring in space, which has ring_shmem_size() bytes.
- */
+/* Lay out an empty ring in space, which has ring_shmem_size() bytes. */
 Ring *
 ring_init(void *space, Size bytes, int nchannels)
 {
@@ -281,7 +277,7 @@ ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 	RecordHeader *record;
 	RingPos		pos;
 
-	/* tail was advanced by ring_make_room; it must be seen before the bytes */
+	/* ring_make_room() has advanced tail; no reader may see the bytes first */
 	pg_write_barrier();
 
 	pos = append_pad(ring, head, length);
@@ -296,9 +292,9 @@ ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 	record->pid = pid;
 	record->payload_len = payload_len;
 	memcpy(record + 1, payload, payload_len);
-	pg_write_barrier();
 
-	/* link it */
+	/* link it once it is whole: tail does not warn who comes here too early */
+	pg_write_barrier();
 	if (pg_atomic_read_u64(&chain->first) == RING_NONE)
 		pg_atomic_write_u64(&chain->first, pos);
 	else
@@ -311,19 +307,25 @@ ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 						pg_atomic_read_u64(&chain->messages) + 1);
 	pg_atomic_write_u64(&ring->messages,
 						pg_atomic_read_u64(&ring->messages) + 1);
-	pg_write_barrier();
 
-	/* and say so */
+	/*
+	 * Give out its number once it is linked: who knows the number and finds
+	 * the chain empty takes the record for overwritten.
+	 */
+	pg_write_barrier();
 	pg_atomic_write_u64(&chain->newest_number, record->number);
+
+	/*
+	 * Give out its seq last: who knows that takes the events of all channels
+	 * up to it, and would get this one behind later ones.
+	 */
 	pg_write_barrier();
 	pg_atomic_write_u64(&ring->newest_seq, seq);
 	pg_atomic_write_u64(&ring->head, pos + length);
 	return seq;
 }
 
-/*
- * Copy the header of the record at pos.  Returns false if it is gone.
- */
+/* Copy the header of the record at pos.  Returns false if it is gone. */
 static bool
 read_header(Ring *ring, RingPos pos, RingRecord *record)
 {
@@ -350,7 +352,7 @@ read_header(Ring *ring, RingPos pos, RingRecord *record)
 bool
 ring_payload(Ring *ring, const RingRecord *record, char *dst)
 {
-	/* read_header has checked payload_len, so this stays within the ring */
+	/* payload_len was checked in read_header(): this stays within the ring */
 	memcpy(dst, RECORD_AT(ring, record->pos) + 1, record->payload_len);
 	pg_read_barrier();
 	return record->pos >= pg_atomic_read_u64(&ring->tail);
@@ -405,6 +407,8 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 			*newest = number;
 			return RING_UP_TO_DATE;
 		}
+
+		/* the record with that number was linked before: see 4. above */
 		pg_read_barrier();
 
 		pos = start_position(ring, chain, last_pos, &before);
@@ -420,12 +424,13 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 			}
 			before = pos;
 			pos = record->next;
-			passed_over++;
+			ring_passed_over++;
 		}
 
 		/*
-		 * An empty chain means that all up to newest are gone.  Otherwise the
-		 * relay overtook us while we looked: look again.
+		 * An empty chain means that all up to newest are gone, if newest,
+		 * read anew behind a barrier, has not grown meanwhile.  Otherwise the
+		 * writer overtook us while we looked: look again.
 		 */
 		if (pos == RING_NONE &&
 			pg_atomic_read_u64(&chain->first) == RING_NONE)
@@ -455,16 +460,6 @@ ring_newest_position(Ring *ring, int channel, uint64 number)
 	return pos;
 }
 
-/*
- * How many records ring_next() has passed over in this process: 0 where each
- * reader's last_pos is the record that it has read last.
- */
-uint64
-ring_passed_over(void)
-{
-	return passed_over;
-}
-
 /* The number of the channel's newest record; 0 if it never had one. */
 uint64
 ring_newest_number(Ring *ring, int channel)
@@ -489,12 +484,12 @@ ring_lost(Ring *ring, int channel, uint64 number)
 
 		if (newest <= number)
 			return 0;
-		pg_read_barrier();
+		pg_read_barrier();		/* as in ring_next() */
 		pos = pg_atomic_read_u64(&chain->first);
 		if (pos != RING_NONE && read_header(ring, pos, &record))
 			return record.number > number ? record.number - number - 1 : 0;
 
-		/* all are gone, unless the relay overtook us while we looked */
+		/* all are gone, unless the writer overtook us: as in ring_next() */
 		pg_read_barrier();
 		if (pos == RING_NONE &&
 			pg_atomic_read_u64(&chain->newest_number) == newest)
@@ -502,7 +497,7 @@ ring_lost(Ring *ring, int channel, uint64 number)
 	}
 }
 
-/* The last seq given out. */
+/* The last seq given out; channels looked at afterwards have all up to it. */
 uint64
 ring_newest_seq(Ring *ring)
 {
@@ -519,7 +514,7 @@ ring_channel_empty(Ring *ring, int channel)
 	return pg_atomic_read_u64(&ring->chains[channel].first) == RING_NONE;
 }
 
-/* For the views: fields are each true, but not of one instant. */
+/* What a channel has in the ring.  Fields are each true, not of one instant. */
 void
 ring_channel_state(Ring *ring, int channel, RingChannelState *state)
 {
@@ -534,7 +529,7 @@ ring_channel_state(Ring *ring, int channel, RingChannelState *state)
 
 /*
  * Step over the pad at tail, if there is one: the position of the oldest
- * record.  Returns RING_NONE if the relay moved tail meanwhile.
+ * record.  Returns RING_NONE if the writer moved tail meanwhile.
  */
 static RingPos
 oldest_position(Ring *ring, RingPos tail)
@@ -548,7 +543,7 @@ oldest_position(Ring *ring, RingPos tail)
 	return channel == RING_PAD ? tail + length : tail;
 }
 
-/* For the views: fields are each true, but not of one instant. */
+/* What is in the ring.  Fields are each true, not of one instant. */
 void
 ring_state(Ring *ring, RingState *state)
 {
@@ -563,7 +558,7 @@ ring_state(Ring *ring, RingState *state)
 		state->newest_seq = pg_atomic_read_u64(&ring->newest_seq);
 		state->used = pg_atomic_read_u64(&ring->head) - tail;
 		pg_read_barrier();
-		/* head may have gone a whole ring further meanwhile */
+		/* if tail has moved, head may be more than a ring beyond ours */
 		if (pg_atomic_read_u64(&ring->tail) != tail)
 			continue;
 		if (state->used == 0)
@@ -601,17 +596,14 @@ ring_hold(Ring *ring, int channel)
 	return pg_atomic_read_u64(&ring->chains[channel].hold);
 }
 
-/*
- * Set the channel's hold.  The caller keeps subscriptions from starting to
- * hold meanwhile.
- */
+/* Set the channel's hold.  No subscription may begin to hold meanwhile. */
 void
 ring_set_hold(Ring *ring, int channel, uint64 number)
 {
 	pg_atomic_write_u64(&ring->chains[channel].hold, number);
 }
 
-/* Bytes between tail and head; exact for the relay. */
+/* Bytes between tail and head; exact for the writer. */
 Size
 ring_used(Ring *ring)
 {
@@ -640,9 +632,7 @@ ring_peek_half(Ring *ring, RingRecord *record)
 	return false;
 }
 
-/*
- * The same, each once.
- */
+/* What ring_peek_half() finds; it goes on to the one behind then. */
 bool
 ring_next_half(Ring *ring, RingRecord *record)
 {

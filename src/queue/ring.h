@@ -64,6 +64,13 @@ typedef enum RingNext
 	RING_ALL_GONE				/* there were some, all overwritten */
 } RingNext;
 
+/*
+ * For the tests: records that ring_next() has passed over in this process to
+ * find readers' next ones.  None, where each reader's last_pos is the record
+ * that it has read last.
+ */
+extern uint64 ring_passed_over;
+
 /* any process */
 extern Size ring_shmem_size(Size bytes, int nchannels);
 extern Ring *ring_init(void *space, Size bytes, int nchannels);
@@ -74,7 +81,6 @@ extern bool ring_payload(Ring *ring, const RingRecord *record, char *dst);
 extern RingPos ring_newest_position(Ring *ring, int channel, uint64 number);
 extern uint64 ring_newest_number(Ring *ring, int channel);
 extern uint64 ring_lost(Ring *ring, int channel, uint64 number);
-extern uint64 ring_passed_over(void);
 extern uint64 ring_newest_seq(Ring *ring);
 extern void ring_channel_state(Ring *ring, int channel,
 							   RingChannelState *state);
@@ -84,7 +90,7 @@ extern Size ring_size(Ring *ring);
 extern bool ring_channel_empty(Ring *ring, int channel);
 extern void ring_lower_hold(Ring *ring, int channel, uint64 number);
 
-/* who has the turn, or has made sure that there is no relay */
+/* the writer: who has the turn, or has made sure that there is no relay */
 extern void ring_reset(Ring *ring, uint64 newest_seq);
 extern Size ring_record_size(Size payload_len);
 extern int	ring_make_room(Ring *ring, Size bytes, uint64 *number);
