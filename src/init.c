@@ -11,7 +11,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "registry/registry.h"
-#include "registry/shmem.h"
 #include "server/database_hooks.h"
 #include "server/launcher.h"
 #include "transaction.h"
@@ -38,7 +37,7 @@ _PG_init(void)
 	settings_define_server();
 	debug_init();
 	MarkGUCPrefixReserved("pgpubsub");
-	shmem_init();
+	registry_init();
 	database_hooks_init();
 	launcher_init();
 }

@@ -225,7 +225,7 @@ report_passed_over(void)
 							 (unsigned long long) ring_passed_over)));
 	ereport(DEBUG2,
 			(errmsg_internal("pgpubsub has passed over %llu bindings and channels in this session",
-							 (unsigned long long) registry_passed_over())));
+							 (unsigned long long) registry_passed_over)));
 }
 
 /* A channel, as it is shown. */

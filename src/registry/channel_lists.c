@@ -17,6 +17,7 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "registry/registry_internal.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 

@@ -22,6 +22,7 @@
  */
 #include "registry/holders.h"
 
+#include "registry/registry_internal.h"
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 

@@ -3,6 +3,10 @@
  * registry.h
  *	  Databases, channels, subscriptions and bindings in shared memory.
  *
+ * Fields stand in groups that say who may touch them, and under what.  "lock;
+ * exclusive to change" means that who reads holds the lock too, shared or
+ * better.  shmem.c has the order of the locks.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef PGPUBSUB_REGISTRY_H
@@ -34,8 +38,8 @@ typedef enum RelayState
 } RelayState;
 
 /*
- * A line of the cache: what writers, the relay and readers change all the time
- * is apart, and apart from what all read.
+ * Bytes of a line of the cache.  What writers, the relay and readers change all
+ * the time is in different lines, and not in one with what all of them read.
  */
 #define CHANNEL_LINE	64
 
@@ -49,16 +53,18 @@ typedef struct Channel
 	/* constant */
 	struct Database *database;
 
-	/* database->lock; exclusive to change */
-	dlist_node	node;			/* in one of the database's lists of channels */
+	/* database->lock; exclusive to change; constant while it has bindings */
 	bool		in_use;
 	bool		is_pattern;
 	char		name[NAMEDATALEN];
-	dlist_head	bindings;
 	uint64		base_number;	/* of the slot's last event before this
 								 * channel */
 	RingPos		base_pos;		/* that event's place, or RING_NONE */
-	uint64		forgotten;		/* the database's when it was made known */
+	uint64		forgotten;		/* ChannelTable's when it was made known */
+
+	/* database->lock; exclusive to change */
+	dlist_node	node;			/* in one of ChannelTable's lists */
+	dlist_head	bindings;		/* Binding.channel_node */
 	uint64		published_base; /* newest number at stats_reset */
 	uint64		published_bytes_base;
 
@@ -66,23 +72,31 @@ typedef struct Channel
 	pg_atomic_uint32 generation;	/* grows before the slot is freed */
 	pg_atomic_uint32 nbindings;
 
-	/* written by the relay alone, seldom */
+	/* written by the relay alone, seldom; read without a lock */
 	pg_atomic_uint32 listening; /* its LISTEN has committed */
 
 	/* any process, atomically, seldom */
 	pg_atomic_uint32 used;		/* by a trigger or publish(); so it is known */
 
-	/* any writer, atomically; open transactions; outlives a reuse of the slot */
+	/*
+	 * Open transactions that have published on it: any writer, atomically.
+	 * Outlives the channel's end, even that of the database's slot.
+	 */
 	pg_atomic_uint32 publishers pg_attribute_aligned(CHANNEL_LINE);
 
-	/* number of the last event received or staged; who has the turn adds */
+	/*
+	 * Number of the last event received or staged.  Whoever has the turn
+	 * adds; the relay takes back at its exit what it has not appended.
+	 */
 	pg_atomic_uint64 received pg_attribute_aligned(CHANNEL_LINE);
 
-	/* database->wait_lock; the relay looks at it with each event */
+	/* database->wait_lock */
 	dlist_head	waiters;		/* Binding.wait_node */
-	pg_atomic_uint32 nwaiters;	/* read without the lock */
 
-	/* any reader, atomically */
+	/* changed under database->wait_lock; whoever appends reads it without */
+	pg_atomic_uint32 nwaiters;	/* length of waiters */
+
+	/* any process, atomically; mostly readers */
 	pg_atomic_uint64 delivered pg_attribute_aligned(CHANNEL_LINE);
 	pg_atomic_uint64 lost;
 	pg_atomic_uint64 truncated; /* events made that exceeded max_payload */
@@ -90,13 +104,13 @@ typedef struct Channel
 
 struct Subscription;
 
-/* How a subscription came to read a channel, and what is about to happen. */
+/* Flags of a binding: how the subscription came to it, and what is to come. */
 #define BINDING_BY_NAME		0x01	/* named in subscribe() (or is a pattern) */
 #define BINDING_BY_PATTERN	0x02	/* matched by one of its patterns */
 #define BINDING_ADDED		0x04	/* by a transaction that is still open */
 #define BINDING_DROPPED		0x08	/* by a transaction that is still open */
-#define BINDING_MARKED		0x10	/* while the lock is held, see
-									 * undo_change() */
+#define BINDING_MARKED		0x10	/* see undo_change(); no longer than the
+									 * lock is held */
 
 /* The number of a binding that has no position yet. */
 #define BINDING_UNPLACED	PG_UINT64_MAX
@@ -113,29 +127,24 @@ typedef struct Binding
 	dlist_node	pattern_node;	/* if its channel is a pattern */
 	int			hash_next;		/* index of the next one in its bucket, or -1 */
 
-	/* written at commit by the subscription's reader */
-	pg_atomic_uint64 number;	/* of the last event consumed */
-
 	/*
-	 * Written by the reader at commit, after number; read before it by
-	 * others, who under the lock may put a later one in its place.  Whether
-	 * the record is still there says the ring.
+	 * The position.  Written under database->lock by the subscription's
+	 * reader at commit, shared, or by anybody, exclusive; so a reader reads
+	 * its own without it.  With the lock shared, others may put a better pos
+	 * in place of the one they have read.  registry_set_position() has the
+	 * order.
 	 */
+	pg_atomic_uint64 number;	/* of the last event consumed */
 	pg_atomic_uint64 pos;		/* of that event or one before, or RING_NONE */
 
-	/* the reader alone: index of its cursor, mostly; -1: it has none */
-	int			cursor;
-
-	/*
-	 * The reader alone: number of the last event of the channel that the gap
-	 * row of a look told as missing.  Its seq is not above the subscription's
-	 * told_seq.
-	 */
-	uint64		told;
+	/* the reader alone */
+	int			cursor;			/* index of its cursor, mostly; -1: none */
+	uint64		told;			/* number of the last event that the gap row
+								 * of a look told as missing; see told_seq */
 
 	/* database->wait_lock */
-	dlist_node	wait_node;
-	bool		waiting;		/* in the list of the channel's waiters */
+	dlist_node	wait_node;		/* in Channel.waiters */
+	bool		waiting;		/* it is there */
 } Binding;
 
 typedef enum SubscriptionState
@@ -147,9 +156,10 @@ typedef enum SubscriptionState
 } SubscriptionState;
 
 /*
- * Who reads a subscription.  The mutex guards all of it.  pid and procno change
- * only under database->lock, shared or better, and the mutex: so who holds that
- * lock exclusively may read them without the mutex.
+ * Who reads a subscription.  The mutex guards all of it.  Besides, pid and
+ * procno change only under database->lock, shared or better: who holds that
+ * exclusively may read them without the mutex.  And the reader looks at wanted
+ * without it: who adds to that wakes the reader afterwards.
  */
 typedef struct SubscriptionReader
 {
@@ -187,34 +197,44 @@ typedef struct Subscription
 	bool		temporary;
 	int			session_pid;	/* whose temporary one it is */
 	bool		replaces;		/* one of that name, which is being dropped */
-	bool		doomed;			/* to be dropped once nobody reads it */
-	bool		stale;			/* to be read from the table again then */
-	uint32		generation;		/* grows when the slot is freed */
-	uint32		bindings_version;	/* grows when its bindings change */
-	bool		evicted;		/* holds nothing until it is polled */
-	bool		foreign;		/* nor that: made in another database */
-	bool		adopted;		/* it was; the table is to say so */
+	bool		stale;			/* its reader kept it from being changed as
+								 * the table says */
+	bool		adopted;		/* polled here, made in another database; the
+								 * table is to say so */
 	bool		holding;		/* the full queue waits for it */
 	dlist_head	bindings;		/* Binding.subscription_node */
 	dlist_head	patterns;		/* Binding.pattern_node, those to patterns */
 	dlist_node	node;			/* in database->subscriptions or free list */
 	TimestampTz created_at;
 
+	/*
+	 * Changed under database->lock, exclusive.  Its reader looks at them
+	 * without, and at the next look if it came too early.
+	 */
+	uint32		generation;		/* grows when the slot is freed */
+	uint32		bindings_version;	/* grows when its bindings change */
+	bool		doomed;			/* to be dropped once nobody reads it */
+	bool		evicted;		/* holds nothing until it is polled */
+	bool		foreign;		/* made in another database, and holds nothing
+								 * until it is polled here */
+
 	SubscriptionReader reader;
 
-	/* its database's wait_lock */
+	/* database->wait_lock */
 	dlist_head	waiters;		/* Waiter.node */
 
-	/* the reader alone, at commit; read by views */
-	pg_atomic_uint64 seq;		/* last one consumed */
-	pg_atomic_uint64 gap_seen;	/* part of the gap epoch it was told of */
+	/*
+	 * Written by the reader, or before there is one; read by any process.
+	 */
+	pg_atomic_uint64 seq;		/* of the last event consumed */
+	pg_atomic_uint64 gap_seen;	/* the gap epoch that it was told of */
 
 	/* the reader alone: the last gap row that a look has shown */
 	uint64		told_gap;		/* gap epoch */
 	uint64		told_seq;		/* seq of the row; 0: there was none */
 
 	/* any process, atomically */
-	pg_atomic_uint64 gap_epoch; /* grows when it missed events unknown */
+	pg_atomic_uint64 gap_epoch; /* part of registry_gap_epoch() */
 
 	SubscriptionStats stats;
 } Subscription;
@@ -253,7 +273,8 @@ typedef enum NotifyTrouble
 
 /*
  * Whether a database has a relay.  The process that has attached as its relay
- * is "the relay" in what follows.
+ * is "the relay" in what follows; for a slot without one, what the relay alone
+ * writes is set by who gives the slot to a database, or takes it.
  */
 typedef struct DatabaseRelay
 {
@@ -261,31 +282,49 @@ typedef struct DatabaseRelay
 	int			pid;			/* 0: none runs */
 	uint32		starts;
 	bool		leave;			/* it is asked to exit */
-	bool		listened;		/* the last one came so far */
-	bool		failed;			/* and ended by an error */
 
 	/* changed under the control lock, exclusive; read without */
 	pg_atomic_uint32 procno;	/* PG_UINT32_MAX: none */
-	pg_atomic_uint32 state;		/* a RelayState */
-	pg_atomic_uint32 loaded;	/* one has read the table */
 	pg_atomic_uint32 unavailable;	/* a RelayUnavailable */
-	ConditionVariable cv;		/* pid or state changed */
 
-	/* written by the relay alone */
-	pg_atomic_uint64 bad_frames;
+	/*
+	 * Written by the relay alone, read by any process.  It comes and goes
+	 * under the control lock, exclusive, together with its pid.
+	 */
+	pg_atomic_uint32 state;		/* a RelayState */
+
+	ConditionVariable cv;		/* pid or state has changed */
+
+	/*
+	 * How the last one ended.  Written by the relay without a lock; by others
+	 * under the control lock, exclusive, while there is none.  The launcher
+	 * reads them when the server has told it that its relay has ended.
+	 */
+	bool		listened;		/* it came so far as to listen */
+	bool		failed;			/* it ended by an error */
+
+	/* written by the relay alone, read by any process */
+	pg_atomic_uint32 loaded;	/* one has read the table */
 	pg_atomic_uint32 notify_trouble;	/* with staged events, a NotifyTrouble */
+	pg_atomic_uint64 bad_frames;	/* stat_reset() sets it to 0 */
+
+	/* the relay alone */
 	bool		lost_events;	/* for want of memory, not yet told */
 } DatabaseRelay;
 
 /*
- * What sessions have asked the relay to do.  Any process, atomically.
+ * What sessions have asked the relay to do.
  */
 typedef struct RelayRequests
 {
-	pg_atomic_uint64 made;		/* how many ... */
-	pg_atomic_uint64 handled;	/* ... and how many of them it has done */
+	/* any process, atomically */
+	pg_atomic_uint64 made;		/* how many */
+	pg_atomic_uint64 reload;	/* how often the table was written by hand */
+
+	/* written by the relay alone, read by any process */
+	pg_atomic_uint64 handled;	/* how many of those made it has done */
+
 	ConditionVariable cv;		/* handled has grown */
-	pg_atomic_uint64 reload;	/* the table was written by hand */
 } RelayRequests;
 
 /*
@@ -299,13 +338,13 @@ typedef struct ChannelTable
 	dlist_head	unbound_channels;	/* in use, no binding; longest so first */
 	dlist_head	bound_channels;
 	dlist_head	bound_patterns;
-	uint64		searched;		/* released, when none was found last */
+	uint64		searched;		/* released, when no slot was found last */
 	uint64		forgotten;		/* newest seq in the ring whose channel is not
 								 * known any more */
 
 	/* changed under database->lock, exclusive; read without */
 	pg_atomic_uint32 version;	/* grows with every channel made */
-	pg_atomic_uint32 npatterns; /* patterns that some subscription names */
+	pg_atomic_uint32 npatterns; /* bindings to patterns */
 	pg_atomic_uint32 channels_full; /* no slot could be reused last */
 
 	/* any process, atomically */
@@ -319,28 +358,32 @@ typedef struct DatabaseStats
 {
 	/* database->lock; exclusive to change */
 	TimestampTz reset_at;
-	uint64		published_base; /* events queued at reset_at */
+	uint64		published_base; /* published at reset_at */
 	uint64		published_bytes_base;
 
 	/* any process, atomically */
 	pg_atomic_uint64 truncated; /* events made that exceeded max_payload */
 
-	/* written by who has the turn */
+	/* written by who has the turn, read by any process */
 	pg_atomic_uint64 published;
 	pg_atomic_uint64 published_bytes;
-	pg_atomic_uint64 peak_used;
+	pg_atomic_uint64 peak_used; /* bytes; stat_reset() sets it to 0 */
 } DatabaseStats;
 
 /*
- * The full queue.  Written by the relay alone.
+ * The full queue.
  */
 typedef struct FullQueue
 {
 	ConditionVariable room_cv;	/* no longer full, or waiting for others */
-	pg_atomic_uint64 count;		/* times that it was full */
-	pg_atomic_uint64 ms;		/* how long in all */
+
+	/* written by the relay alone, read by any process */
 	pg_atomic_uint64 since;		/* TimestampTz; 0: not full */
 	pg_atomic_uint64 warned_at; /* TimestampTz of the last warning */
+
+	/* written by the relay, and set to 0 by stat_reset() */
+	pg_atomic_uint64 count;		/* times that it was full */
+	pg_atomic_uint64 ms;		/* how long in all */
 	pg_atomic_uint64 evictions;
 } FullQueue;
 
@@ -353,12 +396,12 @@ typedef struct UnstagedTransactions
 	pg_atomic_uint64 begun;		/* counted before they commit, ... */
 	pg_atomic_uint64 ended;		/* ... and when they have ended */
 
-	/* written by the relay alone */
+	/* written by the relay alone, read by any writer */
 	pg_atomic_uint64 read;		/* what had ended when the relay read all */
 } UnstagedTransactions;
 
 /*
- * Who appends to the ring.
+ * Who appends to the ring, and takes staged events.
  */
 typedef struct AppendTurn
 {
@@ -388,11 +431,16 @@ typedef struct Database
 	Ring	   *ring;
 	Staging    *staging;
 	Channel    *channels;		/* pgpubsub_max_channels */
-	Binding    *bindings;		/* registry_max_bindings() */
+	Binding    *bindings;		/* see max_bindings() */
 	int		   *binding_buckets;	/* a hash of the bindings; under lock */
 
-	/* control lock; exclusive to change */
+	/*
+	 * Control lock; exclusive to change.  To free the slot takes lock as
+	 * well, exclusive: who holds that, and finds its own database, keeps it.
+	 */
 	Oid			oid;			/* InvalidOid: free */
+
+	/* control lock; exclusive to change */
 	bool		dropping;		/* free the slot once no relay runs */
 	int			creator_pid;	/* whose CREATE EXTENSION is not committed */
 	int			hold_pid;		/* who keeps the database for itself */
@@ -404,11 +452,11 @@ typedef struct Database
 	RelayRequests requests;
 
 	/* lock; exclusive to change */
-	dlist_head	subscriptions;
+	dlist_head	subscriptions;	/* Subscription.node */
 	uint64		commits;		/* subscribes and unsubscribes committed */
 
-	/* any process, atomically */
-	pg_atomic_uint64 gap_epoch; /* grows when all subscriptions missed events */
+	/* written by the relay alone, read by any process */
+	pg_atomic_uint64 gap_epoch; /* part of registry_gap_epoch() */
 
 	ChannelTable table;
 	DatabaseStats stats;
@@ -443,9 +491,11 @@ typedef struct Control
 	/* subscription_lock */
 	dlist_head	free_subscriptions;
 
+	/* written by the launcher alone, read by any process */
+	pg_atomic_uint32 launcher_procno;	/* PG_UINT32_MAX: none */
+
 	/* any process, atomically */
 	pg_atomic_uint32 num_listening; /* processes that have said LISTEN */
-	pg_atomic_uint32 launcher_procno;	/* PG_UINT32_MAX: none */
 	pg_atomic_uint32 version;	/* grows when a database may get a slot again */
 	pg_atomic_uint32 given;		/* grows when a database gets a slot */
 } Control;
@@ -455,11 +505,7 @@ extern Control *pgpubsub_control;
 
 extern bool pgpubsub_preloaded(void);
 
-/* shared memory */
-extern int	registry_max_bindings(void);
-extern Size registry_shmem_size(void);
-extern void registry_shmem_init(LWLockPadded *locks);
-extern int	registry_num_locks(void);
+extern void registry_init(void);
 
 /* databases */
 extern Database *registry_find_database(Oid oid);
@@ -485,10 +531,6 @@ extern void registry_stop_waiting(void);
 extern void registry_prepare_to_wake(void);
 extern int	registry_wake_channels(Database *database, const int *slots,
 								   int nslots);
-extern void registry_wake_waiting(Database *database,
-								  Subscription *subscription);
-extern void registry_expel_waiting(Database *database,
-								   Subscription *subscription);
 extern int	registry_waiting_pid(Database *database,
 								 Subscription *subscription);
 
@@ -499,16 +541,14 @@ extern int	registry_find_bound_channel(Database *database, const char *name);
 extern int	registry_make_channel(Database *database, const char *name,
 								  bool is_pattern);
 extern bool registry_channels_full(Database *database);
-extern bool registry_is_pattern(const char *name);
-extern bool registry_pattern_matches(const char *pattern, const char *name);
 extern bool registry_gap_for_matching(Database *database, const char *name);
 
 /* channels; no lock needed */
 extern void registry_leave_channel(Channel *channel);
 extern void registry_channel_released(Channel *channel);
 
-/* for the tests */
-extern uint64 registry_passed_over(void);
+/* for the tests: bindings and slots passed over in this process to find others */
+extern uint64 registry_passed_over;
 
 /* subscriptions; database->lock held, exclusive to change */
 extern Subscription *registry_find_subscription(Database *database,
@@ -525,10 +565,6 @@ extern uint64 registry_gap_epoch(Database *database,
 								 Subscription *subscription);
 
 /* bindings; database->lock held, exclusive to change */
-extern Binding *registry_find_binding(Subscription *subscription,
-									  int channel);
-extern Binding *registry_bind(Database *database, Subscription *subscription,
-							  int channel, uint32 flags);
 extern void registry_unbind(Database *database, Binding *binding);
 extern void registry_set_position(Binding *binding, uint64 number, RingPos pos);
 extern uint64 registry_position(Binding *binding, RingPos *pos);

@@ -42,9 +42,31 @@ extern HTAB **registry_channel_hashes;
 /* Names of subscriptions; guarded by the subscription lock. */
 extern HTAB *registry_subscription_hash;
 
-/* Buckets of each database's hash of bindings; a power of two. */
 extern int	registry_num_buckets(void);
 
+/* Put the channel at the end of one of the lists of ChannelTable. */
+static inline void
+move_channel(Channel *channel, dlist_head *list)
+{
+	dlist_delete(&channel->node);
+	dlist_push_tail(list, &channel->node);
+}
+
+/* channel_table.c */
 extern void registry_forget_channels(Database *database);
+extern bool registry_is_pattern(const char *name);
+extern bool registry_pattern_matches(const char *pattern, const char *name);
+
+/* subscriptions.c; database->lock held, exclusive to bind */
+extern Binding *registry_find_binding(Subscription *subscription,
+									  int channel);
+extern Binding *registry_bind(Database *database, Subscription *subscription,
+							  int channel, uint32 flags);
+
+/* waiting_readers.c; database->lock held, exclusive to expel */
+extern void registry_wake_waiting(Database *database,
+								  Subscription *subscription);
+extern void registry_expel_waiting(Database *database,
+								   Subscription *subscription);
 
 #endif							/* PGPUBSUB_REGISTRY_INTERNAL_H */

@@ -23,7 +23,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "registry/registry.h"
+#include "registry/registry_internal.h"
 
 #include "base/debug.h"
 #include "miscadmin.h"

@@ -6,7 +6,7 @@
  * Writers change rows as transactions do: they lock some, take a place in the
  * queue with an event for each, copy the events, and commit or roll back; the
  * rows are released before the place is marked, as in a server.  A relay
- * takes, appends and notifies as relay_staged.c and relay_append.c do; at times
+ * takes, appends and notifies as relay/staged.c and relay/append.c do; at times
  * there is no room to append, batches fail, and the relay dies and comes back
  * at any point.  While it has nothing to do, writers append and notify at
  * commit, as commit_append.c does.  What is checked:
@@ -1059,7 +1059,7 @@ run_config(double seconds)
 	{
 		pg_atomic_write_u64(&staging->head, config->start);
 		pg_atomic_write_u64(&staging->tail, config->start);
-		forget_looks(staging);
+		staging_forget_looks(staging);
 	}
 	pg_atomic_write_u64(&staging->notified, config->number);
 	pg_atomic_write_u64(&staging->appended, config->number);
