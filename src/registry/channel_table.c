@@ -91,10 +91,13 @@ registry_forget_channels(Database *database)
 }
 
 /*
- * What kept the channel's slot from being reused has ended, but for its
- * bindings.  Whoever finds no slot sets channels_full, then looks through all
- * of them; the other way round here: one of the two sees the other.  Cannot
- * fail.
+ * What kept the channel's slot from being reused has ended, but perhaps for its
+ * bindings.  Cannot fail.
+ *
+ * The barrier pairs with the one in take_channel_slot(), which sets
+ * channels_full and then looks through all slots.  The caller has freed this
+ * slot, and looks at channels_full now: so that process finds the slot, or we
+ * count it as released.  Else it could stay unused for ever.
  */
 void
 registry_channel_released(Channel *channel)
@@ -109,8 +112,8 @@ registry_channel_released(Channel *channel)
 }
 
 /*
- * Whoever was counted among the channel's publishers is it no more.  Takes no
- * lock and cannot fail.
+ * A transaction that was counted among the channel's publishers has ended.
+ * Takes no lock and cannot fail.
  */
 void
 registry_leave_channel(Channel *channel)
@@ -139,10 +142,12 @@ channel_reusable(Database *database, int slot)
  * Take the slot from its channel.  Returns false, and leaves it, if somebody
  * has begun to publish on it.
  *
- * A publisher that has its slot in mind takes no lock: it counts itself, then
- * looks at the generation.  The other way round here, and both are full
- * barriers: if it has found the old generation, it is seen.  It finds its slot
- * anew when the generation has grown for nothing.
+ * A publisher that remembers the slot takes no lock: it counts itself among the
+ * publishers, and then looks at the generation.  Here the generation grows, and
+ * then the publishers are looked at; both first steps are full barriers.  So
+ * either the publisher sees that the slot is another's, or we see the publisher.
+ * Else its events could go to the next channel of the slot.  If the generation
+ * has grown for nothing, publishers look for the slot anew, and find it.
  */
 static bool
 free_channel_slot(Database *database, int slot)
@@ -170,7 +175,7 @@ free_channel_slot(Database *database, int slot)
 /*
  * A slot that may be reused, among those that have had no binding for longest;
  * rather one without events in the ring, as somebody may yet ask for those.
- * What may not be reused now is looked at last next time.  -1 if there is none.
+ * -1 if there is none.  One that may not be reused goes to the list's end.
  */
 static int
 find_reusable(Database *database)
@@ -249,7 +254,7 @@ take_channel_slot(Database *database)
 	slot = reuse_channel_slot(database);
 	if (slot < 0)
 	{
-		/* again, now that who lets go of one tells */
+		/* look again, now that registry_channel_released() counts */
 		pg_atomic_write_u32(&database->table.channels_full, 1);
 		pg_memory_barrier();
 		database->table.searched = pg_atomic_read_u64(&database->table.released);
@@ -275,7 +280,7 @@ bind_by_pattern(Database *database, Binding *pattern, int slot)
 
 	if (binding != NULL)
 	{
-		/* by another pattern of the same subscription, just now */
+		/* another pattern of the subscription matched, just now */
 		if (!dropped)
 			binding->flags &= ~BINDING_DROPPED;
 		return;

@@ -123,9 +123,10 @@ registry_wake_waiters(Database *database)
  * Native listeners
  *
  * Core does not tell whether anybody listens.  So each session that says
- * LISTEN makes that known before it does, and until it exits.  Who takes
- * staged events looks there once they are committed: a session whose LISTEN
- * was committed before is seen.
+ * LISTEN makes that known before it does, and until it exits.  Who takes staged
+ * events looks there once they are committed.  Both issue a memory barrier in
+ * between: so a session whose LISTEN was committed before the events were is
+ * seen, and they are sent by NOTIFY.  Else it would wait for them in vain.
  */
 
 /* At the process's exit: it listens no more. */
@@ -290,8 +291,8 @@ set_my_database(Database *database)
 }
 
 /*
- * While this stands, a database that has no slot, and could get none, has none
- * yet.  Takes no lock.
+ * While this does not change, a database that has no slot, and could get none,
+ * has none yet.  Takes no lock.
  */
 static uint64
 slots_state(void)
@@ -333,14 +334,20 @@ registry_my_database(bool create)
 
 	if (pgpubsub_control == NULL)
 		return NULL;
-	if (my_database && my_database->oid == MyDatabaseId &&
+	if (my_database &&
 		pg_atomic_read_u32(&my_database->generation) == my_generation)
 		return my_database;
 
-	/* each event asks: the control lock is everybody's */
+	/* each event asks, so one in vain shall not take everybody's lock */
 	state = slots_state();
 	if (my_database_refused && refused_state == state)
 		return NULL;
+
+	/*
+	 * A slot that is given between the two looks is found, or belongs to a
+	 * newer state.  Were state read last, it could be taken for one in which
+	 * this database was refused.
+	 */
 	pg_read_barrier();
 	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
 	set_my_database(registry_lookup_database(MyDatabaseId));

@@ -134,10 +134,9 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 }
 
 /*
- * Have the name mean this subscription again, after one that replaced it was
- * dropped.  Takes nothing from a pool if the name is still in use; else there
- * is room, as the dropped one just left it.  database->lock must be held,
- * exclusive.
+ * Have the name mean this subscription again, after the one that replaced it
+ * was dropped: there is room in the hash, as that one just left it.
+ * database->lock must be held, exclusive.
  */
 void
 registry_restore_name(Database *database, Subscription *subscription)
@@ -200,8 +199,8 @@ registry_drop_subscription(Database *database, Subscription *subscription)
 }
 
 /*
- * A number that grows when the subscription has missed events and nobody
- * knows how many.
+ * The gap epoch: a number that grows when the subscription has missed events
+ * and nobody knows how many, all of the database's or this one alone.
  */
 uint64
 registry_gap_epoch(Database *database, Subscription *subscription)
@@ -226,7 +225,7 @@ binding_bucket(Subscription *subscription, int channel)
 	return &database->binding_buckets[hash & (registry_num_buckets() - 1)];
 }
 
-/* Put the binding into its bucket, or take it out. */
+/* Put the binding into its bucket. */
 static void
 hash_binding(Database *database, Binding *binding)
 {
@@ -237,6 +236,7 @@ hash_binding(Database *database, Binding *binding)
 	*bucket = binding - database->bindings;
 }
 
+/* Take the binding out of its bucket. */
 static void
 unhash_binding(Database *database, Binding *binding)
 {
@@ -308,7 +308,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 		pg_atomic_fetch_add_u32(&database->table.npatterns, 1);
 	}
 
-	/* who waits is in no list of this channel's waiters yet */
+	/* who waits for the subscription is not in this channel's list yet */
 	registry_wake_waiting(database, subscription);
 	return binding;
 }
@@ -316,8 +316,13 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 /*
  * Write the binding's position: the number of the last event consumed and, to
  * find the next one at once, the place of that event or of one before, or
- * RING_NONE.  The caller is the subscription's reader, or holds the lock of
- * its database, exclusive.
+ * RING_NONE.  The caller holds the lock of its database, exclusive, or is the
+ * subscription's reader and holds it shared.
+ *
+ * The barrier pairs with the one in registry_position(), by which others read
+ * pos and then number, while the reader commits.  So the number that they get is
+ * not before that of pos; else they would begin to look behind events that are
+ * pending, and show too few.
  */
 void
 registry_set_position(Binding *binding, uint64 number, RingPos pos)
@@ -329,8 +334,8 @@ registry_set_position(Binding *binding, uint64 number, RingPos pos)
 
 /*
  * Read the binding's position: the number, BINDING_UNPLACED if there is none
- * yet, and in *pos a place that is not behind it, though the reader may commit
- * meanwhile.  The caller is the reader, or holds the lock of its database.
+ * yet, and in *pos a place that is not behind it.  The caller is the reader, or
+ * holds the lock of its database.
  */
 uint64
 registry_position(Binding *binding, RingPos *pos)
@@ -341,8 +346,8 @@ registry_position(Binding *binding, RingPos *pos)
 }
 
 /*
- * The binding goes: count what it has lost and was not told of, as the views
- * have until now.  stat_reset() may have taken that off in advance.
+ * The binding goes: count what it has lost and was not told of, which the views
+ * have added until now.  (stat_reset() has then taken it off in advance.)
  */
 static void
 count_lost(Database *database, Binding *binding)
@@ -369,7 +374,10 @@ registry_unbind(Database *database, Binding *binding)
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 
-	/* it cannot begin to wait now, only end, and nobody looks at it then */
+	/*
+	 * To begin to wait for it takes the lock that we hold; take_waiting()
+	 * does not, but no longer touches the binding once that does not wait.
+	 */
 	if (binding->waiting)
 	{
 		LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
@@ -420,8 +428,8 @@ subscription_matches(Database *database, Subscription *subscription,
 }
 
 /*
- * Remove the bindings that the subscription neither names nor matches.  As
- * registry_unbind().
+ * Remove the bindings that the subscription neither names nor matches.  What is
+ * said of registry_unbind() holds.
  */
 void
 registry_prune(Database *database, Subscription *subscription)

@@ -14,9 +14,12 @@
  *	  return of a session, which puts it in again.  The last one to leave
  *	  takes them all out.
  *
- * 3. A session is in the lists before it looks whether there is anything new,
- *	  and the relay has appended before it looks at the lists: one of the two
- *	  sees the other.  A session that is woken leaves, looks, and enters again.
+ * 3. A session enters the lists, issues a memory barrier, and then looks for
+ *	  new events.  Who appends, the relay or a transaction at its commit, issues
+ *	  one after it has appended, and then looks at the lists.  So the session
+ *	  finds the event, or is found.  Without the barriers each could miss what
+ *	  the other has written, and the session sleep with an event pending.  One
+ *	  that is woken leaves, looks, and enters again.
  *
  * 4. Who drops a subscription takes its waiters out of the list and wakes
  *	  them, before the slot can be another's.  A process that exits leaves.
@@ -86,7 +89,7 @@ enter_channels(Database *database, Subscription *subscription)
 	}
 }
 
-/* Take them out again. */
+/* Take the subscription's bindings out of these lists. */
 static void
 leave_channels(Database *database, Subscription *subscription)
 {
@@ -132,8 +135,7 @@ registry_start_waiting(Database *database, Subscription *subscription)
 	enter_channels(database, subscription);
 	LWLockRelease(database->wait_lock);
 
-	/* be in the lists before looking for new events */
-	pg_memory_barrier();
+	pg_memory_barrier();		/* see 3. above */
 }
 
 /*
@@ -185,8 +187,8 @@ list_waiting(Subscription *subscription, int *procnos)
 }
 
 /*
- * Before the process calls registry_wake_channels(), which cannot fail.  Raises
- * 53200 for want of memory.
+ * Allocate what registry_wake_channels() needs, which cannot fail.  Raises 53200
+ * for want of memory.
  */
 void
 registry_prepare_to_wake(void)
@@ -221,8 +223,9 @@ take_waiting(Channel *channel, int count)
 		count += list_waiting(binding->subscription, &to_wake[count]);
 
 		/*
-		 * Last, behind a barrier: registry_unbind() takes no lock when it
-		 * finds that it does not wait, and the subscription is gone then.
+		 * waiting becomes false last, and the subtraction is a full barrier:
+		 * registry_unbind() takes no wait_lock when it finds that the binding
+		 * does not wait, and frees it, and its subscription, under our eyes.
 		 */
 		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
 		binding->waiting = false;
@@ -242,8 +245,8 @@ wake_listed(int count)
 
 /*
  * Wake the processes that wait for events of these channels; returns how many
- * there were.  The caller has issued a memory barrier since the events were
- * appended.  Latches are set without wait_lock and when all lists are done
+ * there were.  The caller has issued a memory barrier since it appended the
+ * events; see 3. above.  Latches are set without wait_lock and when all lists are done
  * with, so that nobody who is woken runs into that, or is woken for the next
  * channel again.
  */
