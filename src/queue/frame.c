@@ -45,9 +45,7 @@ typedef struct Frame
 	Size		data_len;
 } Frame;
 
-/*
- * The check sum by which a native notification is recognized.
- */
+/* The check sum by which a native notification is recognized. */
 uint32
 frame_crc(const char *payload, Size len)
 {

@@ -425,9 +425,7 @@ staging_reserve_queued(Staging *staging, uint32 nevents, uint32 generation,
 	return place;
 }
 
-/*
- * Leave the queue without a place.  Cannot fail.
- */
+/* Leave the queue without a place.  Cannot fail. */
 void
 staging_leave_queue(Staging *staging)
 {

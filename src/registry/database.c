@@ -59,9 +59,7 @@ registry_request(Database *database)
 	return request;
 }
 
-/*
- * Wake the subscription's reader, if it waits in poll().
- */
+/* Wake the subscription's reader, if it waits in poll(). */
 void
 registry_wake_reader(Subscription *subscription)
 {
@@ -92,9 +90,7 @@ registry_count_published(Database *database, Size bytes)
 	add_to(&database->stats.published_bytes, bytes);
 }
 
-/*
- * After appending: keep the high-water mark.  The caller has the turn.
- */
+/* After appending: keep the high-water mark.  The caller has the turn. */
 void
 registry_note_peak(Database *database)
 {
@@ -104,9 +100,7 @@ registry_note_peak(Database *database)
 		pg_atomic_write_u64(&database->stats.peak_used, used);
 }
 
-/*
- * Wake every session of the database that waits for events.
- */
+/* Wake every session of the database that waits for events. */
 void
 registry_wake_waiters(Database *database)
 {
@@ -176,9 +170,7 @@ registry_has_listeners(Oid database)
  * Databases
  */
 
-/*
- * The slot of the database, or NULL.  The control lock must be held.
- */
+/* The slot of the database, or NULL.  The control lock must be held. */
 Database *
 registry_lookup_database(Oid oid)
 {
@@ -250,9 +242,7 @@ registry_acquire_database(Oid oid)
 	return database;
 }
 
-/*
- * True if the setting pgpubsub.databases lets this database have a relay.
- */
+/* True if the setting pgpubsub.databases lets this database have a relay. */
 bool
 registry_database_allowed(const char *name)
 {

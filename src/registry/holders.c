@@ -174,9 +174,7 @@ hold_mark(Database *database, int channel, uint64 number)
 	return changed;
 }
 
-/*
- * Nobody holds the queue any more.
- */
+/* Nobody holds the queue any more. */
 void
 hold_unmark_all(Database *database)
 {

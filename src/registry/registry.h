@@ -172,9 +172,7 @@ typedef struct SubscriptionReader
 	ConditionVariable cv;		/* pid has become 0, or wanted has fallen */
 } SubscriptionReader;
 
-/*
- * What the views count.  Any process, atomically.
- */
+/* What the views count.  Any process, atomically. */
 typedef struct SubscriptionStats
 {
 	pg_atomic_uint64 delivered;
@@ -223,9 +221,7 @@ typedef struct Subscription
 	/* database->wait_lock */
 	dlist_head	waiters;		/* Waiter.node */
 
-	/*
-	 * Written by the reader, or before there is one; read by any process.
-	 */
+	/* Written by the reader, or before there is one; read by any process. */
 	pg_atomic_uint64 seq;		/* of the last event consumed */
 	pg_atomic_uint64 gap_seen;	/* the gap epoch that it was told of */
 
@@ -312,9 +308,7 @@ typedef struct DatabaseRelay
 	bool		lost_events;	/* for want of memory, not yet told */
 } DatabaseRelay;
 
-/*
- * What sessions have asked the relay to do.
- */
+/* What sessions have asked the relay to do. */
 typedef struct RelayRequests
 {
 	/* any process, atomically */
@@ -327,9 +321,7 @@ typedef struct RelayRequests
 	ConditionVariable cv;		/* handled has grown */
 } RelayRequests;
 
-/*
- * The free and the used slots of channels and bindings.
- */
+/* The free and the used slots of channels and bindings. */
 typedef struct ChannelTable
 {
 	/* database->lock; exclusive to change */
@@ -351,9 +343,7 @@ typedef struct ChannelTable
 	pg_atomic_uint64 released;	/* slots that may be reused since, if full */
 } ChannelTable;
 
-/*
- * What the views count.
- */
+/* What the views count. */
 typedef struct DatabaseStats
 {
 	/* database->lock; exclusive to change */
@@ -370,9 +360,7 @@ typedef struct DatabaseStats
 	pg_atomic_uint64 peak_used; /* bytes; stat_reset() sets it to 0 */
 } DatabaseStats;
 
-/*
- * The full queue.
- */
+/* The full queue. */
 typedef struct FullQueue
 {
 	ConditionVariable room_cv;	/* no longer full, or waiting for others */
@@ -387,9 +375,7 @@ typedef struct FullQueue
 	pg_atomic_uint64 evictions;
 } FullQueue;
 
-/*
- * Async transactions that are published by NOTIFY after all.
- */
+/* Async transactions that are published by NOTIFY after all. */
 typedef struct UnstagedTransactions
 {
 	/* any writer, atomically */
@@ -400,9 +386,7 @@ typedef struct UnstagedTransactions
 	pg_atomic_uint64 read;		/* what had ended when the relay read all */
 } UnstagedTransactions;
 
-/*
- * Who appends to the ring, and takes staged events.
- */
+/* Who appends to the ring, and takes staged events. */
 typedef struct AppendTurn
 {
 	/*

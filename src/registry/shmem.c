@@ -64,9 +64,7 @@ HTAB	   *registry_subscription_hash = NULL;
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
-/*
- * True if the library was preloaded, so that there is shared memory.
- */
+/* True if the library was preloaded, so that there is shared memory. */
 bool
 pgpubsub_preloaded(void)
 {
@@ -84,9 +82,7 @@ max_bindings(void)
 	return 8 * pgpubsub_max_subscriptions + pgpubsub_max_channels;
 }
 
-/*
- * Buckets of each database's hash of bindings; a power of two.
- */
+/* Buckets of each database's hash of bindings; a power of two. */
 int
 registry_num_buckets(void)
 {
@@ -198,38 +194,10 @@ init_bindings(Database *database)
 		database->binding_buckets[i] = -1;
 }
 
-/* Lay out one database's slot, with its own memory at space. */
+/* Initialize what there is of a database's slot but lists and memory. */
 static void
-init_database(Database *database, int index, LWLockPadded *locks, char *space)
+init_counters(Database *database)
 {
-	database->index = index;
-	database->lock = &locks[0].lock;
-	database->wait_lock = &locks[1].lock;
-
-	database->ring = ring_init(space, (Size) pgpubsub_queue_size * 1024,
-							   pgpubsub_max_channels);
-	space += MAXALIGN(ring_shmem_size((Size) pgpubsub_queue_size * 1024,
-									  pgpubsub_max_channels));
-	database->staging = staging_init(space,
-									 (Size) pgpubsub_staging_size * 1024);
-	space += MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024));
-	space = (char *) CACHELINEALIGN(space);
-	database->channels = (Channel *) space;
-	dlist_init(&database->table.free_channels);
-	dlist_init(&database->table.unbound_channels);
-	dlist_init(&database->table.bound_channels);
-	dlist_init(&database->table.bound_patterns);
-	for (int i = 0; i < pgpubsub_max_channels; i++)
-		init_channel(database, &database->channels[i]);
-	space += MAXALIGN(pgpubsub_max_channels * sizeof(Channel));
-
-	database->bindings = (Binding *) space;
-	space += MAXALIGN(max_bindings() * sizeof(Binding));
-	database->binding_buckets = (int *) space;
-	dlist_init(&database->subscriptions);
-	dlist_init(&database->table.free_bindings);
-	init_bindings(database);
-
 	pg_atomic_init_u32(&database->generation, 0);
 	pg_atomic_init_u32(&database->relay.procno, PG_UINT32_MAX);
 	pg_atomic_init_u32(&database->relay.state, RELAY_STOPPED);
@@ -261,6 +229,40 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	pg_atomic_init_u64(&database->unstaged.read, 0);
 	pg_atomic_init_u32(&database->turn.holder, TURN_RELAY);
 	pg_atomic_init_u64(&database->stats.truncated, 0);
+}
+
+/* Lay out one database's slot, with its own memory at space. */
+static void
+init_database(Database *database, int index, LWLockPadded *locks, char *space)
+{
+	database->index = index;
+	database->lock = &locks[0].lock;
+	database->wait_lock = &locks[1].lock;
+
+	database->ring = ring_init(space, (Size) pgpubsub_queue_size * 1024,
+							   pgpubsub_max_channels);
+	space += MAXALIGN(ring_shmem_size((Size) pgpubsub_queue_size * 1024,
+									  pgpubsub_max_channels));
+	database->staging = staging_init(space,
+									 (Size) pgpubsub_staging_size * 1024);
+	space += MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024));
+	space = (char *) CACHELINEALIGN(space);
+	database->channels = (Channel *) space;
+	dlist_init(&database->table.free_channels);
+	dlist_init(&database->table.unbound_channels);
+	dlist_init(&database->table.bound_channels);
+	dlist_init(&database->table.bound_patterns);
+	for (int i = 0; i < pgpubsub_max_channels; i++)
+		init_channel(database, &database->channels[i]);
+	space += MAXALIGN(pgpubsub_max_channels * sizeof(Channel));
+
+	database->bindings = (Binding *) space;
+	space += MAXALIGN(max_bindings() * sizeof(Binding));
+	database->binding_buckets = (int *) space;
+	dlist_init(&database->subscriptions);
+	dlist_init(&database->table.free_bindings);
+	init_bindings(database);
+	init_counters(database);
 }
 
 /* Lay out one subscription's slot. */
