@@ -590,9 +590,14 @@ extension_installed(void)
 static bool
 extension_being_created(void)
 {
-	Database   *database = registry_find_database(MyDatabaseId);
+	Database   *database;
+	bool		result;
 
-	return database != NULL && database->creator_pid != 0;
+	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+	database = registry_lookup_database(MyDatabaseId);
+	result = database != NULL && database->creator_pid != 0;
+	LWLockRelease(pgpubsub_control->lock);
+	return result;
 }
 
 /*

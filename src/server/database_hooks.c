@@ -32,7 +32,7 @@
  *
  * 7. DISCARD ALL ends the session's temporary subscriptions.
  *
- * 8. LISTEN tells the relay that somebody listens; see registry_database.c.
+ * 8. LISTEN tells the relay that somebody listens; see registry/database.c.
  *
  *-------------------------------------------------------------------------
  */
