@@ -73,6 +73,7 @@ registry_find_bound_channel(Database *database, const char *name)
 void
 registry_forget_channels(Database *database)
 {
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	for (int i = 0; i < pgpubsub_max_channels; i++)
 	{
 		Channel    *channel = &database->channels[i];

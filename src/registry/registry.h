@@ -22,19 +22,20 @@
 #include "storage/lwlock.h"
 #include "storage/spin.h"
 
+/* What is done if the queue is full of events that a subscription has not had. */
 typedef enum OnFull
 {
-	ON_FULL_DROP,
-	ON_FULL_EVICT,
-	ON_FULL_BLOCK
+	ON_FULL_DROP,				/* they are overwritten */
+	ON_FULL_EVICT,				/* they are held, but not for ever */
+	ON_FULL_BLOCK				/* they are held, and publishers wait */
 } OnFull;
 
 typedef enum RelayState
 {
-	RELAY_STOPPED,
-	RELAY_STARTING,
+	RELAY_STOPPED,				/* there is none */
+	RELAY_STARTING,				/* it does not listen yet */
 	RELAY_LISTENING,
-	RELAY_FULL
+	RELAY_FULL					/* it listens, and the queue is full */
 } RelayState;
 
 /*
@@ -128,11 +129,10 @@ typedef struct Binding
 	int			hash_next;		/* index of the next one in its bucket, or -1 */
 
 	/*
-	 * The position.  Written under database->lock by the subscription's
-	 * reader at commit, shared, or by anybody, exclusive; so a reader reads
-	 * its own without it.  With the lock shared, others may put a better pos
-	 * in place of the one they have read.  registry_set_position() has the
-	 * order.
+	 * The position.  Read under database->lock.  Written by the
+	 * subscription's reader under it, shared, or by anybody under it,
+	 * exclusive; but who holds it shared may put a better pos in place of the
+	 * one just read.
 	 */
 	pg_atomic_uint64 number;	/* of the last event consumed */
 	pg_atomic_uint64 pos;		/* of that event or one before, or RING_NONE */
@@ -202,12 +202,13 @@ typedef struct Subscription
 	bool		holding;		/* the full queue waits for it */
 	dlist_head	bindings;		/* Binding.subscription_node */
 	dlist_head	patterns;		/* Binding.pattern_node, those to patterns */
-	dlist_node	node;			/* in database->subscriptions or free list */
+	dlist_node	node;			/* in database->subscriptions, or the free
+								 * list: there under subscription_lock */
 	TimestampTz created_at;
 
 	/*
-	 * Changed under database->lock, exclusive.  Its reader looks at them
-	 * without, and at the next look if it came too early.
+	 * database->lock; exclusive to change.  Its reader reads them without,
+	 * too: a change that it misses it sees when it looks next.
 	 */
 	uint32		generation;		/* grows when the slot is freed */
 	uint32		bindings_version;	/* grows when its bindings change */
@@ -221,7 +222,7 @@ typedef struct Subscription
 	/* database->wait_lock */
 	dlist_head	waiters;		/* Waiter.node */
 
-	/* Written by the reader, or before there is one; read by any process. */
+	/* written by the reader, or before there is one; read by any process */
 	pg_atomic_uint64 seq;		/* of the last event consumed */
 	pg_atomic_uint64 gap_seen;	/* the gap epoch that it was told of */
 
@@ -269,8 +270,8 @@ typedef enum NotifyTrouble
 
 /*
  * Whether a database has a relay.  The process that has attached as its relay
- * is "the relay" in what follows; for a slot without one, what the relay alone
- * writes is set by who gives the slot to a database, or takes it.
+ * is "the relay" in what follows.  While there is none, what it alone writes may
+ * be written by whoever gives the slot to a database, or frees it.
  */
 typedef struct DatabaseRelay
 {
@@ -292,9 +293,9 @@ typedef struct DatabaseRelay
 	ConditionVariable cv;		/* pid or state has changed */
 
 	/*
-	 * How the last one ended.  Written by the relay without a lock; by others
-	 * under the control lock, exclusive, while there is none.  The launcher
-	 * reads them when the server has told it that its relay has ended.
+	 * How the last one ended.  Written by the relay, listened without a lock;
+	 * by others under the control lock, exclusive, while there is none.  The
+	 * launcher reads both when the server has told it that the relay ended.
 	 */
 	bool		listened;		/* it came so far as to listen */
 	bool		failed;			/* it ended by an error */
@@ -424,7 +425,10 @@ typedef struct Database
 	 */
 	Oid			oid;			/* InvalidOid: free */
 
-	/* control lock; exclusive to change */
+	/*
+	 * Control lock; exclusive to change.  finish_drop() looks at dropping
+	 * without it, and again with it before it does anything.
+	 */
 	bool		dropping;		/* free the slot once no relay runs */
 	int			creator_pid;	/* whose CREATE EXTENSION is not committed */
 	int			hold_pid;		/* who keeps the database for itself */

@@ -213,11 +213,18 @@ registry_gap_epoch(Database *database, Subscription *subscription)
  * Bindings
  */
 
+/* The database that the subscription is in. */
+static inline Database *
+subscription_database(Subscription *subscription)
+{
+	return &pgpubsub_control->databases[subscription->database];
+}
+
 /* The bucket of the subscription's binding to the channel. */
 static int *
 binding_bucket(Subscription *subscription, int channel)
 {
-	Database   *database = &pgpubsub_control->databases[subscription->database];
+	Database   *database = subscription_database(subscription);
 	int			slot = subscription - pgpubsub_control->subscriptions;
 	uint32		hash = hash_combine(murmurhash32((uint32) slot),
 									murmurhash32((uint32) channel));
@@ -254,9 +261,10 @@ unhash_binding(Database *database, Binding *binding)
 Binding *
 registry_find_binding(Subscription *subscription, int channel)
 {
-	Database   *database = &pgpubsub_control->databases[subscription->database];
+	Database   *database = subscription_database(subscription);
 	int			next = *binding_bucket(subscription, channel);
 
+	Assert(LWLockHeldByMe(database->lock));
 	while (next >= 0)
 	{
 		Binding    *binding = &database->bindings[next];
@@ -316,8 +324,8 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 /*
  * Write the binding's position: the number of the last event consumed and, to
  * find the next one at once, the place of that event or of one before, or
- * RING_NONE.  The caller holds the lock of its database, exclusive, or is the
- * subscription's reader and holds it shared.
+ * RING_NONE.  The lock of its database must be held; exclusive, unless the
+ * caller is the subscription's reader.
  *
  * The barrier pairs with the one in registry_position(), by which others read
  * pos and then number, while the reader commits.  So the number that they get is
@@ -327,6 +335,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 void
 registry_set_position(Binding *binding, uint64 number, RingPos pos)
 {
+	Assert(LWLockHeldByMe(subscription_database(binding->subscription)->lock));
 	pg_atomic_write_u64(&binding->number, number);
 	pg_write_barrier();
 	pg_atomic_write_u64(&binding->pos, pos);
@@ -334,12 +343,13 @@ registry_set_position(Binding *binding, uint64 number, RingPos pos)
 
 /*
  * Read the binding's position: the number, BINDING_UNPLACED if there is none
- * yet, and in *pos a place that is not behind it.  The caller is the reader, or
- * holds the lock of its database.
+ * yet, and in *pos a place that is not behind it.  The lock of its database must
+ * be held.
  */
 uint64
 registry_position(Binding *binding, RingPos *pos)
 {
+	Assert(LWLockHeldByMe(subscription_database(binding->subscription)->lock));
 	*pos = pg_atomic_read_u64(&binding->pos);
 	pg_read_barrier();
 	return pg_atomic_read_u64(&binding->number);
