@@ -68,5 +68,6 @@ extern void registry_wake_waiting(Database *database,
 								  Subscription *subscription);
 extern void registry_expel_waiting(Database *database,
 								   Subscription *subscription);
+extern void registry_expel_binding(Database *database, Binding *binding);
 
 #endif							/* PGPUBSUB_REGISTRY_INTERNAL_H */

@@ -383,23 +383,7 @@ registry_unbind(Database *database, Binding *binding)
 	Channel    *channel = &database->channels[binding->channel];
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
-
-	/*
-	 * To begin to wait for it takes the lock that we hold; take_waiting()
-	 * does not, but no longer touches the binding once that does not wait.
-	 */
-	if (binding->waiting)
-	{
-		LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
-		if (binding->waiting)
-		{
-			dlist_delete(&binding->wait_node);
-			binding->waiting = false;
-			pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
-		}
-		LWLockRelease(database->wait_lock);
-	}
-
+	registry_expel_binding(database, binding);
 	count_lost(database, binding);
 	dlist_delete(&binding->channel_node);
 	dlist_delete(&binding->subscription_node);

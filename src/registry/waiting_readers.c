@@ -89,24 +89,32 @@ enter_channels(Database *database, Subscription *subscription)
 	}
 }
 
-/* Take the subscription's bindings out of these lists. */
+/* Take the binding out of its channel's list of waiters, if it is there. */
 static void
-leave_channels(Database *database, Subscription *subscription)
+leave_channel(Database *database, Binding *binding)
 {
-	dlist_iter	iter;
+	if (!binding->waiting)
+		return;
+	dlist_delete(&binding->wait_node);
+	binding->waiting = false;
+	pg_atomic_fetch_sub_u32(&database->channels[binding->channel].nwaiters, 1);
+}
 
-	dlist_foreach(iter, &subscription->bindings)
-	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
-		if (!binding->waiting)
-			continue;
-		dlist_delete(&binding->wait_node);
-		binding->waiting = false;
-		pg_atomic_fetch_sub_u32(&database->channels[binding->channel].nwaiters,
-								1);
-	}
+/*
+ * The binding is about to go: events of its channel wake nobody by it any more.
+ * database->lock must be held, exclusive.  So no session can begin to wait;
+ * take_waiting() goes without that lock, but leaves alone a binding that does
+ * not wait.
+ */
+void
+registry_expel_binding(Database *database, Binding *binding)
+{
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	if (!binding->waiting)
+		return;
+	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
+	leave_channel(database, binding);
+	LWLockRelease(database->wait_lock);
 }
 
 /*
@@ -159,7 +167,14 @@ registry_stop_waiting(void)
 		dlist_delete(&waiter->node);
 		waiter->subscription = NULL;
 		if (dlist_is_empty(&subscription->waiters))
-			leave_channels(database, subscription);
+		{
+			dlist_iter	iter;
+
+			dlist_foreach(iter, &subscription->bindings)
+				leave_channel(database, dlist_container(Binding,
+														subscription_node,
+														iter.cur));
+		}
 	}
 	waits_in = NULL;
 	LWLockRelease(database->wait_lock);
