@@ -224,12 +224,12 @@ look_ahead(Staging *staging, uint64 end)
  * come before them: those up to the first pending one whose transaction is no
  * longer in progress.  Returns that one, or NULL if there is none.
  *
- * The barrier has two purposes.  It keeps these checks behind the reads of
- * status by which the others were found committed: if A was seen in progress
- * first, A could commit, B read A's rows and commit, and only then B be found
- * committed; B would be taken before A, whose rows it has seen.  And it keeps
- * the reads of their events, which follow, behind those of status, as
- * staging_mark() has it.
+ * The barrier has two purposes.  Let A be pending, and B a later place.  The
+ * barrier keeps this check of A behind the read of status by which B was found
+ * committed.  The other way round, A could be seen in progress, then commit, B
+ * read A's rows and commit, and only then B be found committed; B would be taken
+ * before A, whose rows it has seen.  And the barrier keeps the reads of B's
+ * events, which follow, behind that of its status: see staging_mark().
  */
 static StagedTransaction *
 clear_committed(Staging *staging)
@@ -372,7 +372,7 @@ staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
 	}
 	staging->looked = pos;
 
-	/* since it was marked it may have been taken, and be another's now */
+	/* since it was marked, the relay may have taken and freed the place */
 	if (pos >= head || place_length(place) == 0 || place->pid != MyProcPid ||
 		place->first != 0)
 		return false;
@@ -434,7 +434,7 @@ staging_notified(Staging *staging)
 	return pg_atomic_read_u64(&staging->notified);
 }
 
-/* Move that mark; one write. */
+/* Say up to which number they were; one write. */
 void
 staging_set_notified(Staging *staging, uint64 number)
 {
@@ -448,7 +448,7 @@ staging_appended(Staging *staging)
 	return pg_atomic_read_u64(&staging->appended);
 }
 
-/* Move that mark; one write. */
+/* Say up to which number they are; one write. */
 void
 staging_set_appended(Staging *staging, uint64 number)
 {

@@ -186,7 +186,7 @@ hold_unmark_all(Database *database)
 	LWLockRelease(database->lock);
 }
 
-/* Fill in what messages say of the subscription.  The lock is held. */
+/* Fill in what messages say of the subscription; database->lock is held. */
 static void
 describe_holder(Database *database, Subscription *subscription,
 				Holder *holder)

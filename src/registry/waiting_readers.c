@@ -10,8 +10,8 @@
  *
  * 2. As long as anybody waits for it, the subscription's bindings are in the
  *	  lists of their channels' waiters, each but for the moment between an
- *	  event on that channel, when the relay takes the binding out, and the
- *	  return of a session, which puts it in again.  The last one to leave
+ *	  event on that channel, when who appends it takes the binding out, and
+ *	  the return of a session, which puts it in again.  The last one to leave
  *	  takes them all out.
  *
  * 3. A session enters the lists, issues a memory barrier, and then looks for
@@ -238,9 +238,9 @@ take_waiting(Channel *channel, int count)
 		count += list_waiting(binding->subscription, &to_wake[count]);
 
 		/*
-		 * waiting becomes false last, and the subtraction is a full barrier:
-		 * registry_unbind() takes no wait_lock when it finds that the binding
-		 * does not wait, and frees it, and its subscription, under our eyes.
+		 * waiting becomes false last, and the subtraction is a full barrier.
+		 * registry_expel_binding() does not wait for wait_lock when it finds
+		 * that false, and the binding, even its subscription, is freed then.
 		 */
 		pg_atomic_fetch_sub_u32(&channel->nwaiters, 1);
 		binding->waiting = false;
