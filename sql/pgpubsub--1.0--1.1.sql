@@ -41,22 +41,35 @@ END $$;
 --
 
 COMMENT ON FUNCTION pgpubsub.notify_change() IS
-'AFTER trigger: publishes an event for the changed row, or for all rows of the statement. attach() installs it; a statement trigger for INSERT, UPDATE or DELETE needs transition tables.
-arguments, each ''name=value'': channel (default: the table''s name), columns and watch (column names with commas between them, quoted as in SQL), old_values (none, key, changed or full; default changed), format (plain, debezium or cloudevents; default plain), publish_mode (transactional or async; default: the setting).
-Does nothing while pgpubsub.muted is on.
-Errors: 0A000 format debezium for a statement, 22023 bad argument, 39P01 not called as an AFTER trigger, 42939 reserved channel, 53400 the queue is full, 55000 no transition tables';
+'AFTER trigger that publishes an event for the changed row or, as a statement trigger, for all rows that the statement changed. pgpubsub.attach() installs it; it can also be given to a trigger by hand. A statement trigger for INSERT, UPDATE or DELETE must name its transition tables with REFERENCING.
+The trigger''s arguments each have the form ''name=value'':
+channel: the channel to publish on. Default: the name of the table.
+columns, watch: column names with commas between them, quoted as in SQL; see pgpubsub.attach().
+old_values: none, key, changed or full. Default: changed.
+format: plain, debezium or cloudevents. Default: plain.
+publish_mode: transactional or async. Default: the setting pgpubsub.publish_mode at the time of the event.
+The trigger does nothing while the setting pgpubsub.muted is on. An event that exceeds pgpubsub.max_payload bytes is published in its short form, which has the key at most.
+Errors: 0A000 format debezium in a statement trigger; 22023 a bad argument; 39P01 not called as an AFTER trigger; 42939 the channel is reserved; 53400 the queue stayed full for pgpubsub.publish_timeout; 55000 a statement trigger without transition tables.';
 
 COMMENT ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text) IS
-'create the triggers that publish the table''s changes on the channel, in place of those that it has for this channel; returns the channel. Where exactly these stand, nothing changes, and no lock on the table is kept.
-channel: 1 to 63 bytes, no *; NULL: the table''s name. operations: insert, update, delete, truncate. columns: what new, old and changed show; NULL: all; the key is shown in any case. watch: an UPDATE is an event only if the stored value of one of these changed. condition: a boolean expression over NEW and OLD, as in CREATE TRIGGER ... WHEN.
-old_values: what old shows: none, key, changed (of an UPDATE the columns that changed, of a DELETE the whole row) or full. level: row (one event per row) or statement (one per statement). format: plain, debezium or cloudevents. publish_mode: transactional or async; NULL: the setting, at run time.
-Needs TRIGGER on the table; to replace triggers, its ownership.
-Errors: 0A000 level statement with a condition, format debezium or a foreign table, be it a partition or child, or a hypertable, a virtual column, another session''s temporary table, or a condition that pg_dump would not keep; 22004 a null; 2202E an array of more than one dimension; 22023 a bad value, an empty array or one with duplicates; 25006 standby or read-only transaction; 42501 no privilege; 42601 the condition is not one expression; 42703 and 42P10 no such column, or a system column; 42710 attached through its parent, or a partition is attached to the channel by itself; 42809 not a table; 42939 reserved channel; 42P01 no such relation; 42P17 the condition names a row that an operation lacks';
+'Creates triggers on the table that publish its changes on the channel, and drops those that it has for this channel. Returns the channel. If the table has exactly these triggers already, nothing changes, and no lock on the table is kept. The user needs the privilege TRIGGER on the table; to replace triggers, the user must own the table.
+relation: the table, partitioned table or foreign table.
+channel: a name of 1 to 63 bytes without *. NULL: the name of the table.
+operations: which of insert, update, delete and truncate make events.
+columns: which columns an event shows of a row. NULL: all. The key is shown in any case.
+watch: columns of which an UPDATE must change one, in its stored value, to make an event. NULL: every UPDATE makes one.
+condition: a boolean expression over NEW and OLD, as in CREATE TRIGGER ... WHEN; only rows for which it is true make events. NULL: all rows.
+old_values: what an event shows of the old row: none, key, changed (after an UPDATE the columns that changed, after a DELETE the whole row) or full.
+level: row (one event per row) or statement (one event per statement, or more if it is too large for one).
+format: plain, debezium or cloudevents.
+publish_mode: transactional or async. NULL: the setting pgpubsub.publish_mode at the time of the event.
+Errors: 0A000 level statement with a condition, with format debezium, for a hypertable, or for a foreign table, also as a partition or child; a virtual generated column; a temporary table of another session; or a condition that pg_dump would not keep. 22004 a null. 2202E an array of more than one dimension. 22023 a bad value, or an array that is empty or has duplicates. 25006 on a standby, or in a read-only transaction. 42501 a missing privilege. 42601 the condition is not one expression. 42703 and 42P10 a column that does not exist, or a system column. 42710 the table is attached through its parent, or a partition is attached to the channel by itself. 42809 not a table. 42939 the channel is reserved. 42P01 the relation does not exist. 42P17 the condition names OLD or NEW, which an operation does not have.';
 
 COMMENT ON FUNCTION pgpubsub.detach(regclass, text) IS
-'drop the triggers that publish the table''s changes on the channel, or on any if it is NULL; returns how many that were, not counting their clones on partitions and hypertables'' chunks. Touches no other trigger.
-Needs the table''s ownership.
-Errors: 22004 relation is null, 2BP01 attached through its parent, 42501 not the owner, 42809 not a table, 42P01 no such relation';
+'Drops the triggers that publish the table''s changes on the channel, and their clones on partitions and on the chunks of hypertables; other triggers stay. Returns how many triggers it dropped, without the clones. The user must own the table.
+relation: the table.
+channel: the channel. NULL: all channels.
+Errors: 22004 relation is null; 25006 on a standby, or in a read-only transaction; 2BP01 the table is attached through its parent; 42501 the user does not own the table; 42809 not a table; 42P01 the relation does not exist.';
 
 -- Operators below are found by exact types, so in pg_catalog: somebody may have
 -- made the schema, with operators in it, before the extension.  "h" is the
@@ -103,7 +116,27 @@ CREATE OR REPLACE VIEW pgpubsub.attachments AS
        AND (COALESCE(p.tgenabled, h.tgenabled) IS NULL OR COALESCE(p.tgenabled, h.tgenabled) <> t.tgenabled);
 
 COMMENT ON VIEW pgpubsub.attachments IS
-'the triggers that publish changes: one row each, without those that a partition, or a hypertable''s chunk, has from its parent, unless they are disabled or enabled in another way than the parent''s';
+'The triggers that publish changes: one row for each. A trigger that a partition, or a chunk of a hypertable, has from its parent is shown only if it is disabled, or enabled in another way than the parent''s.';
+COMMENT ON COLUMN pgpubsub.attachments.relation IS 'The table that the trigger is on.';
+COMMENT ON COLUMN pgpubsub.attachments.trigger IS 'The name of the trigger.';
+COMMENT ON COLUMN pgpubsub.attachments.channel IS 'The channel on which the trigger publishes.';
+COMMENT ON COLUMN pgpubsub.attachments.level IS 'row: one event for each row; statement: one event for each statement. A trigger for TRUNCATE always has level statement.';
+COMMENT ON COLUMN pgpubsub.attachments.operations IS 'The operations that fire the trigger: insert, update, delete, truncate.';
+COMMENT ON COLUMN pgpubsub.attachments.options IS 'The trigger''s other options, as far as they differ from the default: columns, watch, old_values, format and publish_mode, as in pgpubsub.attach(); condition, as the server writes it; and enable, where the trigger is enabled always or on a replica.';
+COMMENT ON COLUMN pgpubsub.attachments.enabled IS 'False if the trigger is disabled by ALTER TABLE ... DISABLE TRIGGER.';
+
+COMMENT ON FUNCTION pgpubsub.trigger_options(bytea) IS
+'Returns the arguments of a trigger that calls pgpubsub.notify_change() as an object of names and values. The view pgpubsub.attachments uses it. Raises no error for arguments that make no sense.
+arguments: pg_trigger.tgargs.';
+COMMENT ON FUNCTION pgpubsub.trigger_condition(oid) IS
+'Returns the condition of a trigger as pg_get_triggerdef() writes it; NULL if the trigger has none or does not exist. The view pgpubsub.attachments uses it.
+trigger: the OID of the trigger.';
+
+COMMENT ON FUNCTION pgpubsub.publish(text, text) IS
+'Publishes the payload on the channel when this transaction commits. Identical calls in one transaction are one event, as with NOTIFY, unless they are published in async mode.
+channel: a name of 1 to 63 bytes.
+payload: at most pgpubsub.max_payload bytes; NULL stands for the empty text. Of a payload above 7999 bytes, subscriptions get all, and sessions that LISTEN get {"truncated":true,"bytes":n,"id":"..."}, where n is its length in bytes.
+Errors: 22004 channel is null; 22023 channel is empty or too long; 25006 on a standby; 42939 the channel is reserved; 53400 the queue stayed full for pgpubsub.publish_timeout; 54000 the payload is too large.';
 
 CREATE FUNCTION pgpubsub.publish(
     channel text,
@@ -113,8 +146,10 @@ CREATE FUNCTION pgpubsub.publish(
     LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION pgpubsub.publish(text, json) IS
-'publish the payload, as it is written, on the channel when this transaction commits; otherwise as publish(text, text).
-Errors: 22004 channel is null, 22023 it is empty or too long, 25006 standby, 42939 it is reserved, 53400 the queue is full, 54000 the payload is too large';
+'Publishes the payload, as it is written, on the channel when this transaction commits. Everything else is as with pgpubsub.publish(text, text).
+channel: a name of 1 to 63 bytes.
+payload: at most pgpubsub.max_payload bytes as text; NULL stands for the empty text.
+Errors: 22004 channel is null; 22023 channel is empty or too long; 25006 on a standby; 42939 the channel is reserved; 53400 the queue stayed full for pgpubsub.publish_timeout; 54000 the payload is too large.';
 
 CREATE FUNCTION pgpubsub.publish(
     channel text,
@@ -124,8 +159,10 @@ CREATE FUNCTION pgpubsub.publish(
     LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION pgpubsub.publish(text, jsonb) IS
-'publish the payload, as jsonb is shown, on the channel when this transaction commits; otherwise as publish(text, text).
-Errors: 22004 channel is null, 22023 it is empty or too long, 25006 standby, 42939 it is reserved, 53400 the queue is full, 54000 the payload is too large';
+'Publishes the payload, as the server writes jsonb, on the channel when this transaction commits. Everything else is as with pgpubsub.publish(text, text).
+channel: a name of 1 to 63 bytes.
+payload: at most pgpubsub.max_payload bytes as text; NULL stands for the empty text.
+Errors: 22004 channel is null; 22023 channel is empty or too long; 25006 on a standby; 42939 the channel is reserved; 53400 the queue stayed full for pgpubsub.publish_timeout; 54000 the payload is too large.';
 
 --
 -- Subscribe
@@ -143,13 +180,13 @@ ALTER FUNCTION pgpubsub.ack(name, bigint) RENAME TO ack_1_0;
 ALTER FUNCTION pgpubsub.unsubscribe(name) RENAME TO unsubscribe_1_0;
 
 COMMENT ON FUNCTION pgpubsub.subscribe_1_0(name, text[], text, text, boolean) IS
-'what subscribe() was in version 1.0, for views and functions that were made with it; the conversion to type name cuts names to 63 bytes. Call subscribe(), which has the same errors';
+'The function subscribe() of version 1.0, for views and functions that were made with it. Its argument of type name cuts names to 63 bytes. Call pgpubsub.subscribe() instead, which has the same other arguments and errors.';
 COMMENT ON FUNCTION pgpubsub.poll_1_0(name, integer, interval, boolean) IS
-'what poll() was in version 1.0, for views and functions that were made with it; the conversion to type name cuts names to 63 bytes. Call poll(), which has the same errors';
+'The function poll() of version 1.0, for views and functions that were made with it. Its argument of type name cuts names to 63 bytes. Call pgpubsub.poll() instead, which has the same other arguments and errors.';
 COMMENT ON FUNCTION pgpubsub.ack_1_0(name, bigint) IS
-'what ack() was in version 1.0, for views and functions that were made with it; the conversion to type name cuts names to 63 bytes. Call ack(), which has the same errors';
+'The function ack() of version 1.0, for views and functions that were made with it. Its argument of type name cuts names to 63 bytes. Call pgpubsub.ack() instead, which has the same other arguments and errors.';
 COMMENT ON FUNCTION pgpubsub.unsubscribe_1_0(name) IS
-'what unsubscribe() was in version 1.0, for views and functions that were made with it; the conversion to type name cuts names to 63 bytes. Call unsubscribe(), which has the same errors';
+'The function unsubscribe() of version 1.0, for views and functions that were made with it. Its argument of type name cuts names to 63 bytes. Call pgpubsub.unsubscribe() instead, which has the same other arguments and errors.';
 
 CREATE FUNCTION pgpubsub.subscribe(
     subscription text,
@@ -162,10 +199,13 @@ CREATE FUNCTION pgpubsub.subscribe(
     LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION pgpubsub.subscribe(text, text[], text, text, boolean) IS
-'create the subscription, or give it these channels and this on_full if it stands already; true if it was created.
-subscription: a name of 1 to 63 bytes; channels: 1 to 63 bytes each, * stands for any run of characters; on_full: drop, evict or block (block needs superuser or the database''s owner); start_at: now, oldest or a sequence number, the first to be read; temporary: it ends with this session, and with DISCARD ALL.
-Returns once the relay listens: waits at most pgpubsub.publish_timeout for that. Undone if the transaction rolls back.
-Errors: 22004 a null, 2202E channels of more than one dimension, 22023 bad argument, 25006 standby or read-only transaction, 40001 it is newer than this transaction''s snapshot, 42501 not the owner, 42710 exists with the other lifetime, 42939 reserved channel, 42P01 the extension''s table is not there, or its schema is somebody else''s, 53400 a pool is full (names the setting), 55000 not preloaded, no relay, or its row was deleted from the table, 55006 another session is reading it (names its pid)';
+'Creates the subscription and returns true; or, if it exists, gives it these channels and this on_full, and returns false. When the function returns, the relay listens to the channels; it waits for that at most for pgpubsub.publish_timeout. If the transaction rolls back, the subscription is as before.
+subscription: a name of 1 to 63 bytes.
+channels: names of 1 to 63 bytes each, in which * stands for any run of characters.
+on_full: what happens when the queue is full of events that the subscription has not read: drop, evict or block. For block, the user must be a superuser or own the database.
+start_at: which event is read first: now, oldest or a sequence number.
+temporary: whether the subscription ends with this session, or with DISCARD ALL.
+Errors: 22004 a null; 2202E channels has more than one dimension; 22023 a bad argument; 25006 on a standby, or in a read-only transaction; 40001 the subscription is newer than this transaction''s snapshot; 42501 the user does not own the subscription, or may not use block; 42710 the subscription exists with the other lifetime; 42939 a channel is reserved; 42P01 the extension''s table is not there, or its schema is somebody else''s; 53400 a pool is full (names the setting to raise); 55000 pgpubsub is not preloaded, there is no relay, or the subscription''s row was deleted from the table; 55006 another session is reading the subscription (names its pid).';
 
 CREATE FUNCTION pgpubsub.poll(
     subscription text,
@@ -184,12 +224,13 @@ CREATE FUNCTION pgpubsub.poll(
     LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
 
 COMMENT ON FUNCTION pgpubsub.poll(text, bigint, interval, boolean) IS
-'read at most max_messages events of the subscription, oldest first; they are consumed when this transaction commits.
-subscription: a name of 1 to 63 bytes. timeout: wait this long for the first one, at most pgpubsub.max_poll_wait; consume => false: look, and leave the position.
-A poll that waits holds a snapshot all the while, for which CREATE INDEX CONCURRENTLY waits and behind which VACUUM cleans up nothing: CALL pgpubsub.wait() first instead, and poll without a timeout. A client whose connection is closed consumes nothing.
-A gap row comes first when events were missed: channel and payload NULL, lost their number, or -1 when it cannot be known.
-seq: increasing per database; pid: the publisher''s backend; relayed_at: when the relay queued it. Never put LIMIT or WHERE on it: the rows they hide are consumed.
-Errors: 22004 a null, 22023 bad argument, 25006 standby, 42501 not the owner, 42704 no such subscription, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
+'Reads events of the subscription, oldest first. They are consumed when this transaction commits; if it rolls back, the next poll returns them again. A poll whose client has closed its connection consumes nothing. Never put LIMIT or WHERE on it: events that they hide are consumed too.
+subscription: a name of 1 to 63 bytes.
+max_messages: the greatest number of events to return.
+timeout: how long to wait for the first event, at most pgpubsub.max_poll_wait. A poll that waits keeps its snapshot, for which CREATE INDEX CONCURRENTLY and VACUUM have to wait: CALL pgpubsub.wait() first instead, and poll without a timeout.
+consume: false returns the events and leaves the position of the subscription as it is.
+Result: seq is the event''s number, which increases within a database; pid is the process id of the session that published it; relayed_at is when the relay queued it. Where events were missed, a row comes first in which channel and payload are NULL and lost is how many were missed, or -1 if that cannot be known.
+Errors: 22004 a null; 22023 a bad argument; 25006 on a standby; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
 
 CREATE FUNCTION pgpubsub.ack(
     subscription text,
@@ -199,9 +240,10 @@ CREATE FUNCTION pgpubsub.ack(
     LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION pgpubsub.ack(text, bigint) IS
-'consume all events of the subscription, a name of 1 to 63 bytes, up to and including seq, when this transaction commits; returns how many that were.
-Events that a look has shown and that are overwritten before the ack count as lost.
-Errors: 22004 a null, 22023 a bad name, a negative seq or one that was not given out yet, 25006 standby, 42501 not the owner, 42704 no such subscription, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
+'Consumes all events of the subscription up to and including seq, when this transaction commits. Returns how many events it consumed. Events that a poll with consume => false returned, and that were overwritten before the ack, count as lost.
+subscription: a name of 1 to 63 bytes.
+seq: the seq of an event that poll() returned.
+Errors: 22004 a null; 22023 a bad name, or a seq that is negative or was not given out yet; 25006 on a standby; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
 
 CREATE FUNCTION pgpubsub.unsubscribe(
     subscription text
@@ -210,15 +252,17 @@ CREATE FUNCTION pgpubsub.unsubscribe(
     LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION pgpubsub.unsubscribe(text) IS
-'drop the subscription, a name of 1 to 63 bytes, when this transaction commits; false if there was none.
-Errors: 22004 subscription is null, 22023 it is empty or too long, 25006 standby or read-only transaction, 40001 it is newer than this transaction''s snapshot, 42501 not the owner, 42P01 the extension''s table is not there, or its schema is somebody else''s, 55000 not preloaded or no relay, 55006 another session is reading it (names its pid)';
+'Drops the subscription when this transaction commits. Returns false if there is none.
+subscription: a name of 1 to 63 bytes.
+Errors: 22004 subscription is null; 22023 it is empty or too long; 25006 on a standby, or in a read-only transaction; 40001 the subscription is newer than this transaction''s snapshot; 42501 the user does not own it; 42P01 the extension''s table is not there, or its schema is somebody else''s; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
 
 CREATE FUNCTION pgpubsub.subscription_replicated() RETURNS trigger
     AS 'MODULE_PATHNAME', 'pgpubsub_subscription_replicated'
     LANGUAGE C;
 
 COMMENT ON FUNCTION pgpubsub.subscription_replicated() IS
-'trigger of pgpubsub.subscription: discards what logical replication would do to the table, so that a database keeps its own subscriptions. Errors: 39P01 called otherwise';
+'Trigger function of the table pgpubsub.subscription. It discards what logical replication would do to the table, so that each database keeps its own subscriptions.
+Errors: 39P01 called in another way.';
 
 CREATE TRIGGER discard_replicated
     BEFORE INSERT OR UPDATE OR DELETE ON pgpubsub.subscription
@@ -235,11 +279,11 @@ ALTER TABLE pgpubsub.subscription
     ENABLE ALWAYS TRIGGER keep_after_truncate;
 
 COMMENT ON TRIGGER discard_replicated ON pgpubsub.subscription IS
-'discards rows that come by logical replication, its initial copy included';
+'Discards rows that come by logical replication, also by its initial copy.';
 COMMENT ON TRIGGER keep_from_truncate ON pgpubsub.subscription IS
-'keeps the rows aside when logical replication truncates the table';
+'Puts the rows aside when logical replication truncates the table.';
 COMMENT ON TRIGGER keep_after_truncate ON pgpubsub.subscription IS
-'puts them back';
+'Puts the rows back that keep_from_truncate has put aside.';
 
 CREATE PROCEDURE pgpubsub.wait(
     subscription text,
@@ -249,10 +293,10 @@ CREATE PROCEDURE pgpubsub.wait(
     LANGUAGE C;
 
 COMMENT ON PROCEDURE pgpubsub.wait(text, interval) IS
-'wait until the subscription has something to poll (an event or a gap), or for timeout, at most pgpubsub.max_poll_wait; poll at once behind it, without a timeout.
-Unlike a poll that waits it holds no snapshot, so that CREATE INDEX CONCURRENTLY and VACUUM do not wait for it; it holds a pooled connection. So it ends the transaction that it is called in, and cannot run in a transaction block, a function or a block with EXCEPTION.
-It claims nothing: several sessions may wait for one subscription; while another session reads that, they wait too.
-Errors: 22004 a null, 22023 bad name or negative timeout, 25001 in a transaction block, 25006 standby, 42501 not the owner, 42704 no such subscription (any more), 55000 not preloaded or no relay';
+'Waits until the subscription has something to poll: an event, or missed events. Poll right after it, without a timeout. While it waits it holds no snapshot, so that CREATE INDEX CONCURRENTLY and VACUUM do not wait for it, but it keeps a pooled connection busy. It ends the transaction that it is called in, and so cannot run in a transaction block, a function, or a block with EXCEPTION. It claims nothing: several sessions may wait for one subscription, and while another session reads the subscription, they go on waiting.
+subscription: a name of 1 to 63 bytes.
+timeout: how long to wait, at most pgpubsub.max_poll_wait.
+Errors: 22004 a null; 22023 a bad name, or a negative timeout; 25001 in a transaction block; 25006 on a standby; 42501 the user does not own the subscription; 42704 the subscription does not exist, or was dropped meanwhile; 55000 pgpubsub is not preloaded, or there is no relay.';
 
 -- Rows that are there were made here.  By way of a default, which writes none.
 DO $$
@@ -264,21 +308,38 @@ BEGIN
 END $$;
 
 COMMENT ON COLUMN pgpubsub.subscription.made_in IS
-'oid of the database that it was made in, or was last polled in; elsewhere, as in a copy of that database, it holds nobody until it is polled. Not to be given by hand: what is given becomes 0, which is no database, as pg_restore has it from another one';
+'The OID of the database in which the subscription was made or last polled. In any other database, such as a copy of that one, the subscription holds nobody until it is polled there. It cannot be given by hand: a value that is given becomes 0, which is no database, because that is how pg_restore writes rows that come from another database.';
 
 CREATE FUNCTION pgpubsub.subscription_inserted() RETURNS trigger
     AS 'MODULE_PATHNAME', 'pgpubsub_subscription_inserted'
     LANGUAGE C;
 
 COMMENT ON FUNCTION pgpubsub.subscription_inserted() IS
-'row trigger of pgpubsub.subscription: sets made_in, to this database where it is not given, else to 0. Errors: 39P01 called otherwise';
+'Row trigger function of the table pgpubsub.subscription. It sets made_in to this database if the column is not given, and else to 0.
+Errors: 39P01 called in another way.';
 
 CREATE TRIGGER subscription_inserted
     BEFORE INSERT ON pgpubsub.subscription
     FOR EACH ROW EXECUTE FUNCTION pgpubsub.subscription_inserted();
 
 COMMENT ON TRIGGER subscription_inserted ON pgpubsub.subscription IS
-'tells rows that pg_restore brings from those that somebody writes by hand';
+'Sets made_in, which tells rows that pg_restore writes from those that somebody writes by hand.';
+
+COMMENT ON TABLE pgpubsub.subscription IS
+'The subscriptions of this database that are not temporary. pgpubsub.subscribe() and pgpubsub.unsubscribe() write the table, pg_dump keeps its rows, and the relay reads it again whenever it changes.';
+COMMENT ON COLUMN pgpubsub.subscription.name IS 'The name of the subscription.';
+COMMENT ON COLUMN pgpubsub.subscription.owner IS 'The role that may poll, ack, change and drop the subscription, as its members may. When the role is dropped, so is the subscription.';
+COMMENT ON COLUMN pgpubsub.subscription.channels IS 'The channels, in whose names * stands for any run of characters.';
+COMMENT ON COLUMN pgpubsub.subscription.on_full IS 'What a full queue does to the subscription: drop, evict or block.';
+COMMENT ON COLUMN pgpubsub.subscription.created_at IS 'When the subscription was created.';
+COMMENT ON FUNCTION pgpubsub.subscription_changed() IS
+'Statement trigger function of the table pgpubsub.subscription. It has the relay read the table again once the transaction has committed.
+Errors: 39P01 called in another way.';
+COMMENT ON TRIGGER subscription_changed ON pgpubsub.subscription IS
+'Has the relay read the table again when somebody writes it directly, pg_restore for instance.';
+
+COMMENT ON FUNCTION pgpubsub.relay_start() IS
+'Starts the relay of this database if none runs; CREATE EXTENSION calls it. Returns false if pgpubsub is not preloaded, or the setting pgpubsub.databases leaves this database out, or all pgpubsub.max_databases relays are taken; then it warns.';
 
 --
 -- Monitor
@@ -291,9 +352,9 @@ ALTER FUNCTION pgpubsub.queue_stats() RENAME TO queue_stats_1_0;
 ALTER FUNCTION pgpubsub.channel_stats() RENAME TO channel_stats_1_0;
 
 COMMENT ON FUNCTION pgpubsub.queue_stats_1_0() IS
-'what the view stat_queue showed in version 1.0, for what was made with it';
+'What the view stat_queue was made of in version 1.0, for views and functions that were made with it.';
 COMMENT ON FUNCTION pgpubsub.channel_stats_1_0() IS
-'what the view stat_channels showed in version 1.0, for what was made with it';
+'What the view stat_channels was made of in version 1.0, for views and functions that were made with it.';
 
 CREATE FUNCTION pgpubsub.queue_stats(
     OUT datid oid, OUT relay_pid integer, OUT relay_state text,
@@ -310,7 +371,7 @@ CREATE FUNCTION pgpubsub.queue_stats(
     LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 4;
 
 COMMENT ON FUNCTION pgpubsub.queue_stats() IS
-'what the view stat_queue shows; no rows when pgpubsub is not preloaded';
+'What the view pgpubsub.stat_queue is made of. Returns no rows if pgpubsub is not preloaded.';
 
 CREATE FUNCTION pgpubsub.channel_stats(
     OUT datid oid, OUT channel text, OUT subscriptions integer,
@@ -322,7 +383,7 @@ CREATE FUNCTION pgpubsub.channel_stats(
     LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
 
 COMMENT ON FUNCTION pgpubsub.channel_stats() IS
-'what the view stat_channels shows; no rows when pgpubsub is not preloaded';
+'What the view pgpubsub.stat_channels is made of. Returns no rows if pgpubsub is not preloaded.';
 
 CREATE OR REPLACE VIEW pgpubsub.stat_queue AS
     SELECT d.datname, s.relay_pid, s.relay_state, s.queue_size, s.used_bytes,
@@ -334,7 +395,6 @@ CREATE OR REPLACE VIEW pgpubsub.stat_queue AS
       FROM pgpubsub.queue_stats() AS s
       JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
 
-COMMENT ON COLUMN pgpubsub.stat_queue.truncated IS 'change events made since stats_reset that exceeded pgpubsub.max_payload and were sent in their short form; also of transactions that rolled back';
 
 CREATE OR REPLACE VIEW pgpubsub.stat_channels AS
     SELECT d.datname, s.channel, s.subscriptions, s.messages, s.newest_seq,
@@ -343,14 +403,71 @@ CREATE OR REPLACE VIEW pgpubsub.stat_channels AS
       FROM pgpubsub.channel_stats() AS s
       JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
 
-COMMENT ON COLUMN pgpubsub.stat_channels.truncated IS 'its change events made since stats_reset that exceeded pgpubsub.max_payload and were sent in their short form; also of transactions that rolled back';
+COMMENT ON VIEW pgpubsub.stat_queue IS
+'The queue of each database that has pgpubsub: one row for each database.';
+COMMENT ON COLUMN pgpubsub.stat_queue.datname IS 'The name of the database.';
+COMMENT ON COLUMN pgpubsub.stat_queue.relay_pid IS 'The process id of the relay; NULL while none runs.';
+COMMENT ON COLUMN pgpubsub.stat_queue.relay_state IS 'What the relay does: starting, listening, full (it waits for room in the queue) or stopped.';
+COMMENT ON COLUMN pgpubsub.stat_queue.queue_size IS 'The size of the queue, in bytes.';
+COMMENT ON COLUMN pgpubsub.stat_queue.used_bytes IS 'How many bytes of the queue hold events, read or not.';
+COMMENT ON COLUMN pgpubsub.stat_queue.peak_used_bytes IS 'The highest used_bytes since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_queue.messages IS 'How many events are in the queue, read or not.';
+COMMENT ON COLUMN pgpubsub.stat_queue.oldest_seq IS 'The seq of the oldest event in the queue; NULL if the queue is empty.';
+COMMENT ON COLUMN pgpubsub.stat_queue.newest_seq IS 'The last seq that was given out.';
+COMMENT ON COLUMN pgpubsub.stat_queue.oldest_at IS 'When the relay queued the oldest event in the queue; NULL if the queue is empty.';
+COMMENT ON COLUMN pgpubsub.stat_queue.published IS 'How many events were queued since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_queue.published_bytes IS 'How many bytes the payloads had of the events that were queued since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_queue.full_count IS 'How often since stats_reset the relay had to wait for room in the queue.';
+COMMENT ON COLUMN pgpubsub.stat_queue.full_ms IS 'For how many milliseconds, in all, the relay has waited for room in the queue since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_queue.evictions IS 'How many subscriptions were evicted since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_queue.bad_frames IS 'How many malformed frames (parts of long events) were dropped since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_queue.staging_size IS 'The size of the staging queue of async mode, in bytes.';
+COMMENT ON COLUMN pgpubsub.stat_queue.staging_used_bytes IS 'How many bytes of the staging queue are in use.';
+COMMENT ON COLUMN pgpubsub.stat_queue.notify_queue_usage IS 'Which fraction of the server''s own NOTIFY queue is in use, from 0 to 1, as pg_notification_queue_usage() says.';
+COMMENT ON COLUMN pgpubsub.stat_queue.relay_restarts IS 'How often since the server''s start the relay came back after it had stopped.';
+COMMENT ON COLUMN pgpubsub.stat_queue.stats_reset IS 'The time from which on the counters count.';
+COMMENT ON COLUMN pgpubsub.stat_queue.truncated IS 'How many change events made since stats_reset exceeded pgpubsub.max_payload and were published in their short form; those of transactions that rolled back are among them.';
 
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered_bytes IS 'their payloads, in bytes';
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.lost IS 'events missed since stats_reset, as far as their number is known; also those that a look has shown and that were overwritten before the ack';
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.pid IS 'session that reads it, or one that waits for it; NULL when none does';
+COMMENT ON VIEW pgpubsub.stat_channels IS
+'The channels that pgpubsub knows: one row for each database and channel.';
+COMMENT ON COLUMN pgpubsub.stat_channels.datname IS 'The name of the database.';
+COMMENT ON COLUMN pgpubsub.stat_channels.channel IS 'The name of the channel.';
+COMMENT ON COLUMN pgpubsub.stat_channels.subscriptions IS 'How many subscriptions read the channel, by name or by pattern.';
+COMMENT ON COLUMN pgpubsub.stat_channels.messages IS 'How many of the channel''s events are in the queue, read or not.';
+COMMENT ON COLUMN pgpubsub.stat_channels.newest_seq IS 'The seq of the channel''s newest event; NULL if it had none since the server''s start.';
+COMMENT ON COLUMN pgpubsub.stat_channels.published IS 'How many events of the channel were queued since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_channels.published_bytes IS 'How many bytes the payloads had of the events of the channel that were queued since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_channels.delivered IS 'How many events of the channel were consumed since stats_reset, summed over its subscriptions.';
+COMMENT ON COLUMN pgpubsub.stat_channels.lost IS 'How many events of the channel were missed since stats_reset, summed over its subscriptions.';
+COMMENT ON COLUMN pgpubsub.stat_channels.last_at IS 'When the relay queued the channel''s newest event; NULL if it had none since the server''s start.';
+COMMENT ON COLUMN pgpubsub.stat_channels.truncated IS 'How many change events made for the channel since stats_reset exceeded pgpubsub.max_payload and were published in their short form; those of transactions that rolled back are among them.';
 
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.state IS
-'waiting (in poll or CALL wait), reading, idle, holding (the full queue waits for it) or evicted (holds nothing until it is polled: the queue was full for too long, or it was made in another database, of which this is a copy)';
+COMMENT ON VIEW pgpubsub.stat_subscriptions IS
+'The subscriptions: one row for each. Members of pg_monitor see all, other roles those that they own.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.datname IS 'The name of the database.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.subscription IS 'The name of the subscription.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.owner IS 'The role that owns the subscription.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.channels IS 'The channel names and patterns that subscribe() was last given.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.on_full IS 'What a full queue does to the subscription: drop, evict or block.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.state IS 'What the subscription does: waiting (in poll or CALL wait), reading, idle, holding (the full queue waits for it) or evicted (it holds nothing until it is polled, because the queue was full for too long, or because it was made in another database, of which this one is a copy).';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.pid IS 'The process id of the session that reads the subscription, or of one that waits for it; NULL if there is none.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.seq IS 'The seq of the last event that was consumed; NULL before the first.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.pending IS 'How many events in the queue wait for the subscription.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.pending_bytes IS 'How many bytes the payloads have of the events in the queue that wait for the subscription.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.oldest_pending_at IS 'When the relay queued the oldest event that waits for the subscription; NULL if none does.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered IS 'How many events the subscription has consumed since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered_bytes IS 'How many bytes the payloads had of the events that the subscription has consumed since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.lost IS 'How many events the subscription has missed since stats_reset, as far as the number is known; events that a poll with consume => false returned, and that were overwritten before the ack, are among them.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.polls IS 'How often poll() was called since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.empty_polls IS 'How often since stats_reset poll() returned nothing.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.created_at IS 'When the subscription was created.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.last_poll_at IS 'When the subscription was last polled; NULL if it was not since the server''s start.';
+
+COMMENT ON FUNCTION pgpubsub.subscription_stats() IS
+'What the view pgpubsub.stat_subscriptions is made of: every subscription for members of pg_monitor, and for other roles those that they own. Returns no rows if pgpubsub is not preloaded.';
+COMMENT ON FUNCTION pgpubsub.stat_reset() IS
+'Sets the counters of this database''s queue, channels and subscriptions to zero, and stats_reset to the current time.
+Errors: 55000 pgpubsub is not preloaded.';
 
 --
 -- Privileges

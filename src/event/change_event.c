@@ -9,35 +9,33 @@
  * the slot's values, into the caller's buffer.  change_event_format.c puts
  * the envelope around it.
  *
- * - A row object is what row_to_json() makes of the row, less the columns
- *	 that the trigger leaves out.
- * - Virtual generated columns (18) are left out: a trigger's tuples do not
- *	 have their values.  Stored ones are there.
- * - The key is the primary key, also a deferrable one, else the replica
- *	 identity index; key columns are shown in the index's order, whether or
- *	 not the trigger's columns include them.  An UPDATE that changes the key
- *	 shows the old one, too, whatever else is shown of the old row.
- * - A column changed if its stored bytes did, after detoasting: 1.0 to 1.00
- *	 is a change, an UPDATE to the same value is none.
+ * 1. A row is written as row_to_json() writes it, but without the columns
+ *	  that the trigger leaves out.
+ * 2. Virtual generated columns (18) are left out, because the tuples that a
+ *	  trigger gets do not have their values.  Stored ones are written.
+ * 3. The key is the primary key, also a deferrable one, else the replica
+ *	  identity index.  Key columns are shown in the index's order, whether or
+ *	  not the trigger's columns include them.  An UPDATE that changes the key
+ *	  shows the old key too, whatever else is shown of the old row.
+ * 4. A column changed if its bytes did, after detoasting: 1.0 to 1.00 is a
+ *	  change, though the two are equal.
+ * 5. Text that gets longer than max_payload is left unfinished, and the
+ *	  shape's too_large is set.  Who begins to write resets too_large.
+ * 6. While a value is compared or written, shape->reading is its column, so
+ *	  that change_error_context() can name it in an error that a type's
+ *	  function raises.
  *
- * What gets larger than max_payload while it is written is left unfinished:
- * the shape's too_large says so, which the caller resets before.
- *
- * While a value is at hand, the shape says which column's it is: the caller
- * names it in the context of an error that a type's function raises.
- *
- * Rows must be deformed (slot_getallattrs) and scratch memory is left in the
- * current context: both are the caller's.
+ * The caller must have deformed the rows (slot_getallattrs).  Scratch memory
+ * is left in the current context, which the caller resets.
  *
  *-------------------------------------------------------------------------
  */
-#include "event/change_event.h"
+#include "event/event_internal.h"
 
 #include "access/htup_details.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
-#include "event/event_settings.h"
 #include "utils/datum.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -47,7 +45,7 @@
  * ----------------------------------------------------------------------
  */
 
-/* Is name among the names, a list of char *? */
+/* Is name in the list of char *? */
 static bool
 name_in_list(const List *names, const char *name)
 {
@@ -61,7 +59,7 @@ name_in_list(const List *names, const char *name)
 	return false;
 }
 
-/* The table's primary key index, else its replica identity index. */
+/* The table's primary key index, else its replica identity index, or none. */
 static Oid
 find_key_index(Relation rel)
 {
@@ -100,7 +98,7 @@ find_column(const ChangeShape *shape, AttrNumber attnum)
 	return -1;
 }
 
-/* Note which columns the key has. */
+/* Set which columns the key has, none if the table has no key. */
 static void
 set_key(ChangeShape *shape, Relation rel)
 {
@@ -128,7 +126,7 @@ set_key(ChangeShape *shape, Relation rel)
 	ReleaseSysCache(tuple);
 }
 
-/* Fill in a column of the shape. */
+/* Fill in a column of the shape; raises what looking up its type does. */
 static void
 set_column(ChangeColumn *column, Form_pg_attribute att,
 		   const TriggerOptions *options)
@@ -153,7 +151,7 @@ set_column(ChangeColumn *column, Form_pg_attribute att,
 	json_type_init(&column->type, att->atttypid, CurrentMemoryContext);
 }
 
-/* Take the columns over from the table. */
+/* Fill in the shape's columns from those of the table. */
 static void
 set_columns(ChangeShape *shape, TupleDesc tupdesc,
 			const TriggerOptions *options)
@@ -169,15 +167,21 @@ set_columns(ChangeShape *shape, TupleDesc tupdesc,
 		set_column(column, att, options);
 		if (column->type.runs_user_code)
 			shape->runs_user_code = true;
-		/* if none of them is there any more, rather too many events */
+
+		/* if no watched column is left, every UPDATE is an event */
 		if (column->watched)
 			shape->watching = true;
 		shape->ncolumns++;
 	}
 	shape->changed = palloc0(Max(shape->ncolumns, 1) * sizeof(bool));
+	shape->type_hashes = palloc(Max(shape->ncolumns, 1) * sizeof(uint32));
+	for (int i = 0; i < shape->ncolumns; i++)
+		shape->type_hashes[i] =
+			GetSysCacheHashValue1(TYPEOID,
+								  ObjectIdGetDatum(shape->columns[i].type.base));
 }
 
-/* Note what it takes to write the columns that are ever written. */
+/* Sum up what the types of the columns need that are ever written. */
 static void
 set_traits(ChangeShape *shape)
 {
@@ -194,7 +198,7 @@ set_traits(ChangeShape *shape)
 	}
 }
 
-/* Warn of names in a list that are no column of the table. */
+/* Warn of names in the option's list that are no column of the table. */
 static void
 warn_unknown_columns(const List *names, const char *option,
 					 const ChangeShape *shape, Relation rel)
@@ -227,8 +231,8 @@ warn_unknown_columns(const List *names, const char *option,
 /*
  * Make the shape of a trigger's events on rel, in the current context.  The
  * caller has rel open and locked, and resets the context to free the shape.
- * Warns of columns in the options that the table does not have (they may have
- * been renamed): a write must not fail for that.
+ * Only warns of columns in the options that the table does not have: they may
+ * have been renamed, and a write to the table must not fail for that.
  */
 ChangeShape *
 change_shape_create(Relation rel, const ChangeNames *names,
@@ -257,8 +261,8 @@ change_shape_create(Relation rel, const ChangeNames *names,
  */
 
 /*
- * Are two values of the column the same bytes?  Values that are stored
- * alike, compressed or out of line, are not fetched for it.
+ * Are two values of the column the same bytes, once detoasted?  Two compressed
+ * or out-of-line values whose stored forms are equal are not detoasted.
  */
 static bool
 same_value(const ChangeColumn *column, Datum a, Datum b)
@@ -272,7 +276,7 @@ same_value(const ChangeColumn *column, Datum a, Datum b)
 		if (size == VARSIZE_ANY(DatumGetPointer(b)) &&
 			memcmp(DatumGetPointer(a), DatumGetPointer(b), size) == 0)
 			return true;
-		/* plain values of the same kind need no further look */
+		/* two values that are neither compressed nor out of line differ */
 		if (!VARATT_IS_EXTENDED(DatumGetPointer(a)) &&
 			!VARATT_IS_EXTENDED(DatumGetPointer(b)))
 			return false;
@@ -280,7 +284,7 @@ same_value(const ChangeColumn *column, Datum a, Datum b)
 	return datum_image_eq(a, b, column->byval, column->len);
 }
 
-/* Is the column null in both rows, or the same bytes? */
+/* Is the column null in both rows, or not null and the same bytes? */
 static bool
 same_column(const ChangeColumn *column, TupleTableSlot *a, TupleTableSlot *b)
 {
@@ -292,9 +296,9 @@ same_column(const ChangeColumn *column, TupleTableSlot *a, TupleTableSlot *b)
 }
 
 /*
- * Note which columns differ between the two rows of an UPDATE, and whether the
- * key does.  Returns false if the trigger watches columns and none of them
- * changed.
+ * Set, in the shape, which columns differ between the two rows of an UPDATE,
+ * and whether the key does.  Returns false if the trigger watches columns and
+ * none of them changed.  Raises what fetching a toasted value raises.
  */
 bool
 change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
@@ -321,9 +325,10 @@ change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 }
 
 /*
- * Append the label of a column and its value.  At the head of an object the
- * label's comma becomes the brace.  Marks the shape if the text gets larger
- * than can be published, and then appends nothing any more.
+ * Append the label of a column and its value.  If the column is the first of
+ * an object, the label's comma becomes the brace.  Sets shape->too_large if the
+ * text gets longer than max_payload; does nothing once that is set.  Raises
+ * what the type's functions raise.
  */
 static void
 append_column(StringInfo buf, ChangeShape *shape, ChangeColumn *column,
@@ -363,7 +368,7 @@ append_column(StringInfo buf, ChangeShape *shape, ChangeColumn *column,
 #define COLUMNS_CHANGED		0x02	/* carried ones that changed */
 #define COLUMNS_KEY			0x04
 
-/* Append an object of these columns of the row, in the table's order. */
+/* Append the row's columns that the set has, in the table's order. */
 static void
 append_object(StringInfo buf, ChangeShape *shape, TupleTableSlot *row,
 			  int set)
@@ -391,7 +396,7 @@ append_object(StringInfo buf, ChangeShape *shape, TupleTableSlot *row,
 	appendStringInfoChar(buf, '}');
 }
 
-/* Append the row's key, an object; the table must have one. */
+/* Append the row's key, an object; the table must have a key. */
 void
 change_append_key(StringInfo buf, ChangeShape *shape,
 				  TupleTableSlot *row)
@@ -402,7 +407,7 @@ change_append_key(StringInfo buf, ChangeShape *shape,
 	appendStringInfoChar(buf, '}');
 }
 
-/* Append what the event shows of a new row. */
+/* Append the columns that the event shows of a new row, an object. */
 void
 change_append_new(StringInfo buf, ChangeShape *shape,
 				  TupleTableSlot *row)
@@ -420,8 +425,8 @@ has_old(const ChangeShape *shape, TupleTableSlot *row)
 }
 
 /*
- * Is this an UPDATE that changed the key?  change_compare_rows() must have
- * been called for one that has both rows; one of them may be NULL.
+ * Is this an UPDATE that changed the key?  Either row may be NULL; if neither
+ * is, change_compare_rows() must have been called with them.
  */
 static bool
 moved_key(const ChangeShape *shape, TupleTableSlot *old_row,
@@ -431,8 +436,8 @@ moved_key(const ChangeShape *shape, TupleTableSlot *old_row,
 }
 
 /*
- * Append what the event shows of an old row; only if has_old().  One without a
- * new row is shown whole unless only its key is wanted.
+ * Append what the event shows of an old row, for which has_old() must hold.
+ * Without a new row, all columns count as changed.
  */
 static void
 append_old(StringInfo buf, ChangeShape *shape, TupleTableSlot *old_row,
@@ -447,8 +452,8 @@ append_old(StringInfo buf, ChangeShape *shape, TupleTableSlot *old_row,
 }
 
 /*
- * Append the key and, if the UPDATE changed it, the old one, each with a comma
- * before it; nothing if the table has no key, or there is no row.
+ * Append "key" and, if the UPDATE changed the key, "old_key", each with a comma
+ * before it.  Appends nothing if the table has no key, or there is no row.
  */
 void
 change_append_keys(StringInfo buf, ChangeShape *shape,
@@ -468,8 +473,8 @@ change_append_keys(StringInfo buf, ChangeShape *shape,
 }
 
 /*
- * Append the before of a Debezium envelope: the old row as far as it is shown,
- * with its key if that changed, or null.
+ * Append the value of "before" in Debezium's envelope: what the event shows of
+ * the old row, with its key if the UPDATE changed the key, or null.
  */
 void
 change_append_before(StringInfo buf, ChangeShape *shape,
@@ -490,7 +495,7 @@ change_append_before(StringInfo buf, ChangeShape *shape,
 		change_append_key(buf, shape, old_row);
 }
 
-/* Append the names of the columns that changed, a JSON array. */
+/* Append the names of the shown columns that changed, a JSON array. */
 static void
 append_changed(StringInfo buf, const ChangeShape *shape)
 {
@@ -513,10 +518,10 @@ append_changed(StringInfo buf, const ChangeShape *shape)
 }
 
 /*
- * Append key and old_key, new, old and changed, as far as the operation has
- * them, each with a comma before it.  An UPDATE whose other row is not known
- * (one of them NULL) has the side that is, whole, and no "changed".  For one
- * with both, change_compare_rows() must have been called.
+ * Append "key", "old_key", "new", "old" and "changed", as far as the operation
+ * has them, each with a comma before it.  An UPDATE of which one row is not
+ * known (NULL) has the other row whole, and no "changed".  If neither row is
+ * NULL, change_compare_rows() must have been called with them.
  */
 void
 change_append_row(StringInfo buf, ChangeShape *shape,
@@ -538,4 +543,26 @@ change_append_row(StringInfo buf, ChangeShape *shape,
 		appendBinaryStringInfo(buf, ",\"changed\":", 11);
 		append_changed(buf, shape);
 	}
+}
+
+/*
+ * Error context callback, arg a ChangeErrorContext: names the column whose
+ * value is being compared or written, if there is one.
+ */
+void
+change_error_context(void *arg)
+{
+	const ChangeErrorContext *context = arg;
+	const ChangeShape *shape = context->shape;
+
+	if (shape->reading == NULL)
+		return;
+	if (shape->partition)
+		errcontext("change event of trigger \"%s\" on table \"%s.%s\", partition \"%s\", column \"%s\"",
+				   context->trigger, shape->schema, shape->table,
+				   shape->partition, shape->reading->name);
+	else
+		errcontext("change event of trigger \"%s\" on table \"%s.%s\", column \"%s\"",
+				   context->trigger, shape->schema, shape->table,
+				   shape->reading->name);
 }

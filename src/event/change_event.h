@@ -1,19 +1,53 @@
 /*-------------------------------------------------------------------------
  *
  * change_event.h
- *	  Rows of a table as JSON change events.
+ *	  Changes of rows as JSON events: what this room offers to the others.
+ *
+ * A trigger's arguments are parsed into TriggerOptions.  With them and the
+ * table a ChangeShape is made, once per trigger and table.  A ChangeEvent
+ * names the rows of one change; change_event_compose() writes it as text.
+ * The rows of a statement become one or more events in statement_rows.c.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef PGPUBSUB_CHANGE_EVENT_H
 #define PGPUBSUB_CHANGE_EVENT_H
 
-#include "event/trigger_options.h"
+#include "base/pgpubsub.h"
 
-#include "event/json_value.h"
+#include "access/htup.h"
 #include "executor/tuptable.h"
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
 #include "utils/relcache.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+/* What of the old row an UPDATE or DELETE carries. */
+typedef enum OldValues
+{
+	OLD_VALUES_NONE,
+	OLD_VALUES_KEY,
+	OLD_VALUES_CHANGED,
+	OLD_VALUES_FULL
+} OldValues;
+
+typedef enum EventFormat
+{
+	EVENT_PLAIN,
+	EVENT_DEBEZIUM,
+	EVENT_CLOUDEVENTS
+} EventFormat;
+
+typedef struct TriggerOptions
+{
+	char	   *channel;		/* NULL: the attached table's name */
+	List	   *columns;		/* of char *; NIL: all */
+	List	   *watch;			/* of char *; NIL: every UPDATE is an event */
+	OldValues	old_values;
+	EventFormat format;
+	int			publish_mode;	/* a PublishMode, or PUBLISH_MODE_SETTING */
+} TriggerOptions;
 
 typedef enum ChangeOp
 {
@@ -25,21 +59,6 @@ typedef enum ChangeOp
 
 #define CHANGE_NUM_OPS (CHANGE_TRUNCATE + 1)
 
-/* A column as events show it. */
-typedef struct ChangeColumn
-{
-	const char *name;
-	int			index;			/* of its value in a slot */
-	int16		len;			/* as pg_attribute.attlen */
-	bool		byval;
-	bool		carried;		/* events show it in new and old */
-	bool		watched;
-	bool		in_key;
-	char	   *label;			/* ,"name": */
-	int			label_len;		/* bytes */
-	JsonType	type;
-} ChangeColumn;
-
 /*
  * All that events of one trigger on one table have in common, looked up once.
  * It is stale when the table, its attached ancestor or a type changes.
@@ -47,21 +66,24 @@ typedef struct ChangeColumn
 typedef struct ChangeShape
 {
 	const char *channel;
-	const char *schema;			/* these three name the attached table, */
+	const char *schema;			/* schema and name of the attached table */
 	const char *table;
-	const char *partition;		/* and the leaf, NULL if it is the same */
+	const char *partition;		/* the leaf; NULL if that is the attached
+								 * table itself */
 	OldValues	old_values;
 	EventFormat format;
 	bool		watching;		/* an UPDATE must change a watched column */
-	bool		runs_user_code;
-	bool		runs_sql;		/* while a row is written */
-	bool		follows_session;	/* what is written; see event_settings.c */
-	List	   *row_types;		/* OIDs of relations that this depends on */
+	bool		runs_user_code; /* writing a row may run a user's function */
+	bool		runs_sql;		/* writing a row may run SQL */
+	bool		follows_session;	/* values' text follows settings; see
+									 * event_settings.c */
+	List	   *row_types;		/* OIDs of relations whose row types occur */
 	Size		max_payload;	/* bytes; the caller sets it per event */
-	bool		too_large;		/* what is being written exceeds it */
+	bool		too_large;		/* what is being written exceeds max_payload */
 
 	int			ncolumns;
-	ChangeColumn *columns;
+	struct ChangeColumn *columns;
+	uint32	   *type_hashes;	/* per column: its base type in the syscache */
 	int			nkeys;
 	int		   *keys;			/* indexes into columns */
 
@@ -71,12 +93,14 @@ typedef struct ChangeShape
 	char	   *names;			/* schema, table, partition */
 	char	   *db;				/* the database's name, a JSON string */
 
-	bool	   *changed;		/* per column: the UPDATE at hand changed it */
-	bool		key_changed;	/* it changed the key */
-	const ChangeColumn *reading;	/* whose value is at hand; else NULL */
+	/* the event that is being written */
+	bool	   *changed;		/* per column: the UPDATE changed it */
+	bool		key_changed;	/* the UPDATE changed the key */
+	const struct ChangeColumn *reading; /* the column whose value is being
+										 * written, or NULL */
 } ChangeShape;
 
-/* Where a shape takes its names from. */
+/* The names that a shape is made with. */
 typedef struct ChangeNames
 {
 	const char *channel;
@@ -89,7 +113,7 @@ typedef struct ChangeNames
 /* Long enough for two 64-bit numbers and what is between them. */
 #define CHANGE_ID_SIZE 44
 
-/* One event, as change_event_write() wants it. */
+/* One event before it is written. */
 typedef struct ChangeEvent
 {
 	ChangeShape *shape;
@@ -100,21 +124,51 @@ typedef struct ChangeEvent
 	TimestampTz at;
 	char		id[CHANGE_ID_SIZE];
 
-	/* of an event for a statement only */
+	/* set by statement_rows.c, for an event of a statement's rows only */
 	StringInfo	rows;			/* what is between [ and ]; else NULL */
-	StringInfo	short_rows;		/* of a row that may be too large: its key */
+	StringInfo	short_rows;		/* the key of a row that may be too large */
 	uint64		count;			/* of rows in this event */
 	uint32		part;			/* 1 to parts */
 	uint32		parts;
 } ChangeEvent;
 
-/* What change_event_write() leaves out or adds. */
-#define CHANGE_WITH_BODY	0x01	/* key's row: new, old, changed; rows */
-#define CHANGE_WITH_KEY		0x02	/* old_key, too */
-#define CHANGE_TRUNCATED	0x04	/* say that the body was left out */
-#define CHANGE_WHOLE		(CHANGE_WITH_BODY | CHANGE_WITH_KEY)
-#define CHANGE_SHORT		(CHANGE_WITH_KEY | CHANGE_TRUNCATED)
-#define CHANGE_SHORTEST		CHANGE_TRUNCATED
+/* An event as text, in buffers that are kept from one event to the next. */
+typedef struct ChangeText
+{
+	StringInfoData text;		/* what subscribers get */
+	StringInfoData short_text;
+	const char *native;			/* what native listeners get: short_text; NULL
+								 * if that is text, too */
+	bool		truncated;		/* it is too large for max_payload: text has
+								 * no body */
+} ChangeText;
+
+/* What change_error_context() needs to know. */
+typedef struct ChangeErrorContext
+{
+	const char *trigger;		/* its name */
+	const ChangeShape *shape;
+} ChangeErrorContext;
+
+/* The rows of one statement on their way to events. */
+typedef struct StatementRows StatementRows;
+
+/* trigger_options.c */
+extern void trigger_options_init(TriggerOptions *options);
+extern void trigger_options_parse(TriggerOptions *options, int nargs,
+								  char **args);
+extern List *trigger_options_arguments(const TriggerOptions *options);
+extern const char *trigger_options_find(int nargs, char **args,
+										const char *name);
+extern char **trigger_options_split(bytea *arguments, int *nargs);
+extern char **trigger_options_of(Relation catalog, HeapTuple tuple, int *nargs);
+extern const char *quote_if_needed(const char *name);
+extern void check_channel_name(const char *name);
+extern int	parse_word(const char *option, const char *value,
+					   const char *const *words, int nwords);
+extern OldValues parse_old_values(const char *value);
+extern EventFormat parse_event_format(const char *value);
+extern int	parse_publish_mode(const char *value);
 
 /* change_event.c */
 extern ChangeShape *change_shape_create(Relation rel,
@@ -122,24 +176,22 @@ extern ChangeShape *change_shape_create(Relation rel,
 										const TriggerOptions *options);
 extern bool change_compare_rows(ChangeShape *shape, TupleTableSlot *old_row,
 								TupleTableSlot *new_row);
-extern void change_append_key(StringInfo buf, ChangeShape *shape,
-							  TupleTableSlot *row);
-extern void change_append_new(StringInfo buf, ChangeShape *shape,
-							  TupleTableSlot *row);
-extern void change_append_row(StringInfo buf, ChangeShape *shape,
-							  TupleTableSlot *old_row,
-							  TupleTableSlot *new_row);
-extern void change_append_keys(StringInfo buf, ChangeShape *shape,
-							   TupleTableSlot *old_row,
-							   TupleTableSlot *new_row);
-extern void change_append_before(StringInfo buf, ChangeShape *shape,
-								 TupleTableSlot *old_row,
-								 TupleTableSlot *new_row);
+extern void change_error_context(void *arg);
 
 /* change_event_format.c */
-extern void change_shape_format(ChangeShape *shape, const ChangeNames *names);
 extern void change_event_identify(ChangeEvent *event, uint64 number);
-extern bool change_event_write(StringInfo buf, const ChangeEvent *event,
-							   int what);
+extern void change_text_init(ChangeText *text);
+extern void change_event_compose(ChangeEvent *event, ChangeText *text);
+
+/* statement_rows.c */
+extern StatementRows *statement_rows_open(ChangeEvent *event,
+										  TupleDesc tupdesc,
+										  Tuplestorestate *old_table,
+										  Tuplestorestate *new_table);
+extern bool statement_rows_next(StatementRows *statement);
+extern void statement_rows_close(StatementRows *statement);
+
+/* json_value.c */
+extern void json_append_string(StringInfo buf, const char *str, Size len);
 
 #endif							/* PGPUBSUB_CHANGE_EVENT_H */

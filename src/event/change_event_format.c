@@ -1,37 +1,40 @@
 /*-------------------------------------------------------------------------
  *
  * change_event_format.c
- *	  The envelopes around a change: plain, Debezium and CloudEvents.
+ *	  An event as text: the envelopes plain, Debezium and CloudEvents.
  *
  * Plain:		{"id":,"op":,"schema":,"table":,"partition":,
  *				 "key":,"old_key":,"new":,"old":,"changed":,
  *				 "txid":,"pid":,"ts":,"node":}
- *	 statement: "count":,"part":,"parts":,"rows":[..] instead of key .. changed
+ *	 with "count":,"part":,"parts":,"rows":[..] for a statement's rows, in
+ *	 place of what stands from "key" to "changed"
  * Debezium:	{"id":,"key":,"before":,"after":,"source":{"version":,
  *				 "connector":,"name":,"ts_ms":,"db":,"schema":,"table":,
  *				 "partition":,"txId":},"op":,"ts_ms":,"node":}
  * CloudEvents: {"specversion":,"id":,"source":,"type":,"subject":,"time":,
  *				 "datacontenttype":,"data":{the plain object}}
  *
- * An UPDATE that changed the key has old_key; Debezium's before has its columns
- * then.
+ * 1. Only an UPDATE that changed the key has old_key; in Debezium's format,
+ *	  "before" has the old key's columns instead.
  *
- * An event that is too large, for max_payload or for native listeners alone,
- * is written a second time, without its body (new, old and changed; before and
- * after, for which there is old_key; rows) and with "truncated":true at its
- * end.  If even that is too long, key and old_key go as well, together: one
- * without the other would say that the key is what it was.  Of a statement's
- * rows, the one that is too large for an event of its own is left with its key.
+ * 2. An event that is too long, for max_payload or only for native listeners,
+ *	  is written a second time without its body, and with "truncated":true at
+ *	  its end.  The body is new, old and changed; before and after, in whose
+ *	  place there is old_key then; or the rows of a statement.  If even that is
+ *	  too long, key and old_key are left out as well, and only together: a key
+ *	  without old_key would say that the key did not change.  Where a single
+ *	  row of a statement is too long for an event, "rows" has its key alone.
  *
- * Debezium's connectors give the key beside the envelope, as the message's own;
- * here it has to be inside.  Of source, Debezium requires version, connector,
- * name, ts_ms, db, schema and table; name is what tells servers apart.
+ * 3. Debezium's connectors give the key beside the envelope, as the message's
+ *	  own key; here it has to be inside.  Of source, Debezium requires version,
+ *	  connector, name, ts_ms, db, schema and table; name tells servers apart.
  *
- * Times are the clock's, not the transaction's; UTC whatever TimeZone says.
+ * 4. Times are the clock's, not the transaction's, and in UTC whatever
+ *	  TimeZone says.
  *
  *-------------------------------------------------------------------------
  */
-#include "event/change_event.h"
+#include "event/event_internal.h"
 
 #include "access/xact.h"
 #include "commands/dbcommands.h"
@@ -40,6 +43,7 @@
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/lsyscache.h"	/* get_database_name(), from 19 on */
+#include "utils/memutils.h"
 
 /* The operation as each format names it. */
 static const char *const plain_ops[CHANGE_NUM_OPS] =
@@ -51,6 +55,9 @@ static const char *const cloud_ops[CHANGE_NUM_OPS] =
 /* As default_version in pgpubsub.control: the test formats compares them. */
 #define EXTENSION_VERSION "1.1"
 
+/* A buffer that grew beyond this, in bytes, is not kept for the next event. */
+#define KEPT_BUFFER_SIZE (64 * 1024)
+
 #define APPEND_LITERAL(buf, literal) \
 	appendBinaryStringInfo(buf, literal, sizeof(literal) - 1)
 
@@ -59,7 +66,7 @@ static const char *const cloud_ops[CHANGE_NUM_OPS] =
  * ----------------------------------------------------------------------
  */
 
-/* Append a name with its label, which has a comma before and a colon. */
+/* Append the label, which includes comma and colon, and a name as string. */
 static void
 append_name(StringInfo buf, const char *label, const char *name)
 {
@@ -67,7 +74,7 @@ append_name(StringInfo buf, const char *label, const char *name)
 	json_append_string(buf, name, strlen(name));
 }
 
-/* Append a name, percent-encoded as a segment of a URI's path (RFC 3986). */
+/* Append a slash and a name, percent-encoded as RFC 3986 wants it in a path. */
 static void
 append_uri_segment(StringInfo buf, const char *name)
 {
@@ -86,7 +93,7 @@ append_uri_segment(StringInfo buf, const char *name)
 	}
 }
 
-/* What follows the id in a plain object. */
+/* What follows the id in a plain object, up to the names. */
 static char *
 plain_head(const ChangeShape *shape, ChangeOp op)
 {
@@ -97,7 +104,7 @@ plain_head(const ChangeShape *shape, ChangeOp op)
 	return buf.data;
 }
 
-/* What follows the id in a cloud event. */
+/* What follows the id in a cloud event, up to the type. */
 static char *
 cloud_head(const ChangeShape *shape, ChangeOp op, const char *db,
 		   bool statement)
@@ -151,8 +158,8 @@ change_shape_format(ChangeShape *shape, const ChangeNames *names)
  */
 
 /*
- * Give the event its id, time and transaction.  number: its number in this
- * top transaction, which gets an id of its own if it has none yet.
+ * Give the event its id, time and transaction.  number is the event's number
+ * in this top transaction, which is assigned a transaction id if it has none.
  */
 void
 change_event_identify(ChangeEvent *event, uint64 number)
@@ -167,7 +174,7 @@ change_event_identify(ChangeEvent *event, uint64 number)
 	event->id[len] = '\0';
 }
 
-/* Append two digits. */
+/* Write a number below 100 as two digits; returns what follows them. */
 static inline char *
 two_digits(char *to, int number)
 {
@@ -177,8 +184,8 @@ two_digits(char *to, int number)
 }
 
 /*
- * Append a time as "2026-11-21T03:12:00.123456+00:00", quoted.  Most events
- * are of the same second as the one before, whose text is kept.
+ * Append a time as "2026-11-21T03:12:00.123456+00:00", quoted.  The text of the
+ * last second is kept, since most events are of the second of the one before.
  */
 static void
 append_time(StringInfo buf, TimestampTz at)
@@ -220,7 +227,7 @@ append_ms(StringInfo buf, TimestampTz at)
 					   (USECS_PER_DAY / 1000));
 }
 
-/* Is there a name for this node? */
+/* Is pgpubsub.node_name set? */
 static bool
 has_node_name(void)
 {
@@ -228,8 +235,8 @@ has_node_name(void)
 }
 
 /*
- * Append the node's name.  The setting comes from a file that knows of no
- * database's encoding: what is not valid here loses its non-ASCII bytes.
+ * Append pgpubsub.node_name.  It comes from a file, which has no encoding: if
+ * it is not valid in the database's encoding, its non-ASCII bytes become "?".
  */
 static void
 append_node_name(StringInfo buf)
@@ -248,7 +255,7 @@ append_node_name(StringInfo buf)
 	json_append_string(buf, ascii, len);
 }
 
-/* Append the end that all objects share: node and truncated. */
+/* Append what ends an event in every format: node, truncated, the brace. */
 static void
 append_end(StringInfo buf, int what)
 {
@@ -262,7 +269,7 @@ append_end(StringInfo buf, int what)
 	appendStringInfoChar(buf, '}');
 }
 
-/* The row whose key is the event's: the new one, if there is one. */
+/* The row whose key is the event's key; NULL if there is none. */
 static TupleTableSlot *
 key_row(const ChangeEvent *event)
 {
@@ -271,7 +278,7 @@ key_row(const ChangeEvent *event)
 	return event->new_row ? event->new_row : event->old_row;
 }
 
-/* Append the rows of a statement, or say how many they are. */
+/* Append how many rows of a statement the event has, and the rows. */
 static void
 append_rows(StringInfo buf, const ChangeEvent *event, int what)
 {
@@ -338,7 +345,7 @@ append_before_after(StringInfo buf, const ChangeEvent *event)
 		APPEND_LITERAL(buf, "null");
 }
 
-/* Append where a Debezium event comes from. */
+/* Append Debezium's "source", which says where the event comes from. */
 static void
 append_debezium_source(StringInfo buf, const ChangeEvent *event)
 {
@@ -388,8 +395,8 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 }
 
 /*
- * Append the event as a cloud event.  Its subject is a string: the key's JSON
- * text.
+ * Append the event as a cloud event.  Its subject is the key's JSON text, as a
+ * string.
  */
 static void
 append_cloud_event(StringInfo buf, const ChangeEvent *event, int what)
@@ -418,11 +425,12 @@ append_cloud_event(StringInfo buf, const ChangeEvent *event, int what)
 }
 
 /*
- * Append the event, or as much of it as "what" says.  The rows must be
- * deformed; for an UPDATE, change_compare_rows() must have been called.
- * Returns false if it exceeds the shape's max_payload; buf has a part of it
- * then.  CHANGE_SHORTEST has a few kilobytes at most, and can be published
- * whatever max_payload says.  Raises what the types' functions raise.
+ * Append the event, or as much of it as the CHANGE_ bits in what say.  The
+ * rows must be deformed; for an UPDATE, change_compare_rows() must have been
+ * called.  Returns false if the text exceeds the shape's max_payload, and buf
+ * then has a part of it.  CHANGE_SHORTEST takes a few kilobytes at most, and
+ * can be published whatever max_payload says.  Raises what the types'
+ * functions raise.
  */
 bool
 change_event_write(StringInfo buf, const ChangeEvent *event, int what)
@@ -440,9 +448,98 @@ change_event_write(StringInfo buf, const ChangeEvent *event, int what)
 			append_cloud_event(buf, event, what);
 			break;
 	}
-	/* a row that was too large by itself is not there */
+	/* statement_rows.c leaves out a row that is too large by itself */
 	if (event->rows && event->rows->len == 0 && (what & CHANGE_WITH_BODY))
 		return false;
 	return !event->shape->too_large &&
 		(Size) buf->len <= event->shape->max_payload;
+}
+
+/* ----------------------------------------------------------------------
+ * What subscribers and native listeners get
+ * ----------------------------------------------------------------------
+ */
+
+/* Make the buffers of a text, in the current context. */
+void
+change_text_init(ChangeText *text)
+{
+	initStringInfo(&text->text);
+	initStringInfo(&text->short_text);
+}
+
+/* Empty a buffer for the next event; give back what a large one took. */
+static void
+empty_buffer(StringInfo buf)
+{
+	if (buf->maxlen > KEPT_BUFFER_SIZE)
+	{
+		MemoryContext context = GetMemoryChunkContext(buf->data);
+		MemoryContext caller = MemoryContextSwitchTo(context);
+
+		pfree(buf->data);
+		initStringInfo(buf);
+		MemoryContextSwitchTo(caller);
+	}
+	else
+		resetStringInfo(buf);
+}
+
+/*
+ * Write the event without its body; without its key, too, if with the key it
+ * exceeds max_payload or max, in bytes.
+ */
+static void
+write_short_event(StringInfo buf, ChangeEvent *event, int max)
+{
+	empty_buffer(buf);
+	if (change_event_write(buf, event, CHANGE_SHORT) && buf->len <= max)
+		return;
+	empty_buffer(buf);
+	(void) change_event_write(buf, event, CHANGE_SHORTEST);
+}
+
+/* The arguments of change_event_compose(), for write_event(). */
+typedef struct Writing
+{
+	ChangeEvent *event;
+	ChangeText *text;
+} Writing;
+
+/* Do what change_event_compose() says; arg is a Writing. */
+static void
+write_event(void *arg)
+{
+	Writing    *writing = arg;
+	ChangeEvent *event = writing->event;
+	ChangeText *text = writing->text;
+
+	empty_buffer(&text->text);
+	text->native = NULL;
+	text->truncated = !change_event_write(&text->text, event, CHANGE_WHOLE);
+	if (text->truncated)
+		write_short_event(&text->text, event, INT_MAX);
+	else if (event->short_rows)
+		resetStringInfo(event->short_rows); /* it was not too large */
+	if (text->text.len <= PGPUBSUB_NATIVE_MAX)
+		return;
+	write_short_event(&text->short_text, event, PGPUBSUB_NATIVE_MAX);
+	text->native = text->short_text.data;
+}
+
+/*
+ * Write the event, as much of it as can be published, and what native
+ * listeners get instead if it is too long for them.  It must have its
+ * identity; else as for change_event_write().
+ */
+void
+change_event_compose(ChangeEvent *event, ChangeText *text)
+{
+	Writing		writing = {event, text};
+
+	/* the rows of a statement have been written under these settings */
+	if (event->shape->follows_session && event->rows == NULL)
+		event_settings_run(event->shape->runs_sql, write_event, &writing);
+	else
+		write_event(&writing);
 }

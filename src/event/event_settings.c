@@ -3,28 +3,29 @@
  * event_settings.c
  *	  The settings under which events are written, whatever the session's.
  *
- * The text of some types follows TimeZone, DateStyle, IntervalStyle,
- * bytea_output and extra_float_digits.  An event must not: two sessions would
- * name one row by different keys.  So these settings have fixed values while
- * the values of such types are written.
+ * The text of some types depends on TimeZone, DateStyle, IntervalStyle,
+ * bytea_output and extra_float_digits.  Events must not depend on them, or two
+ * sessions would name one row by different keys.  So these settings have fixed
+ * values while values of such types are written.
  *
  * 1. Where nothing but output functions in C runs, the variables behind the
- *	  settings are set and put back.  That costs no more than it says, and
- *	  nobody sees it: no SQL runs meanwhile.
- * 2. Where SQL may run (a cast to json in PL/pgSQL, say), it may look at the
- *	  settings, set them itself, and fail after it has.  Core would then
- *	  take our values for the session's and bring them back at the end of
- *	  the transaction.  There they are set as a function with SET clauses
- *	  sets them, which costs a microsecond or two; all of them, also those
- *	  that the session has already, and once more after each value that has
- *	  set others: what it sets must not show in the values after it.
+ *	  settings are set and put back afterwards.  Nobody notices, because no
+ *	  SQL runs in between.
+ * 2. Where SQL may run (a cast to json in PL/pgSQL, for instance), that SQL
+ *	  may read the settings, set them itself, and fail afterwards.  If the
+ *	  variables had just been overwritten, core would save the values of
+ *	  events as the session's own and restore them at the end of the
+ *	  transaction.  So the settings are set as a function with SET clauses
+ *	  sets them, which costs a microsecond or two.  All are set, also those
+ *	  that have the right value already; and they are set again after a value
+ *	  whose SQL has changed one, so that the next values do not show it.
  *
- * What else a type's text follows is left alone: lc_monetary (money),
- * search_path and quote_all_identifiers (regclass and its like).
+ * Other settings that types' texts depend on are left alone: lc_monetary (for
+ * money), search_path and quote_all_identifiers (for regclass and the like).
  *
  *-------------------------------------------------------------------------
  */
-#include "event/event_settings.h"
+#include "event/event_internal.h"
 
 #include "miscadmin.h"
 #include "pgtime.h"
@@ -32,7 +33,7 @@
 #include "utils/float.h"
 #include "utils/guc.h"
 
-/* The values behind the settings. */
+/* The variables behind the settings. */
 typedef struct SettingValues
 {
 	pg_tz	   *time_zone;
@@ -44,13 +45,13 @@ typedef struct SettingValues
 } SettingValues;
 
 /*
- * The zone of events: UTC, or core's built-in GMT, which is written alike,
- * where the server has no files of time zones.
+ * The time zone of events: UTC or, where the server has no files of time zones,
+ * core's built-in GMT, in which times are written alike.
  */
 static pg_tz *event_zone = NULL;
 static const char *event_zone_name = "UTC";
 
-/* Look the zone up, once per session. */
+/* Look the time zone of events up, once per session. */
 static void
 find_event_zone(void)
 {
@@ -62,7 +63,7 @@ find_event_zone(void)
 	}
 }
 
-/* Does the session have the values of events already? */
+/* Do the settings have the values of events now? */
 static bool
 settings_hold(void)
 {
@@ -74,7 +75,7 @@ settings_hold(void)
 		bytea_output == BYTEA_OUTPUT_HEX && extra_float_digits == 1;
 }
 
-/* Give all settings the values of events. */
+/* Give all settings the values of events, as SET or SET LOCAL does. */
 static void
 set_on_stack(GucAction action)
 {
@@ -92,8 +93,8 @@ set_on_stack(GucAction action)
 }
 
 /*
- * Work with the settings set as a function's SET clauses set them.  After an
- * error the abort of the transaction or subtransaction puts them back.
+ * Call work(arg) with the settings set as a function's SET clauses set them.
+ * After an error the abort of the transaction or subtransaction restores them.
  */
 static void
 run_on_stack(void (*work) (void *arg), void *arg)
@@ -106,9 +107,9 @@ run_on_stack(void (*work) (void *arg), void *arg)
 }
 
 /*
- * Set once more what SQL that ran for a value has set.  Only to be called
- * within event_settings_run() with runs_sql.  A SET of that SQL's, without
- * LOCAL, still counts when the work is done.
+ * Set again what SQL that ran for a value may have changed.  Must be called
+ * within event_settings_run() with runs_sql.  A SET without LOCAL in that SQL
+ * has its effect on the session when the work is done.
  */
 void
 event_settings_renew(void)
@@ -129,7 +130,7 @@ set_values(const SettingValues *values)
 	extra_float_digits = values->extra_float_digits;
 }
 
-/* Work with the variables set to what events want, and put them back. */
+/* Call work(arg) with the variables overwritten, and put them back. */
 static void
 run_with_values(void (*work) (void *arg), void *arg)
 {
@@ -153,8 +154,11 @@ run_with_values(void (*work) (void *arg), void *arg)
 }
 
 /*
- * Call work(arg) while the settings have the values of events.  runs_sql: it
- * may run SQL.  Raises what work() raises.
+ * Call work(arg) while the settings have the values of events.  runs_sql says
+ * that work may run SQL.  Raises what work raises.
+ *
+ * This takes a function because only one of the three ways of doing it needs a
+ * PG_TRY block, in which the caller's code would have to stand.
  */
 void
 event_settings_run(bool runs_sql, void (*work) (void *arg), void *arg)

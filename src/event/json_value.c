@@ -3,27 +3,28 @@
  * json_value.c
  *	  One value of a table's column as JSON text.
  *
- * A value must come out as row_to_json() writes it, to the letter.  Servers
- * before 17 do not export the function that does it, and all of them look up
+ * Values must come out exactly as row_to_json() writes them.  Servers before
+ * 17 do not export the function that writes one value, and all servers look up
  * the type's functions for each value.  So this file decides once per type,
- * as json_categorize_type() does, and then writes without any look-up:
+ * as json_categorize_type() does, and then writes values without look-ups:
  *
- * - numbers, booleans, dates, texts and json here;
- * - arrays and composites through array_to_json() and row_to_json(), which
- *	 find all they need in the value itself;
- * - types of users that have a cast to json through the cast function, any
- *	 other type through its output function, quoted.
+ * 1. Numbers, booleans, dates, texts and json are written here.
+ * 2. Arrays and composites go through array_to_json() and row_to_json(), which
+ *	  find all they need in the value itself.
+ * 3. Types of users that have a cast to json go through the cast function, and
+ *	  any other type through its output function, quoted.
  *
- * Domains are looked through.  A JsonType holds function pointers: the caller
- * drops it when pg_type, pg_proc or pg_cast change, or one of row_types.
+ * A domain is written as its base type.  The caller drops a JsonType when
+ * pg_type, pg_proc or pg_cast change, or one of the relations in row_types:
+ * what it has looked up may be wrong then.
  *
- * A timestamptz is written in UTC.  Other types' texts follow settings of the
- * session, which event_settings.c knows: where follows_session says so, the
- * caller has events' values hold while it writes.
+ * A timestamptz is written in UTC.  The texts of some other types depend on
+ * settings of the session.  For a type with follows_session, the caller writes
+ * within event_settings_run(), which gives these settings fixed values.
  *
  *-------------------------------------------------------------------------
  */
-#include "event/json_value.h"
+#include "event/event_internal.h"
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
@@ -45,8 +46,8 @@
 #include "utils/varbit.h"
 
 /*
- * The last timestamptz and its text.  Most rows of a transaction have the same
- * one, now(), and to break it down takes long.
+ * The last timestamptz that was written, and its text.  Most rows of one
+ * transaction have the value of now() there, and breaking it down takes long.
  */
 typedef struct KeptTime
 {
@@ -58,7 +59,7 @@ typedef struct KeptTime
 /* Bytes of an array before its elements, without the bitmap of nulls. */
 #define ARRAY_HEADER_MAX	ARR_OVERHEAD_NONULLS(MAXDIM)
 
-/* Remember the type's output function in the context. */
+/* Look up the output function of typid; what that allocates is in context. */
 static void
 use_output_function(JsonType *type, Oid typid, MemoryContext context)
 {
@@ -70,8 +71,8 @@ use_output_function(JsonType *type, Oid typid, MemoryContext context)
 }
 
 /*
- * The type's cast to json; InvalidOid if it has none.  Only users' types are
- * asked for one, as row_to_json() does.
+ * The type's cast function to json; InvalidOid if it has none.  Only users'
+ * types are asked for one, as row_to_json() does.
  */
 static Oid
 find_json_cast(Oid typid)
@@ -103,7 +104,7 @@ may_run_sql(Oid function)
 	return result;
 }
 
-/* Does the text of a type, no array and no row, follow the session? */
+/* May the text of a type that is no array and no row depend on settings? */
 static bool
 text_follows_session(Oid typid, Oid output)
 {
@@ -129,8 +130,8 @@ text_follows_session(Oid typid, Oid output)
 static void note_traits(JsonType *type, Oid typid);
 
 /*
- * Note the traits of a row type's columns, and which type of rows it is: it
- * may get other columns at any time.
+ * Do what note_traits() does for each column of a row type, and remember the
+ * row type's relation: it may get other columns at any time.
  */
 static void
 note_row_traits(JsonType *type, Oid typid)
@@ -155,8 +156,8 @@ note_row_traits(JsonType *type, Oid typid)
 }
 
 /*
- * Note whether the text of the type follows the session, and whether SQL may
- * run for it.
+ * Set type->follows_session if the text of typid may depend on the session's
+ * settings, and type->runs_sql if SQL may run when it is written.
  */
 static void
 note_traits(JsonType *type, Oid typid)
@@ -190,7 +191,7 @@ note_traits(JsonType *type, Oid typid)
 		type->follows_session = type->runs_sql = true;
 }
 
-/* How a type is written that json.c has no category of its own for. */
+/* Decide for a type that core's json.c has no category of its own for. */
 static void
 json_type_init_other(JsonType *type, Oid typid, MemoryContext context)
 {
@@ -212,9 +213,9 @@ json_type_init_other(JsonType *type, Oid typid, MemoryContext context)
 }
 
 /*
- * Decide how values of the type are written.  What is remembered is
- * allocated in context, which must live as long as *type.  Looks up the
- * catalogs; raises only what they raise.
+ * Decide how values of the type are written.  What *type points to is allocated
+ * in context, which must live as long as *type.  Raises what catalog look-ups
+ * raise.
  */
 void
 json_type_init(JsonType *type, Oid typid, MemoryContext context)
@@ -297,17 +298,17 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 }
 
 /*
- * How many bytes json_append_value() will append at least, as far as the size
- * of the value tells that; 0 if it does not.  The value is neither fetched nor
- * decompressed for it: text of hundreds of megabytes need not be made only to
- * find it too long, and beyond 1 GB it cannot be made.
+ * The least number of bytes that json_append_value() will append, as far as the
+ * size of the value tells; else 0.  The value is neither fetched nor
+ * decompressed for this, so that no text of hundreds of megabytes is made only
+ * to be found too long; beyond 1 GB it could not even be made.
  */
 Size
 json_least_length(const JsonType *type, Datum value)
 {
 	Size		size;
 
-	/* (toast pointers are "short", too) */
+	/* short values are not worth a look; a toast pointer also looks short */
 	if (!type->size_tells ||
 		(VARATT_IS_SHORT(DatumGetPointer(value)) &&
 		 !VARATT_IS_EXTERNAL(DatumGetPointer(value))))
@@ -318,13 +319,13 @@ json_least_length(const JsonType *type, Datum value)
 		case JSONOID:
 			return size;
 		case JSONBOID:
-			/* 4 bytes and 8 for a number, "1, "; less for all else */
+			/* at worst a number, "1, ", which takes 4 bytes and 8 */
 			return size / 4 - Min(size / 4, 4);
 		case TEXTARRAYOID:
 		case VARCHARARRAYOID:
 		case BPCHARARRAYOID:
 		case BYTEAARRAYOID:
-			/* 4 bytes and alignment for two quotes and a comma */
+			/* at worst "", with a comma, which takes 4 bytes and padding */
 			return size / 2 - Min(size / 2, ARRAY_HEADER_MAX / 2);
 		case BYTEAOID:
 			return 2 * size + 5;	/* "\\x.." */
@@ -375,9 +376,9 @@ append_escaped_char(StringInfo buf, unsigned char c)
 /*
  * Append len bytes of text in the database encoding as a JSON string, with
  * its quotes, exactly as escape_json() does.  Runs of ordinary characters are
- * copied at once; server encodings have no bytes below 0x80 within a
- * multibyte character, so bytes can be looked at singly.  Raises 54000 when
- * the buffer would exceed 1 GB.
+ * copied at once.  Bytes can be looked at one by one, since server encodings
+ * have no bytes below 0x80 within a multibyte character.  Raises 54000 when the
+ * buffer would exceed 1 GB.
  */
 void
 json_append_string(StringInfo buf, const char *str, Size len)
@@ -401,7 +402,7 @@ json_append_string(StringInfo buf, const char *str, Size len)
 	appendStringInfoCharMacro(buf, '"');
 }
 
-/* Append a number. */
+/* Append an unsigned number in decimal digits. */
 void
 json_append_uint64(StringInfo buf, uint64 number)
 {
@@ -410,7 +411,7 @@ json_append_uint64(StringInfo buf, uint64 number)
 	appendBinaryStringInfo(buf, digits, pg_ulltoa_n(number, digits));
 }
 
-/* Append a signed number. */
+/* Append a signed number in decimal digits. */
 static void
 append_int64(StringInfo buf, int64 number)
 {
@@ -420,8 +421,8 @@ append_int64(StringInfo buf, int64 number)
 }
 
 /*
- * Write a date or time as ISO 8601, in UTC and quoted, into MAXDATELEN + 3
- * bytes.  Returns its length.
+ * Write a date or time as ISO 8601, in UTC and quoted, into text, which has
+ * room for MAXDATELEN + 3 bytes.  Returns the text's length.
  */
 static int
 encode_datetime(char *text, Datum value, Oid typid)
@@ -436,7 +437,7 @@ encode_datetime(char *text, Datum value, Oid typid)
 	return len;
 }
 
-/* Append a date, or a time without its zone. */
+/* Append a date or a timestamp without time zone. */
 static void
 append_datetime(StringInfo buf, Datum value, Oid typid)
 {
@@ -445,13 +446,13 @@ append_datetime(StringInfo buf, Datum value, Oid typid)
 	appendBinaryStringInfo(buf, text, encode_datetime(text, value, typid));
 }
 
-/* Append a time, as it was written before if it is the same again. */
+/* Append a timestamptz: the kept text if the last one had this value. */
 static void
 append_timestamptz(StringInfo buf, KeptTime *kept, Datum value)
 {
 	if (kept->len == 0 || kept->value != DatumGetTimestampTz(value))
 	{
-		/* an error may leave half of the text */
+		/* if encoding fails, the text is not to be used */
 		kept->len = 0;
 		kept->value = DatumGetTimestampTz(value);
 		kept->len = encode_datetime(kept->text, value, TIMESTAMPTZOID);
@@ -459,7 +460,7 @@ append_timestamptz(StringInfo buf, KeptTime *kept, Datum value)
 	appendBinaryStringInfo(buf, kept->text, kept->len);
 }
 
-/* Append a number's output: quoted if it is NaN or an infinity. */
+/* Append the output of a numeric or float: quoted if NaN or an infinity. */
 static void
 append_number(StringInfo buf, JsonType *type, Datum value)
 {
@@ -472,7 +473,7 @@ append_number(StringInfo buf, JsonType *type, Datum value)
 		json_append_string(buf, number, strlen(number));
 }
 
-/* Append the text of a varlena, as a JSON string or, being JSON, as it is. */
+/* Append text: as a JSON string if quote, else unchanged, as it is JSON. */
 static void
 append_text(StringInfo buf, Datum value, bool quote)
 {
@@ -485,9 +486,9 @@ append_text(StringInfo buf, Datum value, bool quote)
 }
 
 /*
- * Append a value that is not null.  Scratch memory is left in the current
- * context, which the caller resets.  Raises what the type's functions raise,
- * and 54000 for text beyond 1 GB.
+ * Append a value, which is not null, as JSON.  Scratch memory is left in the
+ * current context, which the caller resets.  Raises what the type's functions
+ * raise, and 54000 for text beyond 1 GB.
  */
 void
 json_append_value(StringInfo buf, JsonType *type, Datum value)

@@ -3,33 +3,35 @@
  * statement_rows.c
  *	  The rows of a statement as change events.
  *
- * The rows come from the trigger's transition tables, which spill to disk by
- * themselves, and are read once, through read pointers of our own.  An UPDATE
- * adds the old and the new row to them one right after the other, also when
- * the row moves to another partition: the n-th old row became the n-th new
- * one.  A BEFORE INSERT trigger of that partition can drop the row on its way.
- * There are fewer new rows then, nothing tells which one is missing, and each
- * row stands alone: first the old ones, then the new ones, so that who takes
- * them for deletes and inserts, in this order, gets what the table has.
+ * 1. The rows come from the trigger's transition tables, which spill to disk
+ *	  by themselves, and are read once, through read pointers of our own.
  *
- * The rows are written once, into one buffer.  If they all fit, that is the
- * event.  An event has to say how many parts there are, so parts wait in a
- * temporary file until the last row is written.
+ * 2. An UPDATE adds the old and the new version of a row to the two tables one
+ *	  right after the other, also when the row moves to another partition: the
+ *	  n-th old row became the n-th new one.  But when a row moves, a BEFORE
+ *	  INSERT trigger of the other partition can drop it.  Then there are fewer
+ *	  new rows than old ones, nothing tells which one is missing, and no row is
+ *	  paired: first come all old rows, then all new ones.  A reader that takes
+ *	  them for deletes and inserts, in this order, gets what the table has.
  *
- * A row that may be too large for any event is a part of its own, and is
- * written twice, the second time with its key alone: whether the whole can be
- * published is known when it has its envelope, which may be less than the
- * widest.
+ * 3. The rows are written once, into one buffer.  If they all fit, that is the
+ *	  event.  Otherwise there are several parts, each an event of its own that
+ *	  says how many parts there are.  So parts wait in a temporary file until
+ *	  the last row is written.
  *
- * So no more than one event and one row are in memory here, whatever the
- * statement touched; what was published, core or publish_async.c keeps until
- * commit.
+ * 4. A row that may be too long for any event is a part by itself, and is
+ *	  written twice, the second time with its key alone.  Which of the two can
+ *	  be published turns out when it has its envelope, since the envelope may be
+ *	  smaller than the largest one, for which part sizes leave room.
+ *
+ * So there is at most one event and one row in memory here, whatever the
+ * statement touched.  Published events are kept until commit by core, or by
+ * publish_async.c.
  *
  *-------------------------------------------------------------------------
  */
-#include "event/statement_rows.h"
+#include "event/event_internal.h"
 
-#include "event/event_settings.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "storage/buffile.h"
@@ -43,23 +45,27 @@ typedef struct RowSource
 	TupleTableSlot *slot;
 } RowSource;
 
-/* The rows as they are written. */
-typedef struct RowReader
+struct StatementRows
 {
-	ChangeShape *shape;
+	/* what is read */
 	RowSource	old_rows;
 	RowSource	new_rows;
-	bool		apart;			/* old and new rows differ in number */
-	MemoryContext scratch;		/* reset for each row */
-	StringInfoData row;			/* the row at hand; empty if too large */
-	StringInfoData short_row;	/* its key, if it may be too large */
+	bool		unpaired;		/* old and new rows differ in number */
 
-	/* what they are written to */
+	/* the row at hand */
+	MemoryContext scratch;		/* reset for each row */
+	StringInfoData row;			/* empty if it exceeds max_payload */
+	StringInfoData short_row;	/* its key; empty if row surely fits */
+
+	/* what the rows are written to */
 	ChangeEvent *event;
+	StringInfoData rows;		/* event->rows */
+	StringInfoData short_rows;	/* event->short_rows */
 	Size		limit;			/* bytes of rows in a part */
-	bool		closed;			/* the part at hand takes no more rows */
-	struct PartSpool *spool;
-} RowReader;
+	bool		part_complete;	/* the part at hand takes no more rows */
+	BufFile    *spool;			/* parts put aside; NULL: none yet */
+	uint32		nspooled;
+};
 
 /* ----------------------------------------------------------------------
  * Reading
@@ -79,7 +85,7 @@ source_open(RowSource *source, Tuplestorestate *store, TupleDesc tupdesc)
 	tuplestore_rescan(store);
 }
 
-/* The next row, deformed and valid until the next call; NULL at the end. */
+/* The next row, deformed, valid until the next call; NULL if there is none. */
 static TupleTableSlot *
 source_next(RowSource *source)
 {
@@ -92,7 +98,7 @@ source_next(RowSource *source)
 	return source->slot;
 }
 
-/* Release the row that is at hand. */
+/* End reading a transition table. */
 static void
 source_close(RowSource *source)
 {
@@ -105,7 +111,7 @@ source_close(RowSource *source)
  * ----------------------------------------------------------------------
  */
 
-/* Make an object of the members in buf, each of which has a comma before it. */
+/* Make an object of buf's members, before each of which there is a comma. */
 static void
 close_object(StringInfo buf)
 {
@@ -117,39 +123,40 @@ close_object(StringInfo buf)
 }
 
 /*
- * Write the row, and its short form if it may be too large for an event.  Each
- * is left empty if even that is too large.
+ * Write the row, and its short form too if the row may be too long for an
+ * event.  Leaves each of them empty if it exceeds max_payload.
  */
 static void
-write_row(RowReader *reader, TupleTableSlot *old_row, TupleTableSlot *new_row)
+write_row(StatementRows *statement, TupleTableSlot *old_row,
+		  TupleTableSlot *new_row)
 {
-	ChangeShape *shape = reader->shape;
+	ChangeShape *shape = statement->event->shape;
 
-	resetStringInfo(&reader->row);
-	resetStringInfo(&reader->short_row);
+	resetStringInfo(&statement->row);
+	resetStringInfo(&statement->short_row);
 	shape->too_large = false;
-	change_append_row(&reader->row, shape, old_row, new_row);
+	change_append_row(&statement->row, shape, old_row, new_row);
 	if (shape->too_large)
-		resetStringInfo(&reader->row);
+		resetStringInfo(&statement->row);
 	else
-		close_object(&reader->row);
-	if (reader->row.len > 0 && (Size) reader->row.len <= reader->limit)
+		close_object(&statement->row);
+	if (statement->row.len > 0 && (Size) statement->row.len <= statement->limit)
 		return;
 
 	shape->too_large = false;
-	change_append_keys(&reader->short_row, shape, old_row, new_row);
+	change_append_keys(&statement->short_row, shape, old_row, new_row);
 	if (shape->too_large)
-		resetStringInfo(&reader->short_row);
+		resetStringInfo(&statement->short_row);
 	else
-		close_object(&reader->short_row);
+		close_object(&statement->short_row);
 }
 
 /*
- * Write the next row that is wanted; false at the end.  What the types'
- * functions leave behind is freed with each row.
+ * Write the next row that the trigger watches; false if there is none.  What
+ * the types' functions leave behind is freed before the next row.
  */
 static bool
-next_row(RowReader *reader)
+next_row(StatementRows *statement)
 {
 	TupleTableSlot *old_row,
 			   *new_row;
@@ -158,36 +165,34 @@ next_row(RowReader *reader)
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
-		MemoryContextReset(reader->scratch);
-		old_row = source_next(&reader->old_rows);
-		new_row = old_row && reader->apart ? NULL :
-			source_next(&reader->new_rows);
+		MemoryContextReset(statement->scratch);
+		old_row = source_next(&statement->old_rows);
+		new_row = old_row && statement->unpaired ? NULL :
+			source_next(&statement->new_rows);
 		if (!old_row && !new_row)
 			return false;
-		context = MemoryContextSwitchTo(reader->scratch);
+		context = MemoryContextSwitchTo(statement->scratch);
 		if (!old_row || !new_row ||
-			change_compare_rows(reader->shape, old_row, new_row))
+			change_compare_rows(statement->event->shape, old_row, new_row))
 			break;
 		MemoryContextSwitchTo(context);
 	}
 
-	write_row(reader, old_row, new_row);
+	write_row(statement, old_row, new_row);
 	MemoryContextSwitchTo(context);
 	return true;
 }
 
-/* Bytes that an event has besides its rows, at most. */
+/* The most bytes that an event has besides its rows. */
 static Size
-envelope_size(const ChangeEvent *event)
+envelope_size(const ChangeEvent *event, StringInfo no_rows)
 {
 	ChangeEvent widest = *event;
-	StringInfoData no_rows,
-				buf;
+	StringInfoData buf;
 	Size		size;
 
-	initStringInfo(&no_rows);
 	initStringInfo(&buf);
-	widest.rows = &no_rows;
+	widest.rows = no_rows;
 	widest.count = PG_UINT64_MAX;
 	widest.part = widest.parts = PG_UINT32_MAX;
 	widest.at = GetCurrentTimestamp();
@@ -197,7 +202,6 @@ envelope_size(const ChangeEvent *event)
 	(void) change_event_write(&buf, &widest, CHANGE_WHOLE);
 	size = buf.len;
 	pfree(buf.data);
-	pfree(no_rows.data);
 	return size;
 }
 
@@ -206,168 +210,171 @@ envelope_size(const ChangeEvent *event)
  * ----------------------------------------------------------------------
  */
 
-/* Parts that wait for their number to be known. */
-typedef struct PartSpool
-{
-	BufFile    *file;			/* NULL: none yet */
-	uint32		nparts;
-} PartSpool;
-
 /* How a part lies in the file; its rows and their short form follow. */
 typedef struct PartHeader
 {
 	uint64		count;			/* rows */
-	int			len;			/* bytes of each */
-	int			short_len;
+	int			len;			/* bytes of the rows */
+	int			short_len;		/* bytes of the short form */
 } PartHeader;
 
-/* Put event->rows aside as the next part, and empty it. */
+/*
+ * Put the rows that are written aside as the next part, and begin an empty one.
+ * Raises what temporary files raise.
+ */
 static void
-spool_part(PartSpool *spool, ChangeEvent *event)
+spool_part(StatementRows *statement)
 {
 	PartHeader	header;
 
 	memset(&header, 0, sizeof(header));
-	header.count = event->count;
-	header.len = event->rows->len;
-	header.short_len = event->short_rows->len;
-	if (spool->file == NULL)
-		spool->file = BufFileCreateTemp(false);
-	BufFileWrite(spool->file, &header, sizeof(header));
-	BufFileWrite(spool->file, event->rows->data, header.len);
-	BufFileWrite(spool->file, event->short_rows->data, header.short_len);
-	spool->nparts++;
-	resetStringInfo(event->rows);
-	resetStringInfo(event->short_rows);
-	event->count = 0;
+	header.count = statement->event->count;
+	header.len = statement->rows.len;
+	header.short_len = statement->short_rows.len;
+	if (statement->spool == NULL)
+		statement->spool = BufFileCreateTemp(false);
+	BufFileWrite(statement->spool, &header, sizeof(header));
+	BufFileWrite(statement->spool, statement->rows.data, header.len);
+	BufFileWrite(statement->spool, statement->short_rows.data,
+				 header.short_len);
+	statement->nspooled++;
+	resetStringInfo(&statement->rows);
+	resetStringInfo(&statement->short_rows);
+	statement->event->count = 0;
 }
 
-/* Read so many bytes of the file into buf. */
+/* Read len bytes of the file into buf. */
 static void
-read_spooled(PartSpool *spool, StringInfo buf, int len)
+read_spooled(BufFile *spool, StringInfo buf, int len)
 {
 	resetStringInfo(buf);
 	enlargeStringInfo(buf, len);
-	PGPUBSUB_BUFFILE_READ(spool->file, buf->data, len);
+	PGPUBSUB_BUFFILE_READ(spool, buf->data, len);
 	buf->len = len;
 	buf->data[len] = '\0';
 }
 
-/* Emit the parts that were put aside. */
-static void
-emit_spooled(PartSpool *spool, ChangeEvent *event, TransitionEmit emit,
-			 void *arg)
-{
-	if (BufFileSeek(spool->file, 0, 0, SEEK_SET) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not rewind the temporary file of a statement's events")));
-	event->parts = spool->nparts;
-	for (event->part = 1; event->part <= event->parts; event->part++)
-	{
-		PartHeader	header;
-
-		PGPUBSUB_BUFFILE_READ(spool->file, &header, sizeof(header));
-		event->count = header.count;
-		read_spooled(spool, event->rows, header.len);
-		read_spooled(spool, event->short_rows, header.short_len);
-		emit(event, arg);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
 /*
- * Write all rows into event->rows; parts of at most limit bytes are put aside
- * but for the last one.  arg is the RowReader.
+ * Write all rows.  Those of the last part are left in event->rows, and all
+ * parts before it are put aside.  arg is the StatementRows.
  */
 static void
 write_rows(void *arg)
 {
-	RowReader  *reader = arg;
-	ChangeEvent *event = reader->event;
-	StringInfo	rows = event->rows;
-	StringInfo	row = &reader->row;
+	StatementRows *statement = arg;
+	ChangeEvent *event = statement->event;
+	StringInfo	rows = &statement->rows;
+	StringInfo	row = &statement->row;
 
-	while (next_row(reader))
+	while (next_row(statement))
 	{
-		bool		alone = row->len == 0 || (Size) row->len > reader->limit;
+		bool		alone = row->len == 0 ||
+			(Size) row->len > statement->limit;
 
 		if (event->count > 0 &&
-			(alone || reader->closed ||
-			 (Size) rows->len + 1 + row->len > reader->limit))
-			spool_part(reader->spool, event);
+			(alone || statement->part_complete ||
+			 (Size) rows->len + 1 + row->len > statement->limit))
+			spool_part(statement);
 		if (rows->len > 0)
 			appendStringInfoChar(rows, ',');
 		appendBinaryStringInfo(rows, row->data, row->len);
-		appendBinaryStringInfo(event->short_rows, reader->short_row.data,
-							   reader->short_row.len);
+		appendBinaryStringInfo(&statement->short_rows,
+							   statement->short_row.data,
+							   statement->short_row.len);
 		event->count++;
-		reader->closed = alone;
+		statement->part_complete = alone;
 	}
 }
 
 /*
- * Make the events of one statement and hand each to emit().  event: shape and
- * op are set, the shape's max_payload too.  A table that the operation does
- * not have is NULL.  Emits nothing if there are no rows, or none that the
- * trigger watches.  A row that exceeds max_payload even alone is an event whose
- * rows emit() finds empty, and its key in short_rows.  Raises what temporary
- * files raise.
+ * Write the rows of one statement, so that statement_rows_next() gives the
+ * events.  In event, shape and op are set, and the shape's max_payload.  A
+ * table that the operation does not have is NULL.  Raises what the types'
+ * functions and temporary files raise.
  */
-void
-transition_emit(ChangeEvent *event, TupleDesc tupdesc,
-				Tuplestorestate *old_table, Tuplestorestate *new_table,
-				TransitionEmit emit, void *arg)
+StatementRows *
+statement_rows_open(ChangeEvent *event, TupleDesc tupdesc,
+					Tuplestorestate *old_table, Tuplestorestate *new_table)
 {
-	RowReader	reader;
-	StringInfoData rows;
-	StringInfoData short_rows;
-	PartSpool	spool = {NULL, 0};
-	Size		envelope;
+	StatementRows *statement = palloc0(sizeof(StatementRows));
+	Size		max_payload = event->shape->max_payload;
 
-	reader.shape = event->shape;
-	source_open(&reader.old_rows, old_table, tupdesc);
-	source_open(&reader.new_rows, new_table, tupdesc);
-	reader.apart = old_table && new_table &&
+	source_open(&statement->old_rows, old_table, tupdesc);
+	source_open(&statement->new_rows, new_table, tupdesc);
+	statement->unpaired = old_table && new_table &&
 		tuplestore_tuple_count(old_table) != tuplestore_tuple_count(new_table);
-	reader.scratch = AllocSetContextCreate(CurrentMemoryContext,
-										   "pgpubsub row",
-										   ALLOCSET_DEFAULT_SIZES);
-	initStringInfo(&rows);
-	initStringInfo(&short_rows);
-	initStringInfo(&reader.row);
-	initStringInfo(&reader.short_row);
-	envelope = envelope_size(event);
-	reader.limit = event->shape->max_payload -
-		Min(envelope, event->shape->max_payload);
-	reader.event = event;
-	reader.closed = false;
-	reader.spool = &spool;
+	statement->scratch = AllocSetContextCreate(CurrentMemoryContext,
+											   "pgpubsub row",
+											   ALLOCSET_DEFAULT_SIZES);
+	initStringInfo(&statement->row);
+	initStringInfo(&statement->short_row);
+	initStringInfo(&statement->rows);
+	initStringInfo(&statement->short_rows);
+	statement->limit = max_payload -
+		Min(envelope_size(event, &statement->rows), max_payload);
 
-	event->rows = &rows;
-	event->short_rows = &short_rows;
+	statement->event = event;
+	event->rows = &statement->rows;
+	event->short_rows = &statement->short_rows;
 	event->count = 0;
 	if (event->shape->follows_session)
-		event_settings_run(event->shape->runs_sql, write_rows, &reader);
+		event_settings_run(event->shape->runs_sql, write_rows, statement);
 	else
-		write_rows(&reader);
-	source_close(&reader.old_rows);
-	source_close(&reader.new_rows);
-	pfree(reader.row.data);
-	pfree(reader.short_row.data);
-	MemoryContextDelete(reader.scratch);
-	if (spool.file)
+		write_rows(statement);
+	source_close(&statement->old_rows);
+	source_close(&statement->new_rows);
+	MemoryContextDelete(statement->scratch);
+
+	event->part = 0;
+	event->parts = 1;
+	if (statement->spool)
 	{
-		spool_part(&spool, event);
-		emit_spooled(&spool, event, emit, arg);
-		BufFileClose(spool.file);
+		spool_part(statement);
+		event->parts = statement->nspooled;
+		if (BufFileSeek(statement->spool, 0, 0, SEEK_SET) != 0)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not rewind the temporary file of a statement's events")));
 	}
-	else if (event->count > 0)
-	{
-		event->part = event->parts = 1;
-		emit(event, arg);
-	}
-	event->rows = event->short_rows = NULL;
-	pfree(rows.data);
-	pfree(short_rows.data);
+	return statement;
+}
+
+/*
+ * Make the event that of the next part: rows, short_rows, count, part and parts
+ * are set.  Returns false if there is none, and so at once if the statement had
+ * no rows, or none that the trigger watches.  A row that exceeds max_payload
+ * even alone is an event whose rows are empty, and its key is in short_rows.
+ * Raises what temporary files raise.
+ */
+bool
+statement_rows_next(StatementRows *statement)
+{
+	ChangeEvent *event = statement->event;
+	PartHeader	header;
+
+	if (event->part == event->parts)
+		return false;
+	event->part++;
+	if (statement->spool == NULL)
+		return event->count > 0;
+	CHECK_FOR_INTERRUPTS();
+	PGPUBSUB_BUFFILE_READ(statement->spool, &header, sizeof(header));
+	event->count = header.count;
+	read_spooled(statement->spool, &statement->rows, header.len);
+	read_spooled(statement->spool, &statement->short_rows, header.short_len);
+	return true;
+}
+
+/* Free what statement_rows_open() has made, after the last event. */
+void
+statement_rows_close(StatementRows *statement)
+{
+	if (statement->spool)
+		BufFileClose(statement->spool);
+	statement->event->rows = statement->event->short_rows = NULL;
+	pfree(statement->row.data);
+	pfree(statement->short_row.data);
+	pfree(statement->rows.data);
+	pfree(statement->short_rows.data);
+	pfree(statement);
 }

@@ -1,25 +1,26 @@
 /*-------------------------------------------------------------------------
  *
  * trigger_options.c
- *	  The options of a change trigger, as attach() and notify_change() share
- *	  them.
+ *	  The options of a change trigger, which attach() writes as the trigger's
+ *	  arguments and notify_change() reads.
  *
- * A trigger keeps its options as its arguments, each 'name=value', so that
- * pg_dump carries them and \d shows them:
+ * Each argument is 'name=value'.  Options are kept there, and not in a table,
+ * so that pg_dump carries them and \d shows them:
  *
  *	channel=text		any text of 1 to 63 bytes
  *	columns=a,"B c"		a list of names, quoted as SQL quotes them
- *	watch=a,b			the same
+ *	watch=a,"B c"		a list of names, quoted as SQL quotes them
  *	old_values=none | key | changed | full
  *	format=plain | debezium | cloudevents
  *	publish_mode=transactional | async
  *
- * An option that is not given has attach()'s default, and attach() does not
- * write it.  A trigger made by hand goes through the same checks.
+ * An option that is not given has the default that it has in attach(), and
+ * attach() does not write an option that has its default.  The arguments of a
+ * trigger that somebody made by hand are checked as those of attach() are.
  *
  *-------------------------------------------------------------------------
  */
-#include "event/trigger_options.h"
+#include "event/change_event.h"
 
 #include "access/htup_details.h"
 #include "catalog/pg_trigger.h"
@@ -29,16 +30,16 @@
 #include "utils/rel.h"
 #include "utils/varlena.h"
 
-/* The words that an option knows; the index is the value of its enum. */
+/* The words of each option; a word's index is its value in the enum. */
 static const char *const old_values_words[] = {"none", "key", "changed", "full"};
 static const char *const format_words[] = {"plain", "debezium", "cloudevents"};
 static const char *const publish_mode_words[] = {"transactional", "async"};
 
 /*
- * Find value among the option's words; 22023, with the words in the hint, if
- * it is none of them.
+ * The index of value among the words that the option knows.  Raises 22023, with
+ * the words in the hint, if it is none of them.
  */
-static int
+int
 parse_word(const char *option, const char *value,
 		   const char *const *words, int nwords)
 {
@@ -58,6 +59,7 @@ parse_word(const char *option, const char *value,
 			 errhint("Give %s.", list.data)));
 }
 
+/* The value of option old_values; raises 22023. */
 OldValues
 parse_old_values(const char *value)
 {
@@ -65,12 +67,14 @@ parse_old_values(const char *value)
 					  lengthof(old_values_words));
 }
 
+/* The value of option format; raises 22023. */
 EventFormat
 parse_event_format(const char *value)
 {
 	return parse_word("format", value, format_words, lengthof(format_words));
 }
 
+/* The value of option publish_mode, a PublishMode; raises 22023. */
 int
 parse_publish_mode(const char *value)
 {
@@ -80,8 +84,8 @@ parse_publish_mode(const char *value)
 
 /*
  * Raise an error unless a trigger may publish on a channel of this name:
- * 22023 if it is empty, too long or has the wildcard in it, 42939 if it is
- * reserved.
+ * 22023 if the name is empty, too long or contains the wildcard, 42939 if it
+ * is reserved.
  */
 void
 check_channel_name(const char *name)
@@ -96,7 +100,7 @@ check_channel_name(const char *name)
 				 errhint("Give a name without it.")));
 }
 
-/* Parse a list of column names; 22023 if it is malformed or empty. */
+/* Parse a list of column names; raises 22023 if it is malformed or empty. */
 static List *
 parse_name_list(const char *option, const char *value)
 {
@@ -134,7 +138,7 @@ argument_value(const char *arg, const char *name)
 		arg + len + 1 : NULL;
 }
 
-/* Set the option that one argument gives; 22023 if it gives none. */
+/* Set the option that one argument gives; raises 22023 or 42939. */
 static void
 parse_argument(TriggerOptions *options, const char *arg)
 {
@@ -163,8 +167,8 @@ parse_argument(TriggerOptions *options, const char *arg)
 }
 
 /*
- * Read the arguments of a trigger.  The result is allocated in the current
- * context.  Raises 22023 or 42939 for an argument that makes no sense.
+ * Read the arguments of a trigger.  What *options points to is allocated in the
+ * current context.  Raises 22023 or 42939 for an argument that makes no sense.
  */
 void
 trigger_options_parse(TriggerOptions *options, int nargs, char **args)
@@ -174,7 +178,7 @@ trigger_options_parse(TriggerOptions *options, int nargs, char **args)
 		parse_argument(options, args[i]);
 }
 
-/* The value of a trigger's argument, NULL if it is not given. */
+/* The value of the argument of that name, NULL if it is not given. */
 const char *
 trigger_options_find(int nargs, char **args, const char *name)
 {
@@ -192,8 +196,8 @@ trigger_options_find(int nargs, char **args, const char *name)
 }
 
 /*
- * The name as SQL quotes it, if it must be quoted: not as the session's
- * quote_all_identifiers says, for the text is compared to that of others.
+ * The name, quoted if SQL needs that.  The session's quote_all_identifiers does
+ * not matter, because the result is compared to what other sessions wrote.
  */
 const char *
 quote_if_needed(const char *name)
@@ -225,8 +229,8 @@ add_name_list(List *args, const char *option, const List *names)
 }
 
 /*
- * The arguments, a list of String nodes, that trigger_options_parse() reads
- * the same options from.
+ * The arguments, a list of String nodes, from which trigger_options_parse()
+ * reads these options.
  */
 List *
 trigger_options_arguments(const TriggerOptions *options)
@@ -254,7 +258,8 @@ trigger_options_arguments(const TriggerOptions *options)
 }
 
 /*
- * Take pg_trigger.tgargs apart: nargs strings, each ended by a zero byte.
+ * Split pg_trigger.tgargs into its strings, each of which ends with a zero byte
+ * there.  Sets *nargs to how many there are.
  */
 char	  **
 trigger_options_split(bytea *arguments, int *nargs)
@@ -275,9 +280,7 @@ trigger_options_split(bytea *arguments, int *nargs)
 	return args;
 }
 
-/*
- * The arguments of a trigger, from its tuple in pg_trigger.
- */
+/* The arguments of a trigger, from its tuple in the catalog pg_trigger. */
 char	  **
 trigger_options_of(Relation catalog, HeapTuple tuple, int *nargs)
 {

@@ -3,18 +3,20 @@
  * attach.c
  *	  attach() and detach(): the triggers that make a table's changes events.
  *
- * All that attach() leaves is ordinary triggers, which attached.c makes; here
- * are the arguments, what they and the table must be, and the order of it all.
+ * All that attach() leaves behind is ordinary triggers.  attached_triggers.c
+ * makes them; this file reads the arguments, checks that they and the table go
+ * together, and decides what to create and to drop.
  *
- * - An attachment that stands already, exactly so, is left alone: found
- *	 without a lock, since programs attach when they start, and a lock on the
- *	 table would have them wait for every writer, and the writers for them.
- * - Privileges are checked before the table is locked, so that nobody can
- *	 lock a table they have no rights on; the commands check them again.
+ * 1. An attachment that exists already, exactly as asked for, is left alone.
+ *	  That is found out without a lock on the table: programs attach when they
+ *	  start, and with a lock they would wait for every writer to the table, and
+ *	  writers for them.
+ * 2. Privileges are checked before the table is locked, so that nobody can
+ *	  lock a table they have no rights on.  The commands check them again.
  *
  *-------------------------------------------------------------------------
  */
-#include "base/pgpubsub.h"
+#include "postgres.h"
 
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -24,9 +26,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "publish/attached_triggers.h"
-#include "publish/publish.h"
-#include "publish/trigger_clones.h"
+#include "publish/publish_internal.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -49,6 +49,8 @@ enum
 	ARG_PUBLISH_MODE
 };
 
+static const char *const level_words[] = {"row", "statement"};
+
 PG_FUNCTION_INFO_V1(pgpubsub_attach);
 PG_FUNCTION_INFO_V1(pgpubsub_detach);
 
@@ -68,15 +70,7 @@ check_not_standby(const char *function)
 				 errhint("Connect to the primary server; the standby gets its triggers.")));
 }
 
-/* The table that an argument names; 22004 if it is null. */
-static Oid
-relation_argument(FunctionCallInfo fcinfo, int arg)
-{
-	check_not_null(fcinfo, arg, "relation");
-	return PG_GETARG_OID(arg);
-}
-
-/* A text argument as C string; 22004 if it is null. */
+/* A text argument as a C string; raises 22004 if it is null. */
 static char *
 text_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 {
@@ -137,51 +131,25 @@ array_argument(FunctionCallInfo fcinfo, int arg, const char *name,
 	return list;
 }
 
-/* The operations asked for, as TRIGGER_TYPE_ bits. */
+/* The operations asked for, as TRIGGER_TYPE_ bits; raises 22023. */
 static int16
 operations_argument(FunctionCallInfo fcinfo)
 {
 	int16		events = 0;
-	List	   *names;
 	ListCell   *lc;
 
 	check_not_null(fcinfo, ARG_OPERATIONS, "operations");
-	names = array_argument(fcinfo, ARG_OPERATIONS, "operations", TEXTOID);
-	foreach(lc, names)
-	{
-		const char *name = lfirst(lc);
-		int16		event = 0;
-
-		for (int i = 0; i < ATTACHED_OPERATIONS; i++)
-			if (strcmp(name, attached_operations[i].name) == 0)
-				event = attached_operations[i].event;
-		if (event == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unrecognized operation: \"%s\"", name),
-					 errhint("Give insert, update, delete or truncate.")));
-		events |= event;
-	}
+	foreach(lc, array_argument(fcinfo, ARG_OPERATIONS, "operations", TEXTOID))
+		events |= attached_operation_events[parse_word("operation", lfirst(lc),
+													   attached_operation_names,
+													   ATTACHED_OPERATIONS)];
 	return events;
 }
 
-/* True for level statement, false for row; 22023 for anything else. */
-static bool
-level_argument(FunctionCallInfo fcinfo)
-{
-	char	   *level = text_argument(fcinfo, ARG_LEVEL, "level");
-
-	if (strcmp(level, "statement") == 0)
-		return true;
-	if (strcmp(level, "row") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unrecognized level: \"%s\"", level),
-				 errhint("Give row or statement.")));
-	return false;
-}
-
-/* Read the arguments that need no look at the table, except the relation. */
+/*
+ * Read all arguments but the relation, without a look at the table.  Raises
+ * 22004, 22023, 2202E and 42601.
+ */
 static void
 read_arguments(FunctionCallInfo fcinfo, Attachment *attachment)
 {
@@ -201,7 +169,9 @@ read_arguments(FunctionCallInfo fcinfo, Attachment *attachment)
 			condition_parse(text_argument(fcinfo, ARG_CONDITION, "condition"));
 	options->old_values =
 		parse_old_values(text_argument(fcinfo, ARG_OLD_VALUES, "old_values"));
-	attachment->statement = level_argument(fcinfo);
+	attachment->statement =
+		parse_word("level", text_argument(fcinfo, ARG_LEVEL, "level"),
+				   level_words, lengthof(level_words)) == 1;
 	options->format =
 		parse_event_format(text_argument(fcinfo, ARG_FORMAT, "format"));
 	if (!PG_ARGISNULL(ARG_PUBLISH_MODE))
@@ -210,7 +180,7 @@ read_arguments(FunctionCallInfo fcinfo, Attachment *attachment)
 											 "publish_mode"));
 }
 
-/* Raise an error for a row that the condition names but an operation lacks. */
+/* Raise 42P17: the condition names a row that the operation does not have. */
 static void
 condition_lacks_row(const char *row, const char *operation)
 {
@@ -223,7 +193,7 @@ condition_lacks_row(const char *row, const char *operation)
 					 row)));
 }
 
-/* Raise an error if the arguments do not go together. */
+/* Raise 22023, 0A000 or 42P17 if the arguments do not go together. */
 static void
 check_combination(const Attachment *attachment)
 {
@@ -266,7 +236,7 @@ check_combination(const Attachment *attachment)
  * ----------------------------------------------------------------------
  */
 
-/* Raise 42P01 for an OID that is no relation's. */
+/* Raise 42P01: there is no relation with this OID. */
 static void
 relation_missing(Oid relid)
 {
@@ -276,8 +246,8 @@ relation_missing(Oid relid)
 }
 
 /*
- * Raise 42809 if the relation can have no change triggers, 42P01 if it does
- * not exist.  Needs no lock.
+ * Raise 42809 or 0A000 if the relation can have no change triggers, 42P01 if it
+ * does not exist.  Needs no lock on it.
  */
 static void
 check_relation_kind(Oid relid)
@@ -331,7 +301,7 @@ check_ownership(Oid relid)
 					   get_rel_name(relid));
 }
 
-/* Open and lock the table; 42P01 if it was dropped meanwhile. */
+/* Open and lock the table; raises 42P01 if it was dropped meanwhile. */
 static Relation
 open_table(Oid relid, LOCKMODE lock)
 {
@@ -342,7 +312,7 @@ open_table(Oid relid, LOCKMODE lock)
 	return rel;
 }
 
-/* Is it a virtual generated column?  Its values are not in a trigger's rows. */
+/* Is the column a virtual generated one, with no value in a trigger's rows? */
 static bool
 is_virtual(Oid relid, AttrNumber attnum)
 {
@@ -356,7 +326,7 @@ is_virtual(Oid relid, AttrNumber attnum)
 	return result;
 }
 
-/* Raise an error unless events can show the column. */
+/* Raise 42703, 42P10 or 0A000 unless events can show the column. */
 static void
 check_column(Oid relid, const char *argument, const char *name)
 {
@@ -386,12 +356,12 @@ check_column(Oid relid, const char *argument, const char *name)
 }
 
 /*
- * Raise 0A000 if the table is a foreign one or has such partitions or
- * children: rows that a statement changes there cannot be collected, and the
- * statement would fail.
+ * Raise 0A000 if the rows that a statement changes cannot be collected.  In
+ * foreign tables, among them partitions and children of the table, the statement
+ * would fail; in the chunks of a TimescaleDB hypertable, no trigger gets them.
  */
 static void
-check_no_foreign(Oid relid)
+check_statement_level(Oid relid)
 {
 	List	   *tables = find_all_inheritors(relid, NoLock, NULL);
 	ListCell   *lc;
@@ -412,15 +382,6 @@ check_no_foreign(Oid relid)
 				 errhint("Use level row.")));
 	}
 	list_free(tables);
-}
-
-/*
- * Raise 0A000 if the table is a hypertable of TimescaleDB: its rows are
- * written to chunks, and no trigger sees those of a statement.
- */
-static void
-check_no_hypertable(Oid relid)
-{
 	if (is_hypertable(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -431,8 +392,8 @@ check_no_hypertable(Oid relid)
 }
 
 /*
- * Raise an error unless the table suits the attachment, whose channel becomes
- * the table's name if it has none.  Needs no lock on the table.
+ * Raise an error unless the table suits the attachment; if this has no channel,
+ * its channel becomes the table's name.  Needs no lock on the table.
  */
 static void
 check_table(Attachment *attachment)
@@ -451,17 +412,14 @@ check_table(Attachment *attachment)
 	foreach(lc, options->watch)
 		check_column(relid, "watch", lfirst(lc));
 	if (attachment->statement && (attachment->events & ROW_EVENTS))
-	{
-		check_no_foreign(relid);
-		check_no_hypertable(relid);
-	}
+		check_statement_level(relid);
 }
 
 /*
- * Raise 42710 if a partition has triggers of its own for rows and the
- * channel: with its parent's clone, each of its rows would be published
- * twice.  Locks the partitions as the commands on the table will, so that this
- * stays so.
+ * Raise 42710 if a partition has its own trigger for rows and the channel: with
+ * the clone of its parent's, each of its rows would be published twice.  Locks
+ * the partitions, as the commands on the table are going to, so that the answer
+ * stays true.
  */
 static void
 check_partitions(const Attachment *attachment, LOCKMODE lock)
@@ -504,8 +462,8 @@ check_partitions(const Attachment *attachment, LOCKMODE lock)
 
 /*
  * Tell the user if rows of tables that inherit from this one make no events.
- * Those of a hypertable's chunks do, and so do those of a table that is
- * attached under the same name.
+ * They do in a hypertable's chunks, and in a table that has a trigger which
+ * counts as a clone of this table's (see trigger_clones.c).
  */
 static void
 notice_children(const Attachment *attachment)
@@ -540,8 +498,8 @@ notice_children(const Attachment *attachment)
  */
 
 /*
- * Is the attachment there already, exactly so?  *triggers becomes what the
- * table has for its channel.
+ * Does the attachment exist already, exactly as asked for?  Sets *triggers to
+ * those that the table has for its channel.
  */
 static bool
 stands(const Attachment *attachment, List **triggers)
@@ -551,9 +509,9 @@ stands(const Attachment *attachment, List **triggers)
 }
 
 /*
- * Raise an error unless the triggers, which the table has for the channel,
- * may be replaced: they must be its own (42710) and the user its owner
- * (42501).
+ * Raise an error unless the triggers that the table has for the channel may be
+ * replaced: 42710 if one is a clone of a parent's, 42501 if the user does not
+ * own the table.
  */
 static void
 check_replaceable(Relation rel, const char *channel, const List *triggers)
@@ -569,11 +527,11 @@ check_replaceable(Relation rel, const char *channel, const List *triggers)
 }
 
 /*
- * The lock that it takes to put an attachment in the place of these triggers.
- * Where there are any, it must be that of DROP TRIGGER from the beginning: if
- * it were only asked for then, a transaction that has read the table and now
- * writes there would wait for us, and we for it.  Who may not drop them does
- * not get it.
+ * The lock on the table that it takes to replace these triggers.  If there are
+ * any, it must be that of DROP TRIGGER from the beginning.  Were the lock taken
+ * for CREATE TRIGGER raised later, there could be a deadlock: a transaction that
+ * has read the table and now writes to it would wait for us, and we for it.  A
+ * user who may not drop the triggers does not get the stronger lock.
  */
 static LOCKMODE
 replacing_lock(Oid relid, const List *triggers)
@@ -584,8 +542,8 @@ replacing_lock(Oid relid, const List *triggers)
 }
 
 /*
- * Make the attachment stand, in place of what the table has for the channel.
- * triggers is what that was before the table was locked.
+ * Create the attachment's triggers in place of those that the table has for the
+ * channel.  triggers are those that it had before the table was locked.
  */
 static void
 make_stand(Attachment *attachment, bool default_channel, List *triggers)
@@ -595,14 +553,14 @@ make_stand(Attachment *attachment, bool default_channel, List *triggers)
 	Relation	rel = open_table(relid, lock);
 	bool		there;
 
-	/* once more: anything may have changed before the lock */
+	/* look again: anything may have changed before we had the lock */
 	if (default_channel)
 		attachment->options.channel = NULL;
 	check_table(attachment);
 	there = stands(attachment, &triggers);
 	if (!there && replacing_lock(relid, triggers) > lock)
 	{
-		/* somebody was faster: begin again, without the weaker lock */
+		/* somebody else has attached it: begin again with the stronger lock */
 		table_close(rel, lock);
 		make_stand(attachment, default_channel, triggers);
 		return;
@@ -621,8 +579,8 @@ make_stand(Attachment *attachment, bool default_channel, List *triggers)
  * pgpubsub.attach(relation, channel, operations, columns, watch, condition,
  *				   old_values, level, format, publish_mode) RETURNS text
  *
- * Creates the triggers, unless they are there, and returns the channel.
- * Errors: see the comment on the SQL function.
+ * Creates the triggers, unless they exist, and returns the channel.  The errors
+ * are in the comment on the SQL function.
  */
 Datum
 pgpubsub_attach(PG_FUNCTION_ARGS)
@@ -631,7 +589,8 @@ pgpubsub_attach(PG_FUNCTION_ARGS)
 	List	   *triggers;
 
 	check_not_standby("pgpubsub.attach");
-	attachment.relid = relation_argument(fcinfo, ARG_RELATION);
+	check_not_null(fcinfo, ARG_RELATION, "relation");
+	attachment.relid = PG_GETARG_OID(ARG_RELATION);
 	check_relation_kind(attachment.relid);
 	check_trigger_privilege(attachment.relid);
 	read_arguments(fcinfo, &attachment);
@@ -642,7 +601,7 @@ pgpubsub_attach(PG_FUNCTION_ARGS)
 		make_stand(&attachment, PG_ARGISNULL(ARG_CHANNEL), triggers);
 	notice_children(&attachment);
 
-	/* patterns match it from now on, before its first event */
+	/* from now on patterns match the channel, before its first event */
 	publish_channel_known(attachment.options.channel);
 	PG_RETURN_TEXT_P(cstring_to_text(attachment.options.channel));
 }
@@ -650,9 +609,9 @@ pgpubsub_attach(PG_FUNCTION_ARGS)
 /*
  * pgpubsub.detach(relation, channel) RETURNS integer
  *
- * Drops our triggers on the table, those of the channel or all, and returns
- * how many.  Triggers cloned from a parent's stay; if there are no others,
- * 2BP01.  The user must own the table (42501).
+ * Drops our triggers on the table, those for the channel or all, and returns
+ * how many.  Triggers that are clones of a parent's stay; raises 2BP01 if there
+ * are no others.  Raises 42501 if the user does not own the table.
  */
 Datum
 pgpubsub_detach(PG_FUNCTION_ARGS)
@@ -664,7 +623,8 @@ pgpubsub_detach(PG_FUNCTION_ARGS)
 	int			dropped;
 
 	check_not_standby("pgpubsub.detach");
-	relid = relation_argument(fcinfo, ARG_RELATION);
+	check_not_null(fcinfo, ARG_RELATION, "relation");
+	relid = PG_GETARG_OID(ARG_RELATION);
 	if (!PG_ARGISNULL(1))
 		channel = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	check_relation_kind(relid);

@@ -4,28 +4,30 @@
  *	  The triggers that make an attachment: finding, creating, dropping them.
  *
  * They are ordinary triggers, created and dropped by running CREATE TRIGGER
- * and DROP TRIGGER as parse trees: with the caller's rights, and seen by
- * event triggers and ProcessUtility hooks like any other.  No name is ever
- * spliced into text.
+ * and DROP TRIGGER as parse trees.  So this happens with the caller's rights,
+ * event triggers and ProcessUtility hooks see it, and no name is ever spliced
+ * into text.
  *
- * - Level row: one trigger for inserts, updates and deletes.  Level
- *	 statement: one per operation, since transition tables allow no more.
- *	 TRUNCATE always has a statement trigger of its own.
- * - A trigger's name is !pgpubsub_<channel>_<row or the operation>; where that
- *	 is too long, the channel is clipped and followed by a hash of it.  The
- *	 first character is for the order: AFTER triggers of a row fire by their
- *	 names' bytes, and another trigger's change of that row makes its events
- *	 at once.  So ours must come before it, or the events would be in the
- *	 wrong order.  Nothing that can be seen sorts before it.
- * - Where the clones of a trigger on inheriting tables come from, and what is
- *	 one, trigger_clones.c says.  They are dropped with the original and
- *	 created again with its successor, unless whoever cloned them does so.
- * - Which channel a trigger has is read from its arguments, never from its
- *	 name: a trigger may have been renamed, or made by hand.
+ * 1. Level row has one trigger for inserts, updates and deletes.  Level
+ *	  statement has one trigger per operation, since a trigger with transition
+ *	  tables must have one operation.  TRUNCATE always has a trigger of its own,
+ *	  a statement trigger.
+ * 2. A trigger's name is !pgpubsub_<channel>_<row or the operation>.  Where that
+ *	  is too long, the channel is clipped and followed by a hash of it.  The
+ *	  exclamation mark makes ours fire first: AFTER triggers of a row fire in
+ *	  the order of their names' bytes, and no printable character but the space
+ *	  sorts before it.  Another trigger that changes the row again makes that
+ *	  change's events at once; if it fired before ours, the events would be in
+ *	  the wrong order.
+ * 3. trigger_clones.c says what counts as a trigger's clone on an inheriting
+ *	  table.  Clones are dropped with the original and created again with its
+ *	  successor, unless whoever made them does so.
+ * 4. A trigger's channel is read from its arguments, never from its name: a
+ *	  trigger may have been renamed, or made by hand.
  *
  *-------------------------------------------------------------------------
  */
-#include "publish/attached_triggers.h"
+#include "publish/publish_internal.h"
 
 #include "access/genam.h"
 #include "access/htup_details.h"
@@ -35,7 +37,6 @@
 #include "mb/pg_wchar.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_func.h"
-#include "publish/trigger_clones.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -44,13 +45,11 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-const AttachedOperation attached_operations[ATTACHED_OPERATIONS] =
-{
-	{"insert", TRIGGER_TYPE_INSERT},
-	{"update", TRIGGER_TYPE_UPDATE},
-	{"delete", TRIGGER_TYPE_DELETE},
-	{"truncate", TRIGGER_TYPE_TRUNCATE}
-};
+const char *const attached_operation_names[ATTACHED_OPERATIONS] =
+{"insert", "update", "delete", "truncate"};
+const int16 attached_operation_events[ATTACHED_OPERATIONS] =
+{TRIGGER_TYPE_INSERT, TRIGGER_TYPE_UPDATE, TRIGGER_TYPE_DELETE,
+TRIGGER_TYPE_TRUNCATE};
 
 /* What the triggers' names begin with. */
 #define NAME_PREFIX "!pgpubsub_"
@@ -59,7 +58,7 @@ const AttachedOperation attached_operations[ATTACHED_OPERATIONS] =
 #define OLD_TABLE "old_rows"
 #define NEW_TABLE "new_rows"
 
-/* One of the triggers that an attachment has, or shall have. */
+/* One of the triggers that an attachment has once it is created. */
 typedef struct TriggerPlan
 {
 	char	   *name;
@@ -69,18 +68,18 @@ typedef struct TriggerPlan
 	bool		new_table;
 } TriggerPlan;
 
-/* At most as many: one for rows, and one for each operation. */
+/* The most plans of an attachment: one for rows, and one per operation. */
 #define PLANS_MAX (1 + ATTACHED_OPERATIONS)
 
 /* ----------------------------------------------------------------------
- * Which triggers there shall be
+ * Which triggers an attachment has
  * ----------------------------------------------------------------------
  */
 
 /*
- * The name of the trigger for a channel: !pgpubsub_<channel>_<purpose>, with
- * the channel clipped at a character's end, and a hash of it, if that would
- * be too long.
+ * The name of the trigger for a channel: !pgpubsub_<channel>_<purpose>.  If that
+ * is too long, the channel is clipped at the end of a character and followed by
+ * a hash of the whole.
  */
 static char *
 trigger_name(const char *channel, const char *purpose)
@@ -99,7 +98,7 @@ trigger_name(const char *channel, const char *purpose)
 					purpose);
 }
 
-/* Fill in the plans of an attachment's triggers; returns how many. */
+/* Fill in the plans of an attachment's triggers; returns their number. */
 static int
 plan_triggers(const Attachment *attachment, TriggerPlan *plans)
 {
@@ -117,14 +116,14 @@ plan_triggers(const Attachment *attachment, TriggerPlan *plans)
 	}
 	for (int i = 0; i < ATTACHED_OPERATIONS; i++)
 	{
-		int16		event = attached_operations[i].event;
+		int16		event = attached_operation_events[i];
 		TriggerPlan *plan;
 
 		if (!(attachment->events & event) ||
 			(!attachment->statement && event != TRIGGER_TYPE_TRUNCATE))
 			continue;
 		plan = &plans[nplans++];
-		plan->name = trigger_name(channel, attached_operations[i].name);
+		plan->name = trigger_name(channel, attached_operation_names[i]);
 		plan->events = event;
 		plan->old_table = (event & (TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE)) != 0;
 		plan->new_table = (event & (TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE)) != 0;
@@ -133,7 +132,7 @@ plan_triggers(const Attachment *attachment, TriggerPlan *plans)
 }
 
 /* ----------------------------------------------------------------------
- * Which there are
+ * Which triggers a table has
  * ----------------------------------------------------------------------
  */
 
@@ -145,7 +144,7 @@ notify_change_name(void)
 					  makeString(pstrdup("notify_change")));
 }
 
-/* A column of pg_trigger that is text, or a name, as a C string, or NULL. */
+/* A column of pg_trigger, of type text or name, as a C string, or NULL. */
 static char *
 trigger_text(Relation catalog, HeapTuple tuple, AttrNumber column,
 			 bool is_name)
@@ -160,7 +159,7 @@ trigger_text(Relation catalog, HeapTuple tuple, AttrNumber column,
 		TextDatumGetCString(value);
 }
 
-/* What a tuple of pg_trigger says. */
+/* Describe the trigger that a tuple of pg_trigger stands for. */
 static AttachedTrigger *
 read_trigger(Relation catalog, HeapTuple tuple)
 {
@@ -187,8 +186,8 @@ read_trigger(Relation catalog, HeapTuple tuple)
 }
 
 /*
- * Our triggers on the table, of the channel, or of all if it is NULL: a list
- * of AttachedTrigger.  Needs no lock on the table.
+ * The triggers on the table that call notify_change(), for the channel or, if it
+ * is NULL, for any: a list of AttachedTrigger.  Needs no lock on the table.
  */
 List *
 attached_find(Oid relid, const char *channel)
@@ -220,7 +219,7 @@ attached_find(Oid relid, const char *channel)
 	return found;
 }
 
-/* Is one of the triggers cloned from a partitioned parent's? */
+/* Is one of the triggers a clone of a partitioned parent's? */
 bool
 attached_any_cloned(const List *triggers)
 {
@@ -233,18 +232,21 @@ attached_any_cloned(const List *triggers)
 }
 
 /* ----------------------------------------------------------------------
- * Whether they are what they shall be
+ * Whether a table has the triggers of an attachment
  * ----------------------------------------------------------------------
  */
 
-/* Is it the transition table of that name, or none where none is wanted? */
+/* Is the transition table of that name there if wanted, and else none? */
 static bool
 table_as_planned(const char *table, bool wanted, const char *name)
 {
 	return wanted ? table && strcmp(table, name) == 0 : table == NULL;
 }
 
-/* Is the trigger what the plan says?  Conditions are not compared here. */
+/*
+ * Is the trigger what the plan and the arguments say?  Conditions are not
+ * compared here.
+ */
 static bool
 as_planned(const AttachedTrigger *trigger, const TriggerPlan *plan,
 		   const List *args)
@@ -265,8 +267,8 @@ as_planned(const AttachedTrigger *trigger, const TriggerPlan *plan,
 }
 
 /*
- * Do all the triggers have the attachment's condition?  What it means now is
- * compared to what they mean, not its text.
+ * Do all the triggers have the attachment's condition?  The analyzed expressions
+ * are compared, not their texts.
  */
 static bool
 conditions_stand(const Attachment *attachment, const List *triggers)
@@ -296,10 +298,10 @@ conditions_stand(const Attachment *attachment, const List *triggers)
 }
 
 /*
- * Are the triggers, those that the table has for the channel, exactly what
- * the attachment would create?  Whether they are enabled does not matter.
- * Keeps no lock on the table, and takes one, AccessShareLock, only to look
- * into a condition; raises what is wrong with that.
+ * Are the triggers, which are all that the table has for the channel, exactly
+ * what the attachment would create?  Whether they are enabled does not matter.
+ * Locks the table, with AccessShareLock, only while it analyzes a condition, and
+ * raises what condition_analyze() does.
  */
 bool
 attached_stands(const Attachment *attachment, const List *triggers)
@@ -364,14 +366,14 @@ drop_trigger(Relation rel, const char *name)
 	run_command((Node *) drop, "DROP TRIGGER");
 }
 
-/* A table that inherits, and its clone of a trigger. */
+/* A clone of a trigger, on a table that inherits. */
 typedef struct Clone
 {
 	Oid			relid;
 	const char *name;
 } Clone;
 
-/* The clones that tables which inherit have of the triggers: List of Clone. */
+/* The clones of the table's triggers on tables that inherit: list of Clone. */
 static List *
 find_clones(Oid relid, const List *triggers)
 {
@@ -403,8 +405,8 @@ clone_is_there(const Clone *clone)
 }
 
 /*
- * Drop the clones that are still there: TimescaleDB drops a hypertable's
- * itself.  One on a table of another owner stays, and is that owner's.
+ * Drop the clones that are still there; TimescaleDB drops those of a hypertable
+ * itself.  A clone on a table of another owner stays, and the user is told.
  */
 static void
 drop_clones(const List *clones)
@@ -436,9 +438,10 @@ drop_clones(const List *clones)
 }
 
 /*
- * Drop those of the triggers, which are the table's, that are not cloned from
- * a partitioned parent's, and their clones; returns how many without those.
- * The caller has the table locked; the user must own it (42501).
+ * Drop the table's triggers, and their clones on tables that inherit.  Triggers
+ * that are clones of a partitioned parent's stay.  Returns how many of the
+ * table's were dropped.  The caller has the table locked.  Raises 42501 if the
+ * user does not own it.
  */
 int
 attached_drop(Relation rel, const List *triggers)
@@ -460,7 +463,7 @@ attached_drop(Relation rel, const List *triggers)
 	return dropped;
 }
 
-/* Name a transition table. */
+/* The node that names a transition table in CREATE TRIGGER. */
 static Node *
 transition_table(const char *name, bool is_new)
 {
@@ -472,7 +475,7 @@ transition_table(const char *name, bool is_new)
 	return (Node *) table;
 }
 
-/* Create one of the attachment's triggers on the table. */
+/* Create one of the attachment's triggers on rel; raises what CREATE TRIGGER does. */
 static void
 create_trigger(const Attachment *attachment, Relation rel,
 			   const TriggerPlan *plan)
@@ -514,7 +517,7 @@ create_trigger(const Attachment *attachment, Relation rel,
 
 /*
  * The tables that inherit from the attached one, at any level, and have a
- * clone of its trigger for rows, as a list of oids.
+ * clone of its trigger for rows: a list of OIDs.
  */
 List *
 attached_covered_children(const Attachment *attachment)
@@ -526,11 +529,11 @@ attached_covered_children(const Attachment *attachment)
 
 /*
  * Create the triggers of an attachment.  The caller has the table locked, and
- * it has none of these names.  Raises what CREATE TRIGGER does, and 0A000 for
- * a condition that a dump would not keep.
+ * the table has no triggers of these names.  Raises what CREATE TRIGGER does,
+ * and 0A000 for a condition that a dump would not keep.
  */
-void
-attached_create(const Attachment *attachment, Relation rel)
+static void
+create_triggers(const Attachment *attachment, Relation rel)
 {
 	TriggerPlan plans[PLANS_MAX];
 	int			nplans = plan_triggers(attachment, plans);
@@ -542,10 +545,10 @@ attached_create(const Attachment *attachment, Relation rel)
 }
 
 /*
- * Put the attachment in the place of the triggers, which are all that the
- * table has for the channel.  Tables that inherit and had a clone of one get
- * one of the new trigger for rows, if there is one and they do not have it
- * yet.  Raises what attached_drop() and attached_create() do.
+ * Replace the triggers, which are all that the table has for the channel, by
+ * those of the attachment.  A table that inherits and had a clone gets a clone
+ * of the new trigger for rows, if there is one and the table does not have it
+ * yet.  Raises what attached_drop() and create_triggers() do.
  */
 void
 attached_replace(const Attachment *attachment, Relation rel,
@@ -556,7 +559,7 @@ attached_replace(const Attachment *attachment, Relation rel,
 	ListCell   *lc;
 
 	attached_drop(rel, triggers);
-	attached_create(attachment, rel);
+	create_triggers(attachment, rel);
 	if (!ATTACHED_BY_ROW(attachment))
 		return;
 	(void) plan_triggers(attachment, plans);
@@ -565,7 +568,7 @@ attached_replace(const Attachment *attachment, Relation rel,
 		const Clone *clone = lfirst(lc);
 		Relation	child;
 
-		/* another owner's stayed as it was */
+		/* the clone of another owner stayed as it was */
 		if (clone_is_there(clone))
 			continue;
 		child = try_table_open(clone->relid, ShareRowExclusiveLock);

@@ -3,17 +3,14 @@
  * attachments_view.c
  *	  What the view attachments shows of a trigger: its options and condition.
  *
- * Anybody may call these functions, with anything.
+ * Anybody may call these functions, with any arguments.
  *
  *-------------------------------------------------------------------------
  */
-#include "base/pgpubsub.h"
+#include "postgres.h"
 
-#include "event/json_value.h"
-#include "event/trigger_options.h"
-#include "lib/stringinfo.h"
+#include "event/change_event.h"
 #include "mb/pg_wchar.h"
-#include "nodes/pg_list.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/varlena.h"
@@ -21,7 +18,7 @@
 PG_FUNCTION_INFO_V1(pgpubsub_trigger_options);
 PG_FUNCTION_INFO_V1(pgpubsub_trigger_condition);
 
-/* Append a list of column names as a JSON array; false if it is malformed. */
+/* Append a list of column names as a JSON array; false if value is malformed. */
 static bool
 append_name_array(StringInfo buf, const char *value)
 {
@@ -44,8 +41,8 @@ append_name_array(StringInfo buf, const char *value)
 }
 
 /*
- * Append one trigger argument as a member of a JSON object, or nothing if it
- * is no valid text: anybody may call the function.
+ * Append one trigger argument as a member of a JSON object; nothing if it is not
+ * valid text, which jsonb_in() would refuse.
  */
 static void
 append_argument(StringInfo buf, const char *arg)
@@ -70,8 +67,8 @@ append_argument(StringInfo buf, const char *arg)
 /*
  * pgpubsub.trigger_options(arguments bytea) RETURNS jsonb
  *
- * The arguments of a change trigger (pg_trigger.tgargs) as an object.  Never
- * fails for what they are: the view must show also what makes no sense.
+ * The arguments of a change trigger (pg_trigger.tgargs) as an object.  Raises no
+ * error for arguments that make no sense: the view must show those too.
  */
 Datum
 pgpubsub_trigger_options(PG_FUNCTION_ARGS)
@@ -89,17 +86,17 @@ pgpubsub_trigger_options(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data)));
 }
 
-/* The end of the quoted piece that begins at p, its closing quote. */
+/* The closing quote of the quoted text that begins at p. */
 static const char *
 skip_quoted(const char *p)
 {
 	const char *end = strchr(p + 1, *p);
 
-	/* a quote within is doubled, and so begins another piece */
+	/* a doubled quote within ends one such text and begins another */
 	return end ? end : p + strlen(p) - 1;
 }
 
-/* What follows the first occurrence of text that is not quoted, or NULL. */
+/* What follows the first occurrence of text outside quotes; NULL if none. */
 static const char *
 find_unquoted(const char *p, const char *text)
 {
@@ -113,7 +110,7 @@ find_unquoted(const char *p, const char *text)
 	return NULL;
 }
 
-/* The parenthesis that closes the one before p. */
+/* The parenthesis that closes the one just before p, or the end. */
 static const char *
 find_closing(const char *p)
 {
@@ -134,8 +131,11 @@ find_closing(const char *p)
 /*
  * pgpubsub.trigger_condition(trigger oid) RETURNS text
  *
- * The condition, taken from pg_get_triggerdef(): core has no function that
- * writes an expression over two rows.  NULL if there is none.
+ * The trigger's condition as SQL; NULL if it has none, or does not exist.  It is
+ * cut out of what pg_get_triggerdef() says, because core exports no function
+ * that writes an expression over OLD and NEW.  Names in the definition are
+ * quoted if they contain spaces or parentheses, so that they are not mistaken
+ * for the WHEN or for the end of the condition.
  */
 Datum
 pgpubsub_trigger_condition(PG_FUNCTION_ARGS)

@@ -3,63 +3,67 @@
  * commit_append.c
  *	  Appending to the ring at commit, without the relay.
  *
- * To have a staged event appended by the relay costs a wake-up of that, on the
- * event's way to its reader.  Where the relay sleeps and has nothing to do, the
+ * If the relay appends a staged event, the event waits for the relay to wake up
+ * on its way to the reader.  Where the relay sleeps and has nothing to do, the
  * transaction that ends does itself what the relay would do next: it takes its
  * own place, appends the events, moves both marks, and wakes the readers.
  *
- * 1. Ring and staging queue have one writer at a time: who has the turn.  The
- *	  relay gives it up only when it goes to sleep and all that it knows of is
- *	  taken, appended and notified; so it need not know what was done meanwhile.
- *	  When it wakes it takes the turn again, for which it waits no longer than
- *	  one transaction's events take.
+ * 1. Ring and staging queue have one writer at a time: the process that has the
+ *	  turn.  The relay gives the turn up only when it goes to sleep and all that
+ *	  it knows of is taken, appended and notified; so it need not know what was
+ *	  done in the meantime.  When it wakes it takes the turn again, and waits
+ *	  for it no longer than appending one transaction's events takes.
  *
  * 2. A transaction that finds the turn taken, or for any reason cannot append,
- *	  wakes the relay.  Its place was marked before it looked, and the relay looks
- *	  at the places after it has taken the turn.
+ *	  wakes the relay.  Its place was marked before it looked at the turn, and
+ *	  the relay looks at the places after it has taken the turn.  So no place
+ *	  is left that neither of them appends.
  *
- * 3. It appends only if nothing else is to be done before: no place before its
- *	  own is pending or to be taken, no earlier transaction that was not staged
- *	  is still to be read, and there is room.  And only where it is cheap: it
- *	  leaves to the relay what is long, what many readers wait for, and what
- *	  native listeners are to get.  The relay is woken to warn of a queue that
- *	  fills up.
+ * 3. A transaction appends only if nothing else is to be done before: no place
+ *	  before its own is pending or to be taken, no earlier transaction that was
+ *	  not staged is still to be read, and there is room.  And it does so only
+ *	  where it is cheap: it leaves to the relay what is long, what many readers
+ *	  wait for, and what native listeners are to get.  It also wakes the relay
+ *	  to warn of a ring that fills up.
  *
- * 4. While many sessions publish it leaves all to the relay, which does it for
- *	  many transactions at a time; see relay_pace.c.
+ * 4. While many sessions publish, all is left to the relay, which appends the
+ *	  events of many transactions at a time; see relay/pace.c.
  *
  * Nothing here raises an error: the transaction has committed.
  *
  *-------------------------------------------------------------------------
  */
-#include "publish/commit_append.h"
+#include "publish/publish_internal.h"
 
 #include "base/debug.h"
 #include "miscadmin.h"
 #include "storage/s_lock.h"
-#include "utils/timestamp.h"
 
-/* What a transaction appends itself, at most; bytes of records. */
+/*
+ * A transaction with more events, with more bytes of records, or for which more
+ * bindings' readers wait, is left to the relay.
+ */
 #define MOST_EVENTS		16
 #define MOST_BYTES		(8 * 1024)
-
-/* Bindings whose readers it wakes, at most. */
 #define MOST_WAITING	2
 
-/* The relay tries so often to take the turn, then after so many us each. */
+/* The relay tries so often to take the turn; then it sleeps between tries. */
 #define SPINS			100
 #define TURN_SLEEP_US	1000
 
-/* How long changes of the publishing session are counted, in ms. */
+/*
+ * How busy a database is: how often, within so many ms, the next transaction was
+ * another session's than the one before.
+ */
 #define WINDOW_MS		10
 
 /*
- * So many changes in a millisecond are a load: the relay, which pauses for that
- * time then, has several transactions in each round.
+ * From so many such changes per ms on, the relay, which then pauses for a ms
+ * between rounds, has several transactions in each.
  */
 #define BUSY_PER_MS		2
 
-/* Take the turn if it is free. */
+/* Take the turn if it is free.  A full memory barrier. */
 static bool
 take_free_turn(Database *database, Turn turn)
 {
@@ -69,19 +73,27 @@ take_free_turn(Database *database, Turn turn)
 }
 
 /*
- * The relay goes to sleep, and has nothing to do.
+ * Give the turn up: the relay, which goes to sleep and has nothing to do, or the
+ * transaction that had it.
  */
 void
 commit_append_give_turn(Database *database)
 {
-	/* what it has written is there before; its latch is looked at after */
+	/*
+	 * The first barrier: who takes the turn next sees all that we have
+	 * written to the ring and the staging queue.  Without it, that process
+	 * could append over our records.  The second: the turn can be seen free
+	 * before the relay looks at its latch.  A transaction that finds the turn
+	 * taken sets the latch after that, so the relay does not sleep while a
+	 * place waits for it.
+	 */
 	pg_memory_barrier();
 	pg_atomic_write_u32(&database->turn.holder, TURN_FREE);
 	pg_memory_barrier();
 }
 
 /*
- * The relay is awake, or exits: take the turn, unless it has it.
+ * For the relay, when it is awake or exits: take the turn, unless it has it.
  */
 void
 commit_append_take_turn(Database *database)
@@ -91,7 +103,7 @@ commit_append_take_turn(Database *database)
 	if (pg_atomic_read_u32(&database->turn.holder) == TURN_RELAY)
 		return;
 
-	/* no spinlock: one that is long not scheduled must not end the server */
+	/* no spinlock, which ends the server if its holder is long not scheduled */
 	while (!take_free_turn(database, TURN_RELAY))
 	{
 		if (spins++ < SPINS)
@@ -102,7 +114,8 @@ commit_append_take_turn(Database *database)
 }
 
 /*
- * Count a transaction of that session, which is taken.  The turn must be had.
+ * Count a transaction of the session pid, which was taken.  The caller has the
+ * turn.
  */
 void
 commit_append_count(Database *database, int pid)
@@ -112,7 +125,7 @@ commit_append_count(Database *database, int pid)
 	database->turn.window_pid = pid;
 }
 
-/* Do many sessions publish at that time?  The turn must be had. */
+/* Do many sessions publish now?  The caller has the turn. */
 static bool
 many_publish(Database *database, TimestampTz now)
 {
@@ -129,9 +142,9 @@ many_publish(Database *database, TimestampTz now)
 }
 
 /*
- * Find the channels that the events go to; *bytes is what their records take.
- * Returns false if that is too much, or too many wait for them.
- * database->lock must be held.
+ * Find the channels that the events go to, and set *bytes to what their records
+ * take.  Returns false if that is too much, or too many readers wait for them.
+ * The caller holds database->lock.
  */
 static bool
 find_channels(Database *database, const StagedView *view, Size *bytes)
@@ -157,7 +170,7 @@ find_channels(Database *database, const StagedView *view, Size *bytes)
 	return waiting <= MOST_WAITING && *bytes <= MOST_BYTES;
 }
 
-/* Is there room for so many bytes of records, without anybody to be evicted? */
+/* Is there room for records of so many bytes, with nobody holding the ring? */
 static bool
 have_room(Ring *ring, Size bytes)
 {
@@ -166,7 +179,7 @@ have_room(Ring *ring, Size bytes)
 	return ring_make_room(ring, bytes, &number) < 0;
 }
 
-/* Is there somebody to be warned of, by the relay? */
+/* Does somebody hold half of the ring, of which the relay is to warn? */
 static bool
 is_half_held(Ring *ring)
 {
@@ -181,7 +194,10 @@ is_half_held(Ring *ring)
 	return false;
 }
 
-/* Append the events to their channels, which are listed in slots. */
+/*
+ * Append the events to their channels.  Lists these in slots, and returns how
+ * many it lists.  The caller has the turn, and there is room.
+ */
 static int
 append_events(Database *database, const StagedView *view, TimestampTz now,
 			  int *slots)
@@ -210,8 +226,9 @@ append_events(Database *database, const StagedView *view, TimestampTz now,
 }
 
 /*
- * Do what the relay would do next.  Returns the number of channels in slots, -1
- * if the relay has to do it.  database->lock must be held, and the turn be had.
+ * Do with the place what the relay would do next.  Returns the number of
+ * channels in slots, or -1 if the relay has to do it.  The caller holds
+ * database->lock and has the turn.
  */
 static int
 append_place(Database *database, StagedTransaction *place, TimestampTz now,
@@ -237,7 +254,10 @@ append_place(Database *database, StagedTransaction *place, TimestampTz now,
 	return nslots;
 }
 
-/* The same, if the lock is to be had and nothing else speaks against it. */
+/*
+ * Do what append_place() does, or return -1 if the slot is no longer this
+ * database's, the relay has to do it, or the lock cannot be had at once.
+ */
 static int
 try_append(Database *database, uint32 generation, StagedTransaction *place,
 		   int *slots)
@@ -258,9 +278,10 @@ try_append(Database *database, uint32 generation, StagedTransaction *place,
 }
 
 /*
- * The transaction, whose place has just been marked, has committed: append its
- * events and wake who waits for them.  Returns false if the relay has to be
- * woken, for that or to warn.  Cannot fail.  No LWLock of a database may be held.
+ * The transaction has committed, and its place has just been marked: append its
+ * events and wake the readers that wait for them.  Returns false if the caller
+ * has to wake the relay, to do that or to warn.  Cannot fail.  The caller holds
+ * no LWLock of a database.
  */
 bool
 commit_append(Database *database, uint32 generation, StagedTransaction *place)
@@ -276,7 +297,11 @@ commit_append(Database *database, uint32 generation, StagedTransaction *place)
 	DEBUG_POINT("commit_append");
 	commit_append_give_turn(database);
 
-	/* as in relay_append.c: events are in the ring before we look who waits */
+	/*
+	 * Giving up the turn was a barrier: the events are in the ring before we
+	 * look who waits.  A reader enters the list of waiters and then looks at
+	 * the ring, so either it sees the events or we see it waiting.
+	 */
 	(void) registry_wake_channels(database, slots, nslots);
 	return nslots >= 0 && !warn;
 }

@@ -8,67 +8,66 @@
  *	  go through the staging queue; see publish_async.c.
  *
  * 2. The first event of a transaction on a channel makes the channel known in
- *	  shared memory and counts the transaction among its publishers, until it
- *	  ends.  So a pattern that is subscribed while the transaction is open
- *	  finds the channel, and its slot is not reused.
+ *	  shared memory and counts the transaction among the channel's publishers
+ *	  until the transaction ends.  So a pattern that is subscribed while the
+ *	  transaction is open finds the channel, and its slot is not reused.
  *
- * 3. The relay may not listen to a channel yet although it is bound: it was
- *	  just made known, and a pattern matches.  Such an event is sent as frames
- *	  too, and so is one that is too long for a NOTIFY, even on a channel that
- *	  nobody reads: that may change before it is committed.  The native
- *	  notification follows its frames in the same transaction.
+ * 3. The relay may not listen yet to a channel that was just made known and is
+ *	  bound because a pattern matches it.  Its events are sent as frames too,
+ *	  to which the relay always listens.  An event that is too long for a NOTIFY
+ *	  is sent as frames even if nobody reads its channel: somebody may before it
+ *	  is committed.  Its native notification follows in the same transaction.
  *
- * 4. While the relay waits for room in the queue, a writer to a channel that
+ * 4. While the relay waits for room in the ring, a writer to a channel that
  *	  somebody reads waits too, at its next event.
  *
- * Without shared memory (not preloaded, a database left out by the settings)
- * all this comes down to NOTIFY.
+ * Without shared memory (not preloaded, or no slot for this database) only the
+ * NOTIFY of 1 is left.
  *
  *-------------------------------------------------------------------------
  */
-#include "publish/publish.h"
+#include "publish/publish_internal.h"
 
 #include "access/xlog.h"
 #include "base/nesting.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
-#include "fmgr.h"
 #include "miscadmin.h"
-#include "publish/publish_async.h"
-#include "publish/wait_for_room.h"
 #include "queue/frame.h"
 #include "registry/holders.h"
-#include "registry/registry.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
-/*
- * The channels that this transaction has published on, in
- * TopTransactionContext; gone when it ends.
- */
-static Channel **used_channels = NULL;
-static int	num_used = 0;
-static int	max_used = 0;
+/* The channels that this transaction has published on. */
+typedef struct UsedChannels
+{
+	/* in TopTransactionContext; all zero between transactions */
+	Channel   **slots;
+	int			count;
+	int			allocated;
+
+	/* for each channel of the database: which transaction used it last */
+	Database   *database;		/* NULL: there are no marks yet */
+	uint32	   *marks;
+	uint32		transaction;	/* this one; those that publish are numbered */
+} UsedChannels;
+
+static UsedChannels used = {.transaction = 1};
 
 /*
- * Is a channel among them?  For each channel of this database: the
- * transaction, as numbered here from 1, that has published on it last.
+ * What publish() remembers of channels, by a hash of the name: a call has no
+ * place of its own to keep it.
  */
-static Database *marked_database = NULL;
-static uint32 *marks = NULL;
-static uint32 transaction_number = 1;
-
-/* Channels of publish(), by a hash of the name: it has no place of its own. */
 #define NAMED_CHANNELS	16
 static PublishChannel named_channels[NAMED_CHANNELS];
 
-/* Events that this top transaction has numbered. */
-static uint64 event_number = 0;
+/* The number of this top transaction's last numbered event; 0: none yet. */
+static uint64 last_event_number = 0;
 
 /*
- * The outermost level of subtransactions at which there are notifications of
- * this transaction; 0: there are none.
+ * The lowest nesting level at which this transaction has sent notifications; 0:
+ * it has sent none.  See base/nesting.h.
  */
 static int	notified_level = 0;
 
@@ -82,32 +81,27 @@ PG_FUNCTION_INFO_V1(pgpubsub_publish_jsonb);
 static void
 forget_used_channels(void)
 {
-	for (int i = 0; i < num_used; i++)
-		registry_leave_channel(used_channels[i]);
+	for (int i = 0; i < used.count; i++)
+		registry_leave_channel(used.slots[i]);
 
-	/* when the numbers start again, old marks must not come true */
-	if (num_used > 0 && ++transaction_number == 0)
+	/* when the numbers start again at 1, old marks must not count */
+	if (used.count > 0 && ++used.transaction == 0)
 	{
-		memset(marks, 0, pgpubsub_max_channels * sizeof(uint32));
-		transaction_number = 1;
+		memset(used.marks, 0, pgpubsub_max_channels * sizeof(uint32));
+		used.transaction = 1;
 	}
-	used_channels = NULL;
-	num_used = max_used = 0;
+	used.slots = NULL;
+	used.count = used.allocated = 0;
 }
 
-/*
- * The number of the next event in this top transaction, from 1.
- */
+/* The number of the next event in this top transaction, from 1. */
 uint64
 publish_next_event_number(void)
 {
-	return ++event_number;
+	return ++last_event_number;
 }
 
-/*
- * The longest payload that the queues take, in bytes, whatever max_payload
- * says, which each session may have set otherwise; shared memory must be there.
- */
+/* The longest payload, in bytes, that the queues take from any session. */
 Size
 publish_payload_limit(void)
 {
@@ -117,9 +111,7 @@ publish_payload_limit(void)
 	return Min(queues / 4, PGPUBSUB_PAYLOAD_MAX);
 }
 
-/*
- * The longest payload that can be published now, in bytes.
- */
+/* The longest payload that this session can publish now, in bytes. */
 Size
 publish_max_payload(void)
 {
@@ -128,19 +120,7 @@ publish_max_payload(void)
 	return pgpubsub_preloaded() ? Min(max, publish_payload_limit()) : max;
 }
 
-/*
- * True for the name of the channel that frames travel on.
- */
-bool
-publish_channel_reserved(const char *name)
-{
-	return strcmp(name, PGPUBSUB_FRAME_CHANNEL) == 0;
-}
-
-/*
- * Start to cache what is known of the channel; name has 1 to
- * PGPUBSUB_CHANNEL_MAX bytes.
- */
+/* Initialize *channel for a channel name of 1 to PGPUBSUB_CHANNEL_MAX bytes. */
 void
 publish_channel_init(PublishChannel *channel, const char *name)
 {
@@ -150,8 +130,8 @@ publish_channel_init(PublishChannel *channel, const char *name)
 }
 
 /*
- * What is cached of the channel of that name, where the caller keeps nothing.
- * A full table is looked at anew each time.
+ * What is remembered of the channel of that name, for a caller that keeps
+ * nothing.  That the channel table was full is not remembered.
  */
 static PublishChannel *
 named_channel(const char *name)
@@ -166,7 +146,7 @@ named_channel(const char *name)
 	return channel;
 }
 
-/* True if the cached slot is still the channel's. */
+/* Is the remembered slot still the channel's? */
 static bool
 channel_current(Database *database, PublishChannel *channel)
 {
@@ -178,8 +158,8 @@ channel_current(Database *database, PublishChannel *channel)
 }
 
 /*
- * Is the slot still this database's, in which we have found it?  The
- * database's lock must be held: it is not freed meanwhile.
+ * Is the slot still this database's, as when registry_my_database() found it?
+ * The caller holds the database's lock, so the slot is not freed meanwhile.
  */
 static bool
 is_mine(Database *database)
@@ -189,7 +169,10 @@ is_mine(Database *database)
 		registry_my_generation();
 }
 
-/* Tell patterns that match, and the log, that the channel table is full. */
+/*
+ * There is no room for the channel: have subscriptions with a pattern that
+ * matches it show a gap, and warn.
+ */
 static void
 channel_table_full(Database *database, PublishChannel *channel)
 {
@@ -219,9 +202,9 @@ channel_table_full(Database *database, PublishChannel *channel)
 }
 
 /*
- * The channel's slot, which is made if there is none; -1 if there is no room
- * or the database's slot was freed.  *bound: somebody reads the channel.  The
- * database's lock must be held, exclusive.
+ * Find the channel's slot, or make one; -1 if there is no room or the database's
+ * slot was freed.  Sets *bound to whether somebody reads the channel.  The
+ * caller holds the database's lock, exclusive.
  */
 static int
 make_channel(Database *database, const char *name, bool *bound)
@@ -235,9 +218,10 @@ make_channel(Database *database, const char *name, bool *bound)
 }
 
 /*
- * Find or make the channel's slot.  Returns false if there is no room.  The
- * slot's generation is read, and the publisher counted, under the lock, so
- * that it cannot be reused in between.
+ * Find or make the channel's slot, count this transaction among its publishers,
+ * and remember the slot.  Returns false if there is no room.  Counting and
+ * reading the slot's generation both happen under the lock: otherwise the slot
+ * could be reused for another channel in between, and be remembered for ours.
  */
 static bool
 resolve_channel(Database *database, PublishChannel *channel)
@@ -277,41 +261,39 @@ resolve_channel(Database *database, PublishChannel *channel)
 static bool
 channel_used(Database *database, PublishChannel *channel)
 {
-	return database == marked_database &&
-		marks[channel->slot] == transaction_number;
+	return database == used.database &&
+		used.marks[channel->slot] == used.transaction;
 }
 
 /*
- * Make room to note one more used channel of the database; may raise out of
- * memory.
+ * Make room to note one more used channel of the database, before it is counted
+ * anywhere: this may raise out of memory.
  */
 static void
 reserve_used_channel(Database *database)
 {
 	Size		marks_size = pgpubsub_max_channels * sizeof(uint32);
-	int			larger = Max(8, 2 * max_used);
+	int			larger = Max(8, 2 * used.allocated);
 
-	if (marks == NULL)
-		marks = MemoryContextAllocZero(TopMemoryContext, marks_size);
-	if (marked_database != database)
+	if (used.marks == NULL)
+		used.marks = MemoryContextAllocZero(TopMemoryContext, marks_size);
+	if (used.database != database)
 	{
-		/* one that was used before this is noted twice, which is no harm */
-		memset(marks, 0, marks_size);
-		marked_database = database;
+		/* one that was used before this is noted twice, which does no harm */
+		memset(used.marks, 0, marks_size);
+		used.database = database;
 	}
-	if (num_used < max_used)
+	if (used.count < used.allocated)
 		return;
-	if (used_channels == NULL)
-		used_channels = MemoryContextAlloc(TopTransactionContext,
-										   larger * sizeof(Channel *));
-	else
-		used_channels = repalloc(used_channels, larger * sizeof(Channel *));
-	max_used = larger;
+	used.slots = used.slots ?
+		repalloc(used.slots, larger * sizeof(Channel *)) :
+		MemoryContextAlloc(TopTransactionContext, larger * sizeof(Channel *));
+	used.allocated = larger;
 }
 
 /*
- * Note that the transaction counts among the channel's publishers; once is
- * enough.
+ * Note that the transaction was counted among the channel's publishers; if it
+ * had been counted before, it is counted once less.
  */
 static void
 note_used_channel(Database *database, PublishChannel *channel)
@@ -322,14 +304,14 @@ note_used_channel(Database *database, PublishChannel *channel)
 		registry_leave_channel(slot);
 	else
 	{
-		marks[channel->slot] = transaction_number;
-		used_channels[num_used++] = slot;
+		used.marks[channel->slot] = used.transaction;
+		used.slots[used.count++] = slot;
 	}
 }
 
 /*
  * Make sure that the channel is known and counts this transaction among its
- * publishers.  Returns false if there is no room for it.
+ * publishers.  Returns false if there is no room for the channel.
  */
 static bool
 use_channel(Database *database, PublishChannel *channel)
@@ -339,7 +321,12 @@ use_channel(Database *database, PublishChannel *channel)
 		if (channel_used(database, channel))
 			return true;
 
-		/* it may be reused before we are counted */
+		/*
+		 * Count first, then look again whether the slot is the channel's: it
+		 * may have been reused since the first look.  Who reuses it changes
+		 * the generation before it looks for publishers, so either it sees us
+		 * or we see the new generation, and never publish in a foreign slot.
+		 */
 		reserve_used_channel(database);
 		pg_atomic_fetch_add_u32(&database->channels[channel->slot].publishers,
 								1);
@@ -366,16 +353,14 @@ use_channel(Database *database, PublishChannel *channel)
 	return true;
 }
 
-/* Does any subscription read the channel, which is used? */
+/* Does any subscription read the channel?  use_channel() must have said true. */
 static bool
 is_bound(Database *database, PublishChannel *channel)
 {
 	return pg_atomic_read_u32(&database->channels[channel->slot].nbindings) > 0;
 }
 
-/*
- * True if the relay does not listen yet to the channel, which somebody reads.
- */
+/* Does the relay not listen yet to the channel, for which is_bound() holds? */
 static bool
 not_heard_yet(Database *database, PublishChannel *channel)
 {
@@ -385,7 +370,7 @@ not_heard_yet(Database *database, PublishChannel *channel)
 		pg_atomic_read_u32(&database->relay.state) != RELAY_STOPPED;
 }
 
-/* Send one frame of an event. */
+/* Send one frame of an event, for frame_split(). */
 static void
 notify_frame(const char *text, void *arg)
 {
@@ -393,9 +378,9 @@ notify_frame(const char *text, void *arg)
 }
 
 /*
- * Make an id, of at most FRAME_ID_MAX bytes, from channel and payload, so that
- * core folds two identical calls of publish() in one transaction also where
- * they travel as frames.
+ * Make an id, of at most FRAME_ID_MAX bytes, from channel and payload.  With it,
+ * two identical calls of publish() in one transaction make identical frames,
+ * which core folds.
  */
 static void
 make_content_id(char *id, const char *channel, const char *payload, Size len)
@@ -412,8 +397,7 @@ make_content_id(char *id, const char *channel, const char *payload, Size len)
 
 /*
  * Send the event as a NOTIFY of this transaction, after its frames if framed.
- * The arguments are as for publish_event(), where an empty id stands for one
- * made from the content.
+ * The other arguments are as for publish_event().
  */
 static void
 publish_notify(const char *channel, bool framed, const char *id,
@@ -436,30 +420,33 @@ publish_notify(const char *channel, bool framed, const char *id,
 	Async_Notify(channel, native_payload);
 }
 
-/* Publish at once what was to be staged, before commit. */
+/* Publish an event that was to be staged, before commit. */
 static void
-publish_unstaged(const char *name, const char *id, const char *payload,
-				 Size len, const char *native_payload)
+publish_unstaged(const StagedEvent *event)
 {
 	Database   *database = registry_my_database(false);
-	PublishChannel *channel = named_channel(name);
-	bool		framed = database && native_payload;
+	PublishChannel *channel = named_channel(staged_event_channel(event));
+	const char *native = staged_event_native(event);
+	bool		framed = database && native;
 
 	if (database && use_channel(database, channel) &&
 		is_bound(database, channel))
 		framed |= not_heard_yet(database, channel);
-	publish_notify(name, framed, id, payload, len, native_payload);
+	publish_notify(channel->name, framed, staged_event_id(event),
+				   staged_event_payload(event), event->payload_len, native);
 }
 
 /*
- * Publish an event on the channel in this transaction.  id: unique, at most
- * FRAME_ID_MAX bytes, no space in it; or empty, see publish_notify().
- * payload: len bytes, terminated, at most publish_max_payload(), or
- * PGPUBSUB_NATIVE_MAX if that is less.
- * native_payload: what native listeners get if payload is longer than
- * PGPUBSUB_NATIVE_MAX, else NULL.  Transactional mode waits while the queue is
- * full, and raises 53400 if it stays full because of a subscription that is
- * never evicted; async mode does so before commit.
+ * Publish an event on the channel in this transaction.
+ *
+ * id is unique, has at most FRAME_ID_MAX bytes and no space; or it is empty,
+ * and where one is needed it is made from the content.  payload has len bytes,
+ * at most the greater of publish_max_payload() and PGPUBSUB_NATIVE_MAX, and is
+ * terminated.  native_payload is what native listeners get if payload is longer
+ * than PGPUBSUB_NATIVE_MAX, else NULL.
+ *
+ * In transactional mode this waits while the ring is full, and raises 53400 if
+ * it stays full; in async mode publish_pre_commit() does so.
  */
 void
 publish_event(PublishChannel *channel, const char *id, const char *payload,
@@ -478,7 +465,7 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 		return;
 	if (known && is_bound(database, channel))
 	{
-		/* a session that has something to commit may be what is waited for */
+		/* the full ring may wait for what this transaction is to commit */
 		if (pg_atomic_read_u32(&database->relay.state) == RELAY_FULL &&
 			!transaction_may_be_awaited)
 			(void) room_wait(database, channel->name);
@@ -488,8 +475,8 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 }
 
 /*
- * Count an event that was published on the channel just now without its body,
- * for it was too large; also if the transaction then rolls back.
+ * Count an event that was just published on the channel without its body,
+ * because it was too large.  It stays counted if the transaction rolls back.
  */
 void
 publish_count_truncated(PublishChannel *channel)
@@ -506,7 +493,7 @@ publish_count_truncated(PublishChannel *channel)
 
 /*
  * Make the channel known, so that patterns match it before its first event.
- * Does nothing if there is no room.
+ * Does nothing if there is no room for it.
  */
 void
 publish_channel_known(const char *name)
@@ -526,32 +513,17 @@ publish_channel_known(const char *name)
 		registry_request(database);
 }
 
-/* Raise an error if a payload of this many bytes cannot be published. */
-static void
-check_payload(const char *channel, Size len)
-{
-	Size		max = publish_max_payload();
-
-	if (len > max)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("payload is too large"),
-				 errdetail("The payload for channel \"%s\" has %zu bytes; at most %zu can be published.",
-						   channel, len, max),
-				 errhint("Publish a reference to the data, or have pgpubsub.max_payload, pgpubsub.queue_size and pgpubsub.staging_size raised.")));
-}
-
 /*
  * Publish the payload on the channel that the SQL function's first argument
- * names; raises what publish() raises.
- *
- * Short text has an id only where it travels as a frame: see publish_notify().
+ * names.  Raises 22004, 22023, 25006, 42939 and 54000 for the arguments, and
+ * what publish_event() raises.
  */
 static void
 publish_payload(FunctionCallInfo fcinfo, const char *payload)
 {
 	char	   *name;
 	Size		len = strlen(payload);
+	Size		max = publish_max_payload();
 	char	   *native = NULL;
 	char		id[FRAME_ID_MAX + 1];
 
@@ -569,7 +541,13 @@ publish_payload(FunctionCallInfo fcinfo, const char *payload)
 				 errhint("Connect to the primary server.")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	(void) pgpubsub_check_channel_name(name, ERROR);
-	check_payload(name, len);
+	if (len > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("payload is too large"),
+				 errdetail("The payload for channel \"%s\" has %zu bytes; at most %zu can be published.",
+						   name, len, max),
+				 errhint("Publish a reference to the data, or have pgpubsub.max_payload, pgpubsub.queue_size and pgpubsub.staging_size raised.")));
 
 	if (len > PGPUBSUB_NATIVE_MAX)
 	{
@@ -577,14 +555,13 @@ publish_payload(FunctionCallInfo fcinfo, const char *payload)
 		native = psprintf("{\"truncated\":true,\"bytes\":%zu,\"id\":\"%s\"}",
 						  len, id);
 	}
-	/* two calls alike are two events in async mode: it has no id of its own */
+	/* without an id, async mode cannot and does not fold identical calls */
 	publish_event(named_channel(name), "", payload, len, native);
 }
 
 /*
  * pgpubsub.publish(channel text, payload text) RETURNS void
- *
- * With payload json too, which is text that was checked.
+ * pgpubsub.publish(channel text, payload json) RETURNS void
  */
 Datum
 pgpubsub_publish(PG_FUNCTION_ARGS)
@@ -594,9 +571,7 @@ pgpubsub_publish(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/*
- * pgpubsub.publish(channel text, payload jsonb) RETURNS void
- */
+/* pgpubsub.publish(channel text, payload jsonb) RETURNS void */
 Datum
 pgpubsub_publish_jsonb(PG_FUNCTION_ARGS)
 {
@@ -613,23 +588,24 @@ pgpubsub_publish_jsonb(PG_FUNCTION_ARGS)
 }
 
 /*
- * Life of a transaction
- */
-
-/*
- * Before commit: have the events of async mode staged, or publish them; see
- * async_pre_commit().
+ * Before commit: have the events of async mode staged, and publish those that
+ * cannot be.  May wait, and raises 53400.
  */
 void
 publish_pre_commit(void)
 {
-	async_pre_commit(publish_unstaged);
+	StagedEvent *event;
+
+	async_pre_commit();
+	while ((event = async_next_unstaged()) != NULL)
+		publish_unstaged(event);
 }
 
 /*
- * PREPARE TRANSACTION: raise 0A000 if the transaction has published, for its
- * events cannot wait for COMMIT PREPARED.  Core refuses notifications too, but
- * later, and with a hint at NOTIFY, which the user has not written.
+ * Before PREPARE TRANSACTION: raise 0A000 if the transaction has published,
+ * because its events cannot wait for COMMIT PREPARED.  Core refuses
+ * notifications too, but later, and speaks of NOTIFY, which the user did not
+ * write.
  */
 void
 publish_pre_prepare(void)
@@ -643,22 +619,18 @@ publish_pre_prepare(void)
 			 errhint("Set pgpubsub.muted before the transaction or for the role (ALTER ROLE ... SET), drop or disable the triggers that publish, or use COMMIT.")));
 }
 
-/*
- * The transaction has ended.  Cannot fail.
- */
+/* The transaction has ended.  Cannot fail. */
 void
 publish_at_end(bool commit)
 {
 	async_at_end(commit);
 	forget_used_channels();
 	room_at_end();
-	event_number = 0;
+	last_event_number = 0;
 	notified_level = 0;
 }
 
-/*
- * The subtransaction of that level has committed.  Cannot fail.
- */
+/* The subtransaction of that level has committed.  Cannot fail. */
 void
 publish_at_subcommit(int level)
 {
@@ -666,9 +638,7 @@ publish_at_subcommit(int level)
 	nesting_subcommit(&notified_level, level);
 }
 
-/*
- * The subtransaction of that level was rolled back.  Cannot fail.
- */
+/* The subtransaction of that level was rolled back.  Cannot fail. */
 void
 publish_at_subabort(int level)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * publish.h
- *	  Publishing an event in the current transaction.
+ *	  Publishing: what this room offers to the others.
  *
  *-------------------------------------------------------------------------
  */
@@ -9,35 +9,13 @@
 #define PGPUBSUB_PUBLISH_H
 
 #include "base/pgpubsub.h"
+#include "registry/registry.h"
 
-/*
- * A publisher's cached knowledge of one channel: where its slot in shared
- * memory is.  Zero-initialize it but for the name, keep it as long as you
- * like (per trigger, say) and pass the same one each time: that makes the
- * usual event cost no look-up.
- */
-typedef struct PublishChannel
-{
-	char		name[NAMEDATALEN];
-	struct Database *database;
-	uint32		database_generation;
-	uint32		channel_generation;
-	int			slot;
-	bool		resolved;
-	int			mode;			/* PublishMode, or PUBLISH_MODE_SETTING */
-	uint32		version;		/* of the channel table that had no room */
-} PublishChannel;
-
-extern void publish_channel_init(PublishChannel *channel, const char *name);
-extern void publish_event(PublishChannel *channel, const char *id,
-						  const char *payload, Size len,
-						  const char *native_payload);
-extern void publish_count_truncated(PublishChannel *channel);
-extern uint64 publish_next_event_number(void);
+/* for the relay: the longest payload, and the turn to append to the ring */
 extern Size publish_payload_limit(void);
-extern Size publish_max_payload(void);
-extern bool publish_channel_reserved(const char *name);
-extern void publish_channel_known(const char *name);
+extern void commit_append_count(Database *database, int pid);
+extern void commit_append_give_turn(Database *database);
+extern void commit_append_take_turn(Database *database);
 
 /* for transaction.c */
 extern void publish_pre_commit(void);

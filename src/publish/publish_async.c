@@ -3,63 +3,64 @@
  * publish_async.c
  *	  Events that go through the staging queue.
  *
- * 1. Until commit, events wait in the backend's memory, in chunks, just as
- *	  they will lie in the staging queue.  A rollback to a savepoint cuts off
- *	  what came after it.
+ * 1. Until commit, events wait in the backend's memory, in chunks, in the
+ *	  form that they will have in the staging queue.  A rollback to a savepoint
+ *	  cuts off what came after it.
  *
  * 2. Before commit, while it may still wait or fail, the transaction takes
  *	  the next place in the staging queue and copies its events there.  The
- *	  end of the transaction marks the place; that is one write.
+ *	  end of the transaction marks the place, which is one write.
  *
- * 3. Where that cannot be done, the events are published as NOTIFYs of this
- *	  transaction after all: there is no relay, or more than the queue can
- *	  hold, or no room while all that was staged before has been notified, or
- *	  this session has consumed something and must not wait.  In each case but
- *	  the last what was staged before is notified first, so that the order
- *	  stands.
- *	  While it is only the queue that is full, and somebody reads the events,
- *	  the transaction waits instead: a relay that stops would lose them.  It
- *	  does not wait for long for transactions that have a place and do not
- *	  come to their end, for want of a synchronous standby, say.
+ * 3. Where that is not possible, the events are published as NOTIFYs of this
+ *	  transaction after all.  The reasons are:
+ *	  - there is no relay;
+ *	  - the events are more than the queue can hold;
+ *	  - there is no room although all that was staged before has been
+ *		notified;
+ *	  - there is no room, and this session has consumed something, so that it
+ *		must not wait.
+ *	  In each case but the last, what was staged before is notified first, so
+ *	  that events stay in order.
+ *	  While it is the ring that is full, and somebody reads the events, the
+ *	  transaction waits instead: a relay that stops would lose them.  It does
+ *	  not wait for long for transactions that have a place and do not come to
+ *	  their end, for want of a synchronous standby, say.
  *
- * 4. Those who wait for room queue up for it, so that a large transaction has
+ * 4. Transactions that wait for room stand in a queue, so that a large one has
  *	  its turn although small ones keep coming.
  *
  *-------------------------------------------------------------------------
  */
-#include "publish/publish_async.h"
+#include "publish/publish_internal.h"
 
 #include "access/xact.h"
 #include "base/nesting.h"
-#include "publish/commit_append.h"
-#include "publish/wait_for_room.h"
 #include "registry/holders.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 /*
- * Bytes of the first chunk, which should not cost a small transaction more
- * than what its memory context has anyway, and of the last of those that
- * follow, each with twice the bytes of the one before.
+ * Bytes of chunks.  The first should fit into what a small transaction's memory
+ * context has anyway.  Each of the next has twice the size of the one before,
+ * up to LAST_CHUNK_SIZE.
  */
 #define FIRST_CHUNK_SIZE	1024
 #define LAST_CHUNK_SIZE		(512 * 1024)
 
 /*
- * Bytes of each chunk after these.  What the C library has from the system
- * piece by piece it often cannot give back, and the session would keep the
- * memory of its largest transaction.  From this size on every chunk is a
- * mapping of its own: malloc() of glibc raises the limit for these up to 32 MB,
- * as others free such memory, and no further.  Pages that are not used cost
- * nothing.
+ * Bytes of each chunk after these.  What the C library got from the system in
+ * small pieces it often cannot give back, so that the session would keep the
+ * memory of its largest transaction.  A chunk of this size is always a mapping
+ * of its own: glibc's malloc() raises the size from which it makes mappings,
+ * when such memory is freed, to 32 MB and no further.  Pages of a mapping that
+ * are not used cost nothing.
  */
 #define MAPPED_CHUNK_SIZE	(33 * 1024 * 1024)
 
 /*
- * How long a full staging queue may be held by transactions that do not come
- * to their end, from when the first of them took its place, before the others
- * stop waiting for it.  It is of no matter for what they wait meanwhile, nor
- * whether one such transaction follows the other.
+ * How long transactions that do not come to their end may hold a full staging
+ * queue, from when the first of them took its place, before others stop waiting
+ * for them.  It does not matter what the others wait for in the meantime, nor
+ * whether one holder follows another.
  */
 #define PATIENCE_MS	1000
 
@@ -72,46 +73,48 @@ typedef struct Chunk
 	char		data[FLEXIBLE_ARRAY_MEMBER];
 } Chunk;
 
-/* Where the events end. */
-typedef struct End
+/* How far the events of the transaction go. */
+typedef struct EventsEnd
 {
-	Chunk	   *chunk;
+	Chunk	   *chunk;			/* the last one */
 	Size		used;			/* bytes of that chunk */
 	Size		bytes;			/* in all chunks */
 	uint32		nevents;
-} End;
+} EventsEnd;
 
-/* Where they ended when a subtransaction added its first. */
+/* How far they went when a subtransaction added its first event. */
 typedef struct SavedEnd
 {
 	int			level;
-	End			end;
+	EventsEnd	end;
 	struct SavedEnd *upper;
 } SavedEnd;
 
-/* All in TopTransactionContext. */
-static Chunk *first_chunk = NULL;
-static End	end;
-static SavedEnd *saved_ends = NULL;
+/* The async events of this transaction. */
+typedef struct AsyncTransaction
+{
+	/* in TopTransactionContext */
+	Chunk	   *first_chunk;
+	EventsEnd	end;
+	SavedEnd   *saved_ends;
 
-/* The database slot, and this transaction's place in its queue. */
-static Database *database = NULL;
-static uint32 database_generation;
-static StagedTransaction *place = NULL;
+	/* where it publishes: the database's slot, as it was found */
+	Database   *database;
+	uint32		generation;
 
-/* This transaction is in the queue for room. */
-static bool queued = false;
+	StagedTransaction *place;	/* in the staging queue; NULL: none */
+	bool		in_queue;		/* it stands in the queue for room */
+	bool		settled;		/* the events are staged, or about to be
+								 * published: later ones are published at once */
+	Size		unstaged_pos;	/* of the event in the first chunk that
+								 * async_next_unstaged() returns next */
+	bool		counted_unstaged;	/* it is counted in unstaged.begun */
+} AsyncTransaction;
 
-/* Since when the queue has been found held by others' places; 0: it is not. */
-static TimestampTz held_since = 0;
+/* All zero between transactions. */
+static AsyncTransaction async;
 
-/* The events are staged or published: later ones are published at once. */
-static bool closed = false;
-
-/* This transaction is counted in UnstagedTransactions.begun. */
-static bool unstaged = false;
-
-/* Is the database left out, so that its relay takes nothing more? */
+/* Is the database to have no relay, so that nobody takes staged events? */
 static bool
 left_out(Database *my_database)
 {
@@ -120,8 +123,8 @@ left_out(Database *my_database)
 
 /*
  * Is there a relay to stage events for?  One that is about to be started
- * counts, so that its restart loses nothing.  With none to be had, events
- * are staged only behind others, for the order's sake.
+ * counts, so that nothing is lost while it restarts.  If none can be started,
+ * events are staged only while others are: NOTIFYs would overtake those.
  */
 static bool
 relay_expected(Database *my_database)
@@ -134,51 +137,51 @@ relay_expected(Database *my_database)
 		!staging_idle(my_database->staging);
 }
 
-/* Remember where the events ended before this subtransaction. */
+/* Remember where the events end, before a subtransaction adds its first. */
 static void
 save_end(void)
 {
 	SavedEnd   *saved;
 
-	if (!nesting_needs_copy(1, saved_ends ? saved_ends->level : 0))
+	if (!nesting_needs_copy(1, async.saved_ends ? async.saved_ends->level : 0))
 		return;
 	saved = MemoryContextAlloc(TopTransactionContext, sizeof(SavedEnd));
 	saved->level = GetCurrentTransactionNestLevel();
-	saved->end = end;
-	saved->upper = saved_ends;
-	saved_ends = saved;
+	saved->end = async.end;
+	saved->upper = async.saved_ends;
+	async.saved_ends = saved;
 }
 
-/* Forget the innermost of those. */
+/* Forget the innermost saved end. */
 static void
 drop_saved_end(void)
 {
-	SavedEnd   *saved = saved_ends;
+	SavedEnd   *saved = async.saved_ends;
 
-	saved_ends = saved->upper;
+	async.saved_ends = saved->upper;
 	pfree(saved);
 }
 
-/* Bytes of the chunk that follows, for an event of so many bytes. */
+/* Bytes of the next chunk, which an event of length bytes must fit into. */
 static Size
 next_chunk_size(Size length)
 {
 	Size		size;
 
-	if (end.chunk == NULL)
+	if (async.end.chunk == NULL)
 		size = FIRST_CHUNK_SIZE;
-	else if (end.chunk->size < LAST_CHUNK_SIZE)
-		size = 2 * end.chunk->size;
+	else if (async.end.chunk->size < LAST_CHUNK_SIZE)
+		size = 2 * async.end.chunk->size;
 	else
 		size = MAPPED_CHUNK_SIZE;
 	return Max(size, length);
 }
 
-/* Room for an event of so many bytes. */
+/* Room for an event of length bytes; raises out of memory. */
 static StagedEvent *
 make_room(Size length)
 {
-	Chunk	   *chunk = end.chunk;
+	Chunk	   *chunk = async.end.chunk;
 
 	if (chunk == NULL || chunk->size - chunk->used < length)
 	{
@@ -188,44 +191,34 @@ make_room(Size length)
 									   offsetof(Chunk, data) + size);
 		chunk->size = size;
 		chunk->used = 0;
-		chunk->prev = end.chunk;
+		chunk->prev = async.end.chunk;
 		chunk->next = NULL;
-		if (end.chunk)
-			end.chunk->next = chunk;
+		if (async.end.chunk)
+			async.end.chunk->next = chunk;
 		else
-			first_chunk = chunk;
-		end.chunk = chunk;
+			async.first_chunk = chunk;
+		async.end.chunk = chunk;
 	}
 	return (StagedEvent *) (chunk->data + chunk->used);
 }
 
-/* This transaction publishes in that slot. */
-static void
-use_database(Database *my_database)
-{
-	if (database != NULL)
-		return;
-	database = my_database;
-	database_generation = registry_my_generation();
-}
-
 /*
- * Events go by NOTIFY: the relay is to read them before what is staged after
- * them.
+ * Count the transaction among those whose events go by NOTIFY: the relay is to
+ * read them before what is staged after them.
  */
 static void
 note_unstaged(void)
 {
-	if (!unstaged)
-		pg_atomic_fetch_add_u64(&database->unstaged.begun, 1);
-	unstaged = true;
+	if (!async.counted_unstaged)
+		pg_atomic_fetch_add_u64(&async.database->unstaged.begun, 1);
+	async.counted_unstaged = true;
 }
 
 /*
- * Add an event to those that are staged at commit, in the slot that
- * registry_my_database() has just returned.  The other arguments are as for
- * publish_event().  Returns false if it is too late for that, or the relay
- * cannot be had: publish it at once then.
+ * Add an event to those that are staged at commit.  my_database is what
+ * registry_my_database() has just returned, and the other arguments are those
+ * of publish_event().  Returns false if it is too late for that, or there is no
+ * relay: the caller then publishes the event at once.
  */
 bool
 async_add(Database *my_database, const char *channel, const char *id,
@@ -235,30 +228,34 @@ async_add(Database *my_database, const char *channel, const char *id,
 											 native ? strlen(native) : 0);
 	StagedEvent *event;
 
-	if (closed || (first_chunk == NULL && !relay_expected(my_database)))
+	if (async.database == NULL)
 	{
-		use_database(my_database);
+		async.database = my_database;
+		async.generation = registry_my_generation();
+	}
+	if (async.settled ||
+		(async.first_chunk == NULL && !relay_expected(my_database)))
+	{
 		note_unstaged();
 		return false;
 	}
 	save_end();
 	event = make_room(length);
 	staged_event_write(event, channel, id, payload, len, native);
-	end.chunk->used += length;
-	end.used = end.chunk->used;
-	end.bytes += length;
-	end.nevents++;
-	use_database(my_database);
+	async.end.chunk->used += length;
+	async.end.used = async.end.chunk->used;
+	async.end.bytes += length;
+	async.end.nevents++;
 	return true;
 }
 
-/* Copy the events to the place that was taken. */
+/* Copy the events to the place that the transaction has. */
 static void
 copy_events(void)
 {
-	char	   *p = staging_data(place);
+	char	   *p = staging_data(async.place);
 
-	for (Chunk *chunk = first_chunk; chunk; chunk = chunk->next)
+	for (Chunk *chunk = async.first_chunk; chunk; chunk = chunk->next)
 	{
 		memcpy(p, chunk->data, chunk->used);
 		p += chunk->used;
@@ -266,46 +263,46 @@ copy_events(void)
 }
 
 /*
- * Is it in vain to wait for the relay: is the slot no longer this database's,
- * or the relay gone because the database is left out?
+ * Is it in vain to wait for the relay?  It is if the slot is no longer this
+ * database's, or the relay is gone because the database is to have none.
  */
 static bool
 nobody_comes(void)
 {
-	return pg_atomic_read_u32(&database->generation) != database_generation ||
-		(left_out(database) &&
-		 pg_atomic_read_u32(&database->relay.state) == RELAY_STOPPED);
+	return pg_atomic_read_u32(&async.database->generation) != async.generation ||
+		(left_out(async.database) &&
+		 pg_atomic_read_u32(&async.database->relay.state) == RELAY_STOPPED);
 }
 
 /*
- * Wait until all that was committed before is notified.  At the end of the
- * transaction's budget it raises 53400, or ends in a worker of logical
- * replication.
+ * Wait until all that was committed before is notified.  When the transaction's
+ * budget for waiting is used up, raises 53400 or, in a worker of logical
+ * replication, returns.
  */
 static void
 wait_until_notified(void)
 {
-	uint64		pass = staging_next_pass(database->staging);
-	TimestampTz start = room_begin_staging(database);
+	uint64		pass = staging_next_pass(async.database->staging);
+	TimestampTz start = room_begin_staging(async.database);
 
-	while (!staging_pass_done(database->staging, pass) &&
-		   !staging_idle(database->staging) && !nobody_comes())
+	while (!staging_pass_done(async.database->staging, pass) &&
+		   !staging_idle(async.database->staging) && !nobody_comes())
 	{
-		if (!room_sleep_staging(database, start, LONG_MAX))
+		if (!room_sleep_staging(async.database, start, LONG_MAX))
 			break;
 	}
-	room_end_staging(start);
+	room_end_wait(start);
 }
 
-/* The first channel of the events that somebody reads, or NULL. */
+/* The first channel among the events' that a subscription reads, or NULL. */
 static const char *
 find_bound_channel(void)
 {
 	const char *result = NULL;
 	const char *last = NULL;
 
-	LWLockAcquire(database->lock, LW_SHARED);
-	for (Chunk *chunk = first_chunk; chunk && !result; chunk = chunk->next)
+	LWLockAcquire(async.database->lock, LW_SHARED);
+	for (Chunk *chunk = async.first_chunk; chunk && !result; chunk = chunk->next)
 	{
 		Size		pos = 0;
 
@@ -318,37 +315,40 @@ find_bound_channel(void)
 			if (last && strcmp(last, channel) == 0)
 				continue;
 			last = channel;
-			if (registry_find_bound_channel(database, channel) >= 0)
+			if (registry_find_bound_channel(async.database, channel) >= 0)
 				result = channel;
 		}
 	}
-	LWLockRelease(database->lock);
+	LWLockRelease(async.database->lock);
 	return result;
 }
 
 /*
- * How long to wait yet for transactions that hold the queue, in ms.
+ * How long to wait yet for transactions that hold the queue, in ms.  *held_since
+ * is since when the queue has been found held; 0: it was not held last time.
  */
 static long
-patience_left(void)
+patience_left(TimestampTz *held_since)
 {
 	long		patience = Min(PATIENCE_MS, pgpubsub_publish_timeout / 2);
-	TimestampTz since = staging_blocked_since(database->staging);
+	TimestampTz since = staging_blocked_since(async.database->staging);
 
 	if (since == 0)
-		held_since = 0;
-	else if (held_since == 0 || since < held_since)
-		held_since = since;
-	if (held_since == 0)
+		*held_since = 0;
+	else if (*held_since == 0 || since < *held_since)
+		*held_since = since;
+	if (*held_since == 0)
 		return patience;
-	return patience - TimestampDifferenceMilliseconds(held_since,
+	return patience - TimestampDifferenceMilliseconds(*held_since,
 													  GetCurrentTimestamp());
 }
 
 /*
- * There is no room in the staging queue although all that was committed
- * before is notified.  Waits, if it may be expected to come free and somebody
- * reads what is to be staged; else returns false.
+ * Wait for room in the staging queue, where there is none although all that was
+ * committed before is notified.  Returns false without waiting if there is no
+ * patience left (in ms), or nobody reads what is to be staged; and also if a
+ * worker of logical replication has used up its budget.  *start is when the wait
+ * for the staging queue began.  Raises 53400.
  */
 static bool
 wait_for_place(TimestampTz *start, long patience)
@@ -361,102 +361,106 @@ wait_for_place(TimestampTz *start, long patience)
 	channel = find_bound_channel();
 	if (channel == NULL)
 		return false;
-	if (pg_atomic_read_u32(&database->relay.state) != RELAY_FULL)
-		return room_sleep_staging(database, *start, patience);
+	if (pg_atomic_read_u32(&async.database->relay.state) != RELAY_FULL)
+		return room_sleep_staging(async.database, *start, patience);
 
-	/* what holds the queue holds this one too */
-	room_end_staging(*start);
-	room = room_wait(database, channel);
-	*start = room_begin_staging(database);
+	/* the relay waits for room in the ring, so wait for that first */
+	room_end_wait(*start);
+	room = room_wait(async.database, channel);
+	*start = room_begin_staging(async.database);
 	return room;
 }
 
-/* Leave the queue for room, if this transaction is in it.  Cannot fail. */
+/* Leave the queue for room, if this transaction stands in it.  Cannot fail. */
 static void
 leave_queue(void)
 {
-	if (queued)
-		staging_leave_queue(database->staging);
-	queued = false;
+	if (async.in_queue)
+		staging_leave_queue(async.database->staging);
+	async.in_queue = false;
 }
 
-/* Take a place, if it is this transaction's turn and there is room. */
+/* Take a place if it is this transaction's turn and there is room. */
 static bool
 take_queued_place(void)
 {
-	place = staging_reserve_queued(database->staging, end.nevents,
-								   database_generation,
-								   GetCurrentTimestamp());
-	if (place)
-		queued = false;
-	return place != NULL;
+	async.place = staging_reserve_queued(async.database->staging,
+										 async.end.nevents, async.generation,
+										 GetCurrentTimestamp());
+	if (async.place)
+		async.in_queue = false;
+	return async.place != NULL;
 }
 
 /*
- * Wait for a place, in the queue.  Returns without one if waiting for it would
- * be in vain.
+ * Wait for a place, standing in the queue for room.  Returns without one if
+ * waiting on would be in vain.  Raises 53400.
  */
 static void
 wait_in_queue(void)
 {
-	uint64		pass = staging_next_pass(database->staging);
-	TimestampTz start = room_begin_staging(database);
+	uint64		pass = staging_next_pass(async.database->staging);
+	TimestampTz start = room_begin_staging(async.database);
+	TimestampTz held_since = 0;
 
-	held_since = 0;
 	while (!take_queued_place() && !nobody_comes())
 	{
-		long		patience = patience_left();
+		long		patience = patience_left(&held_since);
 
-		if (staging_pass_done(database->staging, pass) ?
+		if (staging_pass_done(async.database->staging, pass) ?
 			!wait_for_place(&start, patience) :
-			!room_sleep_staging(database, start, LONG_MAX))
+			!room_sleep_staging(async.database, start, LONG_MAX))
 			break;
 	}
-	room_end_staging(start);
+	room_end_wait(start);
 }
 
 /*
- * Take a place.  Returns false if there is no room, and waiting for it would
- * be in vain, or this session must not wait.
+ * Take a place.  Returns false if there is no room, and this session must not
+ * wait or waiting would be in vain.  Raises 53400.
  */
 static bool
 reserve_place(void)
 {
-	place = staging_reserve(database->staging, end.bytes, end.nevents,
-							database_generation, GetCurrentTimestamp());
-	if (place)
+	async.place = staging_reserve(async.database->staging, async.end.bytes,
+								  async.end.nevents, async.generation,
+								  GetCurrentTimestamp());
+	if (async.place)
 		return true;
 
-	/* whoever must not wait may still have his turn at once */
-	staging_queue_up(database->staging, end.bytes);
-	queued = true;
+	/* who must not wait may still find that it is his turn */
+	staging_queue_up(async.database->staging, async.end.bytes);
+	async.in_queue = true;
 	if (transaction_may_be_awaited)
 		(void) take_queued_place();
 	else
 		wait_in_queue();
 	leave_queue();
-	return place != NULL;
+	return async.place != NULL;
 }
 
-/* Stage the events.  Returns false if they have to be published at once. */
+/*
+ * Stage the events.  Returns false if they have to be published by NOTIFY
+ * instead.  May wait, and raises 53400.
+ */
 static bool
 stage(void)
 {
 	const char *channel;
 
-	if (pg_atomic_read_u32(&database->generation) != database_generation)
+	if (pg_atomic_read_u32(&async.database->generation) != async.generation)
 		return false;
-	if (pg_atomic_read_u32(&database->relay.state) == RELAY_FULL)
+	if (pg_atomic_read_u32(&async.database->relay.state) == RELAY_FULL)
 	{
 		if (transaction_may_be_awaited)
 			return false;
 		channel = find_bound_channel();
 		if (channel)
-			(void) room_wait(database, channel);
+			(void) room_wait(async.database, channel);
 	}
-	if (!relay_expected(database))
+	if (!relay_expected(async.database))
 		return false;
-	if (end.bytes > staging_max_transaction(database->staging))
+	if (async.end.bytes > staging_max_transaction(async.database->staging))
 	{
 		if (!transaction_may_be_awaited)
 			wait_until_notified();
@@ -466,14 +470,18 @@ stage(void)
 		return false;
 
 	/*
-	 * A relay that leaves for good looks for places after it was told to, and
-	 * we look whether it was after we have one: either sees the other.
+	 * Who ends a relay for good marks the database as left out first; then
+	 * the relay looks whether any place is taken, and if so takes the events.
+	 * We have taken our place, and look for that mark after it.  So either
+	 * the relay sees our place or we see the mark.  Were the mark read before
+	 * the place is there to be seen, both could miss the other, and the
+	 * events would lie in the queue with nobody to take them.
 	 */
 	pg_memory_barrier();
-	if (left_out(database))
+	if (left_out(async.database))
 	{
-		staging_mark(place, false);
-		place = NULL;
+		staging_mark(async.place, false);
+		async.place = NULL;
 		return false;
 	}
 	copy_events();
@@ -482,110 +490,115 @@ stage(void)
 }
 
 /*
- * Before commit: stage the events, or publish them by publish_now.  May wait
- * and may raise 53400.
+ * Before commit: stage the events.  Those that cannot be staged the caller gets
+ * from async_next_unstaged(), and publishes at once.  May wait, and raises
+ * 53400.
  */
 void
-async_pre_commit(PublishNow publish_now)
+async_pre_commit(void)
 {
-	bool		any = end.nevents > 0;
-
-	if (any && !stage())
-	{
+	if (async.end.nevents > 0 && !stage())
 		note_unstaged();
-
-		/* core copies what it is given: do not hold a large one twice */
-		while (first_chunk)
-		{
-			Chunk	   *chunk = first_chunk;
-
-			for (Size pos = 0; pos < chunk->used;)
-			{
-				StagedEvent *event = (StagedEvent *) (chunk->data + pos);
-
-				pos += event->length;
-				publish_now(staged_event_channel(event),
-							staged_event_id(event),
-							staged_event_payload(event), event->payload_len,
-							staged_event_native(event));
-			}
-			first_chunk = chunk->next;
-			pfree(chunk);
-		}
-		end.chunk = NULL;
-	}
-	closed = true;
+	async.settled = true;
 }
 
 /*
- * Has this transaction events that are not staged or published yet?
+ * The next event that could not be staged, valid until the next call; NULL if
+ * there are no more.  Chunks are freed on the way: core copies what is
+ * published, and a large transaction should not be in memory twice.
  */
+StagedEvent *
+async_next_unstaged(void)
+{
+	Chunk	   *chunk = async.first_chunk;
+	StagedEvent *event;
+
+	if (async.place)
+		return NULL;
+	while (chunk && async.unstaged_pos == chunk->used)
+	{
+		async.first_chunk = chunk->next;
+		async.unstaged_pos = 0;
+
+		pfree(chunk);
+		chunk = async.first_chunk;
+	}
+	if (chunk == NULL)
+	{
+		async.end.chunk = NULL;
+		return NULL;
+	}
+	event = (StagedEvent *) (chunk->data + async.unstaged_pos);
+	async.unstaged_pos += event->length;
+	return event;
+}
+
+/* Has this transaction events of async mode? */
 bool
 async_any(void)
 {
-	return end.nevents > 0;
+	return async.end.nevents > 0;
 }
 
-/*
- * The top transaction has ended.  Cannot fail.
- */
+/* The top transaction has ended.  Cannot fail. */
 void
 async_at_end(bool commit)
 {
 	leave_queue();
-	if (place)
+	if (async.place)
 	{
-		staging_mark(place, commit);
-		if (!commit || !commit_append(database, database_generation, place))
-			registry_wake(&database->relay.procno);
+		staging_mark(async.place, commit);
+		if (!commit ||
+			!commit_append(async.database, async.generation, async.place))
+			registry_wake(&async.database->relay.procno);
 	}
-	if (unstaged)
-		pg_atomic_fetch_add_u64(&database->unstaged.ended, 1);
-	unstaged = false;
-	place = NULL;
-	database = NULL;
-	first_chunk = NULL;
-	saved_ends = NULL;
-	memset(&end, 0, sizeof(end));
-	closed = false;
+	if (async.counted_unstaged)
+		pg_atomic_fetch_add_u64(&async.database->unstaged.ended, 1);
+	memset(&async, 0, sizeof(async));
 }
 
-/* A subtransaction has ended well: its events are its parent's. */
+/*
+ * The subtransaction of that level has committed: its events are its parent's.
+ * Cannot fail.
+ */
 void
 async_at_subcommit(int level)
 {
-	if (saved_ends == NULL || saved_ends->level < level)
+	if (async.saved_ends == NULL || async.saved_ends->level < level)
 		return;
-	if (nesting_parent_needs_copy(1, saved_ends->upper ?
-								  saved_ends->upper->level : 0, level))
-		saved_ends->level = level - 1;
+	if (nesting_parent_needs_copy(1, async.saved_ends->upper ?
+								  async.saved_ends->upper->level : 0, level))
+		async.saved_ends->level = level - 1;
 	else
 		drop_saved_end();
 }
 
-/* A subtransaction was rolled back: cut off its events. */
+/*
+ * The subtransaction of that level was rolled back: cut off its events.  Cannot
+ * fail.
+ */
 void
 async_at_subabort(int level)
 {
-	while (saved_ends && saved_ends->level >= level)
+	while (async.saved_ends && async.saved_ends->level >= level)
 	{
-		Chunk	   *chunk = end.chunk;
+		Chunk	   *chunk = async.end.chunk;
 
-		end = saved_ends->end;
+		async.end = async.saved_ends->end;
 		drop_saved_end();
-		while (chunk != end.chunk)
+		while (chunk != async.end.chunk)
 		{
 			Chunk	   *prev = chunk->prev;
 
 			pfree(chunk);
 			chunk = prev;
 		}
-		if (end.chunk == NULL)
-			first_chunk = NULL;
+		if (async.end.chunk == NULL)
+			async.first_chunk = NULL;
 		else
 		{
-			end.chunk->used = end.used;
-			end.chunk->next = NULL;
+			async.end.chunk->used = async.end.used;
+			async.end.chunk->next = NULL;
 		}
 	}
 }

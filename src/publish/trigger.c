@@ -4,37 +4,34 @@
  *	  notify_change(): a change of a row, or of a statement's rows, becomes an
  *	  event.
  *
- * The first call for a trigger parses its arguments and looks up its table;
- * the result, a TriggerState, is kept for the session.  Later calls cost one
+ * The first call for a trigger parses its arguments and looks up its table.
+ * The result, a TriggerState, is kept for the session.  Later calls cost one
  * hash look-up and no catalog access.  The rules:
  *
  * 1. A state belongs to a trigger's OID and its table's.  Invalidation
- *	  callbacks mark it stale; only the next call rebuilds it.  Only a state
- *	  that is valid may be looked into by a callback.
- * 2. A user's type may run any SQL when it is written, also SQL that fires
- *	  the same trigger.  A state that is being written from is "busy": it is
- *	  not rebuilt, and a nested call makes a state of its own for the while.
- *	  Busy is reset also when an error leaves the function.
- * 3. A trigger that was cloned from a parent's, by partitioning or by what
- *	  trigger_clones.c tells, reports the table at the top of that line of
- *	  clones: the one that was attached.
+ *	  callbacks only mark it invalid, and the next call rebuilds it.  A callback
+ *	  may look into a state only while the state is valid: an invalid one may
+ *	  be half built.
+ * 2. Writing a value of a user's type may run any SQL, also SQL that fires the
+ *	  trigger again.  A state that is being written from is "busy".  It is not
+ *	  rebuilt, and a nested call makes a state for itself alone.  A state stops
+ *	  being busy also when an error leaves the function.
+ * 3. A trigger may have been cloned from a parent table's: PostgreSQL does so
+ *	  for partitions, and trigger_clones.c knows who else does.  Its events name
+ *	  the attached table, the one at the top of that line of clones.
  *
- * Everything of a state lives in its own memory context.  What a call leaves
- * behind is in the executor's context for it, which is reset per row.
+ * All that a state points to lives in the state's own memory context.  What a
+ * call leaves behind is in the executor's context for the call, which is reset
+ * for each row.
  *
  *-------------------------------------------------------------------------
  */
-#include "base/pgpubsub.h"
+#include "postgres.h"
 
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
-#include "event/change_event.h"
-#include "event/event_settings.h"
-#include "event/statement_rows.h"
-#include "event/trigger_options.h"
 #include "fmgr.h"
-#include "publish/publish.h"
-#include "publish/trigger_clones.h"
+#include "publish/publish_internal.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -42,10 +39,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-/* A buffer that grew beyond this, in bytes, is not kept for the next event. */
-#define KEPT_BUFFER_SIZE (64 * 1024)
-
-/* Dropped triggers' states are removed once there are this many. */
+/* So many states are added before invalid ones are removed. */
 #define STALE_STATES_MAX 32
 
 typedef struct TriggerKey
@@ -54,42 +48,47 @@ typedef struct TriggerKey
 	Oid			relation;
 } TriggerKey;
 
-/* What a session knows of a trigger. */
+/* What this session knows of a trigger. */
 typedef struct TriggerState
 {
 	TriggerKey	key;			/* hash key; must be first */
 	bool		valid;
 	bool		busy;			/* an event is being written; rule 2 */
 	MemoryContext context;		/* NULL before the first build */
-	List	   *ancestors;		/* tables that it was found by */
+	List	   *ancestors;		/* OIDs of the tables looked at for rule 3 */
 	ChangeShape *shape;
-	uint32	   *type_hashes;	/* of the columns' types in the syscache */
 	PublishChannel channel;
-	StringInfoData text;		/* the event */
-	StringInfoData short_text;	/* what native listeners get instead */
+	ChangeText	text;			/* the last event */
 } TriggerState;
 
-static HTAB *trigger_states = NULL;
+/* What this session knows of all triggers. */
+typedef struct TriggerStates
+{
+	HTAB	   *table;			/* NULL before the first call */
+	uint64		changes;		/* calls of the callbacks below; see
+								 * rebuild_state() */
+	int			purge_at;		/* invalid ones are removed when so many
+								 * states are there */
+} TriggerStates;
 
-/* How often a callback below was called; see rebuild_state(). */
-static uint64 num_changes = 0;
+static TriggerStates states = {NULL, 0, STALE_STATES_MAX};
 
 PG_FUNCTION_INFO_V1(pgpubsub_notify_change);
 
 /* ----------------------------------------------------------------------
- * Invalidation.  Callbacks only mark; they may run at any catalog access.
+ * Invalidation.  Callbacks only mark: they may run at any catalog access.
  * ----------------------------------------------------------------------
  */
 
-/* A table changed, or all may have (InvalidOid). */
+/* A table changed, or any table may have (InvalidOid). */
 static void
 relation_changed(Datum arg, Oid relid)
 {
 	HASH_SEQ_STATUS seq;
 	TriggerState *state;
 
-	num_changes++;
-	hash_seq_init(&seq, trigger_states);
+	states.changes++;
+	hash_seq_init(&seq, states.table);
 	while ((state = hash_seq_search(&seq)) != NULL)
 		if (relid == InvalidOid || relid == state->key.relation ||
 			(state->valid &&
@@ -98,47 +97,47 @@ relation_changed(Datum arg, Oid relid)
 			state->valid = false;
 }
 
-/* A type changed. */
+/* The type with that hash value changed, or any type may have (0). */
 static void
 type_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
 	HASH_SEQ_STATUS seq;
 	TriggerState *state;
 
-	num_changes++;
-	hash_seq_init(&seq, trigger_states);
+	states.changes++;
+	hash_seq_init(&seq, states.table);
 	while ((state = hash_seq_search(&seq)) != NULL)
 	{
 		if (hashvalue == 0)
 			state->valid = false;
 		for (int i = 0; state->valid && i < state->shape->ncolumns; i++)
-			if (state->type_hashes[i] == hashvalue)
+			if (state->shape->type_hashes[i] == hashvalue)
 				state->valid = false;
 	}
 }
 
-/* A function or a cast changed: only users' types depend on it. */
+/* A function or a cast changed, which matters to users' types only. */
 static void
 function_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
 	HASH_SEQ_STATUS seq;
 	TriggerState *state;
 
-	num_changes++;
-	hash_seq_init(&seq, trigger_states);
+	states.changes++;
+	hash_seq_init(&seq, states.table);
 	while ((state = hash_seq_search(&seq)) != NULL)
 		if (state->valid && state->shape->runs_user_code)
 			state->valid = false;
 }
 
-/* A schema changed, its name perhaps. */
+/* A schema changed; perhaps it was renamed. */
 static void
 schema_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
 	relation_changed(arg, InvalidOid);
 }
 
-/* Make the table of states and have its entries marked from now on. */
+/* Make the table of states and register the callbacks that mark them. */
 static void
 create_trigger_states(void)
 {
@@ -146,8 +145,8 @@ create_trigger_states(void)
 
 	info.keysize = sizeof(TriggerKey);
 	info.entrysize = sizeof(TriggerState);
-	trigger_states = hash_create("pgpubsub triggers", 16, &info,
-								 HASH_ELEM | HASH_BLOBS);
+	states.table = hash_create("pgpubsub triggers", 16, &info,
+							   HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, type_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
@@ -161,7 +160,7 @@ create_trigger_states(void)
  * ----------------------------------------------------------------------
  */
 
-/* Find the names that events on this table carry. */
+/* Find the names that events on rel carry; attached is the attached table. */
 static void
 find_names(ChangeNames *names, Relation rel, Oid attached)
 {
@@ -172,7 +171,7 @@ find_names(ChangeNames *names, Relation rel, Oid attached)
 	names->partition = NULL;
 	if (names->schema == NULL || names->table == NULL)
 	{
-		/* dropped under us: then the leaf is all there is */
+		/* it was just dropped: then rel's names are all there is */
 		names->schema = get_namespace_name(RelationGetNamespace(rel));
 		names->table = RelationGetRelationName(rel);
 		return;
@@ -188,7 +187,7 @@ find_names(ChangeNames *names, Relation rel, Oid attached)
 					 quote_if_needed(RelationGetRelationName(rel)));
 }
 
-/* Raise 0A000 for options that the trigger's level does not have. */
+/* Raise 0A000 for a format that the trigger's level does not support. */
 static void
 check_level(const TriggerOptions *options, const Trigger *trigger)
 {
@@ -204,8 +203,8 @@ check_level(const TriggerOptions *options, const Trigger *trigger)
 }
 
 /*
- * Fill in a state, in the current memory context.  Raises what the trigger's
- * arguments deserve.
+ * Fill in a state, in the current memory context.  Raises 22023, 42939 or 0A000
+ * for the trigger's arguments.
  */
 static void
 fill_state(TriggerState *state, TriggerData *trigdata)
@@ -226,68 +225,61 @@ fill_state(TriggerState *state, TriggerData *trigdata)
 	check_channel_name(names.channel);
 
 	state->shape = change_shape_create(rel, &names, &options);
-	state->type_hashes = palloc(Max(state->shape->ncolumns, 1) *
-								sizeof(uint32));
-	for (int i = 0; i < state->shape->ncolumns; i++)
-		state->type_hashes[i] =
-			GetSysCacheHashValue1(TYPEOID,
-								  ObjectIdGetDatum(state->shape->columns[i].type.base));
 	publish_channel_init(&state->channel, names.channel);
 	state->channel.mode = options.publish_mode;
-	initStringInfo(&state->text);
-	initStringInfo(&state->short_text);
+	change_text_init(&state->text);
 }
 
-/* Remove the states of dropped and altered triggers. */
+/* Remove the invalid states: most are of triggers that were dropped. */
 static void
 remove_stale_states(void)
 {
 	HASH_SEQ_STATUS seq;
 	TriggerState *state;
 
-	hash_seq_init(&seq, trigger_states);
+	hash_seq_init(&seq, states.table);
 	while ((state = hash_seq_search(&seq)) != NULL)
 	{
 		if (state->valid || state->busy)
 			continue;
 		if (state->context)
 			MemoryContextDelete(state->context);
-		hash_search(trigger_states, &state->key, HASH_REMOVE, NULL);
+		hash_search(states.table, &state->key, HASH_REMOVE, NULL);
 	}
 }
 
-/* Find the trigger's entry, or make one that is not valid. */
+/* Find the trigger's state, or make one that is not valid yet. */
 static TriggerState *
 find_state(const TriggerKey *key)
 {
-	static int	kept = STALE_STATES_MAX;
 	TriggerState *state;
 	bool		found;
 
-	state = hash_search(trigger_states, key, HASH_FIND, NULL);
+	state = hash_search(states.table, key, HASH_FIND, NULL);
 	if (state)
 		return state;
 
-	/* now and then, before there is one more */
-	if (hash_get_num_entries(trigger_states) >= kept)
+	if (hash_get_num_entries(states.table) >= states.purge_at)
 	{
 		remove_stale_states();
-		kept = hash_get_num_entries(trigger_states) + STALE_STATES_MAX;
+		states.purge_at = hash_get_num_entries(states.table) +
+			STALE_STATES_MAX;
 	}
-	state = hash_search(trigger_states, key, HASH_ENTER, &found);
+	state = hash_search(states.table, key, HASH_ENTER, &found);
 	state->valid = state->busy = false;
 	state->context = NULL;
 	return state;
 }
 
 /*
- * Build a state anew.  It is left invalid by an error, and when anything
- * changed while it was being built: then the next call builds it again.
+ * Build a state anew.  It stays invalid if an error is raised, or if a callback
+ * was called while it was being built: it may be outdated already, and the next
+ * call builds it again.
  */
 static void
 rebuild_state(TriggerState *state, TriggerData *trigdata)
 {
-	uint64		before = num_changes;
+	uint64		before = states.changes;
 	MemoryContext caller;
 
 	if (state->context == NULL)
@@ -300,12 +292,12 @@ rebuild_state(TriggerState *state, TriggerData *trigdata)
 	caller = MemoryContextSwitchTo(state->context);
 	fill_state(state, trigdata);
 	MemoryContextSwitchTo(caller);
-	state->valid = (before == num_changes);
+	state->valid = (before == states.changes);
 }
 
 /*
- * The state for this call: the trigger's own, built if need be, or one for
- * this call alone if that is busy.
+ * The state for this call: the trigger's own, which is built if it is not
+ * valid, or one for this call alone if the trigger's own is busy.
  */
 static TriggerState *
 get_state(TriggerData *trigdata)
@@ -315,7 +307,7 @@ get_state(TriggerData *trigdata)
 
 	key.trigger = trigdata->tg_trigger->tgoid;
 	key.relation = RelationGetRelid(trigdata->tg_relation);
-	if (trigger_states == NULL)
+	if (states.table == NULL)
 		create_trigger_states();
 	state = find_state(&key);
 	if (state->busy)
@@ -334,86 +326,17 @@ get_state(TriggerData *trigdata)
  * ----------------------------------------------------------------------
  */
 
-/* Empty a buffer for the next event; give back what a large one took. */
-static void
-empty_buffer(StringInfo buf)
-{
-	if (buf->maxlen > KEPT_BUFFER_SIZE)
-	{
-		MemoryContext context = GetMemoryChunkContext(buf->data);
-		MemoryContext caller = MemoryContextSwitchTo(context);
-
-		pfree(buf->data);
-		initStringInfo(buf);
-		MemoryContextSwitchTo(caller);
-	}
-	else
-		resetStringInfo(buf);
-}
-
-/* An event that is being written. */
-typedef struct Writing
-{
-	TriggerState *state;
-	ChangeEvent *event;
-	const char *native;			/* what native listeners get, if another */
-	bool		truncated;		/* it is too large for max_payload */
-} Writing;
-
-/*
- * Write the event without its body; without its key, too, if it exceeds
- * max_payload or so many bytes with it.
- */
-static void
-write_short_event(StringInfo buf, ChangeEvent *event, int max)
-{
-	empty_buffer(buf);
-	if (change_event_write(buf, event, CHANGE_SHORT) && buf->len <= max)
-		return;
-	empty_buffer(buf);
-	(void) change_event_write(buf, event, CHANGE_SHORTEST);
-}
-
-/*
- * Write the event, as much of it as can be published, and what native
- * listeners get instead if it is too long for them.  arg is a Writing.
- */
-static void
-write_event(void *arg)
-{
-	Writing    *writing = arg;
-	TriggerState *state = writing->state;
-	ChangeEvent *event = writing->event;
-
-	empty_buffer(&state->text);
-	writing->truncated = !change_event_write(&state->text, event,
-											 CHANGE_WHOLE);
-	if (writing->truncated)
-		write_short_event(&state->text, event, INT_MAX);
-	else if (event->short_rows)
-		resetStringInfo(event->short_rows); /* it was not too large */
-	if (state->text.len <= PGPUBSUB_NATIVE_MAX)
-		return;
-	write_short_event(&state->short_text, event, PGPUBSUB_NATIVE_MAX);
-	writing->native = state->short_text.data;
-}
-
 /* Give the event its identity, write and publish it. */
 static void
-publish_change(ChangeEvent *event, void *arg)
+publish_change(TriggerState *state, ChangeEvent *event)
 {
-	TriggerState *state = arg;
-	Writing		writing = {state, event, NULL, false};
+	ChangeText *text = &state->text;
 
 	change_event_identify(event, publish_next_event_number());
-	/* a statement's rows are text already */
-	if (event->shape->follows_session && event->rows == NULL)
-		event_settings_run(event->shape->runs_sql, write_event, &writing);
-	else
-		write_event(&writing);
-	publish_event(&state->channel, event->id, state->text.data,
-				  state->text.len, writing.native);
-	if (writing.truncated)
+	change_event_compose(event, text);
+	publish_event(&state->channel, event->id, text->text.data,
+				  text->text.len, text->native);
+	if (text->truncated)
 		publish_count_truncated(&state->channel);
 }
 
@@ -446,15 +369,16 @@ publish_row(TriggerState *state, ChangeEvent *event, TriggerData *trigdata)
 		if (!change_compare_rows(event->shape, event->old_row, event->new_row))
 			return;
 	}
-	publish_change(event, state);
+	publish_change(state, event);
 }
 
-/* Publish the rows of one statement; 55000 without their tables. */
+/* Publish the rows of one statement; raises 55000 without transition tables. */
 static void
 publish_statement(TriggerState *state, ChangeEvent *event,
 				  TriggerData *trigdata)
 {
 	const Trigger *trigger = trigdata->tg_trigger;
+	StatementRows *rows;
 
 	if ((event->op != CHANGE_INSERT && trigger->tgoldtable == NULL) ||
 		(event->op != CHANGE_DELETE && trigger->tgnewtable == NULL))
@@ -464,44 +388,20 @@ publish_statement(TriggerState *state, ChangeEvent *event,
 						trigger->tgname),
 				 errdetail("A statement trigger needs OLD TABLE for UPDATE and DELETE, NEW TABLE for INSERT and UPDATE."),
 				 errhint("Add them with REFERENCING, or let pgpubsub.attach() create the trigger.")));
-	transition_emit(event, RelationGetDescr(trigdata->tg_relation),
-					trigdata->tg_oldtable, trigdata->tg_newtable,
-					publish_change, state);
+	rows = statement_rows_open(event, RelationGetDescr(trigdata->tg_relation),
+							   trigdata->tg_oldtable, trigdata->tg_newtable);
+	while (statement_rows_next(rows))
+		publish_change(state, event);
+	statement_rows_close(rows);
 }
 
-/* What an error's context says. */
-typedef struct EventContext
-{
-	const char *trigger;
-	const ChangeShape *shape;
-} EventContext;
-
-/* Name the column whose value is at hand, if an error is raised just then. */
-static void
-add_event_context(void *arg)
-{
-	const EventContext *context = arg;
-	const ChangeShape *shape = context->shape;
-
-	if (shape->reading == NULL)
-		return;
-	if (shape->partition)
-		errcontext("change event of trigger \"%s\" on table \"%s.%s\", partition \"%s\", column \"%s\"",
-				   context->trigger, shape->schema, shape->table,
-				   shape->partition, shape->reading->name);
-	else
-		errcontext("change event of trigger \"%s\" on table \"%s.%s\", column \"%s\"",
-				   context->trigger, shape->schema, shape->table,
-				   shape->reading->name);
-}
-
-/* Publish what the trigger was fired for. */
+/* Publish the change that the trigger was fired for. */
 static void
 publish_trigger_event(TriggerState *state, TriggerData *trigdata)
 {
 	ChangeEvent event;
-	EventContext context = {trigdata->tg_trigger->tgname, state->shape};
-	ErrorContextCallback callback = {error_context_stack, add_event_context,
+	ChangeErrorContext context = {trigdata->tg_trigger->tgname, state->shape};
+	ErrorContextCallback callback = {error_context_stack, change_error_context,
 	&context};
 
 	memset(&event, 0, sizeof(event));
@@ -513,13 +413,13 @@ publish_trigger_event(TriggerState *state, TriggerData *trigdata)
 	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
 		publish_row(state, &event, trigdata);
 	else if (event.op == CHANGE_TRUNCATE)
-		publish_change(&event, state);
+		publish_change(state, &event);
 	else
 		publish_statement(state, &event, trigdata);
 	error_context_stack = callback.previous;
 }
 
-/* The same where a user's type may run SQL while it is written. */
+/* Do what publish_trigger_event() does while the state is busy: rule 2. */
 static void
 publish_guarded(TriggerState *state, TriggerData *trigdata)
 {
@@ -530,7 +430,7 @@ publish_guarded(TriggerState *state, TriggerData *trigdata)
 	}
 	PG_CATCH();
 	{
-		/* the user's function may have left anything in its cache */
+		/* a user's function may have left its FmgrInfo's cache half filled */
 		state->valid = false;
 		state->busy = false;
 		PG_RE_THROW();
@@ -539,7 +439,7 @@ publish_guarded(TriggerState *state, TriggerData *trigdata)
 	state->busy = false;
 }
 
-/* The trigger's data; 39P01 if the call is not that of an AFTER trigger. */
+/* The trigger's data; raises 39P01 if this is no call of an AFTER trigger. */
 static TriggerData *
 check_call(FunctionCallInfo fcinfo)
 {
@@ -564,10 +464,10 @@ check_call(FunctionCallInfo fcinfo)
  * pgpubsub.notify_change() RETURNS trigger
  *
  * Publishes an event for the row, or for the statement's rows, unless
- * pgpubsub.muted is on.  The arguments of the trigger are described in
+ * pgpubsub.muted is on.  The trigger's arguments are described in
  * trigger_options.c.  Raises 39P01 when it is not called as an AFTER trigger,
- * 22023 or 42939 for its arguments, 55000 without transition tables, and what
- * publishing raises.
+ * 22023, 42939 or 0A000 for its arguments, 55000 without transition tables, and
+ * what publish_event() raises.
  */
 Datum
 pgpubsub_notify_change(PG_FUNCTION_ARGS)

@@ -4,20 +4,20 @@
  *	  Triggers that were cloned from a parent table's.
  *
  * PostgreSQL clones a partitioned table's row triggers to its partitions, and
- * pg_trigger.tgparentid says so.  It does not clone them to tables that
- * inherit; but TimescaleDB does.  Its hypertables are tables whose children,
+ * pg_trigger.tgparentid says so.  It does not clone triggers to tables that
+ * inherit, but TimescaleDB does.  Its hypertables are tables whose children,
  * the chunks, have all the rows, and a row trigger of the hypertable is
  * created again on each chunk, by the text of its definition.  Nothing in the
  * catalog says where such a trigger came from.  So a row trigger of an
- * inheriting table is taken for a clone if its parent has one of the same
- * name that is otherwise the same: function, arguments, and what fires it.
+ * inheriting table counts as a clone if its parent has a trigger with an equal
+ * name, function and arguments that is fired by equal events.
  *
  * Only catalogs are read here, without locks on the tables: what another
  * session changes meanwhile may or may not be seen.
  *
  *-------------------------------------------------------------------------
  */
-#include "publish/trigger_clones.h"
+#include "publish/publish_internal.h"
 
 #include "access/genam.h"
 #include "access/htup_details.h"
@@ -31,7 +31,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-/* What of a trigger its clones have in common with it, and where it is. */
+/* What a trigger has in common with its clones, and where it is. */
 typedef struct TriggerLook
 {
 	Oid			relation;
@@ -47,7 +47,7 @@ typedef struct TriggerLook
  * ----------------------------------------------------------------------
  */
 
-/* Look at the first trigger that the index has for the keys; false if none. */
+/* Describe the first trigger that the index has for the keys; false if none. */
 static bool
 look_at(TriggerLook *look, Oid index, int nkeys, ScanKey keys)
 {
@@ -76,7 +76,7 @@ look_at(TriggerLook *look, Oid index, int nkeys, ScanKey keys)
 	return found;
 }
 
-/* Look at the trigger with that oid. */
+/* Describe the trigger with that OID; false if there is none. */
 static bool
 look_at_oid(TriggerLook *look, Oid trigger)
 {
@@ -87,7 +87,7 @@ look_at_oid(TriggerLook *look, Oid trigger)
 	return look_at(look, TriggerOidIndexId, 1, &key);
 }
 
-/* Look at the table's trigger of that name. */
+/* Describe the table's trigger of that name; false if there is none. */
 static bool
 look_at_name(TriggerLook *look, Oid relation, const char *name)
 {
@@ -100,7 +100,7 @@ look_at_name(TriggerLook *look, Oid relation, const char *name)
 	return look_at(look, TriggerRelidNameIndexId, 2, keys);
 }
 
-/* The tables that a table inherits from, none for a partition. */
+/* The OIDs of the tables that a table inherits from; none for a partition. */
 static List *
 inheritance_parents(Oid relation)
 {
@@ -130,7 +130,7 @@ inheritance_parents(Oid relation)
  * ----------------------------------------------------------------------
  */
 
-/* Are two triggers, of two tables, the same as far as a clone is? */
+/* May one of these triggers, of two tables and of one name, be the clone? */
 static bool
 alike(const TriggerLook *a, const TriggerLook *b)
 {
@@ -145,8 +145,8 @@ alike(const TriggerLook *a, const TriggerLook *b)
 }
 
 /*
- * Replace *look by the trigger that it was cloned from; false if it is no
- * clone.  The tables that were looked at are added to *tables.
+ * Replace *look by the trigger that it was cloned from; false if it is no clone.
+ * Adds the tables on which the answer depends to *tables.
  */
 static bool
 look_at_original(TriggerLook *look, List **tables)
@@ -179,8 +179,8 @@ look_at_original(TriggerLook *look, List **tables)
 
 /*
  * The table whose trigger this one was cloned from, through all levels of
- * partitioning or inheritance; its own table if it is no clone.  *tables
- * becomes a list of the tables that this depends on, besides its own.
+ * partitioning or inheritance; its own table if it is no clone.  Sets *tables to
+ * the OIDs of the tables on which the answer depends, without its own.
  */
 Oid
 trigger_clone_root(const Trigger *trigger, Oid relation, List **tables)
@@ -197,7 +197,7 @@ trigger_clone_root(const Trigger *trigger, Oid relation, List **tables)
 	return look.relation;
 }
 
-/* Add the tables below that have a clone of the trigger. */
+/* Add the tables below, at any level, that have a clone of the trigger. */
 static List *
 add_clones(List *found, const TriggerLook *look)
 {
@@ -222,8 +222,7 @@ add_clones(List *found, const TriggerLook *look)
 
 /*
  * The tables that inherit from the table, at any level, and have a clone of
- * its trigger of that name: a list of their oids.  Partitions are not among
- * them.
+ * its trigger of that name: a list of OIDs.  Partitions are not among them.
  */
 List *
 trigger_clones_on_children(Oid relation, const char *name)
@@ -241,7 +240,7 @@ trigger_clones_on_children(Oid relation, const char *name)
  * ----------------------------------------------------------------------
  */
 
-/* The number of the table's column of that name; 0 if it is not a name. */
+/* The number of the table's column of that name and of type name, or 0. */
 static AttrNumber
 name_column(Relation rel, const char *column)
 {
@@ -289,7 +288,7 @@ listed_as_hypertable(Oid relation)
 	return found;
 }
 
-/* Has the table the trigger that older TimescaleDBs give a hypertable? */
+/* Has the table the trigger that old versions of TimescaleDB give hypertables? */
 static bool
 has_insert_blocker(Oid relation)
 {
@@ -302,9 +301,7 @@ has_insert_blocker(Oid relation)
 	return schema && strncmp(schema, "_timescaledb_", 13) == 0;
 }
 
-/*
- * Is the table a hypertable of TimescaleDB?  True also before it has chunks.
- */
+/* Is the table a hypertable of TimescaleDB?  It may have no chunks yet. */
 bool
 is_hypertable(Oid relation)
 {

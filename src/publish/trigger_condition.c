@@ -3,25 +3,27 @@
  * trigger_condition.c
  *	  The condition of a trigger, given as text.
  *
- * The text is parsed by core's parser as one expression, and its parse tree
- * becomes the WHEN of a CREATE TRIGGER.  It is never pasted into a command,
- * so no text can end the expression and begin something else.  What it means
- * is found out here as CREATE TRIGGER does, for two reasons: to compare it
- * with the condition of a trigger that is there, and to make sure that it
- * means the same after pg_dump and restore.
+ * 1. Core's parser parses the text as one expression, and the parse tree
+ *	  becomes the WHEN of a CREATE TRIGGER.  The text is never pasted into a
+ *	  command, so it cannot end the expression and begin something else.
  *
- * pg_dump writes what pg_get_triggerdef() says with an empty search path, and
- * restores it with one.  An operator that is not in pg_catalog gets its schema
- * there, OPERATOR(public.=), but some expressions have no place for it: they
- * name no operator (IS DISTINCT FROM, NULLIF, CASE x WHEN y), or one for
- * several pairs of values (rows).  Restored, such an expression is an error,
- * or finds another operator: that of text for citext.  Where one of these
- * would use an operator that is not in pg_catalog, IS DISTINCT FROM is written
- * with that operator instead, and the others are refused.
+ * 2. The expression is also analyzed here, as CREATE TRIGGER does it, for two
+ *	  reasons: to compare it with the condition of a trigger that exists, and
+ *	  to make sure that pg_dump and restore do not change its meaning.
+ *
+ * 3. pg_dump writes what pg_get_triggerdef() says under an empty search path,
+ *	  and restore reads it under an empty search path.  An operator that is not
+ *	  in pg_catalog is written with its schema, OPERATOR(public.=), but some
+ *	  expressions have no place for that: they name no operator (IS DISTINCT
+ *	  FROM, NULLIF, CASE x WHEN y), or one for several pairs of values (rows).
+ *	  Restored, such an expression is an error, or uses another operator: that
+ *	  of text instead of citext's, for instance.  So where one of these uses an
+ *	  operator that is not in pg_catalog, IS DISTINCT FROM is rewritten with
+ *	  that operator, and the others are refused.
  *
  *-------------------------------------------------------------------------
  */
-#include "publish/trigger_condition.h"
+#include "publish/publish_internal.h"
 
 #include "access/htup_details.h"
 #include "catalog/pg_namespace_d.h"
@@ -42,20 +44,20 @@
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
-/* What comparisons like (a, b) < (c, d) are called. */
+/* How the error message calls comparisons like (a, b) < (c, d). */
 #define ROWS "A comparison of rows"
 
-/* A use of an operator whose schema a dump would not have. */
+/* A use of an operator whose schema a dump would leave out. */
 typedef struct LostOperator
 {
 	Node	   *node;			/* the expression that uses it */
-	const char *construct;		/* what that is in SQL */
+	const char *construct;		/* its name in SQL, for the error message */
 	Oid			operator;
 } LostOperator;
 
 /*
- * Error context callback, arg a Condition: shows where in the condition's
- * text the parser stumbled, as PL/pgSQL does for its expressions.
+ * Error context callback, arg a Condition: has the error's position point into
+ * the condition's text, as PL/pgSQL does for its expressions.
  */
 void
 condition_error_context(void *arg)
@@ -71,7 +73,7 @@ condition_error_context(void *arg)
 	}
 }
 
-/* Note in the Condition whether the tree names OLD or NEW. */
+/* Tree walker, context a Condition: set whether the tree names OLD or NEW. */
 static bool
 find_row_names(Node *node, void *context)
 {
@@ -95,7 +97,7 @@ find_row_names(Node *node, void *context)
 	return raw_expression_tree_walker(node, find_row_names, context);
 }
 
-/* The one expression that the statement consists of; NULL if it is more. */
+/* The expression that is all of the statement; NULL if there is more in it. */
 static Node *
 single_expression(const SelectStmt *select)
 {
@@ -112,16 +114,14 @@ single_expression(const SelectStmt *select)
 	if (target->name || target->indirection)
 		return NULL;
 
-	/* a bare * stands in a list of results only; parse analysis relies on it */
+	/* parse analysis expects a bare * only in a list of results */
 	if (IsA(target->val, ColumnRef) &&
 		IsA(linitial(((ColumnRef *) target->val)->fields), A_Star))
 		return NULL;
 	return target->val;
 }
 
-/*
- * Parse the text.  Raises 42601 if it is not one expression.
- */
+/* Parse the text of a condition.  Raises 42601 if it is not one expression. */
 Condition *
 condition_parse(const char *text)
 {
@@ -152,11 +152,11 @@ condition_parse(const char *text)
 }
 
 /* ----------------------------------------------------------------------
- * Operators whose schema a dump would not have
+ * Operators whose schema a dump would leave out
  * ----------------------------------------------------------------------
  */
 
-/* The schema of an operator. */
+/* The OID of an operator's schema. */
 static Oid
 operator_schema(Oid operator)
 {
@@ -172,8 +172,8 @@ operator_schema(Oid operator)
 }
 
 /*
- * Are both operands rows, written as such?  Only within another row does the
- * parser make one comparison of that; written alone, it is one of their
+ * Are both operands rows, written as ROW(..) or (..)?  The parser makes one
+ * comparison of that only within another row; elsewhere it compares their
  * fields, pair by pair.
  */
 static bool
@@ -188,7 +188,7 @@ compares_rows(const List *operands)
 	return list_length(operands) == 2;
 }
 
-/* Add a use to the list. */
+/* Add a use of an operator to the list of lost ones. */
 static void
 add_lost(List **lost, void *node, const char *construct, Oid operator)
 {
@@ -201,7 +201,7 @@ add_lost(List **lost, void *node, const char *construct, Oid operator)
 }
 
 /*
- * Add the operator of a comparison to the list, unless it is found without
+ * Add the operator of a comparison to the list, unless restore finds it without
  * its schema.
  */
 static void
@@ -214,8 +214,8 @@ check_operator(List **lost, void *node, const char *construct, Oid operator,
 }
 
 /*
- * A comparison of rows is written with its first operator, and the schema of
- * that.  So the others must be in the same.
+ * A comparison of rows is written with its first operator, and that one's
+ * schema.  Add an operator to the list unless all are in this schema.
  */
 static void
 check_row_operators(List **lost, RowCompareExpr *compare)
@@ -235,8 +235,8 @@ check_row_operators(List **lost, RowCompareExpr *compare)
 }
 
 /*
- * Add those of CASE x WHEN y, which are equalities in the tree; one whose
- * result is no plain boolean has a coercion around it.
+ * Add the operators of CASE x WHEN y, which are equalities in the tree.  One
+ * whose result is no plain boolean is within a coercion.
  */
 static void
 check_case(List **lost, CaseExpr *expression)
@@ -253,7 +253,7 @@ check_case(List **lost, CaseExpr *expression)
 	}
 }
 
-/* Add what the tree has of such operators to a List of LostOperator. */
+/* Tree walker, context a list of LostOperator: add those of the tree. */
 static bool
 find_lost_operators(Node *node, void *context)
 {
@@ -276,7 +276,7 @@ find_lost_operators(Node *node, void *context)
 	return expression_tree_walker(node, find_lost_operators, context);
 }
 
-/* Raise 0A000 for an operator that would be lost. */
+/* Raise 0A000 for a use of an operator that would be lost. */
 static void
 refuse_operator(ParseState *state, const LostOperator *use)
 {
@@ -296,7 +296,7 @@ refuse_operator(ParseState *state, const LostOperator *use)
  * ----------------------------------------------------------------------
  */
 
-/* A constant true or false, for the parser. */
+/* A constant true or false, as a raw parse tree. */
 static Node *
 boolean_constant(bool value, int location)
 {
@@ -320,7 +320,7 @@ null_test(const Node *arg, NullTestType type, int location)
 	return (Node *) test;
 }
 
-/* The same test of both operands of the expression. */
+/* IS NULL, or IS NOT NULL, of both operands of the expression. */
 static Node *
 both(const A_Expr *distinct, NullTestType type)
 {
@@ -333,8 +333,8 @@ both(const A_Expr *distinct, NullTestType type)
 }
 
 /*
- * Turn an expression in place, since its place in the tree is not at hand,
- * into "test = value".
+ * Turn the expression into "test = value".  This overwrites the node, because
+ * what points to it in the tree is not known here.
  */
 static void
 make_equal(A_Expr *expression, Node *test, bool value)
@@ -374,7 +374,7 @@ write_with_operator(A_Expr *distinct, Oid operator)
 			   distinct->kind == AEXPR_NOT_DISTINCT);
 }
 
-/* Does a field of a row stand for several, as new.* does? */
+/* Does a field of a row stand for several fields, as new.* does? */
 static bool
 is_star(const Node *field)
 {
@@ -390,8 +390,8 @@ is_star(const Node *field)
  *
  *	(a IS DISTINCT FROM c OR b IS DISTINCT FROM d) = true [false]
  *
- * Each pair gets a location of its own, its left field's.  Returns false, and
- * does nothing, if the pairs are not to be seen.
+ * Each comparison gets the location of its left field.  Returns false, and does
+ * nothing, if it cannot be seen which fields are compared.
  */
 static bool
 write_by_fields(A_Expr *distinct)
@@ -418,14 +418,14 @@ write_by_fields(A_Expr *distinct)
 	return true;
 }
 
-/* Can a use be written with its operator, and mean the same? */
+/* Can the use be written with its operator, without changing its meaning? */
 static bool
 can_be_written(const LostOperator *use)
 {
 	DistinctExpr *distinct = (DistinctExpr *) use->node;
 	Node	   *arg;
 
-	/* twice in the tree would be called twice */
+	/* a volatile function that stands twice in the tree is called twice */
 	if (!IsA(distinct, DistinctExpr) ||
 		contain_volatile_functions((Node *) distinct->args))
 		return false;
@@ -434,7 +434,7 @@ can_be_written(const LostOperator *use)
 	if (compares_rows(distinct->args))
 		return true;
 
-	/* IS NULL is about a row's fields, IS DISTINCT FROM about the row */
+	/* IS NULL looks at a row's fields, but IS DISTINCT FROM at the row */
 	arg = linitial(distinct->args);
 	if (type_is_rowtype(exprType(arg)))
 		return false;
@@ -450,9 +450,10 @@ typedef struct WriteOperators
 } WriteOperators;
 
 /*
- * Write those of the uses that can be with their operators, in the tree that
- * the parser made.  What the two trees have in common is the location of an
- * expression in the text.
+ * Tree walker over the raw parse tree, context a WriteOperators: write the uses
+ * of lost operators with these operators, where that is possible.  The uses are
+ * nodes of the analyzed tree; a node of the raw tree is found by its location in
+ * the text, which both have.
  */
 static bool
 write_operators(Node *node, void *context)
@@ -485,7 +486,7 @@ write_operators(Node *node, void *context)
 }
 
 /* ----------------------------------------------------------------------
- * What it means
+ * What a condition means
  * ----------------------------------------------------------------------
  */
 
@@ -501,8 +502,8 @@ add_row(ParseState *state, Relation rel, const char *name)
 }
 
 /*
- * The expression as CREATE TRIGGER would store it, and in *lost the uses of
- * operators whose schema a dump would not have.
+ * The expression as CREATE TRIGGER would store it.  Sets *lost to the uses of
+ * operators whose schema a dump would leave out.
  */
 static Node *
 transform(ParseState *state, const Condition *condition, List **lost)
@@ -519,9 +520,9 @@ transform(ParseState *state, const Condition *condition, List **lost)
 
 /*
  * The condition as CREATE TRIGGER on the table would store it, with the names
- * in it looked up now; and make of condition->expression one that a dump
- * keeps.  The caller has the table locked.  Raises 0A000 if there is none,
- * and what CREATE TRIGGER raises for an expression that makes no sense.
+ * in it looked up now.  Also rewrites condition->expression so that a dump keeps
+ * its meaning.  The caller has the table locked.  Raises 0A000 if it cannot be
+ * rewritten so, and what CREATE TRIGGER raises for a wrong expression.
  */
 Node *
 condition_analyze(Condition *condition, Relation rel)
@@ -542,7 +543,7 @@ condition_analyze(Condition *condition, Relation rel)
 	analyzed = transform(state, condition, &lost);
 	while (lost != NIL)
 	{
-		/* rows become pairs of fields first, then those get operators */
+		/* one round turns rows into pairs of fields, the next writes those */
 		write.lost = lost;
 		write.changed = false;
 		(void) write_operators(condition->expression, &write);

@@ -1,40 +1,38 @@
 /*-------------------------------------------------------------------------
  *
  * wait_for_room.c
- *	  A writer's waits for room, all together bounded by publish_timeout.
+ *	  A writer's waits for room, together bounded by publish_timeout.
  *
- * There are two: for the relay that is full, and for the staging queue.  Both
- * are on condition variables that the relay broadcasts, can be interrupted,
- * and take from the same budget of the transaction.  When it is used up, an
- * error says what the writer has waited for.
+ * 1. A writer waits for room in the ring, while the relay does, and for room in
+ *	  the staging queue.  Both waits are on condition variables that the relay
+ *	  broadcasts, can be interrupted, and take from one budget that each
+ *	  transaction has: publish_timeout.  When it is used up, an error says what
+ *	  the writer has waited for.
  *
- * A full relay whose holders are all about to be evicted is not worth an
- * error: the writer waits on, for evict_timeout.  If nothing comes of it, the
- * relay does not run although it is there, and that is an error.
+ * 2. While all subscriptions that hold the full ring are going to be evicted,
+ *	  there is no error: the writer waits on, for evict_timeout.  If there is
+ *	  no room even then, the relay hangs, and that is an error.
  *
- * A worker of logical replication gets no error: it would fail again and again,
- * and with it the replication of all its tables, because of a queue that
- * nobody reads.  When its budget is used up it goes over the limit, which the
- * caller is told.
+ * 3. A worker of logical replication gets no error: it would fail again and
+ *	  again, and with it the replication of all its tables, because of a queue
+ *	  that nobody reads.  When its budget is used up, the functions here return
+ *	  false, and the event goes over the limit.
  *
  *-------------------------------------------------------------------------
  */
-#include "publish/wait_for_room.h"
+#include "publish/publish_internal.h"
 
 #include "miscadmin.h"
 #include "registry/holders.h"
 #include "replication/logicalworker.h"
-#include "utils/timestamp.h"
 
-/* The eviction that a writer waits for may be late by so much. */
+/* How late the relay may be with an eviction that a writer waits for. */
 #define EVICTION_LATE_MS	10000
 
 /* How long this top transaction has waited for room, in ms. */
 static long waited_ms = 0;
 
-/*
- * The top transaction has ended: the next has a budget of its own.
- */
+/* The top transaction has ended: the next one has a new budget. */
 void
 room_at_end(void)
 {
@@ -49,15 +47,18 @@ budget_left(TimestampTz start)
 		TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
 }
 
-/* The wait that began at start is over. */
-static void
-end_wait(TimestampTz start)
+/*
+ * End a wait that began at start: stop sleeping on the condition variable, and
+ * take the time from the transaction's budget.
+ */
+void
+room_end_wait(TimestampTz start)
 {
 	ConditionVariableCancelSleep();
 	waited_ms += TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
 }
 
-/* Raise 53400: the queue stays full, and this one holds it. */
+/* Raise 53400: the ring stays full, and holder holds it. */
 static void
 queue_full(const char *channel, const Holder *holder)
 {
@@ -71,8 +72,8 @@ queue_full(const char *channel, const Holder *holder)
 }
 
 /*
- * When the relay should have made room, at the latest, although nobody has
- * blocked it since that time.
+ * When the relay must have made room, if since unblocked no subscription that is
+ * never evicted has held the ring.
  */
 static TimestampTz
 room_due(Database *database, TimestampTz unblocked)
@@ -84,7 +85,7 @@ room_due(Database *database, TimestampTz unblocked)
 									   EVICTION_LATE_MS);
 }
 
-/* Raise 53400: the relay neither makes room nor evicts. */
+/* Raise 53400: the relay neither makes room nor evicts anybody. */
 static void
 relay_stuck(const char *channel)
 {
@@ -97,10 +98,10 @@ relay_stuck(const char *channel)
 }
 
 /*
- * While the relay waits for room in the queue, wait too.  channel is what the
+ * While the relay waits for room in the ring, wait too.  channel is what the
  * error names.  Raises 53400 if a subscription that is never evicted keeps
- * the queue full, or the relay hangs; in a worker of logical replication,
- * returns false instead.  No LWLock may be held.
+ * the ring full, or the relay hangs; in a worker of logical replication,
+ * returns false instead.  The caller holds no LWLock.
  */
 bool
 room_wait(Database *database, const char *channel)
@@ -117,14 +118,14 @@ room_wait(Database *database, const char *channel)
 		CHECK_FOR_INTERRUPTS();
 		if (left <= 0 && IsLogicalWorker())
 		{
-			end_wait(start);
+			room_end_wait(start);
 			return false;
 		}
 		if (left <= 0)
 		{
 			if (hold_find_awaited(database, true, &blocker))
 			{
-				end_wait(start);
+				room_end_wait(start);
 				queue_full(channel, &blocker);
 			}
 			if (unblocked == 0)
@@ -133,18 +134,18 @@ room_wait(Database *database, const char *channel)
 												   room_due(database, unblocked));
 			if (left <= 0)
 			{
-				end_wait(start);
+				room_end_wait(start);
 				relay_stuck(channel);
 			}
 		}
 		ConditionVariableTimedSleep(&database->full.room_cv, left,
 									pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
 	}
-	end_wait(start);
+	room_end_wait(start);
 	return true;
 }
 
-/* Raise 53400: nobody empties the staging queue. */
+/* Raise 53400: nobody empties the staging queue; the detail says why. */
 static void
 staging_full(Database *database)
 {
@@ -166,8 +167,9 @@ staging_full(Database *database)
 }
 
 /*
- * Begin to wait for the staging queue: whatever the caller looks at after
- * this, it will not sleep through a change of it.
+ * Begin to wait for the staging queue.  A change of the queue that the caller
+ * does not see when it looks after this will end its next sleep.  Returns the
+ * time, for the functions below.
  */
 TimestampTz
 room_begin_staging(Database *database)
@@ -177,8 +179,8 @@ room_begin_staging(Database *database)
 }
 
 /*
- * Sleep until the staging queue has changed, or for at most so many
- * milliseconds.  When the transaction's budget is used up it raises 53400, or
+ * Sleep until the staging queue has changed, or for at_most ms.  start is when
+ * the wait began.  When the transaction's budget is used up, raises 53400, or
  * returns false in a worker of logical replication.
  */
 bool
@@ -191,23 +193,14 @@ room_sleep_staging(Database *database, TimestampTz start, long at_most)
 		return false;
 	if (left <= 0)
 	{
-		end_wait(start);
+		room_end_wait(start);
 		staging_full(database);
 	}
 
-	/* what it was woken for last may have been another pass */
+	/* the relay may be asleep again since it was last woken */
 	registry_wake(&database->relay.procno);
 	ConditionVariableTimedSleep(staging_moved(database->staging),
 								Min(left, at_most),
 								pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
 	return true;
-}
-
-/*
- * End to wait for the staging queue.
- */
-void
-room_end_staging(TimestampTz start)
-{
-	end_wait(start);
 }

@@ -36,7 +36,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
-#include "event/trigger_options.h"
+#include "event/change_event.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"

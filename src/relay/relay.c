@@ -44,7 +44,6 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "publish/commit_append.h"
 #include "publish/publish.h"
 #include "queue/frame.h"
 #include "registry/registry.h"
@@ -198,7 +197,7 @@ receive_message(char msgtype, const char *s, size_t len)
 		return 0;
 
 	len = strnlen(payload, s + len - payload);
-	if (publish_channel_reserved(channel))
+	if (strcmp(channel, PGPUBSUB_FRAME_CHANNEL) == 0)
 		receive_frame((int) pid, payload, len);
 	else
 		receive_native((int) pid, channel, payload, len);

@@ -42,7 +42,7 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "publish/commit_append.h"
+#include "publish/publish.h"
 #include "relay/listen.h"
 #include "relay/pace.h"
 #include "storage/latch.h"
