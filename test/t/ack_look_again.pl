@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('look_again', conf => q{
@@ -20,7 +17,7 @@ my $session = client($node);
 my %written = (x => 0, y => 0, z => 0);
 
 # Publish so many events of about a kilobyte; returns when they are queued.
-sub publish
+sub publish_numbered
 {
 	my ($channel, $count) = @_;
 	my $from = $written{$channel} + 1;
@@ -28,8 +25,7 @@ sub publish
 	$written{$channel} += $count;
 	$session->run("SELECT pgpubsub.publish('$channel', i || repeat('-', 1000))"
 		  . " FROM generate_series($from, $written{$channel}) AS i");
-	$session->run(
-		"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
+	$session->settle;
 }
 
 # Rows of a look or a poll: [seq, channel, number, lost].
@@ -43,15 +39,15 @@ sub rows
 }
 
 $session->run("SELECT pgpubsub.subscribe('s', '{x,y}', 'drop')");
-publish('y', 5);
-publish('x', 20);
-publish('y', 1);
+publish_numbered('y', 5);
+publish_numbered('x', 20);
+publish_numbered('y', 1);
 my @first = rows(100, 'false');
 is(scalar @first, 26, 'the first look shows everything');
 is($first[25][1], 'y', 'the last event too');
 
 # overwrite the first five of y and some of x, but not the sixth of y
-publish('x', 50);
+publish_numbered('x', 50);
 my @second = rows(1, 'false');
 is(scalar @second, 2, 'a second look shows a gap row and an event');
 is($second[1][1], 'x', 'of x');
@@ -60,8 +56,7 @@ cmp_ok($lost, '>', 5, "$lost events are missing");
 is($lost - 5, $second[1][2] - 1, 'five of them of y');
 is($session->value("SELECT pgpubsub.ack('s', $second[1][0])"),
 	1, 'the event is acked, and the gap with it');
-is( $session->value(
-		"SELECT lost FROM pgpubsub.stat_subscriptions WHERE subscription = 's'"),
+is( $session->subscription('s', 'lost'),
 	$lost,
 	'as the view says');
 
@@ -79,17 +74,16 @@ foreach my $acker ($session, $other)
 {
 	my $name = 'acked by ' . ($acker == $session ? 'the same session' : 'another one');
 	my $read = sub {
-		return $session->value(
-			"SELECT delivered || ' ' || lost FROM pgpubsub.stat_subscriptions WHERE subscription = 's'");
+		return $session->subscription('s', "delivered || ' ' || lost");
 	};
 	my ($delivered, $before) = split / /, $read->();
 	my $count = 25;
 
-	publish('y', 5);
+	publish_numbered('y', 5);
 	foreach (1 .. 10)
 	{
-		publish('x', 1);
-		publish('y', 1);
+		publish_numbered('x', 1);
+		publish_numbered('y', 1);
 	}
 	$session->run('BEGIN');
 	my @shown = rows(100, 'false');
@@ -102,13 +96,13 @@ foreach my $acker ($session, $other)
 	my @look;
 	do
 	{
-		publish('z', 1);
+		publish_numbered('z', 1);
 		@look = rows(1, 'false');
 	} until @look == 2 && $look[1][1] eq 'x' && $look[0][3] > 5 || $written{z} > 1000;
 	my $told = $look[0][3];
 
 	# some more are
-	publish('z', 6);
+	publish_numbered('z', 6);
 	$acker->run("SELECT pgpubsub.ack('s', $look[1][0])");
 	my ($now) = split / /, $read->();
 	cmp_ok($now - $delivered, '<=', 1, "$name: one at most is delivered");

@@ -3,11 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('stale_look', conf => q{
@@ -19,7 +16,7 @@ $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
 my ($one, $two) = (client($node), client($node));
 my %written;
 
-sub publish
+sub publish_numbered
 {
 	my ($channel, $count) = @_;
 	my $from = ($written{$channel} // 0) + 1;
@@ -27,7 +24,7 @@ sub publish
 	$written{$channel} += $count;
 	$one->run("SELECT pgpubsub.publish('$channel', i || repeat('-', 1000))"
 		  . " FROM generate_series($from, $written{$channel}) AS i");
-	$one->run("SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
+	$one->settle;
 }
 
 sub rows
@@ -41,18 +38,17 @@ sub rows
 
 sub counts
 {
-	return $one->value(
-		"SELECT delivered || ' ' || lost FROM pgpubsub.stat_subscriptions WHERE subscription = 's'");
+	return $one->subscription('s', "delivered || ' ' || lost");
 }
 
 # One looks and sees nothing; the other one looks and sees a gap, which the
 # first one acks.
 $one->run("SELECT pgpubsub.subscribe('s', '{x,y}', 'drop')");
 is(scalar(rows($one, 1, 'false')), 0, 'nothing is there');
-publish('y', 5);
-publish('x', 20);
-publish('y', 1);
-publish('x', 50);
+publish_numbered('y', 5);
+publish_numbered('x', 20);
+publish_numbered('y', 1);
+publish_numbered('x', 50);
 my @look = rows($two, 1, 'false');
 my $told = $look[0][3];
 is("$look[1][1] $look[1][2]", 'x ' . ($told - 5 + 1), 'a gap row, of five of y too, and one of x');
@@ -66,13 +62,13 @@ is(scalar(@rest) + 1 + $told, $written{x} + $written{y}, 'all is read or lost, o
 my ($delivered, $lost) = split / /, counts();
 $one->run("SELECT pgpubsub.subscribe('filler', '{z}', 'drop')");
 is(scalar(rows($one, 1, 'false')), 0, 'nothing is there');
-publish('y', 5);
-publish('x', 5);
+publish_numbered('y', 5);
+publish_numbered('x', 5);
 @look = rows($two, 100, 'false');
 is(scalar(@look), 10, 'ten events are shown');
-publish('z', 100);
-publish('y', 1);
-publish('x', 1);
+publish_numbered('z', 100);
+publish_numbered('y', 1);
+publish_numbered('x', 1);
 is($one->value("SELECT pgpubsub.ack('s', $look[9][0])"), 0, 'and acked by another session when none is left');
 @rest = rows($two, 100, 'true');
 is(join(' ', map { $_->[1] // 'gap ' . $_->[3] } @rest), 'gap 10 y x', 'they are told as lost');
@@ -82,15 +78,15 @@ is(counts(), ($delivered + 2) . ' ' . ($lost + 10), 'as the view says, once');
 # has not looked acks less than that.
 my $three = client($node);
 ($delivered, $lost) = split / /, counts();
-publish('y', 12);
+publish_numbered('y', 12);
 my @first = rows($one, 3, 'false');
 $one->run('BEGIN');
 is(scalar(rows($one, 10, 'true')), 10, 'ten are consumed');
 is(scalar(rows($one, 2, 'false')), 2, 'two more are seen');
 $one->run('ROLLBACK');
-do { publish('z', 1) }
+do { publish_numbered('z', 1) }
   until $one->value("SELECT messages FROM pgpubsub.stat_channels WHERE channel = 'y'") <= 1 || $written{z} > 300;
-publish('y', 1);
+publish_numbered('y', 1);
 $three->run("SELECT pgpubsub.ack('s', $first[2][0])");
 @rest = rows($two, 100, 'true');
 $told = $rest[0][3];
@@ -99,20 +95,20 @@ is($lost_now - $lost, $told, 'what was not told does not count as lost');
 is($delivered_now - $delivered + $lost_now - $lost, 13, 'all is read or lost, once');
 
 # The channel's slot is another one's by the time of the ack.
-publish('x', 5);
+publish_numbered('x', 5);
 @look = rows($one, 5, 'false');
 is(join(' ', map { "$_->[1]$_->[2]" } @look), join(' ', map { "x$_" } $written{x} - 4 .. $written{x}),
 	'five of x');
 my $number = $one->value("SELECT published FROM pgpubsub.stat_channels WHERE channel = 'x'");
 $one->run("SELECT pgpubsub.subscribe('s', '{y}', 'drop')");
-publish('z', 100);
+publish_numbered('z', 100);
 ($delivered, $lost) = split / /, counts();
 $one->run("SELECT pgpubsub.subscribe('t$_', '{t$_}')") foreach 1 .. 4;
 $one->run("SELECT pgpubsub.subscribe('s', '{y,v}', 'drop')");
 is($one->value("SELECT count(*) FROM pgpubsub.stat_channels WHERE channel IN ('x', 'v')"), 1, 'v has the slot of x');
-publish('v', $number);
-publish('z', 100);
-publish('v', 1);
+publish_numbered('v', $number);
+publish_numbered('z', 100);
+publish_numbered('v', 1);
 is($one->value("SELECT pgpubsub.ack('s', $look[4][0])"), 0, 'an ack of the events of x');
 @rest = rows($two, 100, 'true');
 is(join(' ', map { $_->[3] // $_->[1] } @rest), "$number v", 'consumes nothing of v');

@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -28,7 +25,7 @@ $reader->run(q{SELECT pgpubsub.subscribe('s', '{c,d}')});
 my $relay = relay_pid($node, 'postgres');
 my $number = 0;
 
-sub publish
+sub publish_next
 {
 	my ($client) = @_;
 
@@ -68,7 +65,7 @@ sub stop_relay_asleep
 	my $found = wait_until(
 		sub {
 			kill 'STOP', $relay;
-			publish($writer);
+			publish_next($writer);
 			my @came = take();
 			return 1 if @came;
 			kill 'CONT', $relay;
@@ -82,8 +79,8 @@ sub stop_relay_asleep
 
 stop_relay_asleep();
 my $first = $number + 1;
-publish($writer) foreach 1 .. 3;
-publish($other);
+publish_next($writer) foreach 1 .. 3;
+publish_next($other);
 is(join(' ', take()), join(' ', $first .. $number), 'and so do others');
 is( $node->safe_psql('postgres',
 		"SELECT staging_used_bytes FROM pgpubsub.stat_queue WHERE datname = 'postgres'"
@@ -109,7 +106,7 @@ $writer->run(
 	"SELECT pgpubsub.publish('c', i::text) FROM generate_series($first, $first + 99) AS i"
 );
 $number += 100;
-publish($other);
+publish_next($other);
 is(join(' ', take()), '', 'nothing overtakes what waits for the relay');
 kill 'CONT', $relay;
 is(take_all(), join(' ', $first .. $number), 'it comes when the relay goes on');
@@ -130,7 +127,7 @@ is(take_all(), join(' ', $first .. $number), 'it comes when the relay goes on');
 			"SELECT payload FROM pgpubsub.poll('s$i', 10, '1min')");
 		waits_in_extension($writer, $readers[$i]);
 	}
-	publish($writer);
+	publish_next($writer);
 	is(join(' ', take()), '', 'with four readers waiting the relay does it');
 	kill 'CONT', $relay;
 	foreach my $i (0 .. 3)
@@ -150,7 +147,7 @@ is(take_all(), join(' ', $first .. $number), 'it comes when the relay goes on');
 	take();
 	$listener->run('LISTEN c');
 	$first = $number + 1;
-	publish($writer) foreach 1 .. 2;
+	publish_next($writer) foreach 1 .. 2;
 	is(join(' ', take()), '', 'with a native listener the relay does it');
 	kill 'CONT', $relay;
 	is(take_all(), join(' ', $first .. $number), 'the subscription has them');
@@ -214,21 +211,21 @@ SKIP:
 			},
 			'a writer that appends');
 	};
-	publish($writer);
+	publish_next($writer);
 	$hold_turn->();
 	$first = $number;
-	publish($other);
+	publish_next($other);
 	is(join(' ', take()), $first, 'while one has the turn, none other has');
 	open_point($points, 'commit_append');
 	$writer->finish;
 	is(take_all(), $number, 'then the relay does what was left');
 	is(relay_pid($node, 'postgres'), $relay, 'which is the same');
 
-	publish($writer);
+	publish_next($writer);
 	$hold_turn->();
 	$first = $number;
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($relay)");
-	publish($other);
+	publish_next($other);
 	open_point($points, 'commit_append');
 	$writer->finish;
 	wait_for_relay($node, 'postgres', not => $relay);

@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -83,12 +80,12 @@ sub crash
 	$writers[$_]->begin("CALL write('$round.$_')") foreach 0 .. $#writers;
 
 	my $reader = client($node);
-	my $start  = $reader->value('SELECT published FROM pgpubsub.stat_queue');
+	my $start  = $reader->queue('published');
 	wait_until(
 		sub {
 			read_all($reader, {});
 			$listener->pump(0);
-			return $reader->value('SELECT published FROM pgpubsub.stat_queue') >
+			return $reader->queue('published') >
 			  $start + 3000;
 		},
 		'events');
@@ -110,7 +107,7 @@ sub crash
 		),
 		'block block, drop drop, evict evict',
 		"$name: the subscriptions come back");
-	is($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
+	is($admin->queue('staging_used_bytes'),
 		0, "$name: nothing is staged");
 
 	my %gaps;
@@ -170,7 +167,7 @@ hold_commits($node);
 my $slow = client($node);
 $slow->begin("INSERT INTO asked VALUES ('slow'); SELECT pgpubsub.publish('c1', 'slow')");
 ok(commit_waits($node, $slow), 'a commit that waits');
-cmp_ok($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
+cmp_ok($admin->queue('staging_used_bytes'),
 	'>', 0, "$round_name: it has its place");
 my $offset = log_offset($node);
 kill 'KILL', $slow->{pid};
@@ -180,7 +177,7 @@ $slow->quit;
 $admin = client($node);
 release_commits($node);
 wait_for_relay($node, 'postgres');
-is($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
+is($admin->queue('staging_used_bytes'),
 	0, "$round_name: nothing is staged");
 my @rows = $admin->run("SELECT payload, lost FROM pgpubsub.poll('block', 10, '20s')");
 is(scalar @rows, 1, "$round_name: there is one row");

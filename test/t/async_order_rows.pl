@@ -5,11 +5,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -75,8 +72,7 @@ ROLLBACK TO s;
 COMMIT;
 });
 my @pgbench = (
-	'pgbench', '-n', '-M', 'prepared', '-h', $node->host, '-p', $node->port,
-	'-t', $transactions, '-c', $clients, '-j', 2);
+	'pgbench', '-n', '-M', 'prepared', '-t', $transactions, '-c', $clients, '-j', 2);
 foreach my $name (sort keys %scripts)
 {
 	append_to_file("$dir/$name.sql", $scripts{$name});
@@ -217,8 +213,8 @@ sub run_load
 		sub { listen_natively("$dir/$name.native", "$dir/$name.ready") });
 	wait_until(sub { -e "$dir/$name.ready" }, 'the native listener');
 
-	my $output = '';
-	my $load = IPC::Run::start(\@pgbench, '<', \undef, '>&', \$output);
+	my $program = begin_program($node, @pgbench);
+	my $load = $program->{run};
 	while ($terminate && $load->pumpable)
 	{
 		# a relay that has relayed something is terminated
@@ -234,7 +230,7 @@ sub run_load
 				sub {
 					eval { $load->pump_nb };
 					return 1 unless $load->pumpable;
-					$admin->value('SELECT published FROM pgpubsub.stat_queue') >
+					$admin->queue('published') >
 					  $published + 2000;
 				},
 				'events'))
@@ -244,8 +240,8 @@ sub run_load
 			$last_pid = $pid;
 		}
 	}
-	ok($load->finish, "$name: pgbench has met no error") or diag $output;
-	note $output =~ /(tps = [\d.]+)/;
+	ok($load->finish, "$name: pgbench has met no error") or diag $program->{out};
+	note $program->{out} =~ /(tps = [\d.]+)/;
 	wait_for_relay($node, 'postgres', not => $last_pid);
 
 	# the last events
@@ -280,13 +276,13 @@ sub run_load
 
 my ($all) = run_load('steady', 0);
 cmp_ok($all, '>=', $clients * $transactions, "there were $all updates");
-is($admin->value('SELECT relay_restarts FROM pgpubsub.stat_queue'),
+is($admin->queue('relay_restarts'),
 	0, 'the relay was not started anew');
 
 ($all, my $killed) = run_load('terminated', 1);
 cmp_ok($killed, '>=', 3, "the relay was terminated $killed times");
 cmp_ok($all, '>=', $clients * $transactions, "there were $all updates");
-is($admin->value('SELECT relay_restarts FROM pgpubsub.stat_queue'),
+is($admin->queue('relay_restarts'),
 	$killed, 'and as often started anew');
 $node->stop('fast');
 server_is_sound($node);

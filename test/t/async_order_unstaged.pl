@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('unstaged_order', start => 0, conf => q{

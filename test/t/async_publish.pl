@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
@@ -36,31 +33,6 @@ $listener->run('LISTEN c; LISTEN d; LISTEN quiet');
 my $writer = client($node);
 $writer->run("SET pgpubsub.publish_mode = 'async'");
 
-# What a subscription has to read, as [channel, payload, pid]; waits for that
-# many.
-sub take
-{
-	my ($name, $count) = @_;
-	my @rows;
-
-	while (@rows < $count)
-	{
-		my @new = $admin->run(
-			"SELECT coalesce(channel, 'gap'), coalesce(payload, lost::text), pid FROM pgpubsub.poll('$name', 10000, '20s')"
-		);
-		last unless @new;
-		push @rows, @new;
-	}
-	return @rows;
-}
-
-# All that is committed by now is in the queue after this.
-sub settle
-{
-	$admin->run(
-		"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
-}
-
 # The subscription and the native listener have got just these, in this order,
 # on channel c; from the writer, and from the relay.
 sub both_get
@@ -71,8 +43,8 @@ sub both_get
 	my $pid        = $params{pid}        // $writer->{pid};
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	settle();
-	my @taken  = take('reader', scalar @expected);
+	$admin->settle;
+	my @taken  = $admin->take('reader', scalar @expected);
 	my @native = $listener->wait_for_notifications(scalar @expected);
 
 	is(join(' ', map { $_->[1] } @taken),
@@ -99,46 +71,46 @@ sub statements
 	$client->run($_) foreach @sql;
 }
 
-sub publish
+sub publishing
 {
 	return map { "SELECT pgpubsub.publish('c', '$_')" } @_;
 }
 
 # Commit and rollback
 
-$writer->run((publish('one'))[0]);
+$writer->run((publishing('one'))[0]);
 both_get(['one'], 'commit');
-statements($writer, 'BEGIN', publish('never'), 'ROLLBACK', publish('two'));
+statements($writer, 'BEGIN', publishing('never'), 'ROLLBACK', publishing('two'));
 both_get(['two'], 'rollback');
-statements($writer, 'BEGIN', publish('never'));
+statements($writer, 'BEGIN', publishing('never'));
 $writer->query('SELECT 1/0');
-statements($writer, 'COMMIT', publish('three'));
+statements($writer, 'COMMIT', publishing('three'));
 both_get(['three'], 'error');
 
 statements(
-	$writer, 'BEGIN', publish('1'),
-	'SAVEPOINT a', publish('never2'),
-	'ROLLBACK TO a', publish('3'), 'SAVEPOINT b',
-	publish('4'),         'RELEASE b',      'SAVEPOINT c', 'SAVEPOINT d',
-	publish('never5'),    'RELEASE d',      'ROLLBACK TO c',
-	publish('6'),         'SAVEPOINT e',    'SAVEPOINT f', publish('7'),
-	'SAVEPOINT g',        publish('never'), 'ROLLBACK TO g', 'RELEASE f',
-	'RELEASE e',          publish('8'),     'COMMIT');
+	$writer, 'BEGIN', publishing('1'),
+	'SAVEPOINT a', publishing('never2'),
+	'ROLLBACK TO a', publishing('3'), 'SAVEPOINT b',
+	publishing('4'),         'RELEASE b',      'SAVEPOINT c', 'SAVEPOINT d',
+	publishing('never5'),    'RELEASE d',      'ROLLBACK TO c',
+	publishing('6'),         'SAVEPOINT e',    'SAVEPOINT f', publishing('7'),
+	'SAVEPOINT g',        publishing('never'), 'ROLLBACK TO g', 'RELEASE f',
+	'RELEASE e',          publishing('8'),     'COMMIT');
 both_get([ 1, 3, 4, 6, 7, 8 ], 'savepoints');
-statements($writer, 'BEGIN', 'SAVEPOINT a', publish('never'), 'SAVEPOINT b',
-	publish('never'), 'RELEASE b', 'ROLLBACK TO a', publish('9'), 'COMMIT');
+statements($writer, 'BEGIN', 'SAVEPOINT a', publishing('never'), 'SAVEPOINT b',
+	publishing('never'), 'RELEASE b', 'ROLLBACK TO a', publishing('9'), 'COMMIT');
 both_get([9], 'the first event was rolled back');
-statements($writer, 'BEGIN', 'SAVEPOINT a', publish('never'),
+statements($writer, 'BEGIN', 'SAVEPOINT a', publishing('never'),
 	'ROLLBACK TO a', 'COMMIT');
 both_get([], 'nothing is left');
 
 # what is rolled back does not count towards what can be staged
 $writer->run('BEGIN');
-$writer->run((publish('before'))[0]);
+$writer->run((publishing('before'))[0]);
 $writer->run('SAVEPOINT s');
 $writer->run(
 	"SELECT count(pgpubsub.publish('c', i || repeat('x', 5000))) FROM generate_series(1, 200) AS i");
-statements($writer, 'ROLLBACK TO s', publish('after'), 'COMMIT');
+statements($writer, 'ROLLBACK TO s', publishing('after'), 'COMMIT');
 both_get([ 'before', 'after' ], 'a megabyte that was rolled back');
 
 $writer->run(
@@ -165,7 +137,7 @@ $admin->run(
 	  END $$;
 	  CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
 	    FOR EACH ROW EXECUTE FUNCTION late()});
-statements($writer, 'BEGIN', 'INSERT INTO t VALUES (1)', publish('early'), 'COMMIT');
+statements($writer, 'BEGIN', 'INSERT INTO t VALUES (1)', publishing('early'), 'COMMIT');
 both_get([qw(early deferred1)], 'a deferred trigger');
 $admin->run('DROP TRIGGER late ON t');
 
@@ -176,13 +148,13 @@ $writer->run(
 both_get([ 1 .. 300 ], 'many in a transaction');
 $writer->run("DO \$\$ BEGIN FOR i IN 1 .. 300 LOOP PERFORM pgpubsub.publish('c', i::text); COMMIT; END LOOP; END \$\$");
 both_get([ 1 .. 300 ], 'many transactions');
-statements($writer, 'BEGIN', publish(qw(a a b a a)), 'COMMIT', publish(qw(a a)));
+statements($writer, 'BEGIN', publishing(qw(a a b a a)), 'COMMIT', publishing(qw(a a)));
 both_get([qw(a a b a a a a)], 'identical ones');
 
 my $long = 'x' x 10000;
-statements($writer, 'BEGIN', publish($long, $long, 'short', $long), 'COMMIT');
-settle();
-my @taken  = take('reader', 4);
+statements($writer, 'BEGIN', publishing($long, $long, 'short', $long), 'COMMIT');
+$admin->settle;
+my @taken  = $admin->take('reader', 4);
 my @native = $listener->wait_for_notifications(4);
 is(join(' ', map { $_->[1] } @taken),
 	"$long $long short $long", 'long payloads: a subscription gets all of it, each');
@@ -191,10 +163,10 @@ like(
 	join(' ', map { $_->[2] } @native),
 	qr/^(\{"truncated": ?true,[^ ]*"bytes": ?10000\b[^ ]*\}) \g1 short \g1$/,
 	'native listeners get a notice of it, each');
-$writer->query((publish('x' x 16385))[0]);
+$writer->query((publishing('x' x 16385))[0]);
 is($writer->sqlstate, '54000', 'a payload beyond max_payload fails at once');
-$writer->run((publish('x' x 16384))[0]);
-is(length((take('reader', 1))[0][1]), 16384, 'one of max_payload does not');
+$writer->run((publishing('x' x 16384))[0]);
+is(length(($admin->take('reader', 1))[0][1]), 16384, 'one of max_payload does not');
 $listener->wait_for_notifications(1);
 
 # the same events in the same order for both, with several writers
@@ -228,8 +200,8 @@ while ($ended < 4)
 	push @heard, grep { $_->[1] ne 'quiet' } @new;
 }
 $_->finish foreach @writers;
-settle();
-@taken = take('reader', scalar @heard);
+$admin->settle;
+@taken = $admin->take('reader', scalar @heard);
 my $differences = 0;
 foreach my $i (0 .. ($#heard > $#taken ? $#heard : $#taken))
 {
@@ -270,13 +242,9 @@ foreach my $round (1 .. 60)
 	$stuck = 1
 	  unless wait_until(sub { !grep { !$_->done } @writers }, 'the writers');
 	$stuck = 1
-	  unless wait_until(
-		sub {
-			$admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue') == 0;
-		},
-		'an empty staging queue');
+	  unless $admin->wait_for_queue("staging_used_bytes = 0");
 	$stuck = 1 if grep { $_->{error} } @writers;
-	settle();
+	$admin->settle;
 	while ($admin->run("SELECT FROM pgpubsub.poll('reader', 100000)")) { }
 	$listener->done;
 	last if $stuck;
@@ -298,10 +266,10 @@ is(join(' ', map { $_->[2] } $listener->wait_for_notifications(3)),
 $listener->run('LISTEN pgpubsub');
 $writer->run("SELECT pgpubsub.publish('quiet', repeat('x', 8000))");
 $writer->run("SELECT pgpubsub.publish('c', repeat('x', 8000))");
-settle();
+$admin->settle;
 is(join(' ', map { $_->[1] } $listener->wait_for_notifications(2)),
 	'quiet c', 'a long event that is staged has no frames');
-is((take('reader', 1))[0][1], 'x' x 8000, 'a subscription gets it whole');
+is(($admin->take('reader', 1))[0][1], 'x' x 8000, 'a subscription gets it whole');
 $writer->run("SET pgpubsub.publish_mode = 'transactional'");
 $writer->run("SELECT pgpubsub.publish('quiet', repeat('x', 8000))");
 is(join(' ', map { $_->[1] } $listener->wait_for_notifications(3)),
@@ -314,10 +282,10 @@ $listener->run('UNLISTEN pgpubsub');
 statements(
 	$writer, 'BEGIN',
 	(map { "SELECT pgpubsub.publish('$_', '$_')" } qw(new1 new2 new1 new3)), 'COMMIT');
-is(join(' ', map { $_->[0] } take('pattern', 4)),
+is(join(' ', map { $_->[0] } $admin->take('pattern', 4)),
 	'new1 new2 new1 new3', 'a pattern gets the first event of a new channel');
 $writer->run("SELECT pgpubsub.publish('new4', '$long')");
-is((take('pattern', 1))[0][1], $long, 'also when it is long');
+is(($admin->take('pattern', 1))[0][1], $long, 'also when it is long');
 
 # More than can be staged: published at once, in its order
 
@@ -334,8 +302,8 @@ foreach my $round (1 .. 3)
 		);
 		push @expected, map { "$round.$part.$_" } 1 .. $count;
 	}
-	settle();
-	foreach my $what ([ 'subscription', 1, take('reader', 70) ],
+	$admin->settle;
+	foreach my $what ([ 'subscription', 1, $admin->take('reader', 70) ],
 		[ 'native', 2, $listener->wait_for_notifications(70) ])
 	{
 		my ($name, $column, @rows) = @$what;
@@ -352,7 +320,7 @@ TODO:
 	$writer->run(
 		"SELECT count(pgpubsub.publish('c', i % 2 || repeat('-', 1000))) FROM generate_series(1, 60) AS i"
 	);
-	settle();
+	$admin->settle;
 	@taken = $admin->run("SELECT payload FROM pgpubsub.poll('reader', 100)");
 	is(scalar @taken, 60, 'more than can be staged, with identical ones: none is folded');
 	$listener->query('SELECT 1');
@@ -379,12 +347,12 @@ foreach my $mode (qw(async transactional))
 		$writer->run("INSERT INTO $table VALUES (1)");
 		is(($listener->wait_for_notifications(1))[0][0],
 			$sender, "trigger of $table, session $mode");
-		is((take('reader', 1))[0][2],
+		is(($admin->take('reader', 1))[0][2],
 			$writer->{pid}, 'the pid for the subscription is the same');
 	}
 }
 $writer->run("SET pgpubsub.publish_mode = 'transactional'");
-statements($writer, 'BEGIN', publish(qw(a a)), 'COMMIT');
+statements($writer, 'BEGIN', publishing(qw(a a)), 'COMMIT');
 both_get(['a'], 'transactional: identical ones are folded', native_pid => $writer->{pid});
 $writer->run("SET pgpubsub.publish_mode = 'async'");
 
@@ -395,9 +363,9 @@ foreach my $mode (qw(async transactional))
 	$writer->run("SET pgpubsub.publish_mode = '$mode'");
 	foreach my $savepoint ('', 'SAVEPOINT s; SAVEPOINT t', 'SAVEPOINT s')
 	{
-		statements($writer, 'BEGIN', split(/; /, $savepoint), publish('never'));
+		statements($writer, 'BEGIN', split(/; /, $savepoint), publishing('never'));
 		$writer->run('SAVEPOINT u; RELEASE t; ROLLBACK TO s; RELEASE s') if $savepoint =~ /t/;
-		statements($writer, publish('never')) if $savepoint =~ /t/;
+		statements($writer, publishing('never')) if $savepoint =~ /t/;
 		$writer->run('RELEASE s') if $savepoint eq 'SAVEPOINT s';
 		$writer->query("PREPARE TRANSACTION 'p'");
 		is($writer->sqlstate, '0A000', "$mode: PREPARE TRANSACTION with events fails");
@@ -406,7 +374,7 @@ foreach my $mode (qw(async transactional))
 	is($admin->value('SELECT count(*) FROM pg_prepared_xacts'), 0, 'nothing is prepared');
 	foreach my $again ('SAVEPOINT t; RELEASE t', 'SAVEPOINT t')
 	{
-		statements($writer, 'BEGIN', 'SAVEPOINT s', publish('never'), split(/; /, $again), publish('never'), 'ROLLBACK TO s');
+		statements($writer, 'BEGIN', 'SAVEPOINT s', publishing('never'), split(/; /, $again), publishing('never'), 'ROLLBACK TO s');
 		$writer->run("PREPARE TRANSACTION 'p'");
 		$writer->run("COMMIT PREPARED 'p'");
 	}
@@ -424,15 +392,15 @@ hold_commits($node);
 $slow->begin("INSERT INTO slow VALUES (1); SELECT pgpubsub.publish('c', 'slow')");
 ok(commit_waits($node, $slow), 'a commit that waits');
 $writer->run('SET synchronous_commit = local');
-statements($writer, publish('quick'));
+statements($writer, publishing('quick'));
 both_get(['quick'], 'a commit that waits is overtaken');
 $writer->run(
 	"SELECT count(pgpubsub.publish('d', i || repeat('-', 1000))) FROM generate_series(1, 60) AS i"
 );
-is(scalar @{ [ take('reader', 60) ] }, 60, 'one that cannot be staged overtakes it too');
+is(scalar @{ [ $admin->take('reader', 60) ] }, 60, 'one that cannot be staged overtakes it too');
 $listener->wait_for_notifications(60);
 $listener->notifications;
-cmp_ok($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
+cmp_ok($admin->queue('staging_used_bytes'),
 	'>', 0, 'it keeps its place');
 $admin->run("SELECT pg_cancel_backend($slow->{pid})");
 $slow->finish;
@@ -440,9 +408,7 @@ both_get(['slow'], 'it is published when it is done', pid => $slow->{pid});
 $slow->quit;
 release_commits($node);
 $writer->run('RESET synchronous_commit');
-wait_until(
-	sub { $admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue') == 0 },
-	'an empty staging queue');
+$admin->wait_for_queue("staging_used_bytes = 0");
 
 # The staging queue is full: a writer waits, for as long as it may.
 
@@ -462,19 +428,19 @@ is($writer->{error}{M}, 'queue is full', 'message');
 like($writer->{error}{D}, qr/staging queue/, 'detail');
 ok($writer->{error}{H}, 'hint');
 cmp_ok($writer->duration, '>=', 0.19, 'after publish_timeout');
-cmp_ok($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
+cmp_ok($admin->queue('staging_used_bytes'),
 	'>', 60000, 'the view says that it is full');
 $writer->run("SET pgpubsub.publish_timeout = '10min'");
-$writer->begin((publish('never'))[0]);
+$writer->begin((publishing('never'))[0]);
 ok(waits_in_extension($admin, $writer), 'a writer waits for the staging queue');
 $admin->run("SELECT pg_cancel_backend($writer->{pid})");
 $writer->finish;
 is($writer->sqlstate, '57014', 'pg_cancel_backend ends the wait');
-$writer->begin((publish('waited'))[0]);
+$writer->begin((publishing('waited'))[0]);
 ok(waits_in_extension($admin, $writer), 'a writer waits again');
 my $rollback = client($node);
 $rollback->run("SET pgpubsub.publish_mode = 'async'");
-statements($rollback, 'BEGIN', publish('never'), 'ROLLBACK');
+statements($rollback, 'BEGIN', publishing('never'), 'ROLLBACK');
 $rollback->quit;
 kill 'CONT', $relay;
 $writer->finish;
@@ -498,7 +464,7 @@ both_get(['gone'], 'its session is gone', pid => $gone->{pid});
 $admin->run("ALTER SYSTEM SET pgpubsub.databases = 'elsewhere'");
 $node->reload;
 wait_for_relay($node, 'postgres', count => 0);
-statements($writer, publish('alone'));
+statements($writer, publishing('alone'));
 my @found = $listener->wait_for_notifications(1);
 is("@{$found[0]}", "$writer->{pid} c alone", 'no relay: published in the transaction');
 my $fresh = client($node);
@@ -510,16 +476,16 @@ $fresh->quit;
 $admin->run('ALTER SYSTEM RESET pgpubsub.databases');
 $node->reload;
 wait_for_relay($node, 'postgres');
-my ($gap) = take('reader', 1);
+my ($gap) = $admin->take('reader', 1);
 is("@$gap[0, 1]", 'gap -1', 'a new relay: a gap row');
-statements($writer, publish('again'));
+statements($writer, publishing('again'));
 both_get(['again'], 'with a relay again');
 
 # Nobody has seen what must not be.
-is(join(' ', grep { $_->[1] =~ /never/ } take('pattern', 0)), '', 'nothing else came');
-is( $admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
+is(join(' ', grep { $_->[1] =~ /never/ } $admin->take('pattern', 0)), '', 'nothing else came');
+is( $admin->queue('staging_used_bytes'),
 	0, 'the staging queue is empty');
-is($admin->value('SELECT bad_frames FROM pgpubsub.stat_queue'),
+is($admin->queue('bad_frames'),
 	0, 'no frame was bad');
 $node->stop('fast');
 server_is_sound($node);

@@ -3,10 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -43,8 +41,7 @@ $node->safe_psql('postgres',
 my $half = $events / 2;
 my $offset = log_offset($node);
 $node->safe_psql('postgres', "CALL write('busy', 1, $half, 'transactional')");
-$node->safe_psql('postgres',
-	"SELECT pgpubsub.subscribe('settled', '{settled}', temporary => true)");
+settle($node, 'postgres');
 $node->safe_psql('postgres',
 	"CALL write('busy', $half + 1, $events, 'async')");
 

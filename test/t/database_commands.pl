@@ -3,58 +3,38 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
 my $node = new_server('databases', conf => 'pgpubsub.max_databases = 8');
 
-# A command that ran into core's own wait for other sessions took 5 s.
-sub at_once
-{
-	my ($sql, $name, %params) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $limit = at_once_limit($node);
-	my $start = time();
-	my ($ret, $stdout, $stderr) = $node->psql(
-		$params{db} // 'postgres',
-		$sql,
-		extra_params => [ defined $params{user} ? ('-U', $params{user}) : () ]);
-
-	is($stderr, '', $name);
-	cmp_ok(time() - $start, '<', $limit, "$name: at once");
-}
-
 # The subscription gets what is published now, and a gap row before it if
 # the relay had to leave.
-sub hears
+sub relay_hears
 {
-	my ($db, $payload, $name, %params) = @_;
+	my ($db, $name, %params) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
 	$node->safe_psql($db, 'SELECT pgpubsub.relay_start()');
 	wait_for_relay($node, $db);
-	$node->safe_psql($db, "SELECT pgpubsub.publish('news', '$payload')");
-	is(received($node, $db, 's', 1),
-		($params{gap} ? 'gap:-1 ' : '') . "news:$payload", $name);
+	hears($node, $db, $name, gap => $params{gap} // 0);
 }
 
 $node->safe_psql('postgres', 'CREATE DATABASE one');
 $node->safe_psql('one',      'CREATE EXTENSION pgpubsub');
 $node->safe_psql('one',
 	"SELECT pgpubsub.subscribe('s', '{news}'), pgpubsub.subscribe('t', '{n*}', 'drop')");
-hears('one', 'before', 'a relay runs');
+relay_hears('one', 'a relay runs');
 
 # CREATE DATABASE ... TEMPLATE
 
 my $relay = relay_pid($node, 'one');
-at_once('CREATE DATABASE two TEMPLATE one', 'CREATE DATABASE ... TEMPLATE');
+at_once($node, 'postgres', 'CREATE DATABASE two TEMPLATE one', 'CREATE DATABASE ... TEMPLATE');
 wait_for_relay($node, 'one', not => $relay);
-hears('one', 'after', 'the original has its relay back', gap => 1);
+relay_hears('one', 'the original has its relay back', gap => 1);
 is(relay_pid($node, 'two'), '', 'the copy has none until it is used');
 
 # in the copy: the first use may be any of these
@@ -69,7 +49,7 @@ push @rows, receive($node, 'two', 's', 1, gaps => 1)
 # that transaction had committed, behind it
 like("@rows", qr/^gap:-1 (?:news:first use )?news:mark$/,
 	'a poll of the copied subscription works');
-hears('two', 'copied', 'the copy has a relay');
+relay_hears('two', 'the copy has a relay');
 is( $node->safe_psql('one',
 		q{SELECT string_agg(datname || '.' || subscription, ' ' ORDER BY datname, subscription)
 		  FROM pgpubsub.stat_subscriptions}),
@@ -77,11 +57,11 @@ is( $node->safe_psql('one',
 	'the view shows the subscriptions of both');
 is_quiet($node, 'one', 's', 'what is published in the copy stays there');
 
-at_once('CREATE DATABASE three TEMPLATE one', 'a second copy');
-at_once('CREATE DATABASE four TEMPLATE three', 'a copy of the copy');
+at_once($node, 'postgres', 'CREATE DATABASE three TEMPLATE one', 'a second copy');
+at_once($node, 'postgres', 'CREATE DATABASE four TEMPLATE three', 'a copy of the copy');
 is($node->safe_psql('four', "SELECT pgpubsub.subscribe('new', '{news}')"),
 	't', 'subscribe() as the first use of a copy');
-hears('four', 'deep', 'subscriptions work there', gap => 1);
+relay_hears('four', 'subscriptions work there', gap => 1);
 
 # with a session in the way: core's error, and relays come back
 my $session = open_session($node, 'one');
@@ -96,15 +76,15 @@ wait_for_relay($node, 'one', not => $relay);
 pass('after the failure the relay comes back');
 # several may have come and gone
 received($node, 'one', 's', 1, gaps => 1);
-hears('one', 'failed', 'and its database works');
+relay_hears('one', 'and its database works');
 
 # ALTER DATABASE ... RENAME
 
 $relay = relay_pid($node, 'one');
-at_once('ALTER DATABASE one RENAME TO uno', 'ALTER DATABASE ... RENAME');
+at_once($node, 'postgres', 'ALTER DATABASE one RENAME TO uno', 'ALTER DATABASE ... RENAME');
 wait_for_relay($node, 'uno', not => $relay);
 pass('the relay comes back under the new name');
-hears('uno', 'renamed', 'the database works', gap => 1);
+relay_hears('uno', 'the database works', gap => 1);
 is( $node->safe_psql('uno',
 		'SELECT DISTINCT datname FROM pgpubsub.stat_subscriptions'
 		  . " WHERE datname IN ('one', 'uno')"),
@@ -116,17 +96,17 @@ is( $node->safe_psql('uno',
 my $dir = PostgreSQL::Test::Utils::tempdir();
 $node->safe_psql('postgres', "CREATE TABLESPACE elsewhere LOCATION '$dir'");
 $relay = relay_pid($node, 'uno');
-at_once('ALTER DATABASE uno SET TABLESPACE elsewhere',
+at_once($node, 'postgres', 'ALTER DATABASE uno SET TABLESPACE elsewhere',
 	'ALTER DATABASE ... SET TABLESPACE');
 wait_for_relay($node, 'uno', not => $relay);
-hears('uno', 'moved', 'the database works', gap => 1);
-at_once('ALTER DATABASE uno SET TABLESPACE pg_default', 'and back');
+relay_hears('uno', 'the database works', gap => 1);
+at_once($node, 'postgres', 'ALTER DATABASE uno SET TABLESPACE pg_default', 'and back');
 wait_for_relay($node, 'uno');
-hears('uno', 'moved back', 'the database works', gap => 1);
+relay_hears('uno', 'the database works', gap => 1);
 
 # commands on a database that leave its relay alone
 $relay = relay_pid($node, 'uno');
-at_once($_, $_)
+at_once($node, 'postgres', $_, $_)
   foreach ('ALTER DATABASE uno SET work_mem = $$1MB$$',
 	'ALTER DATABASE uno CONNECTION LIMIT 10',
 	'COMMENT ON DATABASE uno IS $$a comment$$');
@@ -134,7 +114,7 @@ is(relay_pid($node, 'uno'), $relay, 'leave the relay alone');
 
 # DROP DATABASE
 
-at_once('DROP DATABASE two', 'DROP DATABASE');
+at_once($node, 'postgres', 'DROP DATABASE two', 'DROP DATABASE');
 ok( $node->poll_query_until(
 		'uno',
 		'SELECT count(*) = 2 FROM pgpubsub.stat_queue'),
@@ -147,9 +127,9 @@ fails_with($node, 'postgres', 'DROP DATABASE four',
 	'DROP DATABASE with a session that polls fails as ever');
 wait_for_relay($node, 'four');
 pass('and the relay comes back');
-at_once('DROP DATABASE four WITH (FORCE)', 'DROP DATABASE ... WITH (FORCE)');
+at_once($node, 'postgres', 'DROP DATABASE four WITH (FORCE)', 'DROP DATABASE ... WITH (FORCE)');
 close_session($session);
-at_once('DROP DATABASE three', 'DROP DATABASE of one that was not used');
+at_once($node, 'postgres', 'DROP DATABASE three', 'DROP DATABASE of one that was not used');
 
 # with a relay in another state: just starting, and right after a connection
 foreach my $i (1 .. 5)
@@ -158,7 +138,7 @@ foreach my $i (1 .. 5)
 	$node->safe_psql('shortly',  'CREATE EXTENSION pgpubsub');
 	$node->safe_psql('shortly',  "SELECT pgpubsub.publish('news', 'x')")
 	  if $i % 2;
-	at_once('DROP DATABASE shortly' . ($i > 3 ? ' WITH (FORCE)' : ''),
+	at_once($node, 'postgres', 'DROP DATABASE shortly' . ($i > 3 ? ' WITH (FORCE)' : ''),
 		"CREATE and DROP DATABASE, round $i");
 }
 
@@ -175,18 +155,18 @@ $node->command_ok(
 
 $node->safe_psql('template1', 'CREATE EXTENSION pgpubsub');
 wait_for_relay($node, 'template1');
-at_once('CREATE DATABASE child', 'CREATE DATABASE with a relay in template1');
+at_once($node, 'postgres', 'CREATE DATABASE child', 'CREATE DATABASE with a relay in template1');
 is($node->safe_psql('child', "SELECT pgpubsub.subscribe('s', '{news}')"),
 	't', 'the new database has the extension');
-hears('child', 'hello', 'and a relay');
+relay_hears('child', 'and a relay');
 wait_for_relay($node, 'template1');
 $node->safe_psql('template1', 'DROP EXTENSION pgpubsub');
-at_once('DROP DATABASE child', 'DROP DATABASE');
+at_once($node, 'postgres', 'DROP DATABASE child', 'DROP DATABASE');
 
 wait_for_relay($node, 'uno');
-at_once('CREATE DATABASE copied TEMPLATE uno STRATEGY file_copy',
+at_once($node, 'postgres', 'CREATE DATABASE copied TEMPLATE uno STRATEGY file_copy',
 	'CREATE DATABASE ... STRATEGY file_copy');
-at_once('DROP DATABASE copied', 'DROP DATABASE');
+at_once($node, 'postgres', 'DROP DATABASE copied', 'DROP DATABASE');
 
 # Roles: who may not run the command does not make the relay leave.
 
@@ -231,13 +211,13 @@ is(relay_pid($node, 'uno'), $relay, 'the relay went on');
 
 # the owner, who is no superuser, may
 $node->safe_psql('postgres', 'ALTER DATABASE uno OWNER TO keeper');
-at_once('CREATE DATABASE mine TEMPLATE uno', 'the owner copies it',
+at_once($node, 'postgres', 'CREATE DATABASE mine TEMPLATE uno', 'the owner copies it',
 	user => 'keeper');
 wait_for_relay($node, 'uno');
-at_once('ALTER DATABASE uno RENAME TO one', 'and renames it',
+at_once($node, 'postgres', 'ALTER DATABASE uno RENAME TO one', 'and renames it',
 	user => 'keeper');
 wait_for_relay($node, 'one');
-at_once('DROP DATABASE mine', 'and drops the copy', user => 'keeper');
+at_once($node, 'postgres', 'DROP DATABASE mine', 'and drops the copy', user => 'keeper');
 wait_for_relay($node, 'one');
 
 # RENAME is allowed in a transaction block, and in a function.
@@ -248,7 +228,7 @@ is(session_error($session, 'BEGIN; ALTER DATABASE one RENAME TO uno'),
 $session->query('ROLLBACK');
 wait_for_relay($node, 'one');
 pass('rolled back: the relay is there');
-at_once('DO $$BEGIN ALTER DATABASE one RENAME TO uno; END$$',
+at_once($node, 'postgres', 'DO $$BEGIN ALTER DATABASE one RENAME TO uno; END$$',
 	'ALTER DATABASE ... RENAME in a function');
 $node->safe_psql('postgres', 'ALTER DATABASE uno RENAME TO one');
 wait_for_relay($node, 'one');
@@ -259,7 +239,7 @@ close_session($session);
 wait_for_relay($node, 'one');
 pass('a session that held the database has ended: the relay is there');
 
-at_once('DROP DATABASE one', 'DROP DATABASE of the last one');
+at_once($node, 'postgres', 'DROP DATABASE one', 'DROP DATABASE of the last one');
 is( $node->safe_psql('postgres',
 		"SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pgpubsub relay'"
 	),

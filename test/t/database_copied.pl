@@ -4,10 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -70,7 +68,7 @@ sub writers_go_on
 	is(query_error($node, $db, $flood), '', "$how: writers go on");
 
 	# the relay has queued it all
-	$node->safe_psql($db, "SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true), pgpubsub.unsubscribe('settle')");
+	settle($node, $db);
 	is(full_count($db), 0, "$how: the queue was never full");
 	like(states($db), qr/^block evicted, drop idle, evict evicted/, "$how: and the view shows why");
 }

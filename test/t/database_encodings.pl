@@ -3,10 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my %encoding = (utf8 => 'UTF8', latin1 => 'LATIN1', latin2 => 'LATIN2', ascii => 'SQL_ASCII');

@@ -3,23 +3,13 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_server('restore');
 my $dir  = PostgreSQL::Test::Utils::tempdir();
-
-sub publish
-{
-	my ($db, $channel, $payload) = @_;
-
-	return $node->safe_psql($db,
-		"SELECT pgpubsub.publish('$channel', '$payload')");
-}
 
 # Subscriptions of the database, as shared memory has them, without the times.
 sub subscriptions
@@ -231,7 +221,7 @@ foreach my $option ('--single-transaction', '--jobs=2')
 	if (subscriptions_become('again', subscriptions('source'),
 			"subscriptions restored with $option are there"))
 	{
-		publish('again', 'measures', 'restored');
+		publish($node, 'again', 'measures', 'restored');
 		is((receive($node, 'again', 'all', 1))[-1],
 			'measures:restored', 'and work');
 	}
@@ -277,7 +267,7 @@ $node->safe_psql(
 	       ('b', 'app', '{n*}', 'drop')});
 subscriptions_become('hand', "a $owner news evict; b app n* drop",
 	'INSERT is followed');
-publish('hand', 'news', 'one');
+publish($node, 'hand', 'news', 'one');
 is(received($node, 'hand', $_, 1), 'news:one', "$_ reads") foreach qw(a b);
 
 $node->safe_psql(
@@ -287,7 +277,7 @@ $node->safe_psql(
 	VALUES ('never', current_user::regrole, '{news}', 'evict');
 	DELETE FROM pgpubsub.subscription WHERE name = 'a';
 	ROLLBACK});
-publish('hand', 'news', 'two');
+publish($node, 'hand', 'news', 'two');
 is(received($node, 'hand', 'a', 1),
 	'news:two', 'a rollback changes nothing');
 is(subscriptions('hand'), "a $owner news evict; b app n* drop",
@@ -298,8 +288,8 @@ $node->safe_psql('hand',
 );
 subscriptions_become('hand', "a $owner news,weather block; b app n* drop",
 	'UPDATE is followed');
-publish('hand', 'weather', 'rain');
-publish('hand', 'news', 'three');
+publish($node, 'hand', 'weather', 'rain');
+publish($node, 'hand', 'news', 'three');
 is(received($node, 'hand', 'a', 2),
 	'weather:rain news:three', 'the new channel is read, without a gap');
 
@@ -313,8 +303,8 @@ $node->safe_psql('hand',
 );
 subscriptions_become('hand', 'a app weather block; b app n* drop',
 	'a channel is taken away');
-publish('hand', 'news',    'not for a');
-publish('hand', 'weather', 'sun');
+publish($node, 'hand', 'news',    'not for a');
+publish($node, 'hand', 'weather', 'sun');
 is(received($node, 'hand', 'a', 1), 'weather:sun', 'and not read any more');
 
 $node->safe_psql('hand', q{DELETE FROM pgpubsub.subscription WHERE name = 'b'});
@@ -325,7 +315,7 @@ fails_with($node, 'hand', q{SELECT * FROM pgpubsub.poll('b')},
 # ... while a reader has the subscription
 
 my $reader = open_session($node, 'hand');
-publish('hand', 'weather', 'snow');
+publish($node, 'hand', 'weather', 'snow');
 $reader->query_safe('BEGIN');
 is( $reader->query_safe(
 		"SELECT payload FROM pgpubsub.poll('a', timeout => '30s')"),
@@ -338,11 +328,11 @@ $reader->query_safe('COMMIT');
 subscriptions_become('hand',
 	"a app weather,news drop; other $owner other evict",
 	'an UPDATE meanwhile is followed when it lets go');
-publish('hand', 'news', 'four');
+publish($node, 'hand', 'news', 'four');
 is(received($node, 'hand', 'a', 1),
 	'news:four', 'what was read stays read, the new channel is read');
 
-publish('hand', 'news', 'five');
+publish($node, 'hand', 'news', 'five');
 $reader->query_safe('BEGIN');
 is( $reader->query_safe(
 		"SELECT payload FROM pgpubsub.poll('a', timeout => '30s')"),
@@ -365,12 +355,12 @@ ok( $node->poll_query_until(
 $node->safe_psql('hand',
 	q{UPDATE pgpubsub.subscription SET channels = '{other,late}' WHERE name = 'other'}
 );
-publish('hand', 'other', 'you may go');
+publish($node, 'hand', 'other', 'you may go');
 like(scalar(end_query($reader)), qr/\|other\|you may go\|/,
 	'it gets what it waits for');
 subscriptions_become('hand', "other $owner other,late evict",
 	'an UPDATE meanwhile is followed at the latest when its wait ends');
-publish('hand', 'late', 'at last');
+publish($node, 'hand', 'late', 'at last');
 is(received($node, 'hand', 'other', 1),
 	'late:at last', 'the new channel is read');
 
@@ -412,7 +402,7 @@ subscriptions_become('hand', "good $owner news evict",
 	'bad rows do not stop the good ones');
 $node->wait_for_log(qr/WARNING:  ignored row "bad" of table/, $offset);
 $node->wait_for_log(qr/WARNING:  ignored row "reserved" of table/, $offset);
-publish('hand', 'news', 'six');
+publish($node, 'hand', 'news', 'six');
 is(received($node, 'hand', 'good', 1), 'news:six', 'and those work');
 
 $node->stop;

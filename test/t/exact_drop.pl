@@ -3,11 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use IPC::Run;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -25,19 +22,9 @@ my %subscriptions = (
 	never   => [ 'c3,c0',  0 ]);
 
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
+create_taken($node, 'postgres');
 $node->safe_psql(
 	'postgres', q{
-	CREATE TABLE taken (
-		n bigint GENERATED ALWAYS AS IDENTITY, subscription text,
-		seq bigint, channel text, payload text, lost bigint);
-	CREATE FUNCTION take(s name, max_messages int) RETURNS bigint LANGUAGE sql AS $$
-		WITH rows AS (
-			INSERT INTO taken (subscription, seq, channel, payload, lost)
-			SELECT s, p.seq, p.channel, p.payload, p.lost
-			  FROM pgpubsub.poll(s, max_messages) AS p
-			RETURNING 1)
-		SELECT count(*) FROM rows $$;
-
 	-- polls, in transactions that do not all commit, and with looks between
 	CREATE PROCEDURE read_slowly(s name, max_messages int) LANGUAGE plpgsql AS $$
 	BEGIN
@@ -74,18 +61,8 @@ my @connection = ('-h', $node->host, '-p', $node->port);
 my %readers;
 foreach my $name (grep { $subscriptions{$_}[1] } sort keys %subscriptions)
 {
-	my %reader = (out => '');
-
-	$reader{run} = IPC::Run::start(
-		[
-			'psql', '-XAtq', @connection, '-v', 'ON_ERROR_STOP=1', '-c',
-			"CALL read_slowly('$name', $subscriptions{$name}[1])", 'postgres'
-		],
-		'<',
-		\undef,
-		'>&',
-		\$reader{out});
-	$readers{$name} = \%reader;
+	$readers{$name} = begin_program($node, 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1',
+		'-c', "CALL read_slowly('$name', $subscriptions{$name}[1])", 'postgres');
 }
 my @writers = ('pgbench', '-n', @connection, '-c', 6, '-j', 2, '-f', "$dir/writer.sql");
 $node->command_ok([ @writers, '-t', 700, '-D', 't=0', 'postgres' ],
@@ -106,8 +83,7 @@ my @native = notifications($listener);
 $listener->quit;
 
 # the relay has all of it when this returns
-$node->safe_psql('postgres',
-	"SELECT pgpubsub.subscribe('caught up', '{other}', temporary => true), pgpubsub.unsubscribe('caught up')");
+settle($node, 'postgres');
 
 # Before the rest is read: the views know what is lost already.
 
@@ -119,7 +95,7 @@ my $sums = q{
 	                 WHERE EXISTS (SELECT FROM unnest(s.channels) AS p
 	                                WHERE c.channel LIKE replace(p, '*', '%'))) AS c
 	 WHERE pending + delivered + lost <> published
-	   AND subscription <> 'caught up'};
+	   AND subscription <> 'settle_once'};
 is($node->safe_psql('postgres', $sums),
 	'', 'views: pending, delivered and lost are what was published');
 my %views = map { my ($name, @numbers) = split /\|/; ($name => \@numbers) }
@@ -207,9 +183,7 @@ sub flood
 	$node->safe_psql('postgres',
 		"SELECT pgpubsub.publish('$channel', repeat('y', 100) || i) FROM generate_series(1, $count) AS i"
 	);
-	$node->safe_psql('postgres',
-		"SELECT pgpubsub.subscribe('caught up', '{other}', temporary => true), pgpubsub.unsubscribe('caught up')"
-	);
+	settle($node, 'postgres');
 }
 
 $node->safe_psql('postgres', "SELECT pgpubsub.publish('c0', 'seen $_')")

@@ -3,11 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use IPC::Run;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -23,25 +20,15 @@ my $dir = PostgreSQL::Test::Utils::tempdir();
 # transaction that consumes them, until it has taken the last ones.
 
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
+create_taken($node, 'postgres', timeout => '200ms');
 $node->safe_psql(
 	'postgres', q{
 	CREATE TABLE written (channel text, payload text);
-	CREATE TABLE taken (
-		n bigint GENERATED ALWAYS AS IDENTITY, subscription text,
-		seq bigint, channel text, payload text, pid int, lost bigint);
 	CREATE INDEX ON taken (subscription) WHERE payload = 'end';
 
 	CREATE FUNCTION done(name) RETURNS boolean LANGUAGE sql AS $$
 		SELECT EXISTS (SELECT FROM taken
 		               WHERE subscription = $1 AND payload = 'end') $$;
-
-	CREATE FUNCTION take(s name, max_messages int) RETURNS bigint LANGUAGE sql AS $$
-		WITH rows AS (
-			INSERT INTO taken (subscription, seq, channel, payload, pid, lost)
-			SELECT s, p.seq, p.channel, p.payload, p.pid, p.lost
-			  FROM pgpubsub.poll(s, max_messages, '200ms') AS p
-			RETURNING 1)
-		SELECT count(*) FROM rows $$;
 
 	-- each poll a transaction of its own
 	CREATE PROCEDURE read_simply(s name) LANGUAGE plpgsql AS $$
@@ -174,48 +161,30 @@ COMMIT;
 # Start all.
 
 my %readers;
-my @connection = ('-h', $node->host, '-p', $node->port);
 
 sub start_reader
 {
 	my ($key, $name) = @_;
 	my ($procedure) = @{ $subscriptions{$name} };
-	my %reader = (name => $name, out => '');
-
-	$reader{run} = IPC::Run::start(
-		[
-			'psql', '-XAtq', @connection, '-v', 'ON_ERROR_STOP=1', '-c',
-			"CALL $procedure('$name')", 'postgres'
-		],
-		'<',
-		\undef,
-		'>&',
-		\$reader{out});
-	$readers{$key} = \%reader;
+	$readers{$key} = begin_program($node, 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1',
+		'-c', "CALL $procedure('$name')", 'postgres');
+	$readers{$key}{name} = $name;
 }
 
 start_reader($_, $_) foreach grep { $_ ne 'late' } sort keys %subscriptions;
 start_reader("shared$_", 'shared') foreach 1 .. 2;
 
-my $out     = '';
-my $writers = IPC::Run::start(
-	[
-		'pgbench', '-n', @connection, '-c', $clients, '-j', 2, '-t',
-		$transactions, '-D', 't=0', '-f', "$dir/writer.sql", 'postgres'
-	],
-	'<',
-	\undef,
-	'>&',
-	\$out);
+my $writers = begin_program($node, 'pgbench', '-n', '-c', $clients, '-j', 2,
+	'-t', $transactions, '-D', 't=0', '-f', "$dir/writer.sql", 'postgres');
 
 # One reader is terminated and comes back, until the writers are done.  The
 # readers of the shared subscription wait for one another, and give up now
 # and then.
 my %came_back;
 my $rounds = 0;
-while ($writers->pumpable)
+while ($writers->{run}->pumpable)
 {
-	$writers->pump_nb;
+	$writers->{run}->pump_nb;
 	$node->safe_psql('postgres',
 		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
 		  . " WHERE query LIKE 'CALL read_wildly(''killed'')'")
@@ -234,7 +203,7 @@ while ($writers->pumpable)
 		start_reader($key, $reader->{name});
 	}
 }
-ok($writers->finish, 'all writers have written') || diag($out);
+ok($writers->{run}->finish, 'all writers have written') || diag($writers->{out});
 
 # The end: each reader stops at it.  It comes last on each channel.
 start_reader('late', 'late');

@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -26,15 +23,13 @@ log_statement = none
 });
 my $dir = PostgreSQL::Test::Utils::tempdir();
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
+create_taken($node, 'postgres', timeout => '100ms', payload => "split_part(p.payload, ' ', 1)");
 my $admin = client($node);
 
 $admin->run(
 	q{
 	CREATE TABLE written (
 		channel text, writer int, n int, id text, mode text);
-	CREATE TABLE taken (
-		arrival bigint GENERATED ALWAYS AS IDENTITY, subscription text,
-		seq bigint, channel text, payload text, pid int, lost bigint);
 	CREATE INDEX ON taken (subscription) WHERE payload LIKE 'end%';
 
 	-- One transaction: events on some of the channels, some in subtransactions
@@ -76,14 +71,6 @@ $admin->run(
 			END IF;
 		END LOOP;
 	END $$;
-
-	CREATE FUNCTION take(s name, max_messages int) RETURNS bigint LANGUAGE sql AS $$
-		WITH rows AS (
-			INSERT INTO taken (subscription, seq, channel, payload, pid, lost)
-			SELECT s, p.seq, p.channel, split_part(p.payload, ' ', 1), p.pid, p.lost
-			  FROM pgpubsub.poll(s, max_messages, '100ms') AS p
-			RETURNING 1)
-		SELECT count(*) FROM rows $$;
 });
 
 # Which channels, which on_full, how wild a reader
@@ -162,7 +149,7 @@ sub read_subscription
 			# it may be terminated here too, by who has seen it read
 			eval {
 				my $published =
-				  $session->value('SELECT published FROM pgpubsub.stat_queue');
+				  $session->queue('published');
 
 				$session->quit if rand() < 0.5;
 				$session = client($node) if $session->{closed};
@@ -214,7 +201,7 @@ srand($seed);
 my $terminated = 0;
 until (!grep { !$_->done } @writing)
 {
-	my $count = $admin->value('SELECT published FROM pgpubsub.stat_queue');
+	my $count = $admin->queue('published');
 
 	$terminated += $admin->value(
 		q{SELECT count(pg_terminate_backend(pid))
@@ -222,7 +209,7 @@ until (!grep { !$_->done } @writing)
 		           WHERE pid IS NOT NULL ORDER BY random() LIMIT 1) AS victim});
 	wait_until(
 		sub {
-			$admin->value('SELECT published FROM pgpubsub.stat_queue') >
+			$admin->queue('published') >
 			  $count + 150
 			  || !grep { !$_->done } @writing;
 		},
@@ -263,58 +250,46 @@ $admin->run(
 	  SELECT pgpubsub.publish('c' || i, 'end:c' || i) FROM generate_series(1, 5) AS i});
 join_children('the readers have met no error');
 
-sub none
-{
-	my ($sql, $name) = @_;
-	my @rows = map { join ' ', map { $_ // 'NULL' } @$_ } $admin->run($sql);
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	splice @rows, 10;
-	is(join("\n", @rows), '', $name);
-}
-
 note $admin->value(
 	"SELECT string_agg(format('%s: %s read, %s lost', subscription, count, lost), E'\\n') FROM"
 	  . " (SELECT subscription, count(payload), sum(lost) AS lost FROM taken GROUP BY 1 ORDER BY 1) AS t");
-note $admin->value(
-	"SELECT format('full %s times for %s ms, %s evictions', full_count, full_ms, evictions) FROM pgpubsub.stat_queue"
-);
+note $admin->queue("format('full %s times for %s ms, %s evictions', full_count, full_ms, evictions)");
 
-none(
+no_rows($admin, 
 	q{SELECT subscription, channel, payload, count(*) FROM taken
 	   WHERE payload IS NOT NULL GROUP BY 1, 2, 3 HAVING count(*) > 1},
 	'nothing is read twice');
-none(
+no_rows($admin, 
 	q{SELECT * FROM taken
 	   WHERE payload IS NOT NULL
 	     AND NOT EXISTS (SELECT FROM written AS w WHERE w.channel = taken.channel AND w.id = payload)},
 	'nothing is read that was not written');
-none(
+no_rows($admin, 
 	q{SELECT * FROM taken WHERE lost < 0},
 	'what was lost is always known');
-none(
+no_rows($admin, 
 	q{SELECT * FROM (
-		SELECT subscription, channel, payload, seq, lag(seq) OVER (PARTITION BY subscription ORDER BY arrival) AS before
+		SELECT subscription, channel, payload, seq, lag(seq) OVER (PARTITION BY subscription ORDER BY n) AS before
 		  FROM taken WHERE payload IS NOT NULL) AS t WHERE before >= seq},
 	'seq increases');
-none(
+no_rows($admin, 
 	q{SELECT * FROM (
 		SELECT subscription, channel, payload,
-		       lag(split_part(payload, ':', 2)::int) OVER (PARTITION BY subscription, channel, split_part(payload, ':', 1) ORDER BY arrival) AS before
+		       lag(split_part(payload, ':', 2)::int) OVER (PARTITION BY subscription, channel, split_part(payload, ':', 1) ORDER BY n) AS before
 		  FROM taken WHERE payload NOT LIKE 'end%') AS t
 	   WHERE before >= split_part(payload, ':', 2)::int},
 	'the events of a writer come in order, on each channel');
-none(
+no_rows($admin, 
 	q{SELECT channel, payload, count(DISTINCT seq), count(DISTINCT pid) FROM taken
 	   WHERE payload IS NOT NULL GROUP BY 1, 2 HAVING count(DISTINCT seq) > 1 OR count(DISTINCT pid) > 1},
 	'an event has the same seq and the same pid for all');
-none(
+no_rows($admin, 
 	q{SELECT channel, writer, n, count FROM (
 		SELECT channel, split_part(payload, ':', 1) AS writer, count(DISTINCT pid), 0 AS n
 		  FROM taken WHERE payload NOT LIKE 'end%' GROUP BY 1, 2) AS t
 	   WHERE count <> 1},
 	'a writer has one pid');
-none(
+no_rows($admin, 
 	q{WITH expected AS (
 		SELECT subscription, count(*) AS written
 		  FROM ends JOIN written USING (channel) GROUP BY 1),
@@ -324,7 +299,7 @@ none(
 	  SELECT * FROM expected LEFT JOIN got USING (subscription)
 	   WHERE read + lost IS DISTINCT FROM written},
 	'read + lost = written');
-none(
+no_rows($admin, 
 	q{WITH got AS (
 		SELECT subscription, count(payload) AS read, coalesce(sum(lost), 0) AS lost
 		  FROM taken GROUP BY 1)
@@ -332,7 +307,7 @@ none(
 	    FROM pgpubsub.stat_subscriptions AS s JOIN got USING (subscription)
 	   WHERE (s.delivered, s.lost, s.pending) IS DISTINCT FROM (read, got.lost::bigint, 0::bigint)},
 	'stat_subscriptions says the same');
-none(
+no_rows($admin, 
 	q{WITH got AS (
 		SELECT e.channel, count(t.payload) AS read,
 		       count(DISTINCT e.subscription) AS subscriptions
@@ -344,28 +319,28 @@ none(
 	   WHERE (s.subscriptions::bigint, s.published, s.delivered, s.lost)
 	         IS DISTINCT FROM (g.subscriptions, written, read, g.subscriptions * written - read)},
 	'stat_channels says the same');
-none(
+no_rows($admin, 
 	q{SELECT subscription, on_full, sum(t.lost)
 	    FROM taken AS t JOIN pgpubsub.stat_subscriptions USING (subscription)
 	   WHERE on_full = 'block' AND t.lost IS NOT NULL GROUP BY 1, 2},
 	'those with block have missed nothing');
-none(
+no_rows($admin, 
 	q{SELECT subscription, e.channel, w.id
 	    FROM ends AS e JOIN written AS w USING (channel) JOIN pgpubsub.stat_subscriptions USING (subscription)
 	   WHERE on_full = 'block'
 	     AND NOT EXISTS (SELECT FROM taken AS t WHERE t.subscription = e.subscription AND t.channel = e.channel AND t.payload = w.id)},
 	'and have read everything');
-cmp_ok($admin->value('SELECT full_count FROM pgpubsub.stat_queue'),
+cmp_ok($admin->queue('full_count'),
 	'>', 0, 'the queue was full');
-cmp_ok($admin->value('SELECT evictions FROM pgpubsub.stat_queue'),
+cmp_ok($admin->queue('evictions'),
 	'>', 0, 'some were evicted');
 cmp_ok($admin->value("SELECT sum(lost) FROM taken WHERE subscription LIKE 'drop%'"),
 	'>', 0, 'some events were dropped');
-is($admin->value('SELECT bad_frames FROM pgpubsub.stat_queue'),
+is($admin->queue('bad_frames'),
 	0, 'no frame was bad');
-is($admin->value('SELECT relay_restarts FROM pgpubsub.stat_queue'),
+is($admin->queue('relay_restarts'),
 	0, 'the relay was not started anew');
-is($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
+is($admin->queue('staging_used_bytes'),
 	0, 'the staging queue is empty');
 $node->stop('fast');
 server_is_sound($node);

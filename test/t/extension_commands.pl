@@ -4,24 +4,13 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 use Time::HiRes qw(time);
 
 my $node = new_server('extension',
 	conf => "pgpubsub.queue_size = '64kB'\npgpubsub.max_databases = 6\npgpubsub.max_subscriptions = 4");
-
-sub hears
-{
-	my ($db, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	$node->safe_psql($db, "SELECT pgpubsub.publish('news', 'heard')");
-	like(received($node, $db, 's', 1), qr/^(?:gap:-1 )?news:heard$/, $name);
-}
 
 sub no_relay
 {
@@ -58,7 +47,7 @@ fails_with($node, 'one', 'DROP TABLE pgpubsub.subscription',
 fails_with($node, 'one', 'DROP SCHEMA pgpubsub',
 	'2BP01', qr/extension pgpubsub/, 'nor its schema');
 is(relay_pid($node, 'one'), $relay, 'the relay goes on');
-hears('one', 'and works');
+hears($node, 'one', 'and works');
 
 # a part that is taken out of it can be dropped; the relay outlives that
 my $offset = log_offset($node);
@@ -73,7 +62,7 @@ $node->safe_psql(
 	ALTER TABLE pgpubsub.elsewhere RENAME TO subscription;
 	ALTER EXTENSION pgpubsub ADD TABLE pgpubsub.subscription});
 is(relay_pid($node, 'one'), $relay, 'the relay has gone on');
-hears('one', 'and works');
+hears($node, 'one', 'and works');
 
 # The owner of the extension goes
 
@@ -83,10 +72,10 @@ $node->safe_psql('one', q{SELECT pgpubsub.subscribe('t', '{t}'), pgpubsub.unsubs
 is($node->safe_psql('one', 'SELECT DISTINCT owner FROM pgpubsub.subscription'),
 	'second', 'REASSIGN OWNED of the owner of the extension: subscriptions go with it');
 is(relay_pid($node, 'one'), $relay, 'the relay goes on');
-hears('one', 'and works');
+hears($node, 'one', 'and works');
 $node->safe_psql('one', 'BEGIN; DROP OWNED BY second; ROLLBACK');
 is(relay_pid($node, 'one'), $relay, 'DROP OWNED, rolled back: the relay goes on');
-hears('one', 'and works');
+hears($node, 'one', 'and works');
 $node->safe_psql('one', 'DROP OWNED BY second');
 no_relay('one', 'DROP OWNED drops the extension, and the relay leaves');
 $node->safe_psql('postgres', 'DROP ROLE second, admin');
@@ -111,7 +100,7 @@ no_relay('one', 'created and dropped by three sessions at once: nothing is left'
 $node->safe_psql('one', 'CREATE EXTENSION pgpubsub');
 is($node->safe_psql('one', q{SELECT pgpubsub.subscribe('s', '{news}')}),
 	't', 'it can be created again');
-hears('one', 'and works');
+hears($node, 'one', 'and works');
 
 # A database in other sessions' hands, with subscriptions up to the limit: all
 # places come back
@@ -144,18 +133,6 @@ sub fill
 	return $writer;
 }
 
-sub at_once
-{
-	my ($db, $sql) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $limit = at_once_limit($node);
-	my $start = time();
-	my ($ret, $out, $err) = $node->psql($db, $sql);
-
-	is($err, '', "with a full queue: $sql");
-	cmp_ok(time() - $start, '<', $limit, '... at once');
-}
-
 my $writer = fill('one');
 ok( $node->poll_query_until(
 		'postgres', q{
@@ -163,17 +140,17 @@ ok( $node->poll_query_until(
 		 WHERE datname = 'one' AND backend_type = 'client backend'}),
 	'the writer is ended');
 close_session($writer);
-at_once('postgres', 'CREATE DATABASE copy TEMPLATE one');
-at_once('postgres', 'ALTER DATABASE one RENAME TO uno');
+at_once($node, 'postgres', 'CREATE DATABASE copy TEMPLATE one');
+at_once($node, 'postgres', 'ALTER DATABASE one RENAME TO uno');
 wait_for_relay($node, 'uno');
-at_once('postgres', 'DROP DATABASE copy');
+at_once($node, 'postgres', 'DROP DATABASE copy');
 $writer = fill('uno');
-at_once('uno', 'DROP EXTENSION pgpubsub');
+at_once($node, 'uno', 'DROP EXTENSION pgpubsub');
 close_session($writer);
 no_relay('uno', 'the relay has left');
 $node->safe_psql('uno', 'CREATE EXTENSION pgpubsub');
 $writer = fill('uno');
-at_once('postgres', 'DROP DATABASE uno WITH (FORCE)');
+at_once($node, 'postgres', 'DROP DATABASE uno WITH (FORCE)');
 close_session($writer);
 is( $node->safe_psql('postgres', 'SELECT count(*) FROM pgpubsub.stat_queue'),
 	1, 'only the database that is left has a place');

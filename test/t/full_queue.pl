@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
@@ -22,32 +19,6 @@ log_statement = none
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
 my $admin = client($node);
 
-sub queue
-{
-	my ($column) = @_;
-
-	return $admin->value("SELECT $column FROM pgpubsub.stat_queue");
-}
-
-sub subscription
-{
-	my ($name, $column) = @_;
-
-	return $admin->value(
-		"SELECT $column FROM pgpubsub.stat_subscriptions WHERE subscription = '$name'"
-	);
-}
-
-sub wait_for_queue
-{
-	my ($condition) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	return wait_until(
-		sub { $admin->value("SELECT $condition FROM pgpubsub.stat_queue") eq 't' },
-		"queue: $condition");
-}
-
 sub subscribe
 {
 	my ($name, $channels, $on_full) = @_;
@@ -59,7 +30,7 @@ sub subscribe
 sub unsubscribe
 {
 	$admin->run("SELECT pgpubsub.unsubscribe('$_')") foreach @_;
-	wait_for_queue("relay_state = 'listening'");
+	$admin->wait_for_queue("relay_state = 'listening'");
 }
 
 # Publish so many events of about a kilobyte in one transaction; it does not
@@ -97,7 +68,7 @@ sub fill
 	my ($channel, $count) = @_;
 	my @range = publish_many($channel, $count // 100);
 
-	wait_for_queue("relay_state = 'full'");
+	$admin->wait_for_queue("relay_state = 'full'");
 	return @range;
 }
 
@@ -196,35 +167,35 @@ $node->safe_psql('postgres', 'DROP DATABASE kept');
 # drop
 
 subscribe('dropping', 'c', 'drop');
-my $relayed = queue('published');
+my $relayed = $admin->queue('published');
 my ($first, $last) = publish_many('c', 50);
 publish_many('c', 50) for 1 .. 5;
 $last = $published;
-wait_for_queue('published = ' . ($relayed + 300));
+$admin->wait_for_queue('published = ' . ($relayed + 300));
 my ($messages, $gaps) = read_to('dropping', $last);
 is(scalar @$gaps, 1, 'drop: one gap row');
 is($gaps->[0] + @$messages, 300, 'with the exact number');
 is("@$messages", join(' ', ($last - $#$messages) .. $last),
 	'the oldest were lost');
-is(subscription('dropping', 'lost'), $gaps->[0], 'as the view says');
-is(queue('full_count'), 0, 'the queue was never full');
+is($admin->subscription('dropping', 'lost'), $gaps->[0], 'as the view says');
+is($admin->queue('full_count'), 0, 'the queue was never full');
 unsubscribe('dropping');
 
 # block: a full queue
 
-my $full_count = queue('full_count');
+my $full_count = $admin->queue('full_count');
 my $offset     = log_offset($node);
 subscribe('blocking', 'c', 'block');
 subscribe('behind',   'd', 'drop');
 subscribe('reading',  'c', 'drop');
 ($first) = fill('c');
-is(queue('full_count'), $full_count + 1, 'full_count counts');
-my $full_ms = queue('full_ms');
-ok(wait_for_queue("full_ms > $full_ms"), 'full_ms grows meanwhile');
-is(subscription('blocking', 'state'), 'holding', 'the one that holds is holding');
-is(subscription('reading', 'state'), 'idle', 'one with drop is not');
-cmp_ok(subscription('blocking', 'pending'), '>=', 50, 'pending');
-cmp_ok(queue('used_bytes'), '<=', 65536, 'used_bytes is at most the size');
+is($admin->queue('full_count'), $full_count + 1, 'full_count counts');
+my $full_ms = $admin->queue('full_ms');
+ok($admin->wait_for_queue("full_ms > $full_ms"), 'full_ms grows meanwhile');
+is($admin->subscription('blocking', 'state'), 'holding', 'the one that holds is holding');
+is($admin->subscription('reading', 'state'), 'idle', 'one with drop is not');
+cmp_ok($admin->subscription('blocking', 'pending'), '>=', 50, 'pending');
+cmp_ok($admin->queue('used_bytes'), '<=', 65536, 'used_bytes is at most the size');
 $node->wait_for_log(qr/WARNING:  .*half full/, $offset);
 $node->wait_for_log(qr/DETAIL:  .*"blocking"/, $offset);
 pass('past half full a WARNING names who holds');
@@ -287,7 +258,7 @@ $reader->run("BEGIN; SELECT FROM pgpubsub.poll('blocking', 1)");
 $other->run("SET pgpubsub.publish_mode = 'transactional'");
 $other->query("SELECT pgpubsub.publish('c', 'never')");
 check_error($other, 'with a reader', qr/\b$reader->{pid}\b/);
-is(subscription('blocking', 'pid'), $reader->{pid}, 'the view shows its pid too');
+is($admin->subscription('blocking', 'pid'), $reader->{pid}, 'the view shows its pid too');
 $published++;
 $reader->query("SET LOCAL pgpubsub.publish_timeout = '10min'; SELECT pgpubsub.publish('c', '$published')");
 is($reader->sqlstate, '', 'who has consumed does not wait');
@@ -299,7 +270,7 @@ $reader->query("SELECT pgpubsub.publish('c', '$published')");
 $reader->query('COMMIT');
 is($reader->sqlstate, '', 'nor in async mode');
 cmp_ok($reader->duration, '<', 10, 'at once');
-is(queue('relay_state'), 'full', 'the queue is full all the while');
+is($admin->queue('relay_state'), 'full', 'the queue is full all the while');
 ok(!$_->done, 'and a writer still waits') foreach $writer, $second, $async;
 
 # What ends a wait
@@ -367,11 +338,11 @@ goes_on($second, 'room by a reader, another channel');
 goes_on($async,  'room by a reader, async');
 $other->finish;
 is($other->sqlstate, '', 'budget: the first wait ends well');
-wait_for_queue("relay_state = 'listening'");
-is(subscription('blocking', 'state'), 'idle', 'the subscription no longer holds');
+$admin->wait_for_queue("relay_state = 'listening'");
+is($admin->subscription('blocking', 'state'), 'idle', 'the subscription no longer holds');
 
 notify_many('c', 150);
-wait_for_queue("relay_state = 'full'");
+$admin->wait_for_queue("relay_state = 'full'");
 $other->query("SELECT pgpubsub.publish('c', 'never')");
 is($other->sqlstate, '53400', 'budget: the second wait fails');
 cmp_ok($other->duration, '<', 5.5, 'after what the first has left');
@@ -393,10 +364,10 @@ $admin->run('BEGIN');
 $admin->run("SELECT pgpubsub.unsubscribe('blocking')");
 $admin->run('ROLLBACK');
 ok(!$writer->done, 'unsubscribe: one that is rolled back frees no room');
-is(queue('relay_state'), 'full', 'the queue is full on');
+is($admin->queue('relay_state'), 'full', 'the queue is full on');
 $admin->run("SELECT pgpubsub.unsubscribe('blocking')");
 goes_on($writer, 'unsubscribe');
-wait_for_queue("relay_state = 'listening'");
+$admin->wait_for_queue("relay_state = 'listening'");
 
 subscribe('blocking', 'c', 'block');
 fill('c');
@@ -419,7 +390,7 @@ $writer = waiting_writer('c', name => 'temporary');
 $reader->run("BEGIN; SELECT FROM pgpubsub.poll('brief', 10)");
 $admin->run("SELECT pg_terminate_backend($reader->{pid})");
 goes_on($writer, 'terminated owner of a temporary subscription');
-wait_for_queue("relay_state = 'listening'");
+$admin->wait_for_queue("relay_state = 'listening'");
 $reader->quit;
 
 # A reader that is terminated has not consumed: it frees no room.
@@ -437,7 +408,7 @@ wait_until(
 		) eq 't';
 	},
 	'end of its backend');
-is(queue('relay_state'), 'full', 'a reader that is terminated frees no room');
+is($admin->queue('relay_state'), 'full', 'a reader that is terminated frees no room');
 ($messages, $gaps) = read_to('blocking', $published);
 goes_on($writer, 'the next reader');
 is("@$messages", join(' ', $start .. $published), 'who gets all of it');
@@ -464,7 +435,7 @@ is($reader->sqlstate, '', 'the reader goes on');
 is($admin->value('SELECT b FROM t'), 2, 'and has its row');
 $reader->quit;
 read_to('blocking', $start + 99);
-wait_for_queue("relay_state = 'listening'");
+$admin->wait_for_queue("relay_state = 'listening'");
 unsubscribe('blocking');
 
 # evict
@@ -482,15 +453,15 @@ sub set_evict_timeout
 		'a new setting');
 }
 
-my $evictions = queue('evictions');
+my $evictions = $admin->queue('evictions');
 is($evictions, 0, 'nothing was evicted until now');
 subscribe('one',   'c',  'evict');
 subscribe('two',   'c*', 'evict');
 subscribe('ahead', 'c',  'evict');
 subscribe('drop',  'c',  'drop');
 ($start) = fill('c', 200);
-is(subscription($_, 'state'), 'holding', "$_ holds") foreach qw(one two ahead);
-is(subscription('drop', 'state'), 'idle', 'drop does not');
+is($admin->subscription($_, 'state'), 'holding', "$_ holds") foreach qw(one two ahead);
+is($admin->subscription('drop', 'state'), 'idle', 'drop does not');
 $writer = waiting_writer('c',
 	name   => 'eviction',
 	before => "SET pgpubsub.publish_timeout = '50ms'");
@@ -507,29 +478,29 @@ wait_until(
 	'a wait of 500 ms');
 ok(!$_->done, 'who waits for an eviction does not fail after publish_timeout')
   foreach $writer, $async;
-is(queue('evictions'), 0, 'none before evict_timeout');
+is($admin->queue('evictions'), 0, 'none before evict_timeout');
 
 read_to('ahead', $start + 20);
 ok( wait_until(
-		sub { subscription('ahead', 'state') eq 'idle' },
+		sub { $admin->subscription('ahead', 'state') eq 'idle' },
 		'a subscription that is no longer waited for'),
 	'one that has read on holds no more');
 $offset = log_offset($node);
 set_evict_timeout('100ms');
 goes_on($writer, 'eviction');
 goes_on($async,  'eviction, async');
-wait_for_queue("relay_state = 'listening'");
+$admin->wait_for_queue("relay_state = 'listening'");
 set_evict_timeout('1min');
-cmp_ok(queue('evictions'), '>=', 2, 'evictions counts');
+cmp_ok($admin->queue('evictions'), '>=', 2, 'evictions counts');
 foreach my $name (qw(one two))
 {
-	is(subscription($name, 'state'), 'evicted', "$name is evicted");
+	is($admin->subscription($name, 'state'), 'evicted', "$name is evicted");
 	$node->wait_for_log(qr/evicted subscription "$name"/, $offset);
 	pass("the log says that $name was evicted");
 }
 foreach my $name (qw(one two drop))
 {
-	my $lost = subscription($name, 'lost');
+	my $lost = $admin->subscription($name, 'lost');
 	my $all  = $published - $start + 1;
 	my ($messages, $gaps) = read_to($name, $published - 1);
 
@@ -537,14 +508,14 @@ foreach my $name (qw(one two drop))
 	is(scalar @$gaps, 1, "$name gets one gap row");
 	is($gaps->[0] + @$messages, $all, "$name: with the exact number");
 	is($gaps->[0], $lost, "$name: as the view has it");
-	is(subscription($name, 'state'), 'idle', "$name is idle again");
-	is(subscription($name, 'pending'), 0, "$name has nothing left");
+	is($admin->subscription($name, 'state'), 'idle', "$name is idle again");
+	is($admin->subscription($name, 'pending'), 0, "$name has nothing left");
 }
 $admin->run("SELECT pgpubsub.unsubscribe('$_')") foreach qw(ahead drop);
 
 # It holds again since its poll.
 fill('c');
-is(subscription($_, 'state'), 'holding', "$_ holds again after its poll")
+is($admin->subscription($_, 'state'), 'holding', "$_ holds again after its poll")
   foreach qw(one two);
 unsubscribe('two', 'one');
 
@@ -563,7 +534,7 @@ unsubscribe('blocking', 'one');
 # block elsewhere, up to date: it does not hold, so the eviction is waited for.
 subscribe('one', 'c', 'evict');
 fill('c');
-is(subscription('elsewhere', 'state'), 'idle', 'a block subscription that has read all does not hold');
+is($admin->subscription('elsewhere', 'state'), 'idle', 'a block subscription that has read all does not hold');
 $writer = waiting_writer('c',
 	name   => 'block elsewhere',
 	before => "SET pgpubsub.publish_timeout = '50ms'");
@@ -577,22 +548,22 @@ wait_until(
 ok(!$writer->done, 'block elsewhere does not make the writer fail');
 set_evict_timeout('1s');
 goes_on($writer, 'block elsewhere');
-wait_for_queue("relay_state = 'listening'");
+$admin->wait_for_queue("relay_state = 'listening'");
 
 # Partial reading does not restart evict_timeout, which is 1 s here.
 poll('one', 1);
-is(subscription('one', 'state'), 'idle', 'a poll begins to hold anew');
-$evictions = queue('evictions');
+is($admin->subscription('one', 'state'), 'idle', 'a poll begins to hold anew');
+$evictions = $admin->queue('evictions');
 notify_many('c', 20000);
-wait_for_queue("relay_state = 'full'");
+$admin->wait_for_queue("relay_state = 'full'");
 my $began = time;
 my $reads = 0;
-while (queue('evictions') == $evictions && time - $began < 20)
+while ($admin->queue('evictions') == $evictions && time - $began < 20)
 {
 	$admin->run("SELECT FROM pgpubsub.poll('one', 1)");
 	$reads++;
 }
-cmp_ok(queue('evictions'), '>', $evictions, "evicted although it has read $reads times");
+cmp_ok($admin->queue('evictions'), '>', $evictions, "evicted although it has read $reads times");
 cmp_ok(time - $began, '<', 15, 'in about evict_timeout');
 unsubscribe('one', 'elsewhere');
 

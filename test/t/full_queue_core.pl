@@ -5,11 +5,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -74,9 +71,9 @@ like($writer->{error}{D}, qr/NOTIFY queue is full/, 'the detail names core\'s qu
 like($writer->{error}{H}, qr/pg_notification_queue_usage/, 'the hint says where to look');
 wait_until(sub { take(); @taken >= $count }, 'all events');
 is(scalar @taken, $count, 'a subscription gets all of it meanwhile');
-cmp_ok($admin->value('SELECT notify_queue_usage FROM pgpubsub.stat_queue'),
+cmp_ok($admin->queue('notify_queue_usage'),
 	'>', 0.9, 'the view says so too');
-cmp_ok($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
+cmp_ok($admin->queue('staging_used_bytes'),
 	'>', 200000, 'and that staging is full');
 
 # The relay says so at most every five seconds, tries all the time, and is the
@@ -90,7 +87,7 @@ my $apart = $seconds[1] - $seconds[0];
 $apart += 86400 if $apart < 0;    # over midnight
 cmp_ok($apart, '>', 4.9, 'but not at each try');
 is(relay_pid($node, 'postgres'), $relay, 'the relay is the same');
-is($admin->value('SELECT relay_state FROM pgpubsub.stat_queue'), 'listening', 'and listens');
+is($admin->queue('relay_state'), 'listening', 'and listens');
 
 # Others go on as far as they do not need core's queue.
 is($admin->value("SELECT pgpubsub.subscribe('other', '{d}')"), 't', 'subscribe() works meanwhile');
@@ -112,7 +109,7 @@ $blocker->run('COMMIT');
 $writer->finish;
 is($writer->sqlstate, '', 'and goes on when that session has ended its transaction');
 wait_until(sub { take(); @taken >= $count }, 'all events');
-$admin->run("SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
+$admin->settle;
 take();
 is(join(' ', map { $_->[0] // "gap $_->[2]" } @taken),
 	join(' ', 1 .. $count),
@@ -123,7 +120,7 @@ is(join(' ', map { $_->[2] =~ s/-+$//r } @heard),
 	join(' ', 1 .. $count),
 	'a native listener too');
 is(relay_pid($node, 'postgres'), $relay, 'the relay is still the same');
-wait_until(sub { $admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue') == 0 }, 'an empty staging queue');
+$admin->wait_for_queue("staging_used_bytes = 0");
 
 $node->stop('fast');
 server_is_sound($node);

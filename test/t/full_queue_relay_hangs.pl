@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('hangs', conf => q{
@@ -63,10 +60,10 @@ cmp_ok($writer->duration, '>', 9, 'but it was given its time');
 
 kill 'CONT', $relay;
 wait_until(
-	sub { $admin->value("SELECT state FROM pgpubsub.stat_subscriptions WHERE subscription = 's'") eq 'evicted' },
+	sub { $admin->subscription('s', 'state') eq 'evicted' },
 	'the eviction');
 $writer->run("SELECT pgpubsub.publish('c', 'after')");
-wait_until(sub { $admin->value('SELECT relay_state FROM pgpubsub.stat_queue') eq 'listening' }, 'room');
+$admin->wait_for_queue("relay_state = 'listening'");
 is(relay_pid($node, 'postgres'), $relay, 'the relay goes on when it does');
 my @read = $admin->run("SELECT payload, lost FROM pgpubsub.poll('s', 1000, '60s')");
 is(scalar(grep { defined $_->[1] } @read), 1, 'what was evicted gets its gap row');

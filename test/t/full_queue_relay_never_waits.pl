@@ -5,11 +5,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -31,29 +28,12 @@ $admin->run("SET pgpubsub.publish_timeout = '30s'");
 $admin->run("SELECT pgpubsub.subscribe('blocking', '{bulk}', 'block')");
 my $relay = relay_pid($node, 'shop');
 
-# Memory of the relay that is its own, in kB
-sub relay_memory
-{
-	return slurp_file("/proc/$relay/status") =~ /^RssAnon:\s+(\d+) kB/m
-	  ? $1
-	  : 0;
-}
-
-# Bytes of the relay's temporary files
-sub relay_file
-{
-	return $admin->value(
-		"SELECT coalesce(sum(size), 0) FROM pg_ls_tmpdir() WHERE name LIKE 'pgsql\\_tmp$relay.%'"
-	);
-}
-
 sub is_full
 {
 	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	is( $admin->value(
-			"SELECT relay_state FROM pgpubsub.stat_queue WHERE datname = 'shop'"),
+	is( $admin->queue('relay_state'),
 		'full', $name);
 }
 
@@ -75,14 +55,8 @@ $admin->run(
 	END $$});
 
 $admin->run('CALL notify_bulk(1, 250, 7900)');
-wait_until(
-	sub {
-		$admin->value(
-			"SELECT relay_state FROM pgpubsub.stat_queue WHERE datname = 'shop'"
-		) eq 'full';
-	},
-	'a full queue');
-cmp_ok(relay_memory(), '>', 0, 'the memory of the relay can be seen');
+$admin->wait_for_queue("relay_state = 'full'");
+cmp_ok(resident_memory($relay), '>', 0, 'the memory of the relay can be seen');
 
 # xmin, vacuum, CREATE INDEX CONCURRENTLY
 
@@ -136,7 +110,7 @@ $bulk->begin("CALL notify_bulk(251, $last, 7900)");
 my $memory = 0;
 until ($bulk->done)
 {
-	my $now = relay_memory();
+	my $now = resident_memory($relay);
 
 	$memory = $now if $now > $memory;
 	$admin->value('SELECT 1');
@@ -148,9 +122,9 @@ ok( wait_until(
 	'the relay empties core\'s queue');
 cmp_ok($admin->value('SELECT max(usage) FROM peak'),
 	'<', 0.01, 'which has never had much');
-$memory = relay_memory() if relay_memory() > $memory;
+$memory = resident_memory($relay) if resident_memory($relay) > $memory;
 cmp_ok($memory, '<', $buffer + $spare, 'the memory of the relay is bounded');
-cmp_ok(relay_file(), '>', 100_000_000, 'the rest is in a temporary file');
+cmp_ok(temporary_bytes($admin, $relay), '>', 100_000_000, 'the rest is in a temporary file');
 is_full('the queue is still full');
 ok( wait_until(
 		sub {
@@ -186,24 +160,18 @@ while ($next <= $last)
 }
 is($next - 1, $last, 'all is read that was notified');
 is($wrong,    0,     'whole and in order');
-ok( wait_until(
-		sub {
-			$admin->value(
-				"SELECT relay_state FROM pgpubsub.stat_queue WHERE datname = 'shop'"
-			) eq 'listening';
-		},
-		'the end of the full queue'),
+ok( $admin->wait_for_queue("relay_state = 'listening'"),
 	'the queue is not full any more');
-is(relay_file(), 0, 'the temporary file is gone, or empty');
-cmp_ok(relay_memory(), '<', $buffer + $spare, 'and the memory bounded on');
-is($admin->value("SELECT lost FROM pgpubsub.stat_subscriptions WHERE subscription = 'blocking'"),
+is(temporary_bytes($admin, $relay), 0, 'the temporary file is gone, or empty');
+cmp_ok(resident_memory($relay), '<', $buffer + $spare, 'and the memory bounded on');
+is($admin->subscription('blocking', 'lost'),
 	0, 'nothing was lost');
 is(relay_pid($node, 'shop'), $relay, 'it was one relay all the time');
 
 # It works as before, and spills once more.
 
 $admin->run('CALL notify_bulk(1, 20000, 7900)');
-ok(wait_until(sub { relay_file() > 10_000_000 }, 'a file'),
+ok(wait_until(sub { temporary_bytes($admin, $relay) > 10_000_000 }, 'a file'),
 	'the next flood goes to a file again');
 
 # Beyond 1 GB of file, one that blocks is evicted too; the number of what it
@@ -214,9 +182,7 @@ $last = 170000;
 $admin->run("CALL notify_bulk(20001, $last, 7900)");
 ok( wait_until(
 		sub {
-			$admin->value(
-				"SELECT state FROM pgpubsub.stat_subscriptions WHERE subscription = 'blocking'"
-			) eq 'evicted';
+			$admin->subscription('blocking', 'state') eq 'evicted';
 		},
 		'the last resort'),
 	'beyond 1 GB a subscription that blocks is evicted');
@@ -224,13 +190,11 @@ $node->wait_for_log(qr/evicted subscription "blocking"/, $offset);
 ok( wait_until(
 		sub {
 			$admin->value('SELECT pg_notification_queue_usage()') == 0
-			  && $admin->value(
-				"SELECT relay_state FROM pgpubsub.stat_queue WHERE datname = 'shop'"
-			  ) eq 'listening';
+			  && $admin->queue('relay_state') eq 'listening';
 		},
 		'the end of the full queue'),
 	'the queue is open again');
-cmp_ok(relay_memory(), '<', $buffer + $spare, 'the memory of the relay was bounded');
+cmp_ok(resident_memory($relay), '<', $buffer + $spare, 'the memory of the relay was bounded');
 
 # when subscribe() returns, what was sent before is in the queue
 $admin->run("SELECT pgpubsub.subscribe('settled', '{settled}', 'drop', temporary => true)");
@@ -244,13 +208,7 @@ is(join(' ', map { $_->[0] } @rows),
 # Databases can be dropped while the queue is full.
 
 $admin->run('CALL notify_bulk(1, 1000, 7900)');
-wait_until(
-	sub {
-		$admin->value(
-			"SELECT relay_state FROM pgpubsub.stat_queue WHERE datname = 'shop'"
-		) eq 'full';
-	},
-	'a full queue');
+$admin->wait_for_queue("relay_state = 'full'");
 
 is_full('the queue is full again');
 $admin->run('SET statement_timeout = 0');

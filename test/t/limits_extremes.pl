@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -54,7 +51,7 @@ sub works
 	push @rest, $client->run("SELECT seq, payload FROM pgpubsub.poll('s', 100, '60s')") while @rest < 8;
 	is(join(' ', map { $_->[1] } @rest), '3 4 5 6 7 8 9 10', "$name: a poll");
 	is($rest[0][0], $rows[2][0], "$name: the same seq");
-	is($client->value("SELECT seq FROM pgpubsub.stat_subscriptions WHERE subscription = 's'"),
+	is($client->subscription('s', 'seq'),
 		$rest[-1][0], "$name: the view says the last one");
 	$client->run("SELECT pgpubsub.unsubscribe('s')");
 	return $rest[-1][0];
@@ -107,7 +104,7 @@ save_seq($node, 1 << 61, check => 1);
 $node->start;
 like(slurp_file($node->logfile, $offset), qr/LOG:  ignored invalid data in file/, 'a wrong check sum is noticed');
 cmp_ok(works($node, 'a wrong check sum'), '<', 1 << 61, 'nor is a wrong check sum believed');
-my $newest = $client->value('SELECT newest_seq FROM pgpubsub.stat_queue');
+my $newest = $client->queue('newest_seq');
 $node->stop('fast');
 is(saved_seq($node), $newest, 'the newest is saved');
 $node->start;
@@ -119,8 +116,8 @@ $node->start;
 $client = client($node);
 $client->run("SELECT pgpubsub.subscribe('s', '{c}')");
 $client->run("SELECT pgpubsub.publish('c', i::text) FROM generate_series(1, 3) AS i");
-$client->run("SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
-$newest = $client->value("SELECT newest_seq FROM pgpubsub.stat_queue");
+$client->settle;
+$newest = $client->queue('newest_seq');
 
 sub fails
 {
@@ -333,7 +330,7 @@ foreach my $mode (qw(transactional async))
 	}
 	is("$read $wrong", '400 0', "$mode: payloads of all lengths go round it whole");
 }
-is($client->value('SELECT used_bytes <= queue_size AND queue_size = 77 * 1024 FROM pgpubsub.stat_queue'), 't', 'it is not exceeded');
+is($client->queue('used_bytes <= queue_size AND queue_size = 77 * 1024'), 't', 'it is not exceeded');
 $client->query("SELECT pgpubsub.publish('c', repeat('x', 77 * 256))");
 is($client->sqlstate, '', 'a quarter of it can be published');
 $client->query("SELECT pgpubsub.publish('c', repeat('x', 77 * 256 + 1))");

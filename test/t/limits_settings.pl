@@ -3,24 +3,14 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node =
   new_server('limits', conf => "pgpubsub.max_databases = 2\n"
 	  . "pgpubsub.max_subscriptions = 8\n"
 	  . "pgpubsub.max_channels = 8\n");
-
-sub publish
-{
-	my ($db, $channel, $payload) = @_;
-
-	return $node->safe_psql($db,
-		"SELECT pgpubsub.publish('$channel', '$payload')");
-}
 
 sub works
 {
@@ -30,7 +20,7 @@ sub works
 	$node->safe_psql($db,
 		"SELECT pgpubsub.unsubscribe('works'); SELECT pgpubsub.subscribe('works', '{news}')"
 	);
-	publish($db, 'news', $name);
+	publish($node, $db, 'news', $name);
 	is(received($node, $db, 'works', 1), "news:$name", $name);
 	$node->safe_psql($db, "SELECT pgpubsub.unsubscribe('works')");
 }
@@ -54,10 +44,10 @@ fails_with($node, 'three', "SELECT * FROM pgpubsub.poll('s')",
 
 my $listener = open_session($node, 'three');
 $listener->query_safe('LISTEN news; LISTEN pgpubsub');
-publish('three', 'news', 'native');
+publish($node, 'three', 'news', 'native');
 is(join(' ', notifications($listener)),
 	'news:native', 'publish() notifies there all the same');
-publish('three', 'news', 'x' x 8000);
+publish($node, 'three', 'news', 'x' x 8000);
 like(join(' ', notifications($listener)),
 	qr/^news:\{"truncated":true,"bytes":8000,"id":"[^"]+"\}$/,
 	'without frames, which nobody would read');
@@ -89,7 +79,7 @@ fails_with($node, 'two', "SELECT pgpubsub.subscribe('s5', '{same}')",
 $node->safe_psql('one', "SELECT pgpubsub.unsubscribe('s4')");
 is($node->safe_psql('two', "SELECT pgpubsub.subscribe('s5', '{same}')"),
 	't', 'unsubscribe() makes room, in the whole cluster');
-publish('two', 'same', 'hello');
+publish($node, 'two', 'same', 'hello');
 is(received($node, 'two', "s$_", 1), 'same:hello', "s$_ reads")
   foreach 1 .. 5;
 $node->safe_psql('two', "SELECT pgpubsub.unsubscribe('s$_')") foreach 1 .. 5;
@@ -105,7 +95,7 @@ is($node->safe_psql('two', "SELECT pgpubsub.subscribe('s', '{a1,a2,a3,a4}')"),
 	't', 'the attempt left nothing behind');
 is($node->safe_psql('two', 'SELECT count(*) FROM pgpubsub.subscription'),
 	1, 'not in the table either');
-publish('two', 'a4', 'hello');
+publish($node, 'two', 'a4', 'hello');
 is(received($node, 'two', 's', 1), 'a4:hello', 'and it works');
 
 # pgpubsub.databases
@@ -122,7 +112,7 @@ $node->append_conf('postgresql.conf', "pgpubsub.databases = '*'");
 $node->reload;
 wait_for_relay($node, 'one');
 pass('let in again, the relay comes back');
-publish('one', 'same', 'hello again');
+publish($node, 'one', 'same', 'hello again');
 is( received($node, 'one', 's1', 1),
 	'gap:-1 same:hello again',
 	'its subscriptions go on with a gap row');
@@ -135,7 +125,7 @@ fails_with($node, 'one', 'SELECT * FROM pgpubsub.poll($$s1$$)',
 	'55000', qr/pgpubsub\.databases/, 'left out from the start: poll() names the setting');
 $listener = open_session($node, 'one');
 $listener->query_safe('LISTEN news; LISTEN pgpubsub');
-publish('one', 'news', 'x' x 8000);
+publish($node, 'one', 'news', 'x' x 8000);
 like(join(' ', notifications($listener)),
 	qr/^news:\{"truncated":true[^ ]*$/, 'a long payload has no frames there');
 $listener->quit;
@@ -171,7 +161,7 @@ $node->safe_psql(
 	'postgres', q{
 	ALTER DATABASE one RESET ALL;
 });
-publish('one', 'same', "\x{e2}\x{82}\x{ac}");
+publish($node, 'one', 'same', "\x{e2}\x{82}\x{ac}");
 is( received($node, 'one', 's1', 1),
 	"gap:-1 same:\x{e2}\x{82}\x{ac}",
 	'a relay does its work whatever the database sets');

@@ -5,12 +5,9 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
 use JSON::PP ();
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 # The longest payload that can be published here.
@@ -51,18 +48,10 @@ my $json = JSON::PP->new->canonical;
 sub both
 {
 	my ($count, @statements) = @_;
-	my (@whole, @short);
 
 	$writer->run($_) foreach @statements;
-	while (@whole < $count)
-	{
-		my @new = $reader->run(
-			"SELECT channel, payload FROM pgpubsub.poll('reader', 1000, '$PgPubsubTest::wait')"
-		);
-		last unless @new;
-		push @whole, @new;
-	}
-	@short = map { [ @$_[ 1, 2 ] ] } $listener->wait_for_notifications($count);
+	my @whole = $reader->take('reader', $count);
+	my @short = map { [ @$_[ 1, 2 ] ] } $listener->wait_for_notifications($count);
 	is(scalar(@whole), $count, "$count events for subscribers");
 	is(join(' ', map { $_->[0] } @short),
 		join(' ', map { $_->[0] } @whole),
@@ -171,7 +160,7 @@ foreach my $mode ('transactional', 'async')
 		# 20 rows, and the statement's, which are more than one payload holds
 		$writer->run($statement);
 		my @whole = $reader->run(
-			"SELECT channel, payload FROM pgpubsub.poll('reader', 1000, '$PgPubsubTest::wait')"
+			"SELECT channel, payload FROM pgpubsub.poll('reader', 1000, '$PgPubsub::Test::wait')"
 		);
 		until (grep({ $_->[0] eq 'statements' && $_->[1] =~ /"part":(\d+),"parts":\1,/ } @whole)
 			&& grep({ $_->[0] eq 'cloudy statements' && $_->[1] =~ /"part":(\d+),"parts":\1,/ } @whole)
@@ -179,7 +168,7 @@ foreach my $mode ('transactional', 'async')
 			&& grep({ $_->[0] eq 'cloudevents' } @whole) == 20)
 		{
 			my @new = $reader->run(
-				"SELECT channel, payload FROM pgpubsub.poll('reader', 1000, '$PgPubsubTest::wait')"
+				"SELECT channel, payload FROM pgpubsub.poll('reader', 1000, '$PgPubsub::Test::wait')"
 			);
 			last unless @new;
 			push @whole, @new;
@@ -259,15 +248,7 @@ foreach my $mode ('transactional', 'async')
 	{
 		$writer->run("SELECT pgpubsub.publish('text', '$text')");
 	}
-	my @got;
-	while (@got < @texts)
-	{
-		my @new = $reader->run(
-			"SELECT payload FROM pgpubsub.poll('reader', 1000, '$PgPubsubTest::wait')"
-		);
-		last unless @new;
-		push @got, map { $_->[0] } @new;
-	}
+	my @got = map { $_->[1] } $reader->take('reader', scalar @texts);
 	@native = map { $_->[2] } $listener->wait_for_notifications(scalar @texts);
 	foreach my $i (0 .. $#texts)
 	{
@@ -297,7 +278,7 @@ foreach my $mode ('transactional', 'async')
 			($text) = 'f' x $fill;
 			$writer->run("INSERT INTO no_key VALUES ('$text')");
 			($whole) = $reader->run(
-				"SELECT payload FROM pgpubsub.poll('reader', 1000, '$PgPubsubTest::wait')"
+				"SELECT payload FROM pgpubsub.poll('reader', 1000, '$PgPubsub::Test::wait')"
 			);
 			($short) = $listener->wait_for_notifications(1);
 			if ($target == $max && $whole->[0] =~ /"truncated":true\}$/)
@@ -379,11 +360,11 @@ $writer->run(
 	INSERT INTO huge SELECT x, to_jsonb(x), ARRAY[x] FROM repeat(E'\x01', 180000000) AS x;
 	DROP TABLE huge});
 my @huge = $reader->run(
-	"SELECT channel, payload::json ->> 'truncated' FROM pgpubsub.poll('reader', 1000, '$PgPubsubTest::wait')"
+	"SELECT channel, payload::json ->> 'truncated' FROM pgpubsub.poll('reader', 1000, '$PgPubsub::Test::wait')"
 );
 is(join(' ', sort map { "@$_" } @huge), 'huge_a true huge_j true huge_t true', 'values whose text would have more than 1 GB');
 
-is($writer->value('SELECT bad_frames FROM pgpubsub.stat_queue'),
+is($writer->queue('bad_frames'),
 	0, 'no frame was bad');
 $node->stop;
 server_is_sound($node);

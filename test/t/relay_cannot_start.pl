@@ -3,10 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -26,15 +24,6 @@ sub many_rounds
 
 	$node->safe_psql($db,
 		'SELECT pgpubsub.relay_start() FROM generate_series(1, 200)');
-}
-
-sub hears
-{
-	my ($db, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	$node->safe_psql($db, "SELECT pgpubsub.publish('news', 'heard')");
-	like(received($node, $db, 's', 1), qr/^(?:gap:-1 )?news:heard$/, $name);
 }
 
 # More databases than pgpubsub.max_databases
@@ -86,12 +75,12 @@ cmp_ok(warnings('no relay for database', $offset), '<=', 1 + (time - $began) / 3
 	'and comes once, however often the launcher looks around');
 $node->reload;
 many_rounds($with[0]);
-hears($with[0], 'a relay that is there is not disturbed');
+hears($node, $with[0], 'a relay that is there is not disturbed');
 
 # one of them goes: the other takes its place
 $node->safe_psql('postgres', "DROP DATABASE $with[1]");
 wait_for_relay($node, $without);
-hears($without, 'a database that had none gets one when a place is free');
+hears($node, $without, 'a database that had none gets one when a place is free');
 cmp_ok(warnings('no relay for database', $offset), '<=', 1 + (time - $began) / 30,
 	'there was no further warning');
 
@@ -116,10 +105,10 @@ $node->safe_psql('postgres', 'DROP DATABASE more');
 wait_for_relay($node, $without);
 $node->safe_psql('postgres', "ALTER DATABASE $without CONNECTION LIMIT 0");
 kill_relay($node, $without);
-hears($without, 'CONNECTION LIMIT 0 does not concern the relay');
+hears($node, $without, 'CONNECTION LIMIT 0 does not concern the relay');
 $node->safe_psql('postgres', "ALTER DATABASE $without CONNECTION LIMIT -1 IS_TEMPLATE true");
 kill_relay($node, $without);
-hears($without, 'nor does IS_TEMPLATE');
+hears($node, $without, 'nor does IS_TEMPLATE');
 $node->safe_psql('postgres', "ALTER DATABASE $without IS_TEMPLATE false");
 
 my $session = open_session($node, $without);
@@ -146,7 +135,7 @@ $node->restart;
 $node->safe_psql('postgres', "ALTER DATABASE $without ALLOW_CONNECTIONS true");
 is($node->safe_psql($without, "SELECT pgpubsub.subscribe('new', '{news}')"),
 	't', 'allowed again, it has its relay at the first use');
-hears($without, 'and its subscriptions');
+hears($node, $without, 'and its subscriptions');
 
 # the same without a restart
 $offset = log_offset($node);
@@ -157,7 +146,7 @@ $node->wait_for_log(qr/WARNING:  no relay for database "$without"/, $offset);
 $node->safe_psql('postgres', "ALTER DATABASE $without ALLOW_CONNECTIONS true");
 is($node->safe_psql($without, "SELECT pgpubsub.subscribe('newer', '{news}')"),
 	't', 'so without a restart');
-hears($without, 'and its subscriptions');
+hears($node, $without, 'and its subscriptions');
 
 # No worker slot: the launcher and the server's own launcher of logical
 # replication have the two that there are
@@ -185,7 +174,7 @@ cmp_ok(warnings('no (?:relay for database|background worker slot)', $offset),
 $node->append_conf('postgresql.conf', 'max_worker_processes = 8');
 $node->restart;
 wait_for_relay($node, $without);
-hears($without, 'with more workers it works');
+hears($node, $without, 'with more workers it works');
 
 # not even one for the launcher
 $node->append_conf('postgresql.conf', 'max_worker_processes = 0');

@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('leaves', init => { allows_streaming => 1 }, conf => q{
@@ -49,7 +46,7 @@ sub stage
 }
 
 # The listener gets these, from the relay.
-sub hears
+sub listener_hears
 {
 	my ($relay, $first, $last) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -65,7 +62,7 @@ $one->run("SELECT pgpubsub.subscribe('s', '{c}')");
 my $relay = stage(1, 50);
 set('pgpubsub.databases', 'postgres');
 kill 'CONT', $relay;
-hears($relay, 1, 50);
+listener_hears($relay, 1, 50);
 wait_for_relay($node, 'one', count => 0);
 is(scalar($one->run("SELECT * FROM pgpubsub.poll('s', 100)")), 50,
 	'the subscription gets them too');
@@ -101,7 +98,7 @@ wait_for_relay($node, 'one');
 $relay = stage(1, 50);
 $one->run('DROP EXTENSION pgpubsub');
 kill 'CONT', $relay;
-hears($relay, 1, 50);
+listener_hears($relay, 1, 50);
 wait_for_relay($node, 'one', count => 0);
 is($admin->value("SELECT count(*) FROM pgpubsub.stat_queue WHERE datname = 'one'"), 0, 'its place is free');
 
@@ -112,7 +109,7 @@ my $rolled_back = client($node, 'one');
 $rolled_back->run("BEGIN; SELECT pgpubsub.publish('c', 'never')");
 $one->run('DROP EXTENSION pgpubsub');
 kill 'CONT', $relay;
-hears($relay, 51, 60);
+listener_hears($relay, 51, 60);
 $rolled_back->run('ROLLBACK');
 wait_for_relay($node, 'one', count => 0);
 $one->run("NOTIFY c, 'end'");

@@ -3,21 +3,11 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('lifecycle');
-
-sub publish
-{
-	my ($db, $channel, $payload) = @_;
-
-	return $node->safe_psql($db,
-		"SELECT pgpubsub.publish('$channel', '$payload')");
-}
 
 # CREATE EXTENSION
 
@@ -32,7 +22,7 @@ is($node->safe_psql('postgres',
 	'the relay runs before that transaction commits');
 $session->query_safe("SELECT pgpubsub.publish('news', 'inside')");
 $session->query_safe('COMMIT');
-publish('postgres', 'news', 'after');
+publish($node, 'postgres', 'news', 'after');
 is(received($node, 'postgres', 'early', 2),
 	'news:inside news:after',
 	'that subscription gets what is published, and no gap');
@@ -97,8 +87,8 @@ is( $session->query_safe('SELECT count(*) FROM pgpubsub.stat_subscriptions'
 
 $node->safe_psql($_, "SELECT pgpubsub.subscribe('same', '{news}')")
   foreach qw(postgres other);
-publish('postgres', 'news', 'for postgres');
-publish('other',    'news', 'for other');
+publish($node, 'postgres', 'news', 'for postgres');
+publish($node, 'other',    'news', 'for other');
 is(received($node, 'postgres', 'same', 1),
 	'news:for postgres', 'the one database hears its own');
 is(received($node, 'other', 'same', 1),
@@ -113,7 +103,7 @@ is( $node->safe_psql('postgres',
 # DROP EXTENSION
 
 $session->query_safe('BEGIN; DROP EXTENSION pgpubsub; ROLLBACK');
-publish('other', 'news', 'still here');
+publish($node, 'other', 'news', 'still here');
 is(received($node, 'other', 'same', 1),
 	'news:still here', 'a rollback of DROP EXTENSION leaves all as it was');
 
@@ -145,7 +135,7 @@ is( $node->safe_psql('postgres',
 $session->query_safe('CREATE EXTENSION pgpubsub');
 is($session->query_safe("SELECT pgpubsub.subscribe('same', '{news}')"),
 	't', 'created again, it does not know them');
-publish('other', 'news', 'second life');
+publish($node, 'other', 'news', 'second life');
 is(received($node, 'other', 'same', 1),
 	'news:second life', 'and works');
 
@@ -156,7 +146,7 @@ $session->query_safe(
 	CREATE EXTENSION pgpubsub;
 	SELECT pgpubsub.subscribe('third', '{news}');
 	COMMIT});
-publish('other', 'news', 'third life');
+publish($node, 'other', 'news', 'third life');
 is(received($node, 'other', 'third', 1),
 	'news:third life', 'dropped and created in one transaction, it works');
 ok( $node->poll_query_until(
@@ -195,7 +185,7 @@ $node->safe_psql(
 });
 $temporary->query_safe(
 	"SELECT pgpubsub.subscribe('temporary', '{news}', temporary => true)");
-publish('postgres', 'news', $_) foreach ('one', 'two');
+publish($node, 'postgres', 'news', $_) foreach ('one', 'two');
 is(received($node, 'postgres', $_, 2), 'news:one news:two', "$_ reads")
   foreach qw(by_name by_pattern);
 
@@ -218,7 +208,7 @@ is( $node->safe_psql('postgres',
 	'listening|1',
 	'relay_restarts counts it');
 $writer->query_safe('COMMIT');
-publish('postgres', 'news', 'three');
+publish($node, 'postgres', 'news', 'three');
 is( received($node, 'postgres', $_, 2),
 	'gap:-1 news:across news:three',
 	"$_ gets the gap row once and what comes after")
@@ -231,7 +221,7 @@ is( $temporary->query(
 		  . " FROM pgpubsub.poll('temporary', timeout => '30s')"),
 	'-1 one two across three',
 	'so with a temporary subscription');
-publish('postgres', 'news', 'four');
+publish($node, 'postgres', 'news', 'four');
 is(received($node, 'postgres', $_, 1), 'news:four', "$_ has no second gap")
   foreach qw(by_name by_pattern unread);
 $waiting->quit;
@@ -240,7 +230,7 @@ $temporary->quit;
 # A gap row is shown again until it is consumed, and can be acked.
 
 kill_relay($node, 'postgres');
-publish('postgres', 'news', 'five');
+publish($node, 'postgres', 'news', 'five');
 is( received($node, 'postgres', 'by_name', 1, consume => 0),
 	'gap:-1 news:five', 'a look shows the gap row');
 my ($gap_seq, $five_seq) = split /\n/,
@@ -268,9 +258,9 @@ foreach my $i (1 .. 8)
 	my $pid = relay_pid($node, 'postgres');
 
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-	publish('postgres', 'news', "storm $i");
+	publish($node, 'postgres', 'news', "storm $i");
 	wait_for_relay($node, 'postgres', not => $pid);
-	publish('postgres', 'news', "calm $i");
+	publish($node, 'postgres', 'news', "calm $i");
 	$node->safe_psql('postgres',
 		"INSERT INTO got SELECT seq, payload FROM pgpubsub.poll('by_name', timeout => '30s')"
 	  )
@@ -314,13 +304,13 @@ pass('both ended at once come back');
 $node->safe_psql('postgres', 'CREATE DATABASE third');
 $node->safe_psql('third',    'CREATE EXTENSION pgpubsub');
 $node->safe_psql('third',    "SELECT pgpubsub.subscribe('s', '{news}')");
-publish('third', 'news', 'hello');
+publish($node, 'third', 'news', 'hello');
 is(received($node, 'third', 's', 1), 'news:hello',
 	'and start relays elsewhere');
 
 # Nothing changed by a relay that is told to reload.
 $node->reload;
-publish('third', 'news', 'reloaded');
+publish($node, 'third', 'news', 'reloaded');
 is(received($node, 'third', 's', 1), 'news:reloaded', 'a reload harms nobody');
 
 $node->stop;

@@ -3,11 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
-use PostgreSQL::Test::Cluster;
+use PgPubsub::Test;
 use Test::More;
 
 my $publisher = new_server('publisher', init => { allows_streaming => 'logical' });
@@ -65,8 +62,7 @@ sub events
 }
 
 # when subscribe() returns, the relay has handled whatever was committed
-$subscriber->safe_psql('postgres',
-	"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true), pgpubsub.unsubscribe('settle')");
+settle($subscriber, 'postgres');
 is( join(
 		', ',
 		sort split /\n/,

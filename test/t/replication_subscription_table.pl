@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
-use PostgreSQL::Test::Cluster;
+use PgPubsub::Test;
 use Test::More;
 
 my $publisher = new_server('publisher', init => { allows_streaming => 'logical' });

@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 # A quarter of either queue bounds what the relay puts together.
@@ -38,25 +35,15 @@ is($mallory->sqlstate, '42501', 'a role without grants');
 sub take
 {
 	my ($count) = @_;
-	my @rows;
 
-	while (@rows < $count)
-	{
-		my @new = $reader->run(
-			"SELECT coalesce(channel || ' ' || payload, 'gap') FROM pgpubsub.poll('reader', 1000, '$PgPubsubTest::wait')"
-		);
-		last unless @new;
-		push @rows, map { $_->[0] } @new;
-	}
-	return @rows;
+	return map { $_->[0] eq 'gap' ? 'gap' : "$_->[0] $_->[1]" } $reader->take('reader', $count);
 }
 
 # Of all that was sent before.
 sub bad_frames
 {
-	$writer->run(
-		"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
-	return $writer->value('SELECT bad_frames FROM pgpubsub.stat_queue');
+	$writer->settle;
+	return $writer->queue('bad_frames');
 }
 
 # CRC-32C of a string, as frames have it.
@@ -370,14 +357,8 @@ sub later_are
 {
 	my ($name, @expected) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my @got;
+	my @got = map { $_->[1] } $reader->take('later', scalar @expected);
 
-	while (@got < @expected)
-	{
-		my @new = $reader->run("SELECT payload FROM pgpubsub.poll('later', timeout => '$PgPubsubTest::wait')");
-		last unless @new;
-		push @got, map { $_->[0] } @new;
-	}
 	return is(join(' ', @got), join(' ', @expected), $name);
 }
 send_all($mallory, frame('10-1', 1, 1, 'later', 'forged', crc => crc('word')));
@@ -391,7 +372,7 @@ $writer->run("SELECT pgpubsub.subscribe('later', '{later}')");
 send_all($mallory, [ 'later', 'word' ], [ 'later', 'next' ]);
 later_are('a frame from before UNLISTEN hides nothing', 'word', 'next');
 $writer->run("SELECT pgpubsub.unsubscribe('later')");
-is($writer->value('SELECT relay_restarts FROM pgpubsub.stat_queue'),
+is($writer->queue('relay_restarts'),
 	0, 'the relay was not started anew');
 is(relay_pid($node, 'postgres'), $relay, 'it is the same');
 $node->stop;

@@ -3,21 +3,11 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('restart', conf => 'restart_after_crash = on');
-
-sub publish
-{
-	my ($channel, $payload) = @_;
-
-	return $node->safe_psql('postgres',
-		"SELECT pgpubsub.publish('$channel', '$payload')");
-}
 
 # The seq of the last event that there was.
 sub newest_seq
@@ -45,16 +35,16 @@ sub all_come_back
 			  FROM pgpubsub.stat_subscriptions}),
 		'blocking news block; dropping n* drop; evicting news,weather evict',
 		"$name: subscriptions are back");
-	publish('news', $message);
+	publish($node, 'postgres', 'news', $message);
 	is(received($node, 'postgres', $_, 1),
 		"gap:-1 news:$message", "$name: $_ has one gap row, then events")
 	  foreach qw(evicting dropping blocking);
-	publish('news', "$message, again");
+	publish($node, 'postgres', 'news', "$message, again");
 	is(received($node, 'postgres', $_, 1),
 		"news:$message, again", "$name: $_ has no second gap row")
 	  foreach qw(evicting dropping blocking);
 	cmp_ok(newest_seq(), '>', $before, "$name: seq has increased");
-	publish('weather', 'unread');
+	publish($node, 'postgres', 'weather', 'unread');
 }
 
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
@@ -69,7 +59,7 @@ $session->query_safe(
 	"SELECT pgpubsub.subscribe('temporary', '{news}', temporary => true)");
 is( $node->safe_psql('postgres', 'SELECT count(*) FROM pgpubsub.subscription'),
 	3, 'a temporary subscription is not in the table');
-publish('news', 'before');
+publish($node, 'postgres', 'news', 'before');
 is(received($node, 'postgres', $_, 1), 'news:before', "$_ reads")
   foreach qw(evicting dropping blocking);
 is($session->query("SELECT payload FROM pgpubsub.poll('temporary')"),

@@ -3,11 +3,9 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
 use IPC::Run;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 

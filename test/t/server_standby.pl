@@ -2,10 +2,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Cluster;
 use Test::More;
 

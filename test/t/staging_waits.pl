@@ -6,11 +6,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('staging_waits', init => { allows_streaming => 1 }, conf => q{
@@ -29,14 +26,7 @@ $listener->run('LISTEN c; LISTEN quiet');
 my $relay = relay_pid($node, 'postgres');
 my $pad   = '-' x 1000;
 
-sub queue
-{
-	my ($column) = @_;
-
-	return $admin->value("SELECT $column FROM pgpubsub.stat_queue");
-}
-
-sub publish
+sub publishing
 {
 	my ($channel, $i) = @_;
 
@@ -48,31 +38,31 @@ $admin->run("SELECT pgpubsub.subscribe('s', '{c}', 'block')");
 my $count = 0;
 do
 {
-	my $before = queue('used_bytes');
+	my $before = $admin->queue('used_bytes');
 
-	$writer->run(publish('c', ++$count));
-	wait_until(sub { queue('messages') == $count }, 'the event in the queue');
-	my $used = queue('used_bytes');
-	$count += 1000 if queue('queue_size') - $used < $used - $before;
+	$writer->run(publishing('c', ++$count));
+	wait_until(sub { $admin->queue('messages') == $count }, 'the event in the queue');
+	my $used = $admin->queue('used_bytes');
+	$count += 1000 if $admin->queue('queue_size') - $used < $used - $before;
 } while ($count < 1000);
 $count -= 1000;
-is(queue('relay_state'), 'listening', "$count events fill the queue");
+is($admin->queue('relay_state'), 'listening', "$count events fill the queue");
 
 # The staging queue is full too.
 stop_process($admin, $relay);
 for (;;)
 {
-	$writer->begin(publish('c', ++$count));
+	$writer->begin(publishing('c', ++$count));
 	last if waits_in_extension($admin, $writer);
 	is($writer->sqlstate, '', 'no error') if $writer->{error};
 }
 kill 'CONT', $relay;
-wait_until(sub { queue('relay_state') eq 'full' }, 'a full queue');
+$admin->wait_for_queue("relay_state = 'full'");
 
 # The relay notifies what is staged, and can free none of it.
 $listener->wait_for_notifications($count - 1);
 my $quiet = client($node);
-$quiet->run(publish('quiet', 1));
+$quiet->run(publishing('quiet', 1));
 my @quiet = $listener->wait_for_notifications(1);
 is("$quiet[0][0] $quiet[0][1]", "$quiet->{pid} quiet",
 	'an event that nobody reads is published in transactional mode, and does not wait');
@@ -82,7 +72,7 @@ $writer->finish unless $writer->{busy};
 
 my $other = client($node);
 $other->run("SET pgpubsub.publish_timeout = '100ms'");
-$other->query(publish('c', 'never'));
+$other->query(publishing('c', 'never'));
 is($other->sqlstate, '53400', 'another one waits in vain');
 like($other->{error}{D}, qr/Subscription "s" \(block\)/, 'the error names the subscription');
 $other->quit;
@@ -119,7 +109,7 @@ ok(commit_waits($node, $slow), 'a commit that waits');
 $count  = 0;
 do
 {
-	$writer->run(publish('c', ++$count));
+	$writer->run(publishing('c', ++$count));
 	push @read, $admin->run("SELECT payload, pid, lost FROM pgpubsub.poll('s', 10, '60s')");
 	push @native, $listener->wait_for_notifications(1);
 } until $native[-1][0] == $writer->{pid} || $count == 100;

@@ -3,11 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('reset_lost', conf => "pgpubsub.queue_size = 64kB\n");
@@ -27,7 +24,7 @@ sub lost
 sub lose
 {
 	$client->run("SELECT count(pgpubsub.publish('a', repeat('x', 1000) || i)) FROM generate_series(1, 200) AS i");
-	$client->run("SELECT pgpubsub.subscribe('settle', '{settle}', 'drop', temporary => true), pgpubsub.unsubscribe('settle')");
+	$client->settle;
 	return lost();
 }
 

@@ -4,24 +4,14 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_server('roles',
 	conf => "pgpubsub.max_databases = 8\npgpubsub.max_subscriptions = 6");
 my $dir = PostgreSQL::Test::Utils::tempdir();
-
-sub publish
-{
-	my ($db, $payload) = @_;
-
-	return $node->safe_psql($db,
-		"SELECT pgpubsub.publish('news', '$payload')");
-}
 
 # Wait until the subscriptions of the database are those, in the table and in
 # shared memory: "name owner; ...".
@@ -37,15 +27,6 @@ sub subscriptions_become
 
 	$node->poll_query_until($db, $sql, "$expected|$expected");
 	return is($node->safe_psql($db, $sql), "$expected|$expected", $name);
-}
-
-# Ask the relay for something, so that it has done what was asked before.
-sub settle
-{
-	my ($db) = @_;
-
-	$node->safe_psql($db,
-		"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true), pgpubsub.unsubscribe('settle')");
 }
 
 $node->safe_psql(
@@ -91,7 +72,7 @@ foreach my $undone (
 	'BEGIN; REASSIGN OWNED BY app TO keeper; ROLLBACK')
 {
 	$node->safe_psql('one', $undone);
-	settle('one');
+	settle($node, 'one');
 	subscriptions_become('one', 'of_app app; other keeper',
 		"undone: $undone");
 }
@@ -117,7 +98,7 @@ subscriptions_become('one', 'other keeper',
 	"DROP OWNED drops the role's subscriptions");
 subscriptions_become('two', 'of_app app; other keeper',
 	'of this database only');
-publish('one', 'first');
+publish($node, 'one', 'news', 'first');
 is(received($node, 'one', 'other', 1),
 	'news:first', "others' go on, without a gap");
 
@@ -130,13 +111,13 @@ subscriptions_become('two', 'other keeper', 'a role drops its own');
 $node->safe_psql($_,
 	"SET ROLE app; SELECT pgpubsub.subscribe('of_app', '{news}')")
   foreach qw(one two);
-publish('one', 'second');
+publish($node, 'one', 'news', 'second');
 $node->safe_psql('one', 'REASSIGN OWNED BY app TO keeper');
 subscriptions_become('one', 'of_app keeper; other keeper',
 	'REASSIGN OWNED hands them on');
 subscriptions_become('two', 'of_app app; other keeper',
 	'of this database only');
-publish('one', 'third');
+publish($node, 'one', 'news', 'third');
 is(received($node, 'one', 'of_app', 2),
 	'news:second news:third', 'with what they have not read');
 fails_with($node, 'one', "SELECT * FROM pgpubsub.poll('of_app')",
@@ -181,7 +162,7 @@ $node->safe_psql(
 $node->safe_psql('one',
 	"SET ROLE team; SELECT pgpubsub.subscribe('of_team', '{news}')");
 $node->safe_psql('postgres', 'DROP ROLE member');
-settle('one');
+settle($node, 'one');
 subscriptions_become('one', 'of_team team; other keeper',
 	'a member of the owner is dropped: the subscription stays');
 $node->safe_psql('postgres', 'DROP ROLE team');
@@ -255,7 +236,7 @@ ok( $node->poll_query_until(
 		   AND (SELECT string_agg(subscription, ' ') FROM pgpubsub.stat_subscriptions
 			    WHERE datname = 'one') = 'other'}),
 	'a row that is locked stays, its subscription does not');
-publish('one', 'meanwhile');
+publish($node, 'one', 'news', 'meanwhile');
 is( received($node, 'one', 'other', 3),
 	'news:second news:third news:meanwhile',
 	'the relay goes on meanwhile');
@@ -287,7 +268,7 @@ $node->safe_psql('postgres', 'DROP ROLE heir');
 $node->wait_for_log(
 	qr/WARNING:  could not delete subscriptions whose owner was dropped/,
 	$offset);
-settle('one');
+settle($node, 'one');
 is(relay_pid($node, 'one'), $relay, 'a row that is referenced ends no relay');
 is( $node->safe_psql(
 		'one',

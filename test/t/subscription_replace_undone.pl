@@ -3,12 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient qw(server_is_sound);
-use PgPubsubTest;
-use PostgreSQL::Test::Cluster;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -31,12 +27,7 @@ append_to_file("$scripts/reload.sql",
 	"DELETE FROM pgpubsub.subscription WHERE false;\n");
 my $undone = "$scripts/undone.sql";
 my @reload = map {
-	IPC::Run::start(
-		[
-			'pgbench', '-n', '-T', '600', '-f', "$scripts/reload.sql",
-			'-h', $node->host, '-p', $node->port, 'postgres'
-		],
-		'<', \undef, '>&', \my $out)
+	begin_program($node, 'pgbench', '-n', '-T', '600', '-f', "$scripts/reload.sql", 'postgres')
 } 1 .. 2;
 
 $node->command_ok(
@@ -45,8 +36,8 @@ $node->command_ok(
 is($node->safe_psql('postgres', $rows), '1', 'it is there once');
 foreach my $reload (@reload)
 {
-	$reload->signal('INT');
-	eval { $reload->finish };
+	$reload->{run}->signal('INT');
+	eval { $reload->{run}->finish };
 }
 is( $node->safe_psql('postgres',
 		"SELECT pgpubsub.unsubscribe('s'); $rows"),

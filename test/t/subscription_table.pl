@@ -3,10 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('table', conf => "pgpubsub.queue_size = 256kB\npgpubsub.max_subscriptions = 3\nmax_prepared_transactions = 2");

@@ -4,12 +4,9 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
 use JSON::PP ();
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('tables', conf => "log_statement = none\n");
@@ -26,17 +23,9 @@ my $json   = JSON::PP->new->utf8->canonical;
 sub take
 {
 	my ($count) = @_;
-	my @rows;
 
-	while (@rows < $count)
-	{
-		my @new = $admin->run(
-			"SELECT coalesce(channel, 'gap'), payload FROM pgpubsub.poll('reader', 1000, '$PgPubsubTest::wait')"
-		);
-		last unless @new;
-		push @rows, @new;
-	}
-	return map { { channel => $_->[0], %{ $json->decode($_->[1] // '{}') } } } @rows;
+	return map { { channel => $_->[0], %{ $json->decode($_->[0] eq 'gap' ? '{}' : $_->[1]) } } }
+	  $admin->take('reader', $count);
 }
 
 # These fields of the next event have these values.

@@ -3,12 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient qw(client in_child join_children server_is_sound waits_in_extension wait_until);
-use PgPubsubTest;
-use PostgreSQL::Test::Cluster;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -30,13 +26,6 @@ my $second  = client($node, 'postgres');
 
 my $call_s = "CALL pgpubsub.wait('s', '1h')";
 my $do_s   = "DO \$\$BEGIN CALL pgpubsub.wait('s', '1h'); END\$\$";
-
-sub publish
-{
-	my ($channel, $payload) = @_;
-
-	return $watcher->run("SELECT pgpubsub.publish('$channel', '$payload')");
-}
 
 # Begin the statement in the session; return when it waits.
 sub begin_wait
@@ -88,9 +77,7 @@ sub activity
 sub state_of
 {
 	my ($subscription) = @_;
-	my $state = $watcher->value(
-		"SELECT state || '|' || coalesce(pid, 0) FROM pgpubsub.stat_subscriptions WHERE subscription = '$subscription'"
-	);
+	my $state = $watcher->subscription($subscription, "state || '|' || coalesce(pid, 0)");
 
 	$state =~ s/\|$first->{pid}$/|first/;
 	$state =~ s/\|$second->{pid}$/|second/;
@@ -141,7 +128,7 @@ ok( wait_until(
 waits_in_extension($watcher, $first);
 ok(!$first->done && !$second->done, 'and waits on');
 
-publish('news', 'one');
+$watcher->publish('news', 'one');
 $second->finish;
 is($second->sqlstate, '', 'one event wakes both');
 ends_with($first, 's', 'news:one', 'one of them gets it');
@@ -151,7 +138,7 @@ $watcher->run("SELECT * FROM pgpubsub.poll('u')");
 begin_wait($first, "SELECT * FROM pgpubsub.poll('u', timeout => '1h')");
 isnt(activity($first, 'backend_xmin'),
 	undef, 'a poll that waits does hold a snapshot, as its text says');
-publish('news', 'for u');
+$watcher->publish('news', 'for u');
 $first->finish;
 $watcher->run("SELECT * FROM pgpubsub.poll('s')");
 
@@ -162,7 +149,7 @@ foreach my $sql ($call_s, $do_s)
 	foreach my $channel (qw(news weather news))
 	{
 		begin_wait($first, $sql);
-		publish($channel, 'hello');
+		$watcher->publish($channel, 'hello');
 		ends_with($first, 's', "$channel:hello", "woken by $channel");
 	}
 	begin_wait($first, $sql);
@@ -170,17 +157,17 @@ foreach my $sql ($call_s, $do_s)
 	ends_with($first, 's', 'news:native', 'by a native NOTIFY');
 
 	begin_wait($first, $sql);
-	publish('news', 'x' x 100000);
+	$watcher->publish('news', 'x' x 100000);
 	ends_with($first, 's', 'news:' . 'x' x 100000, 'by a long event');
 }
 
 # not by what is rolled back, or goes elsewhere; nor by what another one consumes
 begin_wait($first, $call_s);
 $watcher->run('BEGIN');
-publish('news', 'undone');
+$watcher->publish('news', 'undone');
 $watcher->run('ROLLBACK');
-publish('elsewhere', 'hello');
-publish('news',      'done');
+$watcher->publish('elsewhere', 'hello');
+$watcher->publish('news',      'done');
 ends_with($first, 's', 'news:done', 'by nothing that is not committed or not its');
 
 # by a channel that its pattern matches, and that nobody knew; then by another
@@ -188,7 +175,7 @@ $watcher->run("SELECT * FROM pgpubsub.poll('t')");
 foreach my $channel (qw(wonderful worse wonderful))
 {
 	begin_wait($first, "CALL pgpubsub.wait('t', '1h')");
-	publish($channel, 'new');
+	$watcher->publish($channel, 'new');
 	ends_with($first, 't', "$channel:new", "by $channel, of a pattern");
 }
 
@@ -199,7 +186,7 @@ ends_with($first, 's', 'gap:-1', 'by a gap');
 
 # Another session reads
 
-publish('news', 'to be kept');
+$watcher->publish('news', 'to be kept');
 $second->run('BEGIN');
 is($second->value("SELECT payload FROM pgpubsub.poll('s', timeout => '1h')"),
 	'to be kept', 'another session reads');
@@ -209,24 +196,24 @@ $second->run('ROLLBACK');
 ends_with($first, 's', 'news:to be kept',
 	'a wait ends when its reader is rolled back');
 
-publish('news', 'to be consumed');
+$watcher->publish('news', 'to be consumed');
 $second->run('BEGIN');
 is($second->value("SELECT payload FROM pgpubsub.poll('s', timeout => '1h')"),
 	'to be consumed', 'another session reads');
 begin_wait($first, $call_s);
 $second->run('COMMIT');
 wait_until(sub { state_of('s') eq 'waiting|first' }, 'first waits');
-publish('news', 'more');
+$watcher->publish('news', 'more');
 ends_with($first, 's', 'news:more',
 	'not when it has consumed all there was; the next one wakes');
 
 # a poll that waits takes the events, and the wait goes on
 begin_wait($first, "SELECT payload FROM pgpubsub.poll('s', timeout => '1h')");
 begin_wait($second, $call_s);
-publish('news', 'for the poll');
+$watcher->publish('news', 'for the poll');
 is($first->finish->{rows}[0][0], 'for the poll', 'a poll gets the event');
 wait_until(sub { state_of('s') eq 'waiting|second' }, 'second waits');
-publish('news', 'for the wait');
+$watcher->publish('news', 'for the wait');
 ends_with($second, 's', 'news:for the wait', 'and a wait the next one');
 
 # Two that wait are woken when a reader lets go, and not by each other for ever.
@@ -248,7 +235,7 @@ my $before = switches($first) + switches($second);
 state_of('s') foreach 1 .. 100;
 cmp_ok(switches($first) + switches($second) - $before,
 	'<', 50, 'both are quiet while nothing happens');
-publish('news', 'for both');
+$watcher->publish('news', 'for both');
 $second->finish;
 ends_with($first, 's', 'news:for both', 'until an event comes');
 
@@ -258,7 +245,7 @@ begin_wait($first, $call_s);
 is($second->value("SELECT pgpubsub.subscribe('s', '{news,late}')"),
 	'f', 'subscribe() is not in the way of a wait');
 wait_until(sub { state_of('s') eq 'waiting|first' }, 'first waits');
-publish('late', 'hello');
+$watcher->publish('late', 'hello');
 ends_with($first, 's', 'late:hello', 'it waits for the new channel too');
 
 begin_wait($first, $call_s);
@@ -268,7 +255,7 @@ $second->run("SELECT pgpubsub.subscribe('s', '{again}')");
 waits_in_extension($watcher, $first);
 $second->run('ROLLBACK');
 wait_until(sub { state_of('s') eq 'waiting|first' }, 'first waits');
-publish('news', 'as before');
+$watcher->publish('news', 'as before');
 ends_with($first, 's', 'news:as before', 'a change that is rolled back is none');
 
 begin_wait($first, $call_s);
@@ -278,7 +265,7 @@ $second->run("SELECT pgpubsub.subscribe('s', '{again}')");
 waits_in_extension($watcher, $first);
 $second->run('COMMIT');
 wait_until(sub { state_of('s') eq 'waiting|first' }, 'first waits');
-publish('again', 'anew');
+$watcher->publish('again', 'anew');
 ends_with($first, 's', 'again:anew', 'one that is dropped and made again');
 
 foreach my $sql ($call_s, $do_s)
@@ -306,10 +293,10 @@ begin_wait($first, "CALL pgpubsub.wait('owned', '1h')");
 $second->run('REASSIGN OWNED BY a TO b');
 wait_until(
 	sub {
-		return $watcher->value("SELECT owner FROM pgpubsub.stat_subscriptions WHERE subscription = 'owned'") eq 'b';
+		return $watcher->subscription('owned', 'owner') eq 'b';
 	},
 	'the relay to read who owns it');
-publish('owned', 'secret');
+$watcher->publish('owned', 'secret');
 fails($first, '42501', 'it ends when the subscription is no longer its own');
 $first->run('RESET ROLE');
 
@@ -346,7 +333,7 @@ foreach my $sql ($call_s, $do_s)
 	# the setting by which core looks for dead clients disturbs nothing
 	$first->run("SET client_connection_check_interval = '1ms'");
 	begin_wait($first, $sql);
-	publish('news', 'still here');
+	$watcher->publish('news', 'still here');
 	ends_with($first, 's', 'news:still here', 'it is woken as often as that');
 	$first->run('RESET client_connection_check_interval');
 }
@@ -359,7 +346,7 @@ append_to_file($node->basedir . '/wait.sql',
 append_to_file($node->basedir . '/pipeline.sql',
 	"\\startpipeline\nINSERT INTO other VALUES (1, 1);\nCALL pgpubsub.wait('s', '1ms');\n\\endpipeline\n"
 );
-publish('news', 'for pgbench');
+$watcher->publish('news', 'for pgbench');
 $first->run("SELECT * FROM pgpubsub.poll('s', timeout => '1h', consume => false)");
 foreach my $protocol (qw(simple extended prepared))
 {

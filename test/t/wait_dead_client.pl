@@ -4,12 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient qw(client server_is_sound stop_process);
-use PgPubsubTest;
-use PostgreSQL::Test::Cluster;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 

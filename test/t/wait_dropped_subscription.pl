@@ -2,22 +2,13 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
-use PostgreSQL::Test::Cluster;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node   = new_server('dropped_waiters', start => 0);
-my $points = open_points($node);
-if (!defined $points)
-{
-	$node->stop;
-	plan skip_all => 'this build has no debug points';
-}
+my $points = open_points($node, needed => 1);
 
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
 wait_for_relay($node, 'postgres');

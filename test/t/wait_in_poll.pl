@@ -3,25 +3,13 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
 use IPC::Run;
-use PgPubsubClient qw(wait_until);
-use PgPubsubTest;
-use PostgreSQL::Test::Cluster;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_server('waiting', conf => "max_connections = 60\n");
-
-sub publish
-{
-	my ($channel, $payload) = @_;
-
-	return $node->safe_psql('postgres',
-		"SELECT pgpubsub.publish('$channel', '$payload')");
-}
 
 # Wait until the subscription is in that state; by that pid.
 sub state_becomes
@@ -56,7 +44,7 @@ foreach my $channel (qw(news weather news))
 {
 	begin_query($first, $poll);
 	state_becomes('s', 'waiting', $pid);
-	publish($channel, 'hello');
+	publish($node, 'postgres', $channel, 'hello');
 	is(end_query($first), "$channel|hello", "a waiting poll() is woken by $channel");
 }
 state_becomes('s', 'idle', 'NULL');
@@ -64,28 +52,28 @@ state_becomes('s', 'idle', 'NULL');
 # an event of another channel, a rollback, and an empty transaction wake nobody
 begin_query($first, $poll);
 state_becomes('s', 'waiting', $pid);
-publish('elsewhere', 'hello');
+publish($node, 'postgres', 'elsewhere', 'hello');
 $node->safe_psql('postgres',
 	"BEGIN; SELECT pgpubsub.publish('news', 'undone'); ROLLBACK");
-publish('news', 'done');
+publish($node, 'postgres', 'news', 'done');
 is(end_query($first), 'news|done', 'only by what it waits for');
 
 # by a channel that its pattern matches and that nobody knew
 is(received($node, 'postgres', 't', 1), 'weather:hello', 't has read so far');
 begin_query($first, sprintf($poll_all, 't'));
 state_becomes('t', 'waiting', $pid);
-publish('wonderful', 'new');
+publish($node, 'postgres', 'wonderful', 'new');
 is(end_query($first), 'new', 'by a new channel that its pattern matches');
 begin_query($first, sprintf($poll_all, 't'));
 state_becomes('t', 'waiting', $pid);
-publish('worse', 'newer');
+publish($node, 'postgres', 'worse', 'newer');
 is(end_query($first), 'newer', 'by another one');
 
 # by a long event
 begin_query($first,
 	"SELECT length(payload) FROM pgpubsub.poll('s', timeout => '30s')");
 state_becomes('s', 'waiting', $pid);
-publish('news', 'x' x 100000);
+publish($node, 'postgres', 'news', 'x' x 100000);
 is(end_query($first), '100000', 'by an event too long for a NOTIFY');
 
 # by a change of its own subscription, by another session
@@ -95,7 +83,7 @@ is( $second->query(
 		"SELECT pgpubsub.subscribe('s', '{news,weather,late}')"),
 	'f', 'subscribe() changes a subscription whose reader waits');
 state_becomes('s', 'waiting', $pid);
-publish('late', 'hello');
+publish($node, 'postgres', 'late', 'hello');
 is(end_query($first), 'late|hello', 'and it waits for the new channel, too');
 begin_query($first, $poll);
 state_becomes('s', 'waiting', $pid);
@@ -112,7 +100,7 @@ begin_query($first,  sprintf($poll_all, 's'));
 begin_query($second, sprintf($poll_all, 'u'));
 state_becomes('s', 'waiting', $pid);
 state_becomes('u', 'waiting', session_pid_of($second, 'u'));
-publish('news', 'for all');
+publish($node, 'postgres', 'news', 'for all');
 is(end_query($first),  'for all', 'one reader is woken');
 is(end_query($second), 'for all', 'and so is the other');
 
@@ -144,7 +132,7 @@ fails_with($first, undef,
 	'57014', qr/statement timeout/, 'statement_timeout ends a wait');
 $first->query_safe('RESET statement_timeout');
 state_becomes('s', 'idle', 'NULL');
-publish('news', 'after timeout');
+publish($node, 'postgres', 'news', 'after timeout');
 is(received($node, 'postgres', 's', 1),
 	'news:after timeout', 'another session reads then');
 
@@ -155,7 +143,7 @@ $node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
 like($error, qr/ERROR:  57014: canceling statement due to user request/,
 	'pg_cancel_backend() ends a wait');
 state_becomes('s', 'idle', 'NULL');
-publish('news', 'after cancel');
+publish($node, 'postgres', 'news', 'after cancel');
 is(received($node, 'postgres', 's', 1),
 	'news:after cancel', 'another session reads then');
 $first->query_safe('BEGIN; SAVEPOINT a');
@@ -163,14 +151,14 @@ fails_with($first, undef,
 	"SET LOCAL statement_timeout = '10ms'; SELECT * FROM pgpubsub.poll('s', timeout => '30s')",
 	'57014', qr/statement timeout/, 'a wait in a savepoint ends');
 $first->query_safe('ROLLBACK TO a');
-publish('news', 'after savepoint');
+publish($node, 'postgres', 'news', 'after savepoint');
 is(received($node, 'postgres', 's', 1), 'news:after savepoint',
 	'after ROLLBACK TO another session reads, though the transaction is open');
 $first->query_safe('COMMIT');
 
 # A second reader waits for the first.
 
-publish('news', 'only one');
+publish($node, 'postgres', 'news', 'only one');
 $first->query_safe('BEGIN');
 is($first->query($poll), 'news|only one', 'a session reads');
 fails_with($second, undef, "SELECT * FROM pgpubsub.poll('s')",
@@ -199,7 +187,7 @@ sub lets_go
 	my $its_pid = session_pid($session);
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	publish('news', "before $how");
+	publish($node, 'postgres', 'news', "before $how");
 	$session->query_safe('BEGIN');
 	if ($waits)
 	{
@@ -215,7 +203,7 @@ sub lets_go
 	$sub->($session, $its_pid);
 	state_becomes('s', 'idle', 'NULL');
 	close_session($session);
-	publish('news', "after $how");
+	publish($node, 'postgres', 'news', "after $how");
 	is( received($node, 'postgres', 's', $waits ? 1 : 2),
 		($waits ? '' : "news:before $how ") . "news:after $how",
 		"$how: another session reads all that was not committed");
@@ -292,12 +280,7 @@ SKIP:
 
 	# Have the relay queue what was published: what a client has to read takes
 	# all but two of its polls, which do not wait for long.
-	my $settle = sub {
-		$node->safe_psql('postgres',
-			"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true), pgpubsub.unsubscribe('settle')"
-		);
-	};
-	$settle->();
+	settle($node, 'postgres');
 
 	# polls in a transaction; looks and acks in transactions of their own
 	append_to_file(
@@ -340,7 +323,7 @@ SELECT pgpubsub.ack('client_' || :client_id, :upto);
 			  FROM generate_series(1, 500) AS i;
 			SELECT pgpubsub.publish('all', 'message for all ' || i)
 			  FROM generate_series(1, 20) AS i});
-		$settle->();
+		settle($node, 'postgres');
 	}
 	is( $node->safe_psql(
 			'postgres', "SELECT count(*) FROM pgpubsub.stat_subscriptions"

@@ -5,44 +5,51 @@
 # Tests wait for a state (poll_query_until, wait_for_log, poll() with a
 # timeout), never for a time.
 
-package PgPubsubTest;
+package PgPubsub::Test;
 
 use strict;
 use warnings;
 
 use Exporter 'import';
+use PgPubsub::Client;
+use PgPubsub::Process;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-our @EXPORT = qw(
-  new_server
-  open_session
-  close_session
-  query_error
-  session_error
-  fails_with
-  begin_query
-  end_query
-  session_pid
-  notifications
-  receive
-  received
-  is_quiet
-  at_once_limit
-  relay_pid
-  process_title
-  wait_for_relay
-  kill_relay
-  open_points
-  close_point
-  open_point
-  log_offset
-  unexpected_lines
-  log_is_clean
-  try_lines
-);
+our @EXPORT = (
+	qw(
+	  new_server
+	  open_session
+	  close_session
+	  query_error
+	  session_error
+	  fails_with
+	  begin_query
+	  end_query
+	  session_pid
+	  notifications
+	  publish
+	  settle
+	  receive
+	  received
+	  hears
+	  is_quiet
+	  at_once
+	  at_once_limit
+	  create_taken
+	  no_rows
+	  relay_pid
+	  wait_for_relay
+	  kill_relay
+	  log_offset
+	  unexpected_lines
+	  log_is_clean
+	  server_is_sound
+	),
+	@PgPubsub::Client::EXPORT,
+	@PgPubsub::Process::EXPORT);
 
 # A psql that cannot connect, to a server that restarts after a crash, may end
 # before it is given its query; that is no reason to end the test.
@@ -195,6 +202,28 @@ sub notifications
 	return @found;
 }
 
+# Publish one event, in a transaction of its own.
+sub publish
+{
+	my ($node, $db, $channel, $payload) = @_;
+
+	return $node->safe_psql($db,
+		"SELECT pgpubsub.publish('$channel', '$payload')");
+}
+
+# Return when the relay of the database has queued all that was committed before;
+# a client has a method for that.  The session may end later than psql, and the
+# next one wants the name: hence unsubscribe().
+sub settle
+{
+	my ($node, $db) = @_;
+
+	$node->safe_psql($db,
+		"SELECT pgpubsub.subscribe('settle_once', '{settle_once}', temporary => true), pgpubsub.unsubscribe('settle_once')"
+	);
+	return;
+}
+
 # Poll the subscription until it has given that many messages; one string per
 # row: "channel:payload", or "gap:lost" for a gap row.  Stops, with what it has,
 # when a poll comes back empty.  A gap row does not count unless gaps => 1.
@@ -231,17 +260,31 @@ sub received
 	return join ' ', receive(@_);
 }
 
+# Subscription s of the database gets what is published on channel news now; before
+# it a gap row if gap => 1, none if gap => 0, perhaps one if that is not said.
+my $heard = 0;
+
+sub hears
+{
+	my ($node, $db, $name, %params) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $payload = 'heard ' . ++$heard;
+	my $gap =
+	    !defined $params{gap} ? '(?:gap:-1 )?'
+	  : $params{gap}          ? 'gap:-1 '
+	  :                         '';
+
+	publish($node, $db, 'news', $payload);
+	like(received($node, $db, 's', 1), qr/^${gap}news:$payload$/, $name);
+}
+
 # Nothing is there to be read.
 sub is_quiet
 {
 	my ($node, $db, $subscription, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	# the relay has handled whatever was committed when this returns; the session
-	# may end later than psql, and the next one wants the name
-	$node->safe_psql($db,
-		"SELECT pgpubsub.subscribe('is_quiet', '{is_quiet}', temporary => true), pgpubsub.unsubscribe('is_quiet')"
-	);
+	settle($node, $db);
 	is( $node->safe_psql($db,
 			"SELECT channel, payload, lost FROM pgpubsub.poll('$subscription')"
 		),
@@ -259,6 +302,55 @@ sub at_once_limit
 	return 4 + 10 * (time - $began);
 }
 
+# The command succeeds, and does not run into core's own wait for other sessions.
+sub at_once
+{
+	my ($node, $db, $sql, $name, %params) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $limit = at_once_limit($node);
+	my $start = time;
+
+	$name //= $sql;
+	is(query_error($node, $db, $sql, %params), '', $name);
+	cmp_ok(time - $start, '<', $limit, "$name: at once");
+}
+
+# Create table taken, for a test that compares at its end what was read with what
+# was written; and function take(subscription, max_messages), which polls into
+# it, in the order n, and returns how many rows came.  timeout: of the poll;
+# payload: what of p.payload is kept.
+sub create_taken
+{
+	my ($node, $db, %params) = @_;
+	my $timeout = $params{timeout} // 0;
+	my $payload = $params{payload} // 'p.payload';
+
+	$node->safe_psql(
+		$db, qq{
+		CREATE TABLE taken (
+			n bigint GENERATED ALWAYS AS IDENTITY, subscription text,
+			seq bigint, channel text, payload text, pid int, lost bigint);
+		CREATE FUNCTION take(s name, max_messages int) RETURNS bigint LANGUAGE sql AS \$\$
+			WITH rows AS (
+				INSERT INTO taken (subscription, seq, channel, payload, pid, lost)
+				SELECT s, p.seq, p.channel, $payload, p.pid, p.lost
+				  FROM pgpubsub.poll(s, max_messages, '$timeout') AS p
+				RETURNING 1)
+			SELECT count(*) FROM rows \$\$});
+	return;
+}
+
+# Rows that there must not be; the client looks.
+sub no_rows
+{
+	my ($client, $sql, $name) = @_;
+	my @rows = map { join ' ', map { $_ // 'NULL' } @$_ } $client->run($sql);
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	splice @rows, 10;
+	is(join("\n", @rows), '', $name);
+}
+
 # The pid of the database's relay, as pg_stat_activity has it.
 sub relay_pid
 {
@@ -267,15 +359,6 @@ sub relay_pid
 	return $node->safe_psql('postgres',
 		"SELECT pid FROM pg_stat_activity"
 		  . " WHERE backend_type = 'pgpubsub relay' AND datname = '$db'");
-}
-
-# The title of a process, as ps shows it; without what core adds when it has
-# been at its NOTIFY queue.
-sub process_title
-{
-	my ($pid) = @_;
-
-	return slurp_file("/proc/$pid/cmdline") =~ s/(?: idle)?[ \0]+$//r;
 }
 
 # Wait until the database has a relay that listens (or, with count => 0,
@@ -312,46 +395,6 @@ sub kill_relay
 	wait_for_relay($node, $db, not => $pid);
 	return $pid;
 }
-
-# The directory whose files name the points where this test has a server's
-# processes wait; see src/debug.c.  Undefined if it was built without them.
-# The server is not yet started.
-my @points;
-
-sub open_points
-{
-	my ($node) = @_;
-	my $dir = $node->basedir . '/points';
-
-	mkdir $dir or die "$dir: $!";
-	push @points, $dir;
-	$node->append_conf('postgresql.conf', "pgpubsub.debug_points = '$dir'");
-	$node->start;
-	return $dir
-	  if $node->safe_psql('postgres',
-		"SELECT current_setting('pgpubsub.debug_inbox_divisor', true) IS NOT NULL"
-	  ) eq 't';
-	return undef;
-}
-
-# Have whoever comes to the point wait there; open_point() has them go on.
-sub close_point
-{
-	my ($dir, $name) = @_;
-
-	append_to_file("$dir/$name", '');
-}
-
-sub open_point
-{
-	my ($dir, $name) = @_;
-
-	unlink "$dir/$name" or die "$dir/$name: $!";
-}
-
-# Whoever waits at a point ignores signals: a test that dies lets all go on
-# before the servers are stopped.
-END { unlink glob("$_/*") foreach @points }
 
 # The end of the server log as it stands.
 sub log_offset
@@ -405,12 +448,17 @@ sub log_is_clean
 		'', 'nothing unexpected in the log of ' . $node->name);
 }
 
-# Lines of a file that a background psql or pgbench wrote.
-sub try_lines
+# The server log tells of no crash, no failed assertion.
+sub server_is_sound
 {
-	my ($path) = @_;
+	my ($node, %params) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @bad = grep {
+		/PANIC:|TRAP:|stuck spinlock|SHMEM_EXIT|you don't own a lock|WARNING:.*leak|was terminated by signal/
+		  && !($params{allow} && $_ =~ $params{allow})
+	} split /\n/, slurp_file($node->logfile);
 
-	return -e $path ? split(/\n/, slurp_file($path)) : ();
+	is(join("\n", @bad), '', 'no crash in the log of ' . $node->name);
 }
 
 1;

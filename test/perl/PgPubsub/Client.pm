@@ -3,7 +3,7 @@
 # hint of an error apart, and reads hundreds of thousands of rows or
 # notifications without a psql in between.
 
-package PgPubsubClient;
+package PgPubsub::Client;
 
 use strict;
 use warnings;
@@ -18,14 +18,6 @@ use Time::HiRes qw(time);
 our @EXPORT = qw(
   client
   wait_until
-  waits_in_extension
-  stop_process
-  hold_commits
-  commit_waits
-  release_commits
-  server_is_sound
-  in_child
-  join_children
 );
 
 # A connected client.  user, application_name: of the session.
@@ -229,6 +221,76 @@ sub value
 	return $row ? $row->[0] : undef;
 }
 
+# Publish one event.
+sub publish
+{
+	my ($self, $channel, $payload) = @_;
+
+	$self->run("SELECT pgpubsub.publish('$channel', '$payload')");
+	return;
+}
+
+# The value of an expression over the database's row of stat_queue.
+sub queue
+{
+	my ($self, $expression) = @_;
+
+	return $self->value("SELECT $expression FROM pgpubsub.stat_queue"
+		  . ' WHERE datname = current_database()');
+}
+
+# Wait until a condition over that row is true; false if that takes too long.
+sub wait_for_queue
+{
+	my ($self, $condition) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return wait_until(
+		sub { ($self->queue($condition) // '') eq 't' },
+		"queue: $condition");
+}
+
+# The value of an expression over the subscription's row of stat_subscriptions.
+sub subscription
+{
+	my ($self, $name, $expression) = @_;
+
+	return $self->value("SELECT $expression FROM pgpubsub.stat_subscriptions"
+		  . " WHERE subscription = '$name' AND datname = current_database()");
+}
+
+# Poll the subscription until it has given that many rows: [channel, payload, pid
+# of the publisher] each, or ['gap', lost] for a gap row.  Ends with what it has
+# when nothing comes for 30 s.
+sub take
+{
+	my ($self, $subscription, $count) = @_;
+	my @rows;
+
+	while (@rows < $count)
+	{
+		my @new = $self->run(
+			"SELECT coalesce(channel, 'gap'), coalesce(payload, lost::text), pid"
+			  . " FROM pgpubsub.poll('$subscription', 10000, '30s')");
+
+		last unless @new;
+		push @rows, @new;
+	}
+	return @rows;
+}
+
+# Return when the relay has queued all that was committed before.  That a new
+# subscription waits for the relay sees to it; the session keeps it, so that it
+# can be called again.
+sub settle
+{
+	my ($self) = @_;
+
+	$self->run(
+		"SELECT pgpubsub.subscribe('settle', '{settle}', temporary => true)");
+	return;
+}
+
 # SQLSTATE of the error, or ''.
 sub sqlstate
 {
@@ -286,175 +348,6 @@ sub wait_until
 	}
 	fail('waited for: ' . ($name // 'a state'));
 	return 0;
-}
-
-# From now on, commits with synchronous_commit = on wait for a standby that is
-# not there, in every session.  It is the checkpointer that lets commits wait,
-# once it has read the settings: what sessions see of them does not tell when.
-sub hold_commits
-{
-	my ($node) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $probe = client($node);
-
-	# its wait is cancelled below, and not logged
-	$probe->run('SET synchronous_commit = on; SET log_min_messages = fatal');
-	$node->safe_psql('postgres',
-		"ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-	$node->reload;
-	wait_until(
-		sub {
-			$probe->begin("SELECT pg_logical_emit_message(true, '', '')");
-			return commit_waits($node, $probe);
-		},
-		'a commit that waits');
-	$node->safe_psql('postgres', "SELECT pg_cancel_backend($probe->{pid})");
-	$probe->finish;
-	$probe->quit;
-	return;
-}
-
-# Wait until the client's commit waits for a standby; false if it ends instead.
-sub commit_waits
-{
-	my ($node, $client) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $found = wait_until(
-		sub {
-			return 'ended' if $client->done;
-			return $node->safe_psql('postgres',
-				"SELECT wait_event FROM pg_stat_activity WHERE pid = $client->{pid}") eq 'SyncRep';
-		},
-		'the end of a commit');
-
-	return $found && $found ne 'ended';
-}
-
-# Commits no longer wait, and those that do go on.
-sub release_commits
-{
-	my ($node) = @_;
-
-	$node->safe_psql('postgres',
-		'ALTER SYSTEM RESET synchronous_standby_names');
-	$node->reload;
-	return;
-}
-
-# Wait until the backend of the client's query sleeps in pgpubsub; false if
-# the query ends instead.
-sub waits_in_extension
-{
-	my ($watcher, $client) = @_;
-
-	return wait_until(
-		sub {
-			return 'ended' if $client->done;
-			return $watcher->value(
-				"SELECT coalesce((SELECT state = 'active' AND wait_event_type = 'Extension'"
-				  . " FROM pg_stat_activity WHERE pid = $client->{pid}), false)"
-			) eq 't' ? 'waits' : 0;
-		},
-		'a session that waits') eq 'waits';
-}
-
-# Stop the process where it sleeps in pgpubsub: anywhere else it may hold a lock
-# that others need.  SIGCONT has it go on.
-sub stop_process
-{
-	my ($watcher, $pid) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	return wait_until(
-		sub {
-			kill 'STOP', $pid;
-			wait_until(sub { slurp_file("/proc/$pid/stat") =~ /\) T / },
-				'a process that stops');
-			$watcher->begin(
-				"SELECT count(*) FROM pg_stat_activity WHERE pid = $pid AND wait_event_type = 'Extension'"
-			);
-			$watcher->pump(1);
-			return 1 if $watcher->done && $watcher->{rows}[0][0];
-
-			# in the way of the watcher, perhaps
-			kill 'CONT', $pid;
-			$watcher->finish;
-			return 0;
-		},
-		'a process that is stopped where it sleeps');
-}
-
-# The server log tells of no crash, no failed assertion.
-sub server_is_sound
-{
-	my ($node, %params) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my @bad = grep {
-		/PANIC:|TRAP:|stuck spinlock|SHMEM_EXIT|you don't own a lock|WARNING:.*leak|was terminated by signal/
-		  && !($params{allow} && $_ =~ $params{allow})
-	} split /\n/, slurp_file($node->logfile);
-
-	is(join("\n", @bad), '', 'no crash in the log of ' . $node->name);
-}
-
-# Have a child process do something; what it dies of goes to the file
-# PATH.error.  Returns its pid.
-my %children;
-
-sub in_child
-{
-	my ($path, $do) = @_;
-	my $pid = fork;
-
-	die "could not fork: $!" unless defined $pid;
-	if ($pid)
-	{
-		$children{$pid} = $path;
-		return $pid;
-	}
-	my $ok = eval { $do->(); 1; };
-	if (!$ok)
-	{
-		open my $out, '>', "$path.error";
-		print $out $@;
-		close $out;
-	}
-	require POSIX;
-	POSIX::_exit($ok ? 0 : 1);
-}
-
-# Wait for all children; none may have died.
-sub join_children
-{
-	my ($name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my @bad;
-
-	foreach my $pid (sort keys %children)
-	{
-		waitpid($pid, 0);
-		push @bad, "$children{$pid}: " . slurp_file("$children{$pid}.error")
-		  if $?;
-	}
-	%children = ();
-	is(join("\n", @bad), '', $name);
-}
-
-# Leave no child behind; say what the test may have failed of.
-END
-{
-	if (%children)
-	{
-		my $status = $?;
-
-		foreach my $path (grep { -e "$_.error" } values %children)
-		{
-			diag "$path: " . slurp_file("$path.error");
-		}
-		kill 'KILL', keys %children;
-		waitpid($_, 0) foreach keys %children;
-		$? = $status;
-	}
 }
 
 1;
