@@ -44,9 +44,10 @@ REGRESS_OPTS = --inputdir=$(test_output)/regress \
 	--outputdir=$(test_output)/regress --load-extension=pgpubsub
 REGRESS_PREP = test-output
 
-ISOLATION = $(call tests_in,isolation/specs/*.spec)
+# The specs' helper functions come from a spec that runs before all others.
+ISOLATION = $(filter-out helpers,$(call tests_in,isolation/specs/*.spec))
 ISOLATION_OPTS = --inputdir=$(tree)/test/isolation \
-	--outputdir=$(test_output)/isolation --load-extension=pgpubsub
+	--outputdir=$(test_output)/isolation --load-extension=pgpubsub helpers
 
 PGTAP = $(call tests_in,pgtap/*.sql)
 TAP = $(call tests_in,t/*.pl)

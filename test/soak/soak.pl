@@ -17,10 +17,8 @@
 use strict;
 use warnings;
 use FindBin;
-use lib "$FindBin::RealBin/../t";
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use POSIX qw(WNOHANG _exit);
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -80,11 +78,9 @@ sub connect_admin
 sub none
 {
 	my ($db, $sql, $name) = @_;
-	my @rows = map { join ' ', map { $_ // 'NULL' } @$_ } $admin->{$db}->run($sql);
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	splice @rows, 10;
-	is(join("\n", @rows), '', "$phase{name}, $db: $name");
+	no_rows($admin->{$db}, $sql, "$phase{name}, $db: $name");
 }
 
 # ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ CREATE SCHEMA ce;
 SET search_path = ce;
 
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/events.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
 
 --
@@ -43,7 +43,7 @@ INSERT INTO orders SELECT g FROM generate_series(1, 3) g;
 SELECT pg_current_xact_id()::text::bigint AS txid, pg_backend_pid() AS pid, now() AS started \gset
 SELECT pgpubsub.publish('end', '');
 COMMIT;
-INSERT INTO raw SELECT event::jsonb FROM received();
+INSERT INTO raw SELECT event::jsonb FROM pg_temp.received();
 SELECT count(*), count(DISTINCT event ->> 'id') AS ids,
        bool_and(event ->> 'id' ~ ('^' || :'txid' || '-[123]$')) AS id,
        bool_and((event ->> 'txid')::bigint = :txid) AS txid,
@@ -127,7 +127,7 @@ COMMIT;
 INSERT INTO times (a, b) VALUES ('2026-11-21 03:12Z', '2026-07-21 03:12Z');
 RESET TimeZone;
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-SELECT event::json -> 'new' AS new FROM received();
+SELECT event::json -> 'new' AS new FROM pg_temp.received();
 
 --
 -- Keys
@@ -173,7 +173,7 @@ UPDATE moved SET c = c + 10;
 UPDATE ident SET c = c + 1;
 UPDATE no_key SET a = a + 1;
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-SELECT channel, coalesce(event::jsonb -> 'data', event::jsonb) - '{id,op,schema,table,txid,pid,ts,ts_ms,source}'::text[] AS event FROM received();
+SELECT channel, coalesce(event::jsonb -> 'data', event::jsonb) - '{id,op,schema,table,txid,pid,ts,ts_ms,source}'::text[] AS event FROM pg_temp.received();
 SELECT pgpubsub.detach('moved');
 
 --
@@ -353,7 +353,7 @@ CREATE TABLE large_key (k text PRIMARY KEY, v int);
 SELECT pgpubsub.attach('large_key', 'large_key ' || f, format => f) FROM unnest('{plain,debezium,cloudevents}'::text[]) f;
 SELECT pgpubsub.attach('large_key', 'large_key s', level => 'statement');
 CREATE VIEW shown AS
-    SELECT channel, regexp_replace(regexp_replace(event, '(x|y|(\\n))\1{99,}', '<\1>', 'g'), '"source":(\{[^}]*\}|"[^"]*"),?', '') AS event FROM events();
+    SELECT channel, regexp_replace(regexp_replace(event, '(x|y|(\\n))\1{99,}', '<\1>', 'g'), '"source":(\{[^}]*\}|"[^"]*"),?', '') AS event FROM pg_temp.events();
 CREATE VIEW truncated AS
     SELECT truncated FROM pgpubsub.stat_queue WHERE datname = current_database();
 SELECT truncated FROM truncated \gset
@@ -393,7 +393,7 @@ SELECT pgpubsub.attach(format('%1$I.%1$I', :'name'), c, format => 'cloudevents',
 INSERT INTO :"name".:"name" SELECT generate_series(1, 2);
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
 SELECT channel, octet_length(event) > 1024 AS over, e -> 'truncated' AS truncated, e -> 'key' AS key, e -> 'count' AS count, e -> 'parts' AS parts, e -> 'rows' AS rows
-  FROM (SELECT channel, event, event::jsonb -> 'data' AS e FROM received()) AS _;
+  FROM (SELECT channel, event, event::jsonb -> 'data' AS e FROM pg_temp.received()) AS _;
 DROP SCHEMA :"name" CASCADE;
 
 -- what the size of a value tells of its text's: no more than it is
@@ -413,19 +413,17 @@ INSERT INTO bytes (ba) VALUES (array_fill(''::bytea, ARRAY[3200]));
 INSERT INTO bytes (j) SELECT jsonb_agg(1) FROM generate_series(1, 6600);
 INSERT INTO bytes (j) SELECT jsonb_agg(''::text) FROM generate_series(1, 4900);
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-SELECT octet_length(event) BETWEEN 19000 AND 20000 AS nearly, event::jsonb ->> 'truncated' AS truncated FROM received();
+SELECT octet_length(event) BETWEEN 19000 AND 20000 AS nearly, event::jsonb ->> 'truncated' AS truncated FROM pg_temp.received();
 RESET pgpubsub.max_payload;
 
 -- all of max_payload can be used, to the byte
-\set include :inputdir '/sql/include/size.sql'
-\i :include
 CREATE TABLE sized (id int, v text);
 SELECT pgpubsub.attach('sized');
 INSERT INTO sized VALUES (1, repeat('é€😀', 200));
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-SELECT octet_length(event) AS length FROM received() \gset
-SELECT try_sizes($$INSERT INTO sized VALUES (1, repeat('é€😀', 200))$$, :length);
-SELECT * FROM sizes(:length);
+SELECT octet_length(event) AS length FROM pg_temp.received() \gset
+SELECT pg_temp.try_sizes($$INSERT INTO sized VALUES (1, repeat('é€😀', 200))$$, :length);
+SELECT * FROM pg_temp.sizes(:length);
 
 RESET client_min_messages;
 SELECT pgpubsub.unsubscribe('regress_events');

@@ -8,7 +8,7 @@ CREATE SCHEMA es;
 SET search_path = es;
 
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/events.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
 
 CREATE PROCEDURE foreign_settings() LANGUAGE plpgsql AS $$BEGIN
@@ -40,7 +40,7 @@ SET extra_float_digits = 3;
 DELETE FROM keys;
 CREATE TABLE raw (channel text, e jsonb);
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-INSERT INTO raw SELECT channel, event::jsonb FROM received();
+INSERT INTO raw SELECT channel, event::jsonb FROM pg_temp.received();
 SELECT channel, count(*), count(DISTINCT k) AS keys
   FROM (SELECT channel, coalesce(e -> 'key', e #> '{rows,0,key}', e -> 'subject') AS k FROM raw) AS _ GROUP BY 1 ORDER BY 1;
 SELECT DISTINCT jsonb_pretty(e -> 'key') FROM raw WHERE channel = 'rows';

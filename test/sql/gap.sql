@@ -3,7 +3,7 @@
 -- is as long as makes 400 of them overrun the queue, whatever its size.
 --
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/settle.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
 SELECT pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
 -- Publish events numbered first to last, with bytes more than the number.

@@ -11,7 +11,7 @@ CREATE SCHEMA chunks;
 SET search_path = inh;
 
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/events.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
 \set SHOW_CONTEXT never
 SET client_min_messages = notice;

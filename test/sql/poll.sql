@@ -2,7 +2,7 @@
 -- poll(): batches, looks, timeouts, and what is left for the next one.
 --
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/settle.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
 SELECT pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
 CREATE PROCEDURE pg_temp.publish(channel text, first integer, last integer)

@@ -2,7 +2,7 @@
 -- Who may do what, and see what.
 --
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/settle.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
 SELECT pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
 SET client_min_messages = warning;

@@ -8,7 +8,7 @@ CREATE SCHEMA st;
 SET search_path = st;
 
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/events.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
 
 CREATE TABLE t (id int PRIMARY KEY, v text);
@@ -44,7 +44,7 @@ SET pgpubsub.max_payload = 2000;
 INSERT INTO t SELECT g, repeat('p', g % 50) FROM generate_series(1, 500) g;
 CREATE TABLE raw (n int GENERATED ALWAYS AS IDENTITY, length int, e jsonb);
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-INSERT INTO raw (length, e) SELECT octet_length(event), event::jsonb FROM received();
+INSERT INTO raw (length, e) SELECT octet_length(event), event::jsonb FROM pg_temp.received();
 SELECT count(*) = max((e ->> 'parts')::int) AS all_parts, count(DISTINCT e ->> 'id') = count(*) AS ids,
        bool_and((e ->> 'part')::int = n) AS numbered, max(length) <= 2000 AS small, min(length) FILTER (WHERE n < (e ->> 'parts')::int) > 1700 AS filled,
        sum((e ->> 'count')::int) AS rows, bool_and((e ->> 'count')::int = jsonb_array_length(e -> 'rows')) AS counts
@@ -55,29 +55,27 @@ SELECT array_agg((r #>> '{key,id}')::int ORDER BY n, o) = (SELECT array_agg(g) F
 TRUNCATE raw RESTART IDENTITY;
 UPDATE t SET v = v || '!';
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-INSERT INTO raw (length, e) SELECT octet_length(event), event::jsonb FROM received();
+INSERT INTO raw (length, e) SELECT octet_length(event), event::jsonb FROM pg_temp.received();
 SELECT count(*) AS rows, bool_and(r #>> '{new,v}' = (r #>> '{old,v}') || '!') AS paired, bool_and(r -> 'changed' = '["v"]') AS changed, max(length) <= 2000 AS small
   FROM raw, jsonb_array_elements(e -> 'rows') AS rows(r);
 RESET pgpubsub.max_payload;
 DELETE FROM t;
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-SELECT channel, event::jsonb ->> 'count' AS count, event::jsonb ? 'parts' AS parts FROM received();
+SELECT channel, event::jsonb ->> 'count' AS count, event::jsonb ? 'parts' AS parts FROM pg_temp.received();
 
 -- all of max_payload can be used, to the byte: by one row, also in a part of its own
-\set include :inputdir '/sql/include/size.sql'
-\i :include
 CREATE TABLE sized (id int, v text);
 SELECT pgpubsub.attach('sized', level => 'statement');
 INSERT INTO sized VALUES (1, repeat('é€😀', 200));
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-SELECT octet_length(event) AS length FROM received() \gset
-SELECT try_sizes($$INSERT INTO sized VALUES (1, repeat('é€😀', 200))$$, :length);
-SELECT * FROM sizes(:length);
+SELECT octet_length(event) AS length FROM pg_temp.received() \gset
+SELECT pg_temp.try_sizes($$INSERT INTO sized VALUES (1, repeat('é€😀', 200))$$, :length);
+SELECT * FROM pg_temp.sizes(:length);
 SELECT set_config('pgpubsub.max_payload', (:length + 25)::text, false) > '' AS set;
 INSERT INTO sized SELECT i, CASE i WHEN 3 THEN repeat('é€😀', 200) ELSE 'small' END FROM generate_series(1, 4) i;
 RESET pgpubsub.max_payload;
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-SELECT event::jsonb -> 'part' AS part, event::jsonb -> 'parts' AS parts, event::jsonb -> 'count' AS count FROM received();
+SELECT event::jsonb -> 'part' AS part, event::jsonb -> 'parts' AS parts, event::jsonb -> 'count' AS count FROM pg_temp.received();
 
 -- a row too large for any event is one by itself, with its key
 CREATE TABLE some_large (id int PRIMARY KEY, v text);
@@ -172,7 +170,7 @@ CALL move_many('keep');
 CALL move_many('forget');
 TRUNCATE raw RESTART IDENTITY;
 DO $$BEGIN PERFORM pgpubsub.publish('end', ''); END$$;
-INSERT INTO raw (length, e) SELECT octet_length(event), event::jsonb FROM received();
+INSERT INTO raw (length, e) SELECT octet_length(event), event::jsonb FROM pg_temp.received();
 SELECT count, moved, paired, vs, bounded, s.old = expected.old AS old_in_order, s.new = expected.new AS new_in_order
   FROM expected, LATERAL (
     SELECT min(n) AS n, count(*), count(r -> 'old_key') AS moved, count(r -> 'changed') AS paired,

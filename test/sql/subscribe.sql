@@ -2,7 +2,7 @@
 -- subscribe() and unsubscribe(): what they make, change and leave alone.
 --
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/settle.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
 SELECT pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
 CREATE FUNCTION pg_temp.wait_until(condition text) RETURNS boolean

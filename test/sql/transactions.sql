@@ -2,7 +2,7 @@
 -- Consumption, subscribe() and unsubscribe() go with the transaction.
 --
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/settle.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
 SELECT pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
 CREATE PROCEDURE pg_temp.publish(channel text, first integer, last integer)

@@ -9,9 +9,9 @@ CREATE SCHEMA tor;
 SET search_path = tor;
 
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/events.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
-\set changes 'DO $$BEGIN PERFORM pgpubsub.publish(\'end\', \'\'); END$$; SELECT event::json ->> \'table\' AS table, event::json ->> \'op\' AS op, event::json -> \'key\' AS key, event::json -> \'new\' AS new, event::json -> \'old\' AS old, event::json -> \'rows\' AS rows FROM received();'
+\set changes 'DO $$BEGIN PERFORM pgpubsub.publish(\'end\', \'\'); END$$; SELECT event::json ->> \'table\' AS table, event::json ->> \'op\' AS op, event::json -> \'key\' AS key, event::json -> \'new\' AS new, event::json -> \'old\' AS old, event::json -> \'rows\' AS rows FROM pg_temp.received();'
 
 --
 -- AFTER triggers that change the row that they were fired for

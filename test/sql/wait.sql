@@ -2,7 +2,7 @@
 -- CALL wait(): arguments, where it can be called, what ends it at once.
 --
 \getenv inputdir PG_ABS_SRCDIR
-\set include :inputdir '/sql/include/settle.sql'
+\set include :inputdir '/sql/include/helpers.sql'
 \i :include
 SELECT pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
 SELECT pgpubsub.subscribe('regress_wait', '{wait_a,wait_p*}', 'drop');

@@ -2,11 +2,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -24,14 +21,6 @@ $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub; CREATE TABLE t (i int, 
 $node->safe_psql('postgres', "SELECT pgpubsub.attach('t')");
 wait_for_relay($node, 'postgres');
 
-# What is resident and the process's own, in kB.
-sub resident
-{
-	my ($pid) = @_;
-
-	return slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m ? $1 : die 'no RssAnon';
-}
-
 # Copy so many rows; returns what is resident then, before the end.  What the
 # session keeps for longer lies among and behind the events, so that the C
 # library cannot give back what is before it.
@@ -46,19 +35,19 @@ sub load
 		$session->run("COPY t FROM PROGRAM 'seq -f \"%.0f	some text\" " . $rows / 4 . "'");
 		$session->run('PREPARE s' . ++$statements . ' AS SELECT * FROM pg_class, pg_type, pg_proc') foreach 1 .. 20;
 	}
-	my $most = resident($session->{pid});
+	my $most = resident_memory($session->{pid});
 	$session->run($end);
-	note sprintf '%s of %d rows: %d kB, then %d kB', $end, $rows, $most, resident($session->{pid});
+	note sprintf '%s of %d rows: %d kB, then %d kB', $end, $rows, $most, resident_memory($session->{pid});
 	return $most;
 }
 
 my $session = client($node);
 load($session, 4, 'COMMIT');
-my $before = resident($session->{pid});
+my $before = resident_memory($session->{pid});
 foreach my $load ([ 400000, 'ROLLBACK' ], [ 400000, 'COMMIT' ])
 {
 	my $most = load($session, @$load);
-	my $kept = resident($session->{pid}) - $before;
+	my $kept = resident_memory($session->{pid}) - $before;
 
 	cmp_ok($most - $before, '>', 45000, "the transaction has its events in memory ($most kB)");
 	cmp_ok($kept, '<', 25000, "$load->[1] gives them back");

@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -35,7 +32,7 @@ sub channel
 # The relay has done what it was asked for; this takes no place.
 my $settle = 'full_1';
 
-sub settle
+sub settle_on_known
 {
 	$other->run("SELECT pgpubsub.subscribe('settle', '{$settle}', 'drop', temporary => true), pgpubsub.unsubscribe('settle')");
 }
@@ -77,12 +74,12 @@ foreach my $start ('now', 'oldest', '1')
 	# unread ones are no reason to keep the place
 	$writer->run("SELECT pgpubsub.publish('$name', 'unread')");
 	$writer->run("SELECT pgpubsub.unsubscribe('fresh')");
-	settle();
+	settle_on_known();
 }
 
 # from a place that a pattern finds
 $writer->run("SELECT pgpubsub.subscribe('pattern', '{p*}', 'evict')");
-settle();
+settle_on_known();
 $writer->run("SELECT pgpubsub.publish('p_1', 'first'), pgpubsub.publish('p_1', 'second')");
 is(received($node, 'postgres', 'pattern', 2), 'p_1:first p_1:second',
 	'a pattern reads the new channel from its first event on');
@@ -92,18 +89,18 @@ is(channel('p_1', "concat_ws(' ', messages, published, delivered, lost)"), '2 2 
 # The tail goes over the old channel's events: the new one holds only its own
 
 $writer->run("SELECT pgpubsub.publish('p_1', 'held')");
-settle();
+settle_on_known();
 my $pending = "SELECT pending || ' ' || lost FROM pgpubsub.stat_subscriptions WHERE subscription = 'pattern'";
 is($node->safe_psql('postgres', $pending), '1 0', 'one event is pending');
 $writer->run("SELECT count(pgpubsub.publish('full_1', repeat('x', 1000) || i)) FROM generate_series(1, 600) AS i");
-settle();
+settle_on_known();
 is($node->safe_psql('postgres', $pending), '1 0',
 	'the queue has taken half of its room from old events, not that one');
 is($node->safe_psql('postgres', 'SELECT full_count FROM pgpubsub.stat_queue'), 0,
 	'and was not full');
 is(received($node, 'postgres', 'pattern', 1), 'p_1:held', 'it is read');
 $writer->run("SELECT count(pgpubsub.publish('full_1', repeat('x', 1000) || i)) FROM generate_series(1, 1200) AS i");
-settle();
+settle_on_known();
 is(channel('p_1', "concat_ws(' ', messages, published, delivered, lost)"), '0 3 3 0',
 	'when they are overwritten, nothing is lost that was read');
 is($node->safe_psql('postgres',
@@ -115,7 +112,7 @@ is($node->safe_psql('postgres',
 fails_with($node, 'postgres', "SELECT pgpubsub.subscribe('more', '{more}')",
 	'53400', qr/too many channels/, 'no place is left');
 $writer->run("SELECT pgpubsub.unsubscribe('full2')");
-settle();
+settle_on_known();
 $writer->run('BEGIN');
 $writer->run("SELECT pgpubsub.publish('open', 'x')");
 foreach (1 .. 3)
@@ -138,7 +135,7 @@ sub from_seq
 	$writer->run("SELECT pgpubsub.subscribe('from', '$channels', 'drop', '$seq')");
 	my $got = join ' ', map { $_->[0] } $writer->run("SELECT coalesce(payload, lost::text) FROM pgpubsub.poll('from')");
 	$writer->run("SELECT pgpubsub.unsubscribe('from')");
-	settle();
+	settle_on_known();
 	return $got;
 }
 
@@ -146,15 +143,15 @@ $writer->run("SELECT pgpubsub.unsubscribe('more')");
 $writer->run("SELECT pgpubsub.subscribe('from', '{from}', 'drop')");
 $writer->run("SELECT pgpubsub.publish('from', 'one'), pgpubsub.publish('from', 'two'), pgpubsub.publish('full_1', 'three')");
 my $two = 1 + $writer->value("SELECT seq FROM pgpubsub.poll('from', 1, '30s')");
-settle();
+settle_on_known();
 $writer->run("SELECT pgpubsub.unsubscribe('from')");
-settle();
+settle_on_known();
 is(from_seq('{from}', $two), 'two', 'a channel that has its place still');
 foreach (1, 2)
 {
 	$writer->run("SELECT pgpubsub.subscribe('taker', '{taker_$_}', 'drop')");
 	$writer->run("SELECT pgpubsub.unsubscribe('taker')");
-	settle();
+	settle_on_known();
 }
 is(from_seq('{full_1}', $two), 'three', 'another one had its own all the time');
 is(from_seq('{from}', $two), '-1', 'one that another had the place of has a gap');

@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('native_listeners', conf => q{
@@ -26,7 +23,7 @@ $writer->run(q{SELECT pgpubsub.subscribe('s', '{c}')});
 my $count = 0;
 
 # Publish, and have it delivered to the subscription.
-sub publish
+sub publish_and_poll
 {
 	$writer->run("SELECT pgpubsub.publish('c', '" . ++$count . "')");
 	my @rows = $writer->run(q{SELECT payload FROM pgpubsub.poll('s', 100, '20s')});
@@ -38,14 +35,12 @@ sub ids_of_events
 {
 	my $before = $writer->value('SELECT pg_current_xact_id()');
 
-	publish() foreach 1 .. 5;
-	wait_until(
-		sub { $writer->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue WHERE datname = current_database()') == 0 },
-		'an empty staging queue');
+	publish_and_poll() foreach 1 .. 5;
+	$writer->wait_for_queue("staging_used_bytes = 0");
 	return $writer->value('SELECT pg_current_xact_id()') - $before - 1;
 }
 
-publish();
+publish_and_poll();
 is(join(' ', map { $_->[2] } $first->wait_for_notifications(1)),
 	$count, 'a session that listened before the extension came');
 cmp_ok(ids_of_events(), '>', 0, 'the relay sends what somebody may hear');
@@ -62,13 +57,13 @@ is(ids_of_events(), 0, 'nothing is sent where nobody listens');
 
 my $second = client($node);
 $second->run(q{DO $$ BEGIN EXECUTE 'LISTEN c'; END $$});
-publish();
+publish_and_poll();
 is(join(' ', map { $_->[2] } $second->wait_for_notifications(1)),
 	$count, 'one that listens from within a block');
 $second->run('BEGIN');
 $second->run('UNLISTEN *');
 $second->run('ROLLBACK');
-publish();
+publish_and_poll();
 is(join(' ', map { $_->[2] } $second->wait_for_notifications(1)),
 	$count, 'and goes on after a rollback');
 $second->quit;

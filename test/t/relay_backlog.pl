@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -26,18 +23,6 @@ $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
 $node->restart;
 wait_for_relay($node, 'postgres');
 my $admin = client($node);
-
-sub wait_for_state
-{
-	my ($state) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	return wait_until(
-		sub {
-			$admin->value('SELECT relay_state FROM pgpubsub.stat_queue') eq $state;
-		},
-		"a queue that is $state");
-}
 
 sub notify
 {
@@ -59,13 +44,7 @@ sub fill
 		"SELECT count(pg_notify('full', i || repeat(' ', 1000))) FROM generate_series(1, 100) AS i"
 	);
 	notify(11, $backlog);
-	ok( wait_until(
-			sub {
-				$admin->value(
-					"SELECT relay_state = 'full' AND pg_notification_queue_usage() = 0 FROM pgpubsub.stat_queue"
-				) eq 't';
-			},
-			'a backlog'),
+	ok( $admin->wait_for_queue("relay_state = 'full' AND pg_notification_queue_usage() = 0"),
 		'the queue is full, and the relay has read the rest');
 }
 
@@ -74,7 +53,7 @@ sub restart_relay
 {
 	kill_relay($node, 'postgres');
 	$admin->run("SELECT pgpubsub.unsubscribe('$_')") foreach qw(early listens);
-	wait_for_state('listening');
+	$admin->wait_for_queue("relay_state = 'listening'");
 }
 
 # Read from all of them in turn, in their transactions, until each has so many
@@ -122,11 +101,11 @@ $admin->run("SELECT pgpubsub.subscribe('late', '{c}', 'block')");
 $admin->run("SELECT pgpubsub.subscribe('changed', '{other,c}', 'block')");
 restart_relay();
 notify($from, $to);
-wait_for_state('full');
+$admin->wait_for_queue("relay_state = 'full'");
 my %got = read_in_turn($backlog, late => $admin, changed => $admin);
 is($got{late}, $whole, 'what comes after the relay is held for who came before');
 is($got{changed}, $whole, 'and for who has changed its channels');
-wait_for_state('listening');
+$admin->wait_for_queue("relay_state = 'listening'");
 is( $admin->value(
 		"SELECT string_agg(format('%s %s %s', subscription, delivered, lost), ', ' ORDER BY subscription) FROM pgpubsub.stat_subscriptions"
 	),
@@ -150,7 +129,7 @@ foreach my $name (@names)
 $session{goes_back}->run('SAVEPOINT s');
 restart_relay();
 notify($from, $to);
-wait_for_state('full');
+$admin->wait_for_queue("relay_state = 'full'");
 is( $session{goes_back}->value(
 		"SELECT string_agg(coalesce(lost, payload::int)::text, ' ') FROM pgpubsub.poll('goes_back', 3, '10s')"
 	),

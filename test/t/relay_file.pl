@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -39,9 +36,7 @@ my $most = 0;
 
 sub on_disk
 {
-	my $bytes = $admin->value(
-		"SELECT coalesce(sum(size), 0) FROM pg_ls_tmpdir() WHERE name LIKE 'pgsql\\_tmp$relay.%'"
-	);
+	my $bytes = temporary_bytes($admin, $relay);
 
 	$most = $bytes if $bytes > $most;
 	return $bytes;
@@ -123,8 +118,7 @@ read_to($sent);
 is($next - 1, $sent, 'all is read that was notified');
 is($wrong, 0, 'whole and in order');
 ok(wait_until(sub { on_disk() == 0 }, 'no bytes'), 'nothing is left on disk');
-is( $admin->value(
-		'SELECT relay_state FROM pgpubsub.stat_queue'),
+is( $admin->queue('relay_state'),
 	'listening', 'the queue is not full any more');
 
 # Beyond the bound, one that blocks is evicted; what it misses is counted.
@@ -138,7 +132,7 @@ cmp_ok($most, '>', $limit - 2 * $memory, 'the files were used');
 cmp_ok($most, '<', $limit + 2 * $memory, 'up to the bound');
 ok( wait_until(
 		sub {
-			$admin->value('SELECT relay_state FROM pgpubsub.stat_queue') eq
+			$admin->queue('relay_state') eq
 			  'listening';
 		},
 		'the end of the full queue'),

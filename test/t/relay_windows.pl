@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -18,24 +15,11 @@ pgpubsub.publish_timeout = 30s
 pgpubsub.evict_timeout = 300ms
 log_statement = none
 });
-my $points = open_points($node);
-if (!defined $points)
-{
-	$node->stop('fast');
-	plan skip_all => 'this build has no debug points';
-}
+my $points = open_points($node, needed => 1);
 
 $node->safe_psql('postgres', 'CREATE DATABASE other');
 $node->safe_psql('postgres', 'CREATE EXTENSION pgpubsub');
 my $admin = client($node);
-
-sub queue
-{
-	my ($column) = @_;
-
-	return $admin->value(
-		"SELECT $column FROM pgpubsub.stat_queue WHERE datname = 'postgres'");
-}
 
 sub relays
 {
@@ -55,7 +39,7 @@ my $offset = log_offset($node);
 close_point($points, 'relay_exit');
 $admin->run("SELECT pg_terminate_backend($old)");
 $node->wait_for_log(qr/\[$old\].*debug point relay_exit: waiting/, $offset);
-is(queue('relay_state'), 'stopped', 'no relay once it has given up');
+is($admin->queue('relay_state'), 'stopped', 'no relay once it has given up');
 
 # the launcher has gone round when this other database has its relay
 $node->safe_psql('other', 'CREATE EXTENSION pgpubsub');
@@ -66,9 +50,9 @@ is(relays(), 1, 'the next is not started before the last is gone');
 $admin->run(
 	"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pgpubsub launcher'"
 );
-ok(wait_until(sub { queue('relay_state') eq 'listening' }, 'the next relay'),
+ok($admin->wait_for_queue("relay_state = 'listening'"),
 	'a new launcher starts the next relay');
-my $next = queue('relay_pid');
+my $next = $admin->queue('relay_pid');
 isnt($next, $old, 'which is another');
 $admin->run("SELECT pgpubsub.subscribe('all', '{*}', 'drop')");
 open_point($points, 'relay_exit');
@@ -79,7 +63,7 @@ ok( wait_until(
 		},
 		'the end of the old relay'),
 	'the old one goes');
-is(queue("relay_state || ' ' || relay_pid"),
+is($admin->queue("relay_state || ' ' || relay_pid"),
 	"listening $next", 'and leaves no trace on what is the next one\'s');
 $admin->run("SELECT pgpubsub.publish('never seen before', 'x')");
 is( $admin->value(
@@ -115,26 +99,16 @@ wait_for_relay($node, 'postgres');
 # before it has found out for how long it may sleep.  So does the time of the next
 # warning, 5 s after the first: nothing else would have the relay look again.
 
-sub state
-{
-	my ($name) = @_;
-
-	return $admin->value(
-		"SELECT state FROM pgpubsub.stat_subscriptions WHERE subscription = '$name'");
-}
-
 $admin->run("SELECT pgpubsub.subscribe('slow', '{c}', 'evict')");
 $offset = log_offset($node);
 close_point($points, 'relay_full');
 $admin->run(
 	"SELECT count(pg_notify('c', i || repeat(' ', 1000))) FROM generate_series(1, 100) AS i");
-ok( wait_until(
-		sub { queue("relay_state = 'full' AND full_ms > 5500") eq 't' },
-		'the times to evict and to warn'),
+ok( $admin->wait_for_queue("relay_state = 'full' AND full_ms > 5500"),
 	'the queue is full for longer than evict_timeout, and a warning is due');
-is(state('slow'), 'holding', 'the relay has not yet looked again');
+is($admin->subscription('slow', 'state'), 'holding', 'the relay has not yet looked again');
 open_point($points, 'relay_full');
-ok(wait_until(sub { state('slow') eq 'evicted' }, 'the eviction'),
+ok(wait_until(sub { $admin->subscription('slow', 'state') eq 'evicted' }, 'the eviction'),
 	'it evicts when it goes on');
 $admin->run("SELECT pgpubsub.unsubscribe('slow')");
 

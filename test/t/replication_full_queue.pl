@@ -5,12 +5,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
-use PostgreSQL::Test::Cluster;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -57,17 +53,13 @@ sub synchronized
 
 # The queue is full of the subscriber's own events, and of what waits for them.
 synchronized(2);
-sub state
-{
-	return $admin->value('SELECT relay_state FROM pgpubsub.stat_queue');
-}
 my $own = 0;
-for (; &state() ne 'full' && $own < 1000; $own++)
+for (; $admin->queue('relay_state') ne 'full' && $own < 1000; $own++)
 {
 	$admin->query("SELECT pgpubsub.publish('transactional', repeat('x', 1000))");
 	last if $admin->{error};
 }
-is(&state(), 'full', 'the queue is full');
+is($admin->queue('relay_state'), 'full', 'the queue is full');
 $admin->query("SELECT pgpubsub.publish('transactional', 'x')");
 is($admin->sqlstate, '53400', 'a session gets an error');
 
@@ -101,7 +93,7 @@ foreach my $mode (@modes)
 	is($admin->value("SELECT count(*) FROM copied_$mode") + $admin->value("SELECT count(*) FROM huge_$mode"),
 		1010, "$mode: all rows are there");
 }
-is(&state(), 'full', 'the queue is still full');
+is($admin->queue('relay_state'), 'full', 'the queue is still full');
 
 # A prepared transaction
 my $offset = log_offset($subscriber);

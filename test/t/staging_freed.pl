@@ -3,11 +3,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use Test::More;
 
 my $node = new_server('staging_freed', conf => q{
@@ -25,23 +22,13 @@ $admin->run("SELECT pgpubsub.subscribe('s', '{c}', 'block')");
 $admin->run(
 	"SELECT count(pgpubsub.publish('c', i || repeat('x', 1000))) FROM generate_series(1, 100) AS i"
 );
-ok( wait_until(
-		sub {
-			$admin->value('SELECT relay_state FROM pgpubsub.stat_queue') eq 'full';
-		},
-		'a full queue'),
+ok( $admin->wait_for_queue("relay_state = 'full'"),
 	'the queue is full');
-cmp_ok($admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue'),
+cmp_ok($admin->queue('staging_used_bytes'),
 	'>', 0, 'what has no room stays in the staging queue');
 
 $admin->run("SELECT count(*) FROM pgpubsub.poll('s', 50)");
-ok( wait_until(
-		sub {
-			$admin->value(
-				"SELECT relay_state = 'listening' AND staging_used_bytes = 0 FROM pgpubsub.stat_queue"
-			) eq 't';
-		},
-		'an empty staging queue'),
+ok( $admin->wait_for_queue("relay_state = 'listening' AND staging_used_bytes = 0"),
 	'the staging queue is emptied when there is room');
 is( $admin->value("SELECT count(*) FROM pgpubsub.poll('s', 1000)"), 50,
 	'all events have come');

@@ -4,11 +4,8 @@
 
 use strict;
 use warnings;
-use FindBin;
-use lib $FindBin::RealBin;
 
-use PgPubsubClient;
-use PgPubsubTest;
+use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -27,7 +24,7 @@ my $relay = relay_pid($node, 'postgres');
 $admin->run("SELECT pgpubsub.subscribe('s', '{small,large}')");
 
 # A statement that publishes so many events of 1,000 bytes.
-sub publish
+sub publishing
 {
 	my ($channel, $count) = @_;
 
@@ -36,11 +33,9 @@ sub publish
 
 # Four sessions flood the queue, and do not end by themselves.
 my $file = $node->basedir . '/small.sql';
-append_to_file($file, publish('small', 20) . ";\n");
-my ($out, $err) = ('', '');
-my $flood = IPC::Run::start(
-	[ 'pgbench', '-n', '-c', 4, '-T', 600, '-f', $file, '-h', $node->host, '-p', $node->port, 'dbname=postgres application_name=pgbench' ],
-	'>', \$out, '2>', \$err);
+append_to_file($file, publishing('small', 20) . ";\n");
+my $flood = begin_program($node, 'pgbench', '-n', '-c', 4, '-T', 600, '-f', $file,
+	'dbname=postgres application_name=pgbench');
 wait_until(
 	sub { $admin->value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench' AND wait_event_type = 'Extension'") > 0 },
 	'a full queue');
@@ -49,13 +44,13 @@ wait_until(
 my $large = client($node);
 foreach my $i (1 .. 5)
 {
-	$large->query(publish('large', 1850));
+	$large->query(publishing('large', 1850));
 	is($large->sqlstate, '', "large transaction $i gets through");
 }
 is($admin->value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'"), 4, 'while the others go on');
 $admin->run("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE application_name = 'pgbench'");
-$flood->finish;
-unlike($err, qr/queue is full/, 'none of them has failed');
+$flood->{run}->finish;
+unlike($flood->{out}, qr/queue is full/, 'none of them has failed');
 my $last = $admin->value("SELECT published FROM pgpubsub.stat_channels WHERE channel = 'large'");
 is($last, 5 * 1850, 'all large ones have come');
 
@@ -64,14 +59,14 @@ stop_process($admin, $relay);
 my $small = client($node);
 for (;;)
 {
-	$small->begin(publish('small', 100));
+	$small->begin(publishing('small', 100));
 	last if waits_in_extension($admin, $small);
 	is($small->sqlstate, '', 'no error') if $small->{error};
 }
 my @waiting = map { client($node) } 1 .. 3;
 foreach my $session (@waiting)
 {
-	$session->begin(publish('large', 1850));
+	$session->begin(publishing('large', 1850));
 	waits_in_extension($admin, $session);
 }
 $admin->run("SELECT pg_cancel_backend($small->{pid})");
@@ -79,14 +74,12 @@ $small->finish;
 is($small->sqlstate, '57014', 'who waits can be cancelled');
 $admin->run("SELECT pg_terminate_backend($waiting[0]{pid}, 30000)");
 my $behind = client($node);
-$behind->begin(publish('small', 1));
+$behind->begin(publishing('small', 1));
 ok(waits_in_extension($admin, $behind), 'a small one waits behind the large ones');
 kill 'CONT', $relay;
 $_->finish foreach @waiting[1, 2], $behind;
 is($waiting[1]->sqlstate . $waiting[2]->sqlstate . $behind->sqlstate, '', 'the others have their turn');
-wait_until(
-	sub { $admin->value('SELECT staging_used_bytes FROM pgpubsub.stat_queue') == 0 },
-	'an empty queue');
+$admin->wait_for_queue("staging_used_bytes = 0");
 is($admin->value("SELECT published FROM pgpubsub.stat_channels WHERE channel = 'large'"),
 	$last + 2 * 1850, 'their events have come');
 

@@ -1,0 +1,269 @@
+# README.md says what is true: every ```sql block of it is run, in order, by
+# one psql -q as superuser of a database "shop"; an untagged ``` block that
+# follows is its output, and must be what psql wrote.  A block without one
+# must run without error.
+#
+# What differs from run to run is masked on both sides, see masked(), and
+# white space does not count, so that README can fold long lines.
+#
+# Events take a moment to reach the queue.  Before a statement that looks at
+# it, the script waits until the relay has handled all that was committed; a
+# reader of README is slower than that.
+#
+# Leaves README.md with the output of this run in its results: in changed.md
+# where it differs, in all.md everywhere.  scripts/readme takes one of them
+# over.
+
+use strict;
+use warnings;
+use FindBin;
+
+use PgPubsub::Test;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $width = 110;                          # README's lines of output
+my $results = "$PostgreSQL::Test::Utils::tmp_check/readme";
+my $readme = slurp_file("$FindBin::RealBin/../../README.md");
+
+# Columns whose values are another in each run: numbers of sequence, process
+# and transaction, times, sizes of what holds such numbers; and who runs it.
+my $varying =
+  qr/^(?:seq|oldest_seq|newest_seq|pid|relay_pid|\w+_bytes|\w+_at|stats_reset|full_ms|notify_queue_usage|owner)$/;
+
+# How many events fill the queue depends on the bytes of those before them.
+my $many = qr/^(?:pending|lost)$/;
+
+# README in parts: text, and references to blocks of sql: their line, sql,
+# and output (undef if README shows none).
+my @parts = split_readme($readme);
+my @blocks = grep { ref } @parts;
+
+mkdir $results;
+my $node = new_server('readme');
+$node->safe_psql('postgres', 'CREATE DATABASE shop');
+
+my @outputs = run_blocks(@blocks);
+
+cmp_ok(scalar(@blocks), '>', 30, 'README has blocks of sql');
+for my $i (0 .. $#blocks)
+{
+	my ($block, $output) = ($blocks[$i], $outputs[$i]);
+	my $name = "README.md, sql at line $block->{line}";
+
+	if (defined $block->{output})
+	{
+		$block->{new} = folded($output);
+		$block->{same} =
+		  is(masked($output), masked($block->{output}), $name);
+		diag("psql wrote:\n$block->{new}") unless $block->{same};
+	}
+	else
+	{
+		unlike($output, qr/^(?:ERROR|FATAL|WARNING):|^invalid command/m, $name);
+	}
+}
+write_readme("$results/changed.md", 0);
+write_readme("$results/all.md", 1);
+diag("scripts/readme puts into README.md what was written instead")
+  unless Test::More->builder->is_passing;
+$node->stop;
+done_testing();
+
+# Text and blocks in turn.
+sub split_readme
+{
+	my ($text) = @_;
+	my @found;
+	my $at = 0;
+
+	while ($text =~ /^```sql\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?/gms)
+	{
+		my ($sql, $output, $from, $to) = ($1, $2, $-[0], $+[0]);
+		my $before = substr($text, 0, $from);
+
+		push @found, substr($text, $at, $from - $at),
+		  {
+			sql    => $sql,
+			output => $output,
+			line   => 1 + ($before =~ tr/\n//)
+		  };
+		$at = $to;
+	}
+	push @found, substr($text, $at);
+	return @found;
+}
+
+# The statements of a block, each with its backslash command if it ends with
+# one: a line that ends with a semicolon or has a backslash command is a last
+# one.
+sub statements
+{
+	my ($sql) = @_;
+	my @found = ('');
+
+	foreach my $line (split /^/, $sql)
+	{
+		$found[-1] .= $line;
+		push @found, '' if $line =~ /(?:;|\\\w+[^;]*)\s*(?:--.*)?$/;
+	}
+	return grep { /\S/ } @found;
+}
+
+# Run them all, and return the output of each.
+sub run_blocks
+{
+	my @run = @_;
+	my $script = "$results/script.sql";
+	my $log = "$results/output";
+	my $settle = "$results/settle";
+	my $reloaded = "$results/reloaded";
+	my $sql = '';
+
+	write_file($settle, <<'END');
+psql -X -q -d shop -o /dev/null </dev/null 2>/dev/null \
+	-c BEGIN -c "SET pgpubsub.publish_timeout = '60s'" \
+	-c "SELECT pgpubsub.subscribe('settle', '{orders}', temporary => true)" \
+	-c ROLLBACK
+END
+
+	# a reload has reached all sessions once a new one knows of it
+	write_file($reloaded, <<'END');
+until [ "$(psql -X -A -t -d shop -c 'SELECT pg_conf_load_time()' </dev/null)" != "$LOADED" ]
+do :; done
+END
+	for my $i (0 .. $#run)
+	{
+		$sql .= "\\echo \@\@\@ $i\n";
+		foreach my $statement (statements($run[$i]{sql}))
+		{
+			$sql .= "\\! sh '$settle'\n"
+			  if $statement =~ /pgpubsub\.(?:poll|ack|stat_)/;
+			$sql .= "SELECT pg_conf_load_time() AS loaded \\gset\n"
+			  . "\\setenv LOADED :loaded\n"
+			  if $statement =~ /pg_reload_conf/;
+			$sql .= $statement;
+			$sql .= "\\! sh '$reloaded'\n" if $statement =~ /pg_reload_conf/;
+		}
+	}
+	write_file($script, $sql);
+
+	local %ENV = %ENV;
+	$ENV{PGHOST} = $node->host;
+	$ENV{PGPORT} = $node->port;
+	system("psql -X -q -d shop <'$script' >'$log' 2>&1") == 0
+	  or die "psql failed: see $log";
+
+	my @parted = split /^\@\@\@ \d+\n/m, slurp_file($log);
+	shift @parted;
+	s/\n+\z/\n/ foreach @parted;
+	return @parted;
+}
+
+# The output without what differs from run to run, and without white space.
+sub masked
+{
+	my ($text) = @_;
+	my @columns;
+
+	# long lines are folded in README
+	$text =~ s/,\n {8}(?=\S)/,/g;
+
+	# with \x, one column a line
+	$text =~ s/^(\w+)( +\| ).+$/$1 =~ $varying ? "$1$2<$1>" : $&/gme;
+
+	# tables: the line before a ruler has the names of the columns
+	my @lines = split /\n/, $text;
+	for my $i (0 .. $#lines)
+	{
+		my @cells = split /\|/, $lines[$i];
+
+		s/^\s+|\s+$//g foreach @cells;
+		@columns = @cells if ($lines[$i + 1] // '') =~ /^-[-+]*$/;
+		@columns = () if $lines[$i] =~ /^\(\d+ rows?\)$/;
+		next if @cells != @columns || $lines[$i] =~ /^-/;
+		for my $j (0 .. $#cells)
+		{
+			$cells[$j] = "<$columns[$j]>"
+			  if $columns[$j] =~ $varying && $cells[$j] =~ /\d/
+			  || $columns[$j] =~ $many && $cells[$j] =~ /^\d{3,}$/;
+		}
+		$lines[$i] = join '|', @cells;
+	}
+	$text = join "\n", @lines;
+
+	# members of events: transaction, process, times
+	$text =~ s/("id":")\d+-/$1<txid>-/g;
+	$text =~ s/("(?:txid|txId|pid|ts_ms)":)\d+/$1<number>/g;
+
+	# anywhere
+	$text =~ s/\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::?\d\d)?)/<time>/g;
+	$text =~ s/\b(PID|pid|process) \d+/$1 <pid>/gi;
+	$text =~ s/\d+ messages, \d+ bytes and [\d.]+ s/<backlog>/g;
+	$text =~ s/\b1[78]\d{14}\b/<seq>/g;
+
+	$text =~ s/-{3,}/---/g;
+	$text =~ s/\s+//g;
+	return $text;
+}
+
+# The output as README shows it: no rulers and headers wider than its lines,
+# and longer lines folded at a comma.
+sub folded
+{
+	my ($text) = @_;
+	my $result = '';
+
+	foreach my $line (split /\n/, $text)
+	{
+		$line =~ s/\s+$//;
+		if ($line =~ /^-[-+]*-{40,}$/)
+		{
+			$line = substr($line, 0, $width);
+		}
+		elsif (length $line > $width || $line =~ / {40,}\w+$/)
+		{
+			$line =~ s/ {20,}(\w+)$/ $1/;
+		}
+		while (length $line > $width)
+		{
+			my $comma = rindex($line, ',', $width - 1);
+
+			last if $comma < 20 || index($line, '|', $comma) >= 0;
+			$result .= substr($line, 0, $comma + 1) . "\n";
+			$line = ' ' x 8 . substr($line, $comma + 1);
+		}
+		$result .= "$line\n";
+	}
+	return $result;
+}
+
+# README with the outputs of this run, all of them or those that differ.
+sub write_readme
+{
+	my ($path, $all) = @_;
+
+	open my $out, '>', $path or die "could not write $path: $!";
+	foreach my $part (@parts)
+	{
+		if (!ref $part)
+		{
+			print $out $part;
+			next;
+		}
+		print $out "```sql\n$part->{sql}```\n";
+		next unless defined $part->{output};
+		print $out "\n```\n",
+		  $all || !$part->{same} ? $part->{new} : $part->{output}, "```\n";
+	}
+	close $out;
+}
+
+sub write_file
+{
+	my ($path, $text) = @_;
+
+	open my $out, '>', $path or die "could not write $path: $!";
+	print $out $text;
+	close $out;
+}
