@@ -30,7 +30,7 @@
 #include "access/xact.h"
 #include "publish/publish.h"
 #include "read/subscribe.h"
-#include "relay/staged.h"
+#include "relay/relay.h"
 #include "server/database_hooks.h"
 
 /* What an event of a top transaction means. */

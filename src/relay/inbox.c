@@ -33,10 +33,9 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "relay/inbox.h"
+#include "relay/relay_internal.h"
 
 #include "base/debug.h"
-#include "lib/ilist.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"

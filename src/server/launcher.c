@@ -43,7 +43,6 @@
 #include "access/htup_details.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "base/worker.h"
 #include "catalog/pg_database.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
