@@ -12,8 +12,7 @@
 #include "miscadmin.h"
 #include "registry/registry.h"
 #include "registry/shmem.h"
-#include "server/database_hooks.h"
-#include "server/launcher.h"
+#include "server/server.h"
 #include "transaction.h"
 #include "utils/guc.h"
 
@@ -39,6 +38,6 @@ _PG_init(void)
 	debug_init();
 	MarkGUCPrefixReserved("pgpubsub");
 	shmem_init();
-	database_hooks_init();
+	hooks_init();
 	launcher_init();
 }

@@ -221,10 +221,8 @@ claim_database(bool installed)
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 	database = registry_acquire_database(MyDatabaseId);
 	if (database)
-	{
 		claimed = database->relay.pid == 0 && !database->dropping &&
 			database->hold_pid == 0;
-	}
 	if (claimed)
 	{
 		/* register the callback first: that may fail */
