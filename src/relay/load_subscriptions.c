@@ -308,7 +308,7 @@ update_from_row(Subscription *subscription, Row *row)
 	return result;
 }
 
-/* Bring shared memory in line with the row. */
+/* Bring shared memory in line with the row, if nobody else has its name. */
 static BindResult
 apply_row(Row *row)
 {

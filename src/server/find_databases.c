@@ -322,6 +322,8 @@ end_probe(void)
 	pfree(search.probe);
 	search.probe = NULL;
 	candidate->refused = false;
+
+	/* no lock: the probe alone has written probed, and has ended */
 	if (pgpubsub_control->probed == candidate->oid ||
 		registry_find_database(candidate->oid) != NULL)
 		return;

@@ -108,8 +108,8 @@ find_held(Database *database)
 }
 
 /*
- * Write this process into the slot, if it is still that database's.  Returns
- * whether it is there; another process may be.
+ * Let this process hold the slot, if that is still the database's and nobody
+ * holds it.  Returns whether this process holds it, now or since before.
  */
 static bool
 take_hold(Database *database, Oid oid, bool is_dropped)

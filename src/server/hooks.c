@@ -77,7 +77,10 @@ PG_FUNCTION_INFO_V1(pgpubsub_relay_start);
  * The extension
  */
 
-/* The CREATE EXTENSION stands, or not. */
+/*
+ * The CREATE EXTENSION of this transaction is committed: have the relay read
+ * the table.  Or it is undone: the relay is to leave.  Cannot fail.
+ */
 static void
 end_creation(bool commit)
 {
@@ -100,7 +103,7 @@ end_creation(bool commit)
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
-/* The DROP EXTENSION stands: free the slot. */
+/* The DROP EXTENSION is committed: have the slot freed.  Cannot fail. */
 static void
 commit_drop(void)
 {
@@ -111,10 +114,15 @@ commit_drop(void)
 		return;
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 
-	/* nothing more is staged; what is, the relay sends before it leaves */
+	/*
+	 * nothing more is staged; what is staged, the relay sends before it
+	 * leaves
+	 */
 	if (database->oid == MyDatabaseId)
 	{
 		pg_atomic_write_u32(&database->relay.unavailable, RELAY_LEFT_OUT);
+
+		/* as for relay.leave in send_away() of launcher.c */
 		pg_memory_barrier();
 		database->dropping = true;
 	}
@@ -127,7 +135,10 @@ commit_drop(void)
  * Roles
  */
 
-/* The DROP ROLE stands: have relays look whose subscriptions are left. */
+/*
+ * The DROP ROLE is committed: have all relays look for subscriptions whose owner
+ * is no more.  Cannot fail.
+ */
 static void
 commit_role_drop(void)
 {
@@ -135,7 +146,7 @@ commit_role_drop(void)
 	{
 		Database   *database = &pgpubsub_control->databases[i];
 
-		/* a slot that is free, or just taken, is not harmed by it */
+		/* no lock: a slot that is free, or just taken, is not harmed */
 		pg_atomic_fetch_add_u64(&database->requests.reload, 1);
 		registry_request(database);
 	}
@@ -157,8 +168,8 @@ role_oids(List *roles)
 
 /*
  * DROP OWNED or REASSIGN OWNED has run, so the user may run it: do to
- * subscriptions what it has done to core's objects.  It must not fail for
- * want of the table.
+ * subscriptions what the command has done to core's objects.  The command must
+ * not fail because the table of subscriptions is gone.
  */
 static void
 follow_command(Node *command)
@@ -201,8 +212,8 @@ name_publication(Node *command)
 
 /*
  * The command has run: warn if the table of subscriptions is in the
- * publication; in any, if it is NULL.  Where nothing can be replicated, which
- * core says by a warning of its own, that would only be in the way.
+ * publication; in any publication, if that is NULL.  Where nothing can be
+ * replicated core warns of that, and our warning would only be in the way.
  */
 static void
 warn_of_publication(const char *publication)

@@ -51,12 +51,12 @@ typedef struct Worker
 	Oid			database;
 	BackgroundWorkerHandle *handle; /* NULL: none */
 	TimestampTz started_at;
-	int			delay;			/* ms, before the next one */
-	TimestampTz not_before;
-	Refusal		warned;			/* why it cannot have one, as was told */
-	TimestampTz refused_at;		/* when that was so; 0: it is not */
-	uint64		requested;		/* what the relay was asked for by then */
-	TimestampTz no_worker_at;	/* when it was told that none is free */
+	int			delay;			/* ms, before the next relay */
+	TimestampTz not_before;		/* the next relay */
+	Refusal		warned;			/* why it has no relay, as was warned of */
+	TimestampTz refused_at;		/* when the database was refused; 0: it is not */
+	uint64		requested;		/* requests that there were by then */
+	TimestampTz no_worker_at;	/* last warning that no worker slot is free */
 } Worker;
 
 /* One per database slot. */
@@ -163,7 +163,10 @@ typedef struct SlotView
 	bool		held;
 } SlotView;
 
-/* Look at the slot; free it if that is due. */
+/*
+ * Look at the slot; free it if that is due.  A process that has ended without
+ * letting go of the slot holds it no more.
+ */
 static void
 view_slot(Database *database, SlotView *view)
 {
@@ -182,8 +185,9 @@ view_slot(Database *database, SlotView *view)
 }
 
 /*
- * Wait longer after each relay of the slot that ended too soon.  One that was
- * asked to leave, or terminated, did not.
+ * The slot's relay has ended.  Wait longer after each that ended too soon; one
+ * that was asked to leave, or terminated, did not.  (No lock is needed: nobody
+ * but a relay and the launcher writes what is read here.)
  */
 static void
 note_end(Worker *worker, Database *database)
@@ -202,7 +206,7 @@ note_end(Worker *worker, Database *database)
 	worker->not_before = TimestampTzPlusMilliseconds(now, worker->delay);
 }
 
-/* Warn, unless that was told, why the database of a slot has no relay. */
+/* Warn why the database of a slot has no relay, once for each reason. */
 static void
 warn_cannot(Worker *worker, const char *name, Refusal refusal)
 {
@@ -226,7 +230,7 @@ drop_slot(Database *database, Oid oid)
 	LWLockRelease(pgpubsub_control->lock);
 }
 
-/* Say why the database has no relay, if the slot is its and it has none. */
+/* Let sessions know why the database has no relay, if it still has none. */
 static void
 set_unavailable(Database *database, Oid oid, RelayUnavailable unavailable)
 {
@@ -236,7 +240,10 @@ set_unavailable(Database *database, Oid oid, RelayUnavailable unavailable)
 	LWLockRelease(pgpubsub_control->lock);
 }
 
-/* A relay that ends without having come further is one that came nowhere. */
+/*
+ * A relay is about to be started.  One that ends before it writes into the slot
+ * must not be taken for the last one that listened.
+ */
 static void
 expect_relay(Database *database, Oid oid)
 {
@@ -296,8 +303,8 @@ next_start(Database *database, Worker *worker)
 }
 
 /*
- * See to it that the slot has a relay, if it shall.  Returns how long the
- * launcher may sleep on its account, in ms; -1 for ever.
+ * See to it that the slot has a relay, if it is to have one.  Returns how long
+ * the launcher may sleep as far as this slot is concerned, in ms; -1 for ever.
  */
 static long
 supervise(Database *database, Worker *worker)
@@ -321,7 +328,7 @@ supervise(Database *database, Worker *worker)
 		note_end(worker, database);
 	if (!OidIsValid(view.oid) || view.dropping || view.running ||
 		view.held || worker->handle != NULL)
-		return view.held ? 1000 : -1;
+		return view.held ? RETRY_MS : -1;
 
 	now = GetCurrentTimestamp();
 	start = next_start(database, worker);
@@ -354,7 +361,7 @@ supervise_all(void)
 
 /*
  * Ask the slot's relay to leave, if it has one.  Nothing more is staged from
- * now on; what is, the relay sends before it goes.
+ * now on; what is staged, the relay sends before it leaves.
  */
 static void
 send_away(Database *database, Oid oid)
@@ -363,6 +370,13 @@ send_away(Database *database, Oid oid)
 	if (database->oid == oid && database->relay.pid != 0)
 	{
 		pg_atomic_write_u32(&database->relay.unavailable, RELAY_LEFT_OUT);
+
+		/*
+		 * A writer takes a place and then looks at unavailable; the relay
+		 * sees that it is to leave and then looks for places.  If it saw that
+		 * before writers see unavailable, both might miss the other, and the
+		 * place would stay with nobody to take it.
+		 */
 		pg_memory_barrier();
 		database->relay.leave = true;
 	}
@@ -380,7 +394,7 @@ review_slots(void)
 	for (int i = 0; i < pgpubsub_max_databases; i++)
 	{
 		Database   *database = &pgpubsub_control->databases[i];
-		Oid			oid = database->oid;
+		Oid			oid = database->oid;	/* send_away() looks again */
 		char		name[NAMEDATALEN];
 		Refusal		refusal;
 
@@ -391,7 +405,7 @@ review_slots(void)
 	}
 }
 
-/* At exit: nobody is to be woken any more. */
+/* At exit: there is no launcher to be woken any more. */
 static void
 launcher_exit(int code, Datum arg)
 {
@@ -409,7 +423,10 @@ pgpubsub_launcher_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
-	/* connected to no database, it has only what the configuration sets */
+	/*
+	 * connected to no database, the launcher has only what the configuration
+	 * sets
+	 */
 	SetConfigOption("default_transaction_isolation", "read committed",
 					PGC_SUSET, PGC_S_OVERRIDE);
 
