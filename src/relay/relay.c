@@ -255,31 +255,24 @@ claim_database(bool installed)
 }
 
 /*
- * Learn the database's name, for messages and the process's title.  The name
- * cannot change while we are connected, but it may have changed since the
- * launcher looked it up.  In a transaction.
+ * Is the extension in this database, committed?  Learns the database's name,
+ * too, for messages and the process's title.  The name cannot change while we
+ * are connected, but it may have changed since the launcher looked it up.
  */
-static void
-learn_name(void)
-{
-	char		title[BGW_MAXLEN];
-	char	   *name = get_database_name(MyDatabaseId);
-
-	strlcpy(relay.database_name, name ? name : "", sizeof(relay.database_name));
-	snprintf(title, sizeof(title), RELAY_TITLE, relay.database_name);
-	if (strcmp(title, MyBgworkerEntry->bgw_name) != 0)
-		init_ps_display(title);
-}
-
-/* Is the extension in this database, committed?  Learns its name, too. */
 static bool
 extension_installed(void)
 {
+	char		title[BGW_MAXLEN];
+	char	   *name;
 	bool		installed;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	learn_name();
+	name = get_database_name(MyDatabaseId);
+	strlcpy(relay.database_name, name ? name : "", NAMEDATALEN);
+	snprintf(title, sizeof(title), RELAY_TITLE, relay.database_name);
+	if (strcmp(title, MyBgworkerEntry->bgw_name) != 0)
+		init_ps_display(title);
 	installed = OidIsValid(get_extension_oid(PGPUBSUB_EXTENSION, true));
 	CommitTransactionCommand();
 	return installed;
