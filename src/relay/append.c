@@ -45,10 +45,10 @@
 /* Events that are appended before readers are woken, at most. */
 #define WAKE_EVERY	256
 
-/* A warning about the same thing comes at most so often. */
+/* Warnings that the queue fills up come at most so often. */
 #define WARN_EVERY_MS	5000
 
-/* ... and while the queue stays full, so often. */
+/* While it stays full, they come at most so often. */
 #define FULL_WARN_EVERY_MS	60000
 
 static RelayAppend *const append = &relay.append;

@@ -13,7 +13,6 @@
  */
 #include "relay/relay_internal.h"
 
-#include "access/xact.h"
 #include "commands/async.h"
 #include "utils/memutils.h"
 
