@@ -11,8 +11,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "registry/registry.h"
-#include "server/database_hooks.h"
-#include "server/launcher.h"
+#include "server/server.h"
 #include "transaction.h"
 #include "utils/guc.h"
 
@@ -38,6 +37,6 @@ _PG_init(void)
 	debug_init();
 	MarkGUCPrefixReserved("pgpubsub");
 	registry_init();
-	database_hooks_init();
+	hooks_init();
 	launcher_init();
 }

@@ -15,11 +15,12 @@
  * 2. At commit, the relay's own batch comes first, so that its mark moves
  *	  together with the commit that it stands for.  Databases and the
  *	  extension come and go next.  Positions are shown before changes of
- *	  subscriptions, for a binding that goes counts as lost what its position
- *	  leaves; claims end after both.  The events of async mode are shown
- *	  last: whoever they wake finds all else done.
+ *	  subscriptions, for a binding that is dropped counts as lost whatever its
+ *	  position leaves; claims end after both.  The events of async mode are
+ *	  shown last: whoever they wake finds all else done.
  *
- * 3. At abort the order is that of commit, and there is nothing to show.
+ * 3. At abort, and at PREPARE TRANSACTION, the parts are called in that order
+ *	  too, but there is nothing to show.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,8 +31,8 @@
 #include "access/xact.h"
 #include "publish/publish.h"
 #include "read/subscribe.h"
-#include "relay/staged.h"
-#include "server/database_hooks.h"
+#include "relay/relay.h"
+#include "server/server.h"
 
 /* What an event of a top transaction means. */
 static void
@@ -44,19 +45,19 @@ transaction_callback(XactEvent event, void *arg)
 			publish_pre_commit();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
-			database_hooks_pre_prepare();
+			hooks_pre_prepare();
 			subscribe_pre_prepare();
 			publish_pre_prepare();
 			break;
 		case XACT_EVENT_COMMIT:
 			relay_staged_at_commit();
-			database_hooks_at_end(true);
+			hooks_at_end(true);
 			subscribe_at_commit();
 			publish_at_end(true);
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			database_hooks_at_end(false);
+			hooks_at_end(false);
 			if (event == XACT_EVENT_ABORT)
 				subscribe_at_abort();
 			else
@@ -77,13 +78,13 @@ subtransaction_callback(SubXactEvent event, SubTransactionId mySubid,
 
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
-		database_hooks_at_subcommit(level);
+		hooks_at_subcommit(level);
 		subscribe_at_subcommit(level);
 		publish_at_subcommit(level);
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
-		database_hooks_at_subabort(level);
+		hooks_at_subabort(level);
 		subscribe_at_subabort(level);
 		publish_at_subabort(level);
 	}

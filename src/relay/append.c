@@ -3,89 +3,67 @@
  * append.c
  *	  From the relay's inbox and the staging queue into the ring.
  *
- * 0. What core has delivered is in the inbox, what was published in async mode
+ * 1. What core has delivered is in the inbox, what was published in async mode
  *	  in the staging queue.  The relay received both in one order, in which a
  *	  subscription may have begun: each message of the inbox tells up to which
  *	  number staged events were taken before it.  They go into the ring in that
  *	  order.
  *
- * 1. An event goes into the ring as soon as there is room; then readers that
+ * 2. An event goes into the ring as soon as there is room; then readers that
  *	  wait for its channel are woken, each once.
  *
- * 2. If the event that would be overwritten is held, the queue is full.  The
+ * 3. If the event that would be overwritten is held, the queue is full.  The
  *	  relay does not wait here: it says that it is full and goes on with its
  *	  loop, which reads core's queue into the inbox, does what backends ask
  *	  for, and calls relay_append() again when a position was committed.
  *
- * 3. It stays full until the inbox is empty and an eighth of the ring is
- *	  free.  Only then it wakes the writers, who wait meanwhile.
+ * 4. The queue stays full until the inbox is empty and an eighth of the ring is
+ *	  free.  Only then the relay wakes the writers, who wait meanwhile.
  *
- * 4. evict_timeout runs from the moment when it became full.  After it every
+ * 5. evict_timeout runs from the moment when it became full.  After it every
  *	  subscription with on_full evict that stands in the way is evicted.  What
  *	  is due is judged by one reading of the clock, judged_at: what was not due
  *	  then is still to come, however late it is when the relay goes to sleep.
  *	  Those with block stay, unless the inbox has reached its limit: then any
  *	  is evicted, because core's queue must not fill up.
  *
- * State is saved before it is looked at, with a memory barrier between, here
- * as in end_claim(): a position that is committed while we become full is
- * either seen here or brings us back.
+ * 6. A reader commits a position and then looks at the relay's state; the relay
+ *	  says that it is full and then looks at positions.  Each has a memory
+ *	  barrier between the two, in end_claim() and in become_full().  So a position
+ *	  that is committed while the queue becomes full is seen by the relay, or the
+ *	  reader sees that it must wake the relay; without a barrier neither might
+ *	  happen, and the relay would sleep although there is room.
  *
  *-------------------------------------------------------------------------
  */
-#include "relay/append.h"
+#include "relay/relay_internal.h"
 
 #include "base/debug.h"
 #include "registry/holders.h"
-#include "relay/staged.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
-/* Messages that are appended before readers are woken, at most. */
+/* Events that are appended before readers are woken, at most. */
 #define WAKE_EVERY	256
 
-/* A warning about the same thing comes at most so often. */
+/* Warnings that the queue fills up come at most so often. */
 #define WARN_EVERY_MS	5000
 
-/* ... and while the queue stays full, so often. */
+/* While it stays full, they come at most so often. */
 #define FULL_WARN_EVERY_MS	60000
 
-static Database *database = NULL;
-static Inbox *inbox = NULL;
-
-/* The time of this round, which its events get. */
-static TimestampTz round_time = 0;
-
-/* Events that were appended and whose readers were not woken yet. */
-static int	num_appended = 0;
-
-/* Channels appended to since readers were last woken. */
-static int *touched = NULL;
-static int	num_touched = 0;
-static bool *is_touched = NULL;
-
-/* Sessions that were woken, until that is asked for. */
-static int	num_woken = 0;
-
-/* Since when the queue is full; 0: it is not. */
-static TimestampTz full_since = 0;
-static bool full_warned = false;	/* since then */
-
-/* When what is due was judged last, while the queue is full. */
-static TimestampTz judged_at = 0;
+static RelayAppend *const append = &relay.append;
 
 /*
- * Append to the database's ring what comes into the inbox.
+ * Set up, before the relay listens.
  */
 void
-relay_append_init(Database *my_database, Inbox *my_inbox)
+relay_append_init(void)
 {
-	database = my_database;
-	inbox = my_inbox;
-	touched = MemoryContextAlloc(TopMemoryContext,
-								 pgpubsub_max_channels * sizeof(int));
-	is_touched = MemoryContextAllocZero(TopMemoryContext,
-										pgpubsub_max_channels * sizeof(bool));
+	append->touched = MemoryContextAlloc(TopMemoryContext,
+										 pgpubsub_max_channels * sizeof(int));
+	append->is_touched =
+		MemoryContextAllocZero(TopMemoryContext,
+							   pgpubsub_max_channels * sizeof(bool));
 	registry_prepare_to_wake();
 }
 
@@ -93,50 +71,61 @@ relay_append_init(Database *my_database, Inbox *my_inbox)
 static void
 wake_readers(void)
 {
-	/* events are in the ring before we look for who waits */
+	/*
+	 * A reader says that it waits and then looks into the ring.  If we looked
+	 * for who waits before the events are in the ring, we might miss a reader
+	 * that has missed the events, and it would sleep.
+	 */
 	pg_memory_barrier();
-	num_woken += registry_wake_channels(database, touched, num_touched);
-	for (int i = 0; i < num_touched; i++)
-		is_touched[touched[i]] = false;
-	num_touched = 0;
+	relay.pace.num_woken += registry_wake_channels(relay.database,
+												   append->touched,
+												   append->num_touched);
+	for (int i = 0; i < append->num_touched; i++)
+		append->is_touched[append->touched[i]] = false;
+	append->num_touched = 0;
 }
 
-/* Append the event to the channel; there is room. */
+/* Append the event to the channel; make_room() has made room. */
 static void
 append_event(int channel, int pid, const char *payload, Size len)
 {
-	(void) ring_append(database->ring, channel, pid, round_time, payload, len);
-	if (!is_touched[channel])
+	Database   *database = relay.database;
+
+	(void) ring_append(database->ring, channel, pid, append->round_time,
+					   payload, len);
+	if (!append->is_touched[channel])
 	{
-		is_touched[channel] = true;
-		touched[num_touched++] = channel;
+		append->is_touched[channel] = true;
+		append->touched[append->num_touched++] = channel;
 	}
 	registry_channel_released(&database->channels[channel]);
 	registry_count_published(database, len);
-	num_appended++;
+	append->num_appended++;
 }
 
-/* When those with on_full evict have held the full queue for long enough. */
+/* When subscriptions with on_full evict have held the full queue too long. */
 static TimestampTz
 evict_due(void)
 {
-	return TimestampTzPlusMilliseconds(full_since, pgpubsub_evict_timeout);
+	return TimestampTzPlusMilliseconds(append->full_since,
+									   pgpubsub_evict_timeout);
 }
 
 /*
- * Evict who stands in the way, if it is time, and say so in the log; true if
- * anybody was.
+ * Evict the subscriptions that hold the event with that number of the channel,
+ * if it is time, and say so in the log.  Returns whether there was one.
  */
 static bool
 evict_holders(int channel, uint64 number)
 {
-	bool		last_resort = inbox_overflows(inbox);
+	bool		last_resort = inbox_overflows(relay.receive.inbox);
 	bool		any = false;
 	Holder		evicted;
 
-	if (full_since == 0 || (!last_resort && evict_due() > judged_at))
+	if (append->full_since == 0 ||
+		(!last_resort && evict_due() > append->judged_at))
 		return false;
-	while (hold_evict(database, channel, number, last_resort, &evicted))
+	while (hold_evict(relay.database, channel, number, last_resort, &evicted))
 	{
 		any = true;
 		ereport(LOG,
@@ -156,6 +145,7 @@ evict_holders(int channel, uint64 number)
 static bool
 make_room(Size bytes)
 {
+	Database   *database = relay.database;
 	int			channel;
 	uint64		number;
 
@@ -176,13 +166,15 @@ make_room(Size bytes)
 static void
 become_full(void)
 {
-	full_since = judged_at = GetCurrentTimestamp();
+	Database   *database = relay.database;
+
+	append->full_since = append->judged_at = GetCurrentTimestamp();
 	pg_atomic_fetch_add_u64(&database->full.count, 1);
-	pg_atomic_write_u64(&database->full.since, (uint64) full_since);
+	pg_atomic_write_u64(&database->full.since, (uint64) append->full_since);
 	pg_atomic_write_u32(&database->relay.state, RELAY_FULL);
 	ConditionVariableBroadcast(&database->relay.cv);
 
-	/* positions are looked at after the state is there to be seen */
+	/* see 6 at the head of this file */
 	pg_memory_barrier();
 }
 
@@ -190,13 +182,14 @@ become_full(void)
 static void
 end_full(RelayState state)
 {
+	Database   *database = relay.database;
 	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&database->full.since);
 
 	pg_atomic_fetch_add_u64(&database->full.ms,
 							TimestampDifferenceMilliseconds(since,
 															GetCurrentTimestamp()));
-	full_since = 0;
-	full_warned = false;
+	append->full_since = 0;
+	append->full_warned = false;
 	pg_atomic_write_u64(&database->full.since, 0);
 	hold_unmark_all(database);
 	pg_atomic_write_u32(&database->relay.state, state);
@@ -204,21 +197,25 @@ end_full(RelayState state)
 	ConditionVariableBroadcast(&database->full.room_cv);
 }
 
-/* Wake readers if enough was appended, or if at_end. */
+/*
+ * Wake the readers of what was appended if that is much, or at the end of a
+ * round.
+ */
 static void
 wake_now_and_then(bool at_end)
 {
-	if (num_appended == 0 || (!at_end && num_appended < WAKE_EVERY))
+	if (append->num_appended == 0 ||
+		(!at_end && append->num_appended < WAKE_EVERY))
 		return;
-	num_appended = 0;
-	registry_note_peak(database);
+	append->num_appended = 0;
+	registry_note_peak(relay.database);
 	wake_readers();
-	round_time = GetCurrentTimestamp();
+	append->round_time = GetCurrentTimestamp();
 }
 
 /*
- * Append staged events up to that number.  Returns false if there was no room
- * for one.
+ * Append the staged events that were taken, up to that number.  Returns false
+ * if there was no room for one.
  */
 static bool
 append_staged(uint64 upto)
@@ -234,29 +231,32 @@ append_staged(uint64 upto)
 			append_event(item.slot, item.pid, item.payload, item.len);
 		}
 
-		/* no interrupt is checked for between that and this */
+		/* no interrupt is checked for since the event was appended */
 		relay_staged_appended();
 		wake_now_and_then(false);
 	}
 	return true;
 }
 
-/* Append what there is room for; true if that was all. */
+/*
+ * Append what there is room for, and wake its readers.  Returns whether that
+ * was all.
+ */
 static bool
 append_received(void)
 {
 	InboxMessage message;
 	bool		all = true;
 
-	round_time = GetCurrentTimestamp();
-	while (all && inbox_peek(inbox, &message))
+	append->round_time = GetCurrentTimestamp();
+	while (all && inbox_peek(relay.receive.inbox, &message))
 	{
 		all = append_staged(message.after) && make_room(ring_record_size(message.len));
 		if (!all)
 			break;
 		append_event(message.channel, message.pid, message.payload,
 					 message.len);
-		inbox_pop(inbox);
+		inbox_pop(relay.receive.inbox);
 		wake_now_and_then(false);
 	}
 	if (all)
@@ -265,20 +265,23 @@ append_received(void)
 	return all;
 }
 
-/* Not before this time is there another warning. */
+/* The time before which there is no other warning. */
 static TimestampTz
 warning_due(void)
 {
-	return TimestampTzPlusMilliseconds((TimestampTz) pg_atomic_read_u64(&database->full.warned_at),
-									   full_warned ? FULL_WARN_EVERY_MS :
-									   WARN_EVERY_MS);
+	TimestampTz warned =
+	(TimestampTz) pg_atomic_read_u64(&relay.database->full.warned_at);
+
+	return TimestampTzPlusMilliseconds(warned,
+									   append->full_warned ?
+									   FULL_WARN_EVERY_MS : WARN_EVERY_MS);
 }
 
-/* There was a warning; count from when it was written, however long that took. */
+/* A warning was written; count from now, however long writing it took. */
 static void
 note_warning(void)
 {
-	pg_atomic_write_u64(&database->full.warned_at,
+	pg_atomic_write_u64(&relay.database->full.warned_at,
 						(uint64) GetCurrentTimestamp());
 }
 
@@ -286,6 +289,7 @@ note_warning(void)
 static void
 warn_half_full(void)
 {
+	Database   *database = relay.database;
 	RingRecord	record;
 
 	while (ring_next_half(database->ring, &record))
@@ -314,8 +318,8 @@ warn_full(void)
 {
 	Holder		holder;
 
-	if (warning_due() > judged_at ||
-		!hold_find_awaited(database, false, &holder))
+	if (warning_due() > append->judged_at ||
+		!hold_find_awaited(relay.database, false, &holder))
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -323,11 +327,12 @@ warn_full(void)
 			 errdetail_internal("%s", hold_describe(&holder)),
 			 errhint("Have its reader catch up, drop it, or raise pgpubsub.queue_size.")));
 	note_warning();
-	full_warned = true;
+	append->full_warned = true;
 }
 
 /*
- * Move what was received into the ring, as far as there is room.
+ * Move what was received and taken into the ring, as far as there is room, and
+ * say who is in the way if there is none.
  */
 void
 relay_append(void)
@@ -335,10 +340,10 @@ relay_append(void)
 	MemoryContext old = MemoryContextSwitchTo(MessageContext);
 	bool		all;
 
-	if (full_since != 0)
-		judged_at = GetCurrentTimestamp();
+	if (append->full_since != 0)
+		append->judged_at = GetCurrentTimestamp();
 	all = append_received();
-	if (!all && full_since == 0)
+	if (!all && append->full_since == 0)
 	{
 		become_full();
 		all = append_received();
@@ -346,29 +351,17 @@ relay_append(void)
 	warn_half_full();
 	if (!all)
 		warn_full();
-	if (all && full_since != 0 &&
-		make_room(ring_size(database->ring) / 8))
+	if (all && append->full_since != 0 &&
+		make_room(ring_size(relay.database->ring) / 8))
 		end_full(RELAY_LISTENING);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(MessageContext);
 }
 
 /*
- * How many readers were woken since this was asked last.
- */
-int
-relay_append_woken(void)
-{
-	int			woken = num_woken;
-
-	num_woken = 0;
-	return woken;
-}
-
-/*
  * How long the relay may sleep before it has to call relay_append() again, in
- * ms; 0: not at all, as something has become due since it was; -1: until it is
- * woken.
+ * ms; 0: not at all, as something has become due since the last call; -1: until
+ * it is woken.
  */
 long
 relay_append_timeout(void)
@@ -376,31 +369,27 @@ relay_append_timeout(void)
 	TimestampTz next = PG_INT64_MAX;
 	long		left;
 
-	if (full_since == 0)
+	if (append->full_since == 0)
 		return -1;
 	DEBUG_POINT("relay_full");
-	if (evict_due() > judged_at)
+	if (evict_due() > append->judged_at)
 		next = evict_due();
-	if (warning_due() > judged_at)
+	if (warning_due() > append->judged_at)
 		next = Min(next, warning_due());
 	if (next == PG_INT64_MAX)
 		return -1;
 	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
 
-	/* a latch waits for no more than that */
+	/* WaitLatch() takes no more than INT_MAX */
 	return Min(left, INT_MAX);
 }
 
 /*
- * The relay exits: nobody waits for room any more.  Its state is set by the
- * caller.
+ * The relay exits: writers need not wait for room any more.
  */
 void
-relay_append_exit(Database *my_database)
+relay_append_exit(void)
 {
-	if (pg_atomic_read_u64(&my_database->full.since) != 0)
-	{
-		database = my_database;
+	if (pg_atomic_read_u64(&relay.database->full.since) != 0)
 		end_full(RELAY_STOPPED);
-	}
 }

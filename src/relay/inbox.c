@@ -33,10 +33,9 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "relay/inbox.h"
+#include "relay/relay_internal.h"
 
 #include "base/debug.h"
-#include "lib/ilist.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
@@ -101,8 +100,8 @@ struct Inbox
 	dlist_tail_element(Segment, node, &(inbox)->segments)
 
 /*
- * Begin another segment.  May raise an error, as OpenTemporaryFile() does; the
- * inbox is as it was then.
+ * Begin another segment.  May raise an error, as OpenTemporaryFile() does, and
+ * leaves the inbox unchanged then.
  */
 static void
 add_segment(Inbox *inbox)
@@ -142,8 +141,8 @@ inbox_create(MemoryContext context)
 
 /*
  * Begin another segment, if the last one is long enough.  To be called outside
- * of core's transaction, before messages are put in.  Raises nothing: the last
- * segment then grows by so much again until the next try.
+ * of core's transaction, before messages are put in.  Raises nothing: if it
+ * fails, the last segment grows by SEGMENT_SIZE before the next try.
  */
 void
 inbox_reserve(Inbox *inbox)
@@ -380,8 +379,8 @@ stop_spilling(Inbox *inbox)
 }
 
 /*
- * The first chunk, which is read from the file if need be; NULL if there is
- * none.  Raises an error if the file cannot be read.
+ * The first chunk, which is read from the file if it is there; NULL if there is
+ * no chunk.  Raises an error if the file cannot be read.
  */
 static Chunk *
 first_chunk(Inbox *inbox)
@@ -402,8 +401,8 @@ first_chunk(Inbox *inbox)
 
 /*
  * The first message, which stays.  Returns false if there is none.  Raises an
- * error if the file cannot be read: the relay is then started anew, which
- * tells the subscriptions that they missed something.
+ * error if the file cannot be read: that ends the relay, and the next one tells
+ * the subscriptions that they missed something.
  */
 bool
 inbox_peek(Inbox *inbox, InboxMessage *message)
@@ -411,7 +410,10 @@ inbox_peek(Inbox *inbox, InboxMessage *message)
 	Chunk	   *chunk = first_chunk(inbox);
 	Entry	   *entry;
 
-	/* one may be empty that had no memory for what was to follow it */
+	/*
+	 * a spill chunk is empty when it was written and no larger one could be
+	 * had
+	 */
 	while (chunk && chunk->start == chunk->end)
 	{
 		unlink_chunk(inbox, chunk);

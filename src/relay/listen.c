@@ -3,104 +3,55 @@
  * listen.c
  *	  The channels that the relay listens to.
  *
- * 1. The relay listens to the channels that are bound, and to the reserved
- *	  one.  While it listens to a channel, Channel.listening is set, and its
- *	  slot is not reused.  It is set and reset a moment after that changes,
- *	  when the relay has dealt with what it had received before: until then
- *	  publishers send frames.
- *
- * 2. Core, up to 18, keeps what a session listens to in a list, in the order
- *	  of the LISTENs, and searches it from its head for each notification.
- *	  With thousands of channels that would be most of the relay's work.  So
- *	  the relay keeps the same list, counts what comes on each channel, and
- *	  where idle channels stand before busy ones, it UNLISTENs and LISTENs them
- *	  in one transaction: that puts them at the end, and nothing is missed.
- *	  It spends no more comparisons on that than the idle ones have cost.
+ * The relay listens to the channels that are bound, and to the reserved one.
+ * While it listens to a channel, Channel.listening is set, and the channel's
+ * slot is not reused.  The flag changes a moment after the LISTEN or UNLISTEN
+ * has committed, when the relay has dealt with what it had received before:
+ * until then publishers send frames.
  *
  *-------------------------------------------------------------------------
  */
-#include "relay/listen.h"
+#include "relay/relay_internal.h"
 
-#include "access/xact.h"
 #include "commands/async.h"
-#include "pgstat.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
-/* Channels that are moved in one transaction, at most. */
-#define MOVE_AT_ONCE	128
-
-/* Events between two looks at the order, at least. */
-#define REORDER_EVENTS	1000
-
-/* A channel that the relay listens to, by name. */
-typedef struct Listened
-{
-	char		name[NAMEDATALEN];
-	int			slot;
-	uint64		events;			/* since the last look at the order */
-	bool		idle;			/* had none before that */
-	dlist_node	node;			/* in core's order */
-} Listened;
-
-/* A channel to LISTEN or UNLISTEN to; its slot is pinned meanwhile. */
-typedef struct ListenChange
-{
-	char		name[NAMEDATALEN];
-	int			slot;
-	bool		listen;
-} ListenChange;
-
-static Database *database = NULL;
-static HTAB *listened = NULL;
-static dlist_head order = DLIST_STATIC_INIT(order);
-static uint64 num_events = 0;	/* since the last look at the order */
-static uint64 to_move = 0;		/* channels that are worth moving */
-
-static ListenChange *changes = NULL;
-static int	num_changes = 0;
+static RelayListen *const listening = &relay.listen;
 
 /*
  * Set up, before the relay listens.
  */
 void
-relay_listen_init(Database *my_database)
+relay_listen_init(void)
 {
 	HASHCTL		ctl = {0};
 
-	database = my_database;
 	ctl.keysize = NAMEDATALEN;
 	ctl.entrysize = sizeof(Listened);
-	listened = hash_create("pgpubsub listened channels", 256, &ctl,
-						   HASH_ELEM | HASH_STRINGS);
-	changes = MemoryContextAlloc(TopMemoryContext,
-								 pgpubsub_max_channels * sizeof(ListenChange));
+	dlist_init(&listening->order);
+	listening->channels = hash_create("pgpubsub listened channels", 256, &ctl,
+									  HASH_ELEM | HASH_STRINGS);
+	listening->changes =
+		MemoryContextAlloc(TopMemoryContext,
+						   pgpubsub_max_channels * sizeof(ListenChange));
 }
 
 /*
  * The slot of a channel that somebody reads; -1 if nobody does.  It is
- * pinned: nobody reuses it until relay_unpin_channel().
+ * pinned: nobody reuses it until the caller calls registry_leave_channel().
  */
 int
-relay_pin_bound_channel(Database *my_database, const char *name)
+relay_pin_bound_channel(const char *name)
 {
+	Database   *database = relay.database;
 	int			slot;
 
-	LWLockAcquire(my_database->lock, LW_SHARED);
-	slot = registry_find_bound_channel(my_database, name);
+	LWLockAcquire(database->lock, LW_SHARED);
+	slot = registry_find_bound_channel(database, name);
 	if (slot >= 0)
-		pg_atomic_fetch_add_u32(&my_database->channels[slot].publishers, 1);
-	LWLockRelease(my_database->lock);
+		pg_atomic_fetch_add_u32(&database->channels[slot].publishers, 1);
+	LWLockRelease(database->lock);
 	return slot;
-}
-
-/*
- * The slot may be reused as far as the relay is concerned.
- */
-void
-relay_unpin_channel(Database *my_database, int slot)
-{
-	registry_leave_channel(&my_database->channels[slot]);
 }
 
 /*
@@ -110,12 +61,12 @@ relay_unpin_channel(Database *my_database, int slot)
 int
 relay_listen_receive(const char *name)
 {
-	Listened   *entry = hash_search(listened, name, HASH_FIND, NULL);
+	Listened   *entry = hash_search(listening->channels, name, HASH_FIND, NULL);
 
 	if (entry == NULL)
 		return -1;
 	entry->events++;
-	num_events++;
+	listening->num_events++;
 	return entry->slot;
 }
 
@@ -125,42 +76,46 @@ relay_listen_receive(const char *name)
  * ring; -1 if nobody reads it.
  */
 int
-relay_listen_count_event(Database *my_database, const char *name)
+relay_listen_count_event(const char *name)
 {
-	Listened   *entry = hash_search(listened, name, HASH_FIND, NULL);
-	int			slot = entry ? entry->slot :
-		relay_pin_bound_channel(my_database, name);
+	Channel    *channels = relay.database->channels;
+	Listened   *entry = hash_search(listening->channels, name, HASH_FIND,
+									NULL);
+	int			slot = entry ? entry->slot : relay_pin_bound_channel(name);
 
 	if (slot >= 0)
-		pg_atomic_fetch_add_u64(&my_database->channels[slot].received, 1);
+		pg_atomic_fetch_add_u64(&channels[slot].received, 1);
 	if (slot >= 0 && entry == NULL)
-		relay_unpin_channel(my_database, slot);
+		registry_leave_channel(&channels[slot]);
 	return slot;
 }
 
 /*
- * Make the list of channels that are bound and not listened to, or the other
- * way round.
+ * Make the list of changes: the channels that are bound and not listened to,
+ * and those that are listened to and not bound.  Pins their slots.
  */
 static void
 list_changes(void)
 {
-	num_changes = 0;
+	Database   *database = relay.database;
+
+	listening->num_changes = 0;
 	LWLockAcquire(database->lock, LW_SHARED);
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 	{
 		Channel    *channel = &database->channels[slot];
 		bool		bound = channel->in_use && !channel->is_pattern &&
 			pg_atomic_read_u32(&channel->nbindings) > 0;
-		ListenChange *change = &changes[num_changes];
+		ListenChange *change;
 
 		if (bound == (pg_atomic_read_u32(&channel->listening) != 0))
 			continue;
+		change = &listening->changes[listening->num_changes];
 		strlcpy(change->name, channel->name, NAMEDATALEN);
 		change->slot = slot;
 		change->listen = bound;
 		pg_atomic_fetch_add_u32(&channel->publishers, 1);
-		num_changes++;
+		listening->num_changes++;
 	}
 	LWLockRelease(database->lock);
 }
@@ -171,9 +126,9 @@ list_changes(void)
 void
 relay_listen_exit(void)
 {
-	for (int i = 0; i < num_changes; i++)
-		relay_unpin_channel(database, changes[i].slot);
-	num_changes = 0;
+	for (int i = 0; i < listening->num_changes; i++)
+		registry_leave_channel(&relay.database->channels[listening->changes[i].slot]);
+	listening->num_changes = 0;
 }
 
 /* The change has committed: from now on we listen to it, or no more. */
@@ -184,156 +139,62 @@ apply_change(ListenChange *change)
 
 	if (change->listen)
 	{
-		entry = hash_search(listened, change->name, HASH_ENTER, NULL);
+		entry = hash_search(listening->channels, change->name, HASH_ENTER,
+							NULL);
 		entry->slot = change->slot;
 		entry->events = 0;
 		entry->idle = false;
-		dlist_push_tail(&order, &entry->node);
+		dlist_push_tail(&listening->order, &entry->node);
 	}
 	else
 	{
-		entry = hash_search(listened, change->name, HASH_FIND, NULL);
+		entry = hash_search(listening->channels, change->name, HASH_FIND,
+							NULL);
 		dlist_delete(&entry->node);
-		(void) hash_search(listened, change->name, HASH_REMOVE, NULL);
+		(void) hash_search(listening->channels, change->name, HASH_REMOVE,
+						   NULL);
 	}
 }
 
-/* Begin and end a transaction that changes what we listen to. */
+/* Have core make the listed changes; the first time also listen for frames. */
 static void
-begin_listening(void)
+make_changes(bool first)
 {
-	SetCurrentStatementStartTimestamp();
-	pgstat_report_activity(STATE_RUNNING, "listening to channels");
-	StartTransactionCommand();
-}
-
-static void
-end_listening(void)
-{
-	CommitTransactionCommand();
-	pgstat_report_activity(STATE_IDLE, NULL);
+	relay_begin("listening to channels");
+	if (first)
+		Async_Listen(PGPUBSUB_FRAME_CHANNEL);
+	for (int i = 0; i < listening->num_changes; i++)
+	{
+		if (listening->changes[i].listen)
+			Async_Listen(listening->changes[i].name);
+		else
+			Async_Unlisten(listening->changes[i].name);
+	}
+	relay_end();
+	for (int i = 0; i < listening->num_changes; i++)
+		apply_change(&listening->changes[i]);
 }
 
 /*
- * Listen to the channels that are bound and only to those; the first time
- * to the reserved one too.  A channel whose bindings change meanwhile brings
- * another request.  relay_listen_announce() comes next.
+ * Listen to the channels that are bound and only to those, the first time to
+ * the reserved one too; then let publishers know.  A channel whose bindings
+ * change meanwhile brings another request.  Must not be in a transaction.
  */
 void
 relay_listen_to_bound(bool first)
 {
 	list_changes();
-	if (num_changes == 0 && !first)
-		return;
+	if (listening->num_changes > 0 || first)
+		make_changes(first);
 
-	begin_listening();
-	if (first)
-		Async_Listen(PGPUBSUB_FRAME_CHANNEL);
-	for (int i = 0; i < num_changes; i++)
+	/* before a publisher may leave out frames */
+	relay_receive_twin();
+	for (int i = 0; i < listening->num_changes; i++)
 	{
-		if (changes[i].listen)
-			Async_Listen(changes[i].name);
-		else
-			Async_Unlisten(changes[i].name);
-	}
-	end_listening();
-	for (int i = 0; i < num_changes; i++)
-		apply_change(&changes[i]);
-}
+		ListenChange *change = &listening->changes[i];
 
-/*
- * Let publishers know of the changes, and of that the slots may be reused.
- */
-void
-relay_listen_announce(void)
-{
-	for (int i = 0; i < num_changes; i++)
-		pg_atomic_write_u32(&database->channels[changes[i].slot].listening,
-							changes[i].listen ? 1 : 0);
+		pg_atomic_write_u32(&relay.database->channels[change->slot].listening,
+							change->listen ? 1 : 0);
+	}
 	relay_listen_exit();
-}
-
-/*
- * Find out which channels were idle since the last look, and how many of them
- * are worth moving to the end of the list: what searching past them has cost,
- * over what a move costs, which is two searches through the whole list.
- */
-static uint64
-count_worth_moving(void)
-{
-	uint64		idle = 0;
-	uint64		idle_before_busy = 0;
-	uint64		wasted = 0;
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &order)
-	{
-		Listened   *entry = dlist_container(Listened, node, iter.cur);
-
-		entry->idle = entry->events == 0;
-		if (entry->idle)
-			idle++;
-		else
-		{
-			wasted += entry->events * idle;
-			idle_before_busy = idle;
-		}
-		entry->events = 0;
-	}
-	num_events = 0;
-	if (wasted == 0)
-		return 0;
-	return Min(wasted / (2 * hash_get_num_entries(listened)),
-			   idle_before_busy);
-}
-
-/* Move some of the first idle channels to the end. */
-static void
-move_some(void)
-{
-	dlist_head	moved = DLIST_STATIC_INIT(moved);
-	dlist_mutable_iter iter;
-	int			most = (int) Min(to_move, MOVE_AT_ONCE);
-	int			n = 0;
-
-	begin_listening();
-	dlist_foreach_modify(iter, &order)
-	{
-		Listened   *entry = dlist_container(Listened, node, iter.cur);
-
-		if (n == most)
-			break;
-		if (!entry->idle)
-			continue;
-		Async_Unlisten(entry->name);
-		Async_Listen(entry->name);
-		dlist_delete(&entry->node);
-		dlist_push_tail(&moved, &entry->node);
-		n++;
-	}
-	end_listening();
-	ereport(DEBUG1,
-			(errmsg_internal("pgpubsub relay moved %d idle channels behind busy ones",
-							 n)));
-
-	/* there may be fewer than there were */
-	to_move = n < MOVE_AT_ONCE ? 0 : to_move - n;
-	while (!dlist_is_empty(&moved))
-		dlist_push_tail(&order, dlist_pop_head_node(&moved));
-}
-
-/*
- * Now and then, have busy channels come first in core's list.
- */
-void
-relay_listen_reorder(void)
-{
-	if (!PGPUBSUB_LISTENS_BY_LIST)
-		return;
-	if (to_move == 0 &&
-		num_events >= (uint64) Max(REORDER_EVENTS,
-								   hash_get_num_entries(listened)))
-		to_move = count_worth_moving();
-	if (to_move > 0)
-		move_some();
 }

@@ -9,26 +9,19 @@
  * superuser by hand.
  *
  * It must not mistake a subscribe() that commits at the same time for such a
- * difference.  Each commit of one grows database->commits, after its row has
- * become visible; so the relay notes that counter before it takes its
- * snapshot, and begins again if it has grown by the time it has the lock.
+ * difference.  Each commit of a subscribe() or unsubscribe() grows
+ * database->commits, under the database's lock, after its row has become
+ * visible.  So the relay notes that counter before it takes its snapshot, and
+ * begins again if the counter has grown by the time it has the lock to apply
+ * what it has read.
  *
  * The relay is a superuser, and who owns the schema may put anything in the
- * table's place: it looks only at the extension's own table, and reads it as
- * the table's owner.
- *
- * A row whose owner is no more is as good as none: after DROP ROLE the relay
- * of each database drops such subscriptions and removes the rows, as the
- * table's owner.  It does not wait for the rows: what somebody has locked is
- * tried again.  What refers to them may keep it for a tenth of a second.
- *
- * A copy of a database has the original's rows, which say where they were
- * made.  Their subscriptions are foreign until they are polled here; then the
- * relay writes that they are this database's.
+ * table's place: the relay looks only at the extension's own table, and reads it
+ * as the table's owner.  What it writes there is in write_subscriptions.c.
  *
  *-------------------------------------------------------------------------
  */
-#include "relay/load_subscriptions.h"
+#include "relay/relay_internal.h"
 
 #include "access/genam.h"
 #include "access/table.h"
@@ -59,9 +52,6 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-/* When this relay last had no room for all rows; 0: it always had. */
-static TimestampTz no_room_at = 0;
-
 /* A row of the table. */
 typedef struct Row
 {
@@ -78,9 +68,9 @@ typedef struct Row
 typedef struct Rows
 {
 	Row		   *rows;
-	Row		  **by_name;		/* the same, sorted */
+	Row		  **by_name;		/* those rows, sorted */
 	int			count;
-	int			orphans;		/* not among them: their owner is no more */
+	int			orphans;		/* rows not among them: their owner is no more */
 } Rows;
 
 /*
@@ -138,7 +128,10 @@ lock_table(Oid *table)
 	return lock_indexes(*table);
 }
 
-/* Take a tuple of the query apart, into the current context. */
+/*
+ * Take a tuple of the query apart, into the current context.  Returns false if
+ * it names no channels or no subscription.
+ */
 static bool
 parse_row(HeapTuple tuple, TupleDesc desc, Row *row)
 {
@@ -171,7 +164,7 @@ compare_rows(const void *a, const void *b)
 	return strcmp((*(Row *const *) a)->name, (*(Row *const *) b)->name);
 }
 
-/* Have find_row() find them. */
+/* Sort the rows for find_row(). */
 static void
 sort_rows(Rows *rows)
 {
@@ -239,10 +232,14 @@ find_row(Rows *rows, const char *name)
 	return found ? *found : NULL;
 }
 
-/* Make the subscription that the row describes; it starts now. */
+/*
+ * Make the subscription that the row describes; it starts now.  As for all that
+ * changes shared memory here, the database's lock must be held, exclusive.
+ */
 static BindResult
-create_from_row(Database *database, Row *row)
+create_from_row(Row *row)
 {
+	Database   *database = relay.database;
 	Subscription *subscription;
 	BindResult	result;
 
@@ -253,8 +250,8 @@ create_from_row(Database *database, Row *row)
 	subscription->created_at = row->created_at;
 	subscription->foreign = row->foreign;
 
-	/* one that there was no room for has missed what came since */
-	if (row->created_at < no_room_at)
+	/* if there was no room for the subscription, it has missed events */
+	if (row->created_at < relay.no_room_at)
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 	result = bindings_add(database, subscription, row->channels,
 						  row->nchannels, 0);
@@ -266,19 +263,20 @@ create_from_row(Database *database, Row *row)
 
 /*
  * Give the subscription what the row has.  If it has a reader, which must
- * not lose bindings, it is marked stale, and the reader's end brings us here
- * again.
+ * not lose bindings, it is marked stale, and the reader's end brings the relay
+ * here again.
  */
 static BindResult
-update_from_row(Database *database, Subscription *subscription, Row *row)
+update_from_row(Subscription *subscription, Row *row)
 {
+	Database   *database = relay.database;
 	BindResult	result;
 	dlist_mutable_iter iter;
 
 	subscription->owner = row->owner;
 	subscription->on_full = row->on_full;
 
-	/* one that has been at work here is not made to wait for a poll again */
+	/* a subscription that was polled here holds events without another poll */
 	if (row->foreign && !subscription->foreign)
 		subscription->adopted = true;
 	else if (!row->foreign)
@@ -310,18 +308,19 @@ update_from_row(Database *database, Subscription *subscription, Row *row)
 	return result;
 }
 
-/* Bring shared memory in line with the row. */
+/* Bring shared memory in line with the row, if nobody else has its name. */
 static BindResult
-apply_row(Database *database, Row *row)
+apply_row(Row *row)
 {
+	Database   *database = relay.database;
 	Subscription *subscription = registry_find_subscription(database,
 															row->name);
 
 	if (subscription == NULL || subscription->doomed)
-		return create_from_row(database, row);
+		return create_from_row(row);
 	if (subscription->state == SUBSCRIPTION_ACTIVE &&
 		!subscription->temporary)
-		return update_from_row(database, subscription, row);
+		return update_from_row(subscription, row);
 
 	/* an open transaction, or a temporary one, has the name */
 	return BIND_DONE;
@@ -329,11 +328,11 @@ apply_row(Database *database, Row *row)
 
 /* Doom the lasting subscriptions that have no row, and wake their readers. */
 static void
-doom_missing(Database *database, Rows *rows)
+doom_missing(Rows *rows)
 {
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &database->subscriptions)
+	dlist_foreach(iter, &relay.database->subscriptions)
 	{
 		Subscription *subscription = dlist_container(Subscription, node,
 													 iter.cur);
@@ -354,8 +353,9 @@ doom_missing(Database *database, Rows *rows)
  * unsubscribe() has committed since commits was read; returns whether it did.
  */
 static bool
-apply_rows(Database *database, Rows *rows, uint64 commits)
+apply_rows(Rows *rows, uint64 commits)
 {
+	Database   *database = relay.database;
 	BindResult	failure = BIND_DONE;
 
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
@@ -364,226 +364,18 @@ apply_rows(Database *database, Rows *rows, uint64 commits)
 		LWLockRelease(database->lock);
 		return false;
 	}
-	doom_missing(database, rows);
+	doom_missing(rows);
 	for (int i = 0; i < rows->count; i++)
 	{
-		BindResult	result = apply_row(database, &rows->rows[i]);
+		BindResult	result = apply_row(&rows->rows[i]);
 
 		if (result != BIND_DONE)
 			failure = result;
 	}
 	LWLockRelease(database->lock);
 	if (failure != BIND_DONE)
-		no_room_at = GetCurrentTimestamp();
+		relay.no_room_at = GetCurrentTimestamp();
 	bindings_report(failure, WARNING);
-	return true;
-}
-
-/* A change of the table. */
-typedef struct TableChange
-{
-	int			(*make) (const struct TableChange *change); /* what is left */
-	int			orphans;		/* for delete_orphans() */
-	const char *name;			/* for adopt() */
-	const char *activity;
-	const char *failed;			/* the warning if it fails, */
-	const char *then;			/* and its hint */
-} TableChange;
-
-/*
- * Delete the rows whose owner is no more, but for those that somebody has
- * locked.  Returns how many those were.
- */
-static int
-delete_orphans(const TableChange *change)
-{
-	SPITupleTable *found;
-	uint64		count;
-
-	SPI_connect();
-	subscription_table_read("SELECT s.name FROM pgpubsub.subscription AS s"
-							" WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r"
-							" WHERE r.oid OPERATOR(pg_catalog.=) s.owner)"
-							" FOR UPDATE OF s SKIP LOCKED",
-							0, NULL, NULL, false);
-	found = SPI_tuptable;
-	count = SPI_processed;
-	for (uint64 i = 0; i < count; i++)
-	{
-		bool		isnull;
-		const char *name = NameStr(*DatumGetName(SPI_getbinval(found->vals[i],
-															   found->tupdesc,
-															   1, &isnull)));
-
-		subscription_table_delete(name, true);
-		ereport(LOG,
-				(errmsg("dropped subscription \"%s\", whose owner was dropped",
-						name)));
-	}
-	SPI_finish();
-	return Max(change->orphans - (int) count, 0);
-}
-
-/*
- * Make the change in a subtransaction: if it fails, as it may where somebody
- * has made the table referenced, a warning says so and the rows stay as they
- * are.  Returns how many are left to be tried again.
- */
-static int
-try_change(const TableChange *change)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile int left = 0;
-
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		left = change->make(change);
-
-		/* it may have timed out just when a lock was granted: fail here */
-		CHECK_FOR_INTERRUPTS();
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		ereport(WARNING,
-				(errcode(error->sqlerrcode),
-				 errmsg_internal("%s", change->failed),
-				 errdetail("%s", error->message),
-				 errhint("%s", change->then)));
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return left;
-}
-
-/*
- * Make the change in a transaction of its own.  Returns false if some rows are
- * locked, or the table is.
- */
-static bool
-change_table(const TableChange *change)
-{
-	Oid			table;
-	int			left = 1;
-
-	SetCurrentStatementStartTimestamp();
-	pgstat_report_activity(STATE_RUNNING, change->activity);
-	StartTransactionCommand();
-	table = subscription_table_find();
-	if (!OidIsValid(table))
-		left = 0;
-	else if (ConditionalLockRelationOid(table, RowExclusiveLock))
-	{
-		left = 0;
-		if (subscription_table_find() == table)
-		{
-			PushActiveSnapshot(GetTransactionSnapshot());
-
-			/* the relay must not wait for what somebody has locked */
-			SetConfigOption("lock_timeout", "100ms", PGC_SUSET,
-							PGC_S_OVERRIDE);
-			left = try_change(change);
-			SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
-			PopActiveSnapshot();
-		}
-	}
-	CommitTransactionCommand();
-	pgstat_report_activity(STATE_IDLE, NULL);
-	return left == 0;
-}
-
-/*
- * Remove the rows whose owner is no more, of which there are so many.  Returns
- * false if some are locked, or the table is.
- */
-static bool
-remove_orphans(int orphans)
-{
-	TableChange change = {
-		.make = delete_orphans,
-		.orphans = orphans,
-		.activity = "removing subscriptions",
-		.failed = "could not delete subscriptions whose owner was dropped from table pgpubsub.subscription",
-		.then = "They are dropped all the same. Delete their rows."
-	};
-
-	return change_table(&change);
-}
-
-/* Write that the subscription is this database's. */
-static int
-adopt(const TableChange *change)
-{
-	return subscription_table_adopt(change->name) ? 0 : 1;
-}
-
-/*
- * The next subscription that was made in another database and polled in this
- * one, which the table does not say yet; NULL if there is none.
- */
-static Subscription *
-next_adopted(Database *database, char *name, uint32 *generation)
-{
-	Subscription *found = NULL;
-	dlist_iter	iter;
-
-	LWLockAcquire(database->lock, LW_SHARED);
-	dlist_foreach(iter, &database->subscriptions)
-	{
-		Subscription *subscription = dlist_container(Subscription, node,
-													 iter.cur);
-
-		if (!subscription->adopted ||
-			subscription->state != SUBSCRIPTION_ACTIVE)
-			continue;
-		strlcpy(name, subscription->name, NAMEDATALEN);
-		*generation = subscription->generation;
-		found = subscription;
-		break;
-	}
-	LWLockRelease(database->lock);
-	return found;
-}
-
-/*
- * Write into the table which subscriptions that were made in another database
- * have been polled in this one: they are its own after a restart, too.  In
- * transactions of their own.  Returns false if the table or a row is locked:
- * try again later.
- */
-bool
-relay_table_adopt(Database *database)
-{
-	char		name[NAMEDATALEN];
-	uint32		generation;
-	Subscription *subscription;
-	TableChange change = {
-		.make = adopt,
-		.name = name,
-		.activity = "adopting subscriptions",
-		.failed = "could not write into table pgpubsub.subscription where a subscription was polled",
-		.then = "After a restart it holds nobody until it is polled again."
-	};
-
-	while ((subscription = next_adopted(database, name, &generation)) != NULL)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (!change_table(&change))
-			return false;
-		LWLockAcquire(database->lock, LW_EXCLUSIVE);
-		if (subscription->generation == generation)
-			subscription->adopted = false;
-		LWLockRelease(database->lock);
-	}
 	return true;
 }
 
@@ -641,8 +433,9 @@ find_attached_channels(void)
 
 /* Make the channels known, as far as there is room, so that patterns match. */
 static void
-make_channels_known(Database *database, const List *channels)
+make_channels_known(const List *channels)
 {
+	Database   *database = relay.database;
 	ListCell   *lc;
 
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
@@ -659,14 +452,14 @@ make_channels_known(Database *database, const List *channels)
 
 /*
  * Read the table of subscriptions and bring shared memory in line with it; the
- * first time, also make the channels of triggers known.
- * Runs its own transaction.  The caller drops doomed subscriptions and
- * listens to what was bound, afterwards.  Returns false if the table is
- * locked, or a row that is to be removed is: try again later.
+ * first time, also make the channels of triggers known.  In transactions of its
+ * own.  Returns false if the table is locked, or a row that is to be removed is:
+ * try again later.
  */
-bool
-relay_table_load(Database *database)
+static bool
+load_table(void)
 {
+	Database   *database = relay.database;
 	bool		done = false;
 	bool		locked = true;
 	int			orphans = 0;
@@ -683,9 +476,7 @@ relay_table_load(Database *database)
 		commits = database->commits;
 		LWLockRelease(database->lock);
 
-		SetCurrentStatementStartTimestamp();
-		pgstat_report_activity(STATE_RUNNING, "reading subscriptions");
-		StartTransactionCommand();
+		relay_begin("reading subscriptions");
 		locked = lock_table(&table);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (locked && OidIsValid(table))
@@ -694,20 +485,70 @@ relay_table_load(Database *database)
 			attached = find_attached_channels();
 		PopActiveSnapshot();
 		if (locked)
-			done = apply_rows(database, &rows, commits);
+			done = apply_rows(&rows, commits);
 		if (done)
-			make_channels_known(database, attached);
+			make_channels_known(attached);
 		orphans = rows.orphans;
-		CommitTransactionCommand();
-		pgstat_report_activity(STATE_IDLE, NULL);
+		relay_end();
 	}
-	if (!done || orphans == 0 || remove_orphans(orphans))
+	if (!done || orphans == 0 || relay_remove_orphans(orphans))
 		return locked;
 
-	/* nobody shall wait for that before the first look at the table is done */
+	/* nobody waits for locked rows before the first look at the table is done */
 	if (pg_atomic_read_u32(&database->relay.loaded) != 0)
 		return false;
 	pg_atomic_fetch_add_u64(&database->requests.reload, 1);
 	(void) registry_request(database);
 	return true;
+}
+
+/*
+ * Drop the subscriptions that are doomed and that nobody reads.  Returns
+ * whether there is a stale one that nobody reads.
+ */
+static bool
+drop_doomed(void)
+{
+	Database   *database = relay.database;
+	dlist_mutable_iter iter;
+	bool		stale = false;
+
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	dlist_foreach_modify(iter, &database->subscriptions)
+	{
+		Subscription *subscription = dlist_container(Subscription, node,
+													 iter.cur);
+
+		/* nobody can become its reader: a doomed one is visible to nobody */
+		if (subscription->reader.pid != 0)
+			continue;
+		stale |= subscription->stale;
+		if (subscription->doomed)
+			registry_drop_subscription(database, subscription);
+	}
+	LWLockRelease(database->lock);
+	return stale;
+}
+
+/*
+ * Bring subscriptions in line with the table if it may have changed, and write
+ * there what it does not say yet.  The caller listens to what was bound,
+ * afterwards.  Must not be in a transaction.  Returns false if it has to be
+ * called again later.
+ */
+bool
+relay_load_subscriptions(void)
+{
+	Database   *database = relay.database;
+	uint64		reload = pg_atomic_read_u64(&database->requests.reload);
+
+	if (!drop_doomed() && reload == relay.reloaded &&
+		pg_atomic_read_u32(&database->relay.loaded) != 0)
+		return relay_adopt();
+	if (!load_table())
+		return false;
+	relay.reloaded = reload;
+	pg_atomic_write_u32(&database->relay.loaded, 1);
+	(void) drop_doomed();
+	return relay_adopt();
 }

@@ -1,30 +1,39 @@
 /*-------------------------------------------------------------------------
  *
  * relay.c
- *	  The relay: one background worker per database.
+ *	  The relay: one background worker per database, and its loop.
  *
- * 1. It LISTENs, in its own backend, to the reserved channel and to every
- *	  channel that a subscription is bound to.  Core delivers notifications
- *	  to a frontend; the relay has none, so it points PqCommMethods at
- *	  functions of its own and gets each NotificationResponse there.
+ * 1. The relay LISTENs to the reserved channel and to every channel that a
+ *	  subscription is bound to (listen.c).  In each round it has core deliver
+ *	  what was notified into its inbox (receive.c), takes what is staged
+ *	  (staged.c), appends both to the ring (append.c), and notifies native
+ *	  listeners of what was staged.
  *
- * 2. receive_message() runs inside core's transaction, which holds a
- *	  snapshot, and where any error is FATAL.  It puts together frames, finds
- *	  the channel, copies the event into the inbox, and does nothing else.  It
- *	  raises nothing and waits for nothing but short LWLocks.
+ * 2. Backends ask for something by raising a counter and setting the relay's
+ *	  latch.  It brings subscriptions in line with their table
+ *	  (load_subscriptions.c), LISTENs and UNLISTENs, then reads all that is
+ *	  committed by then, staged events included, and only then says that it has
+ *	  handled the request.
  *
- * 3. When core has committed that transaction, the inbox goes into the ring;
- *	  see relay_append.c.
- *
- * 4. Backends ask for something by raising a counter and setting the relay's
- *	  latch.  It LISTENs and UNLISTENs, then reads all that is committed by
- *	  then, staged events included, and only then says that it has handled the
- *	  request.
- *
- * 5. When the relay starts, it cannot know what was sent while there was
+ * 3. When the relay starts, it cannot know what was sent while there was
  *	  none: every subscription is told so by the database's gap epoch.
  *
- * The table of subscriptions is read by relay_table.c.
+ * 4. An event that comes alone is handled at once.  Under load that would be
+ *	  wasteful: each commit wakes the relay, which has a transaction, a look at
+ *	  core's queue and a signal to every waiting reader for one event; all of
+ *	  it takes the CPU from writers and readers.  So the relay lets some time
+ *	  pass between two rounds, in which nobody has to wake it:
+ *
+ *	  - 1 ms while many sessions publish at once.  That is seen by how often the
+ *		writer changes from one event to the next: more often than there are
+ *		rounds, and more than BUSY_PER_MS times in a millisecond.  One session
+ *		alone, however fast it commits, never waits for this;
+ *	  - as long as the readers that were woken need to come back, so that the
+ *		next round finds most of them waiting, and each gets several events
+ *		for one wake-up; at most LONGEST_PAUSE_MS.
+ *
+ *	  It does not pause while the queue is full, or the staging queue fills up,
+ *	  or somebody waits for a request.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,412 +41,104 @@
 
 #include "access/xact.h"
 #include "base/debug.h"
-#include "base/worker.h"
 #include "catalog/pg_authid.h"
 #include "commands/async.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
-#include "libpq/libpq.h"
-#include "libpq/pqcomm.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "publish/publish.h"
-#include "queue/frame.h"
-#include "registry/registry.h"
-#include "relay/append.h"
-#include "relay/inbox.h"
-#include "relay/listen.h"
-#include "relay/load_subscriptions.h"
-#include "relay/pace.h"
-#include "relay/staged.h"
+#include "relay/relay_internal.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "tcop/dest.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memdebug.h"
 #include "utils/memutils.h"
 #include "utils/ps_status.h"
-#include "utils/timestamp.h"
 
 /* A request that could not be done is tried again after so long. */
-#define RETRY_MS	200
+#define RETRY_MS		200
+
+/* A relay that leaves for good sends what is staged within this time. */
+#define FINISH_MS		2000
+
+/* How long rounds are counted before the pace is set anew, in ms. */
+#define PACE_WINDOW_MS	10
+
+/* Changes of the writer in a millisecond that make a load. */
+#define BUSY_PER_MS		0.5
+
+/* A reader that is woken has come back, and left others some time, in us. */
+#define READER_US		200
+
+#define LONGEST_PAUSE_MS	40
+
+Relay		relay;
+
+static RelayPace *const pace = &relay.pace;
 
 /*
- * The native notification that a complete frame was delivered in place of.  It
- * follows at once, if we listen to its channel when core comes to it: that may
- * be after this read, and so after a LISTEN; see listen_to_bound().
+ * End with this exit status, and without core's FATAL message, if this worker
+ * is told to end: it has nothing under way where it asks, and who watches the
+ * log shall not be alarmed by an orderly shutdown.
  */
-typedef struct Twin
+void
+worker_exit_if_terminated(int code)
 {
-	bool		expected;
-	bool		overdue;		/* with the next read it comes or never does */
-	int			pid;
-	uint32		crc;
-	char		channel[NAMEDATALEN];
-} Twin;
-
-static Database *my_slot = NULL;
-static char database_name[NAMEDATALEN];
-static Inbox *inbox = NULL;
-static FrameAssembly assembly;
-static Twin twin;
-
-/* The request to read the table again that was done last. */
-static uint64 reloaded = 0;
-
-/*
- * Receiving
- */
-
-/* Put an event into the inbox.  The channel's slot cannot be reused. */
-static void
-receive_event(int slot, int pid, const char *payload, Size len)
-{
-	relay_pace_event(pid);
-	if (inbox_put(inbox, slot, pid, relay_staged_taken(), payload, len))
-		pg_atomic_fetch_add_u64(&my_slot->channels[slot].received, 1);
-	else
-		my_slot->relay.lost_events = true;
-}
-
-/* A notification on the reserved channel. */
-static void
-receive_frame(int pid, const char *text, Size len)
-{
-	uint64		bad = assembly.bad;
-	FrameResult result = frame_accept(&assembly, pid, text, len,
-									  publish_payload_limit());
-	int			slot;
-
-	if (assembly.bad != bad)
-		pg_atomic_fetch_add_u64(&my_slot->relay.bad_frames,
-								(int64) (assembly.bad - bad));
-	twin.expected = false;
-	if (result != FRAME_COMPLETE)
+	if (!ProcDiePending)
 		return;
 
-	slot = relay_pin_bound_channel(my_slot, assembly.channel);
-	if (slot >= 0)
-	{
-		receive_event(slot, pid, assembly.data, assembly.len);
-		relay_unpin_channel(my_slot, slot);
-	}
-
-	twin.expected = true;
-	twin.overdue = false;
-	twin.pid = pid;
-	twin.crc = assembly.native_crc;
-	strlcpy(twin.channel, assembly.channel, NAMEDATALEN);
-	frame_drop(&assembly);
-}
-
-/* Was the event delivered already, from its frames? */
-static bool
-is_twin(int pid, const char *channel, const char *payload, Size len)
-{
-	bool		result = twin.expected && twin.pid == pid &&
-		strcmp(twin.channel, channel) == 0 &&
-		twin.crc == frame_crc(payload, len);
-
-	twin.expected = false;
-	return result;
+	/* ereport() looks for interrupts too */
+	ProcDiePending = false;
+	ereport(DEBUG1,
+			(errmsg_internal("%s shutting down", MyBgworkerEntry->bgw_type)));
+	proc_exit(code);
 }
 
 /*
- * A notification on a channel that we listen to.  One of our own is of a
- * staged event, which does not come this way.
+ * Begin a transaction of the relay; activity is what pg_stat_activity shows
+ * meanwhile.
  */
-static void
-receive_native(int pid, const char *channel, const char *payload, Size len)
+void
+relay_begin(const char *activity)
 {
-	int			slot = relay_listen_receive(channel);
-
-	if (assembly.active)
-	{
-		/* the parts of an event come one after the other */
-		frame_drop(&assembly);
-		pg_atomic_fetch_add_u64(&my_slot->relay.bad_frames, 1);
-	}
-	if (twin.expected && is_twin(pid, channel, payload, len))
-		return;
-	if (slot >= 0 && pid != MyProcPid)
-		receive_event(slot, pid, payload, len);
-}
-
-/*
- * Core sends a message to the frontend.  NotificationResponse is an int32 in
- * network order, the channel and the payload, each terminated.  All else
- * (NOTICEs, ERRORs) is in the server log and nowhere else.  Must not raise
- * anything, must not wait.
- */
-static int
-receive_message(char msgtype, const char *s, size_t len)
-{
-	uint32		pid;
-	const char *channel;
-	const char *payload;
-	Size		channel_len;
-
-	if (msgtype != 'A' || my_slot == NULL || len < sizeof(pid) + 2)
-		return 0;
-
-	/* memcheck takes what others have put into core's queue for our padding */
-	VALGRIND_MAKE_MEM_DEFINED(s, len);
-	memcpy(&pid, s, sizeof(pid));
-	pid = pg_ntoh32(pid);
-	channel = s + sizeof(pid);
-	channel_len = strnlen(channel, len - sizeof(pid));
-	payload = channel + channel_len + 1;
-	if (payload >= s + len || channel_len > PGPUBSUB_CHANNEL_MAX)
-		return 0;
-
-	len = strnlen(payload, s + len - payload);
-	if (strcmp(channel, PGPUBSUB_FRAME_CHANNEL) == 0)
-		receive_frame((int) pid, payload, len);
-	else
-		receive_native((int) pid, channel, payload, len);
-	return 0;
-}
-
-/* Nothing to reset, to flush, or to be pending. */
-static void
-relay_comm_reset(void)
-{
-}
-
-static int
-relay_flush(void)
-{
-	return 0;
-}
-
-static bool
-relay_is_send_pending(void)
-{
-	return false;
-}
-
-static void
-relay_putmessage_noblock(char msgtype, const char *s, size_t len)
-{
-	(void) receive_message(msgtype, s, len);
-}
-
-static const PQcommMethods relay_comm_methods = {
-	.comm_reset = relay_comm_reset,
-	.flush = relay_flush,
-	.flush_if_writable = relay_flush,
-	.is_send_pending = relay_is_send_pending,
-	.putmessage = receive_message,
-	.putmessage_noblock = relay_putmessage_noblock
-};
-
-/* Have core read its queue now, whether or not it has signalled us. */
-static void
-read_notifications(bool force)
-{
-	if (force)
-		notifyInterruptPending = true;
-	if (!notifyInterruptPending)
-		return;
-	inbox_reserve(inbox);
 	SetCurrentStatementStartTimestamp();
-	pgstat_report_activity(STATE_RUNNING, "reading notifications");
-	ProcessNotifyInterrupt(true);
+	pgstat_report_activity(STATE_RUNNING, activity);
+	StartTransactionCommand();
+}
+
+/*
+ * Commit that transaction.
+ */
+void
+relay_end(void)
+{
+	CommitTransactionCommand();
 	pgstat_report_activity(STATE_IDLE, NULL);
-	if (my_slot->relay.lost_events)
-	{
-		my_slot->relay.lost_events = false;
-		pg_atomic_fetch_add_u64(&my_slot->gap_epoch, 1);
-		ereport(LOG,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("pgpubsub relay has lost events for want of memory")));
-		registry_wake_waiters(my_slot);
-	}
 }
 
 /*
- * Listen to what is bound, as relay_listen_to_bound().
- *
- * Core's read may have ended between a frame and its native notification,
- * although their transaction is committed: it goes as far as the queue went
- * when it began, and a transaction's entries get there a page at a time.  If
- * we listen to the channel by now, the next read begins with the native one;
- * if not, it comes never.  What could be mistaken for it, the same text sent
- * by that session without a frame, is not sent before the channel is
- * announced.
- */
-static void
-listen_to_bound(bool first)
-{
-	relay_listen_to_bound(first);
-	twin.overdue = true;
-	if (twin.expected)
-		read_notifications(true);
-
-	/* that read may have ended just behind another frame */
-	if (twin.overdue)
-		twin.expected = false;
-	relay_listen_announce();
-}
-
-/*
- * Requests
+ * How the relay starts and exits
  */
 
 /*
- * Drop the subscriptions that are doomed and that nobody reads.  Returns
- * whether there is a stale one that nobody reads.
- */
-static bool
-drop_doomed(void)
-{
-	dlist_mutable_iter iter;
-	bool		stale = false;
-
-	LWLockAcquire(my_slot->lock, LW_EXCLUSIVE);
-	dlist_foreach_modify(iter, &my_slot->subscriptions)
-	{
-		Subscription *subscription = dlist_container(Subscription, node,
-													 iter.cur);
-
-		/* none can become its reader: a doomed one is visible to nobody */
-		if (subscription->reader.pid != 0)
-			continue;
-		stale |= subscription->stale;
-		if (subscription->doomed)
-			registry_drop_subscription(my_slot, subscription);
-	}
-	LWLockRelease(my_slot->lock);
-	return stale;
-}
-
-/*
- * Bring subscriptions in line with the table, if it may have changed.
- * Returns false if that has to be tried again.
- */
-static bool
-reload_table(void)
-{
-	uint64		reload = pg_atomic_read_u64(&my_slot->requests.reload);
-
-	if (!drop_doomed() && reload == reloaded &&
-		pg_atomic_read_u32(&my_slot->relay.loaded) != 0)
-		return relay_table_adopt(my_slot);
-	if (!relay_table_load(my_slot))
-		return false;
-	reloaded = reload;
-	pg_atomic_write_u32(&my_slot->relay.loaded, 1);
-	(void) drop_doomed();
-	return relay_table_adopt(my_slot);
-}
-
-/*
- * Taking
- *
- * An async transaction that could not be staged was published by NOTIFY.  What
- * comes after it, of the same session say, has taken its place after that
- * commit, and must not overtake it.  So the relay first looks where the places
- * end, then reads what was notified by then, and takes no place beyond that
- * end.
- */
-
-/* Read core's queue, and remember which transactions were not staged. */
-static void
-read_all_notifications(void)
-{
-	uint64		ended = pg_atomic_read_u64(&my_slot->unstaged.ended);
-
-	/* what has ended is in core's queue */
-	pg_memory_barrier();
-	read_notifications(true);
-	pg_atomic_write_u64(&my_slot->unstaged.read, ended);
-}
-
-/* Take what is staged, as relay_staged_take(). */
-static void
-take_staged(void)
-{
-	uint64		end = relay_staged_begin();
-
-	/* a transaction was counted before what follows it took its place */
-	pg_memory_barrier();
-	if (pg_atomic_read_u64(&my_slot->unstaged.begun) !=
-		pg_atomic_read_u64(&my_slot->unstaged.read))
-		read_all_notifications();
-	relay_staged_take(end);
-}
-
-/* Read and take all that is committed by now. */
-static void
-take_all_staged(void)
-{
-	uint64		end = relay_staged_begin();
-
-	pg_memory_barrier();
-	read_all_notifications();
-	relay_staged_take_all(end);
-}
-
-/*
- * Do what backends have asked for.  Returns false if it has to be tried
- * again, because the table is locked.
- */
-static bool
-handle_requests(void)
-{
-	uint64		requested = pg_atomic_read_u64(&my_slot->requests.made);
-	bool		done;
-
-	if (requested == pg_atomic_read_u64(&my_slot->requests.handled))
-		return true;
-
-	done = reload_table();
-	listen_to_bound(false);
-
-	/* what is committed by now was sent before whatever is asked for */
-	take_all_staged();
-	relay_append();
-
-	/* a table written by hand may come later; but not the first look at it */
-	if (!done && pg_atomic_read_u32(&my_slot->relay.loaded) == 0)
-		return false;
-	if (!done)
-		pg_atomic_fetch_add_u64(&my_slot->requests.made, 1);
-	pg_atomic_write_u64(&my_slot->requests.handled, requested);
-	ConditionVariableBroadcast(&my_slot->requests.cv);
-	return done;
-}
-
-/*
- * Life
- */
-
-/* Show what the relay is about. */
-static void
-set_relay_state(RelayState state)
-{
-	pg_atomic_write_u32(&my_slot->relay.state, state);
-	ConditionVariableBroadcast(&my_slot->relay.cv);
-}
-
-/*
- * What is in the inbox is lost, as the next relay will say: the numbers of its
- * events are given to others.  So no position may be beyond what is in the
- * ring, and nobody may hold less than what comes there next.  (The cursors of
- * open transactions follow when they find the gap; see reader_sync().)  The
- * database's lock is held, exclusive.
+ * What is in the inbox for this channel is lost, as the next relay will say by
+ * a gap, and the numbers of its events are given to others.  So no position may
+ * be beyond what is in the ring, and a subscription that holds must hold
+ * whatever comes there next.  (The cursors of open transactions follow when
+ * they find the gap; see reader_sync().)  The database's lock must be held,
+ * exclusive.
  */
 static void
 forget_received(int slot)
 {
-	Channel    *channel = &my_slot->channels[slot];
-	uint64		newest = ring_newest_number(my_slot->ring, slot);
+	Database   *database = relay.database;
+	Channel    *channel = &database->channels[slot];
+	uint64		newest = ring_newest_number(database->ring, slot);
 	dlist_iter	iter;
 
 	pg_atomic_write_u32(&channel->listening, 0);
@@ -450,39 +151,41 @@ forget_received(int slot)
 		if (number <= newest || number == BINDING_UNPLACED)
 			continue;
 		pg_atomic_write_u64(&binding->number, newest);
-		ring_lower_hold(my_slot->ring, slot, newest);
+		ring_lower_hold(database->ring, slot, newest);
 	}
 	registry_channel_released(channel);
 }
 
 /*
  * At exit, however it comes about: let others know that no relay runs.  What
- * they see of it changes in one step under the control lock, of which giving up
- * relay_pid is a part: from then on the slot may be the next relay's, or
- * another database's, and nothing is written there any more.
+ * they see of the relay changes in one step under the control lock, of which
+ * giving up relay.pid is a part: from then on the slot may be the next relay's,
+ * or another database's, and this process writes nothing there any more.
  */
 static void
 relay_exit(int code, Datum arg)
 {
+	Database   *database = relay.database;
+
 	LWLockReleaseAll();
-	commit_append_take_turn(my_slot);
-	relay_append_exit(my_slot);
+	commit_append_take_turn(database);
+	relay_append_exit();
 	relay_listen_exit();
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	Assert(my_slot->relay.pid == MyProcPid);
-	LWLockAcquire(my_slot->lock, LW_EXCLUSIVE);
+	Assert(database->relay.pid == MyProcPid);
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 		forget_received(slot);
-	LWLockRelease(my_slot->lock);
-	pg_atomic_write_u32(&my_slot->relay.state, RELAY_STOPPED);
-	my_slot->relay.pid = 0;
-	my_slot->relay.failed = code != 0 &&
+	LWLockRelease(database->lock);
+	pg_atomic_write_u32(&database->relay.state, RELAY_STOPPED);
+	database->relay.pid = 0;
+	database->relay.failed = code != 0 &&
 		pgStatSessionEndCause != DISCONNECT_KILLED;
-	my_slot->relay.leave = false;
-	pg_atomic_write_u32(&my_slot->relay.procno, PG_UINT32_MAX);
+	database->relay.leave = false;
+	pg_atomic_write_u32(&database->relay.procno, PG_UINT32_MAX);
 	LWLockRelease(pgpubsub_control->lock);
 	DEBUG_POINT("relay_exit");
-	ConditionVariableBroadcast(&my_slot->relay.cv);
+	ConditionVariableBroadcast(&database->relay.cv);
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
@@ -519,15 +222,13 @@ claim_database(bool installed)
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 	database = registry_acquire_database(MyDatabaseId);
 	if (database)
-	{
 		claimed = database->relay.pid == 0 && !database->dropping &&
 			database->hold_pid == 0;
-	}
 	if (claimed)
 	{
-		/* this first: it may fail */
+		/* register the callback first: that may fail */
 		before_shmem_exit(relay_exit, (Datum) 0);
-		my_slot = database;
+		relay.database = database;
 		database->relay.pid = MyProcPid;
 		database->relay.leave = false;
 		database->relay.starts++;
@@ -547,7 +248,7 @@ claim_database(bool installed)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no relay for database \"%s\"",
-						database_name),
+						relay.database_name),
 				 errdetail("pgpubsub.max_databases (%d) others have one.",
 						   pgpubsub_max_databases),
 				 errhint("Raise pgpubsub.max_databases and restart the server, or leave databases out with pgpubsub.databases.")));
@@ -555,31 +256,24 @@ claim_database(bool installed)
 }
 
 /*
- * Learn the database's name, for messages and the process's title.  It stays as
- * long as we are connected; the launcher may have looked it up before it was
- * changed.  In a transaction.
+ * Is the extension in this database, committed?  Learns the database's name,
+ * too, for messages and the process's title.  The name cannot change while we
+ * are connected, but it may have changed since the launcher looked it up.
  */
-static void
-learn_name(void)
-{
-	char		title[BGW_MAXLEN];
-	char	   *name = get_database_name(MyDatabaseId);
-
-	strlcpy(database_name, name ? name : "", sizeof(database_name));
-	snprintf(title, sizeof(title), RELAY_TITLE, database_name);
-	if (strcmp(title, MyBgworkerEntry->bgw_name) != 0)
-		init_ps_display(title);
-}
-
-/* Is the extension in this database, committed?  Learns its name, too. */
 static bool
 extension_installed(void)
 {
+	char		title[BGW_MAXLEN];
+	char	   *name;
 	bool		installed;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	learn_name();
+	name = get_database_name(MyDatabaseId);
+	strlcpy(relay.database_name, name ? name : "", NAMEDATALEN);
+	snprintf(title, sizeof(title), RELAY_TITLE, relay.database_name);
+	if (strcmp(title, MyBgworkerEntry->bgw_name) != 0)
+		init_ps_display(title);
 	installed = OidIsValid(get_extension_oid(PGPUBSUB_EXTENSION, true));
 	CommitTransactionCommand();
 	return installed;
@@ -600,9 +294,9 @@ extension_being_created(void)
 }
 
 /*
- * Override what a database, its owner or a role may have set for sessions; a
- * relay depends on it.  Before it connects: connecting applies their settings,
- * and ignores those that were set from a higher source.
+ * Override settings that a relay depends on, and that a database, its owner or
+ * a role may have changed for sessions.  Before it connects: connecting applies
+ * their settings, and ignores those that were set from a higher source.
  */
 static void
 override_settings(void)
@@ -646,12 +340,20 @@ override_settings(void)
 }
 
 /*
- * Override what could not be before the relay was connected.  Then have what
- * core sends to a frontend.
+ * Set up what the relay keeps in memory.  Override the settings that could not
+ * be overridden before it was connected.  Then have what core sends to a
+ * frontend.
  */
 static void
-set_up_session(void)
+set_up(void)
 {
+	relay_receive_init();
+	MessageContext = AllocSetContextCreate(TopMemoryContext,
+										   "MessageContext",
+										   ALLOCSET_DEFAULT_SIZES);
+	relay_listen_init();
+	relay_append_init();
+
 	/*
 	 * session_authorization cannot be set outside of a transaction, nor
 	 * without a role's name; but the relay runs as what it connected as.
@@ -659,49 +361,75 @@ set_up_session(void)
 	SetSessionAuthorization(BOOTSTRAP_SUPERUSERID, true);
 	SetConfigOption("client_encoding", GetDatabaseEncodingName(), PGC_SUSET,
 					PGC_S_OVERRIDE);
-
-	whereToSendOutput = DestRemote;
-	FrontendProtocol = PG_PROTOCOL_LATEST;
-	PqCommMethods = &relay_comm_methods;
+	relay_receive_start();
 }
 
-/* Make what the relay keeps in its own memory. */
-static void
-set_up_memory(void)
+/*
+ * The loop
+ */
+
+/*
+ * Do what backends have asked for.  Returns false if it has to be tried
+ * again, because the table of subscriptions is locked.
+ */
+static bool
+handle_requests(void)
 {
-	inbox = inbox_create(AllocSetContextCreate(TopMemoryContext,
-											   "pgpubsub inbox",
-											   ALLOCSET_DEFAULT_SIZES));
-	assembly.context = TopMemoryContext;
-	MessageContext = AllocSetContextCreate(TopMemoryContext,
-										   "MessageContext",
-										   ALLOCSET_DEFAULT_SIZES);
-	relay_listen_init(my_slot);
-	relay_append_init(my_slot, inbox);
+	Database   *database = relay.database;
+	uint64		requested = pg_atomic_read_u64(&database->requests.made);
+	bool		done;
+
+	if (requested == pg_atomic_read_u64(&database->requests.handled))
+		return true;
+
+	done = relay_load_subscriptions();
+	relay_listen_to_bound(false);
+
+	/* what is committed by now was sent before whatever is asked for */
+	relay_staged_take_all();
+	relay_append();
+
+	/*
+	 * The request does not wait for a table that was written by hand and is
+	 * locked: that becomes another request.  The first look at the table must
+	 * have been taken.
+	 */
+	if (!done && pg_atomic_read_u32(&database->relay.loaded) == 0)
+		return false;
+	if (!done)
+		pg_atomic_fetch_add_u64(&database->requests.made, 1);
+	pg_atomic_write_u64(&database->requests.handled, requested);
+	ConditionVariableBroadcast(&database->requests.cv);
+	return done;
 }
 
-/* Begin to listen, and tell all subscriptions that they may have a gap. */
+/*
+ * Begin to listen, tell all subscriptions that they may have a gap, and let
+ * others know that there is a relay.
+ */
 static void
 start_listening(void)
 {
-	uint64		requested = pg_atomic_read_u64(&my_slot->requests.made);
+	Database   *database = relay.database;
+	uint64		requested = pg_atomic_read_u64(&database->requests.made);
 	bool		loaded;
 
-	loaded = reload_table();
-	listen_to_bound(true);
-	relay_staged_init(my_slot);
-	pg_atomic_fetch_add_u64(&my_slot->gap_epoch, 1);
-	my_slot->relay.listened = true;
-	set_relay_state(RELAY_LISTENING);
+	loaded = relay_load_subscriptions();
+	relay_listen_to_bound(true);
+	relay_staged_init();
+	pg_atomic_fetch_add_u64(&database->gap_epoch, 1);
+	database->relay.listened = true;
+	pg_atomic_write_u32(&database->relay.state, RELAY_LISTENING);
+	ConditionVariableBroadcast(&database->relay.cv);
 	if (loaded)
-		pg_atomic_write_u64(&my_slot->requests.handled, requested);
+		pg_atomic_write_u64(&database->requests.handled, requested);
 	else
-		(void) registry_request(my_slot);
-	ConditionVariableBroadcast(&my_slot->requests.cv);
-	registry_wake_waiters(my_slot);
+		(void) registry_request(database);
+	ConditionVariableBroadcast(&database->requests.cv);
+	registry_wake_waiters(database);
 	ereport(LOG,
 			(errmsg("pgpubsub relay for database \"%s\" started",
-					database_name)));
+					relay.database_name)));
 }
 
 /* Has somebody asked the relay to leave? */
@@ -711,19 +439,16 @@ asked_to_leave(void)
 	bool		leave;
 
 	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
-	leave = my_slot->relay.leave || my_slot->dropping;
+	leave = relay.database->relay.leave || relay.database->dropping;
 	LWLockRelease(pgpubsub_control->lock);
 	return leave;
 }
 
-/* A relay that leaves for good sends what is staged within this time. */
-#define FINISH_MS	2000
-
 /*
- * Before it leaves: append and notify what is staged, if no relay comes after
- * this one, which is so unless somebody needs the database for himself.
- * Whoever takes a place from now on sees that he is too late; who has one and
- * commits is waited for, within limits.
+ * Before the relay leaves: append and notify what is staged, unless somebody
+ * needs the database for itself, who lets the next relay in afterwards.  A
+ * writer that takes a place from now on sees that it is too late; one that has
+ * a place and commits is waited for, FINISH_MS at most.
  */
 static void
 finish_staged(void)
@@ -735,17 +460,83 @@ finish_staged(void)
 	do
 	{
 		LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
-		held = my_slot->hold_pid != 0;
+		held = relay.database->hold_pid != 0;
 		LWLockRelease(pgpubsub_control->lock);
-		if (held || staging_idle(my_slot->staging))
+		if (held || staging_idle(relay.database->staging))
 			return;
-		take_all_staged();
+		relay_staged_take_all();
 		relay_append();
 		if (relay_staged_notify())
 			continue;
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
 						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_EXIT));
 	} while (GetCurrentTimestamp() < deadline);
+}
+
+/*
+ * An event of that writer is handled in this round.
+ */
+void
+relay_pace_event(int pid)
+{
+	if (pid != pace->last_pid)
+		pace->num_changes++;
+	pace->last_pid = pid;
+}
+
+/* Count the round; at the end of a window, set the pace for the next. */
+static void
+end_round(void)
+{
+	TimestampTz now;
+	long		ms;
+
+	if (pace->num_changes == pace->counted && pace->last_pid == 0)
+		return;
+	pace->counted = pace->num_changes;
+	pace->last_pid = 0;
+	pace->num_rounds++;
+	now = GetCurrentTimestamp();
+	ms = (long) ((now - pace->window_start) / 1000);
+	if (ms < PACE_WINDOW_MS)
+		return;
+	pace->busy = pace->num_changes * 4 >= pace->num_rounds * 5 &&
+		pace->num_changes >= ms * BUSY_PER_MS;
+	pace->window_start = now;
+	pace->num_rounds = pace->num_changes = pace->counted = 0;
+}
+
+/* Does anybody wait for more than events? */
+static bool
+needed_now(void)
+{
+	Database   *database = relay.database;
+
+	return pg_atomic_read_u32(&database->relay.state) != RELAY_LISTENING ||
+		pg_atomic_read_u64(&database->requests.made) !=
+		pg_atomic_read_u64(&database->requests.handled);
+}
+
+/*
+ * The round is over: pause as its load and the readers that it woke call for,
+ * unless there is a backlog.  The relay's latch does not end the pause, so
+ * setting it costs the others no signal; interrupts do within a millisecond,
+ * and are served by the caller.
+ */
+static void
+pause_after_round(bool backlog)
+{
+	int			ms = Min(pace->num_woken * READER_US / 1000, LONGEST_PAUSE_MS);
+
+	pace->num_woken = 0;
+	end_round();
+	if (pace->busy)
+		ms = Max(ms, 1);
+	if (backlog)
+		return;
+	for (; ms > 0 && !needed_now() && !InterruptPending; ms--)
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
+						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
 }
 
 /* The shorter of two timeouts, of which -1 is the longest. */
@@ -758,15 +549,77 @@ shorter_timeout(long a, long b)
 }
 
 /*
+ * Sleep until there is something to do.  While the relay sleeps, and knows of
+ * nothing to do, writers may append to the ring themselves.
+ *
+ * handled: whether all requests are done, or one has to be tried again.
+ */
+static void
+sleep_until_needed(bool handled)
+{
+	long		timeout = shorter_timeout(relay_append_timeout(),
+										  relay_staged_timeout());
+
+	if (!handled)
+		timeout = shorter_timeout(timeout, RETRY_MS);
+
+	/* a full queue may have left something to append, whatever is due */
+	if (timeout < 0 &&
+		pg_atomic_read_u32(&relay.database->relay.state) == RELAY_LISTENING)
+		commit_append_give_turn(relay.database);
+	(void) WaitLatch(MyLatch,
+					 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+					 (timeout >= 0 ? WL_TIMEOUT : 0),
+					 timeout,
+					 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
+	commit_append_take_turn(relay.database);
+	ResetLatch(MyLatch);
+}
+
+/* The loop: do what there is to do, again and again, until asked to leave. */
+static void
+work(void)
+{
+	RelayRequests *requests = &relay.database->requests;
+
+	while (!asked_to_leave())
+	{
+		bool		handled;
+		bool		more;
+
+		worker_exit_if_terminated(0);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		relay_receive(false);
+		DEBUG_POINT("relay_takes");
+		relay_staged_take();
+		relay_append();
+		handled = handle_requests();
+		more = relay_staged_notify();
+		relay_listen_reorder();
+		pause_after_round(more || relay_staged_backlog());
+
+		/* a wait for a lock may have reset the latch that a request has set */
+		if (notifyInterruptPending || more ||
+			(handled && pg_atomic_read_u64(&requests->made) !=
+			 pg_atomic_read_u64(&requests->handled)))
+			continue;
+		pgstat_report_stat(false);
+		sleep_until_needed(handled);
+	}
+}
+
+/*
  * The relay's entry point.
  */
 void
 pgpubsub_relay_main(Datum database_oid)
 {
 	bool		creating;
-	bool		handled;
-	bool		more;
-	long		timeout;
 
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -776,59 +629,19 @@ pgpubsub_relay_main(Datum database_oid)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database_oid),
 											  InvalidOid, 0);
 
-	/* in this order: when it is committed, it is no longer being created */
+	/*
+	 * Look in this order: a CREATE EXTENSION that commits in between is then
+	 * seen as being created, or as installed, or as both.
+	 */
 	creating = extension_being_created();
 	if (!claim_database(extension_installed() || creating))
 		proc_exit(0);
-	set_up_memory();
-	set_up_session();
+	set_up();
 	start_listening();
-
-	while (!asked_to_leave())
-	{
-		worker_exit_if_terminated(0);
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
-		read_notifications(false);
-		DEBUG_POINT("relay_takes");
-		take_staged();
-		relay_append();
-		handled = handle_requests();
-		more = relay_staged_notify();
-		relay_listen_reorder();
-		relay_pace(my_slot, relay_append_woken(),
-				   more || relay_staged_backlog());
-
-		/* a wait for a lock may have reset the latch that a request has set */
-		if (notifyInterruptPending || more ||
-			(handled && pg_atomic_read_u64(&my_slot->requests.made) !=
-			 pg_atomic_read_u64(&my_slot->requests.handled)))
-			continue;
-		pgstat_report_stat(false);
-		timeout = shorter_timeout(relay_append_timeout(),
-								  relay_staged_timeout());
-		if (!handled)
-			timeout = shorter_timeout(timeout, RETRY_MS);
-
-		/* a full queue may have left something to append, whatever is due */
-		if (timeout < 0 &&
-			pg_atomic_read_u32(&my_slot->relay.state) == RELAY_LISTENING)
-			commit_append_give_turn(my_slot);
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
-						 (timeout >= 0 ? WL_TIMEOUT : 0),
-						 timeout,
-						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_MAIN));
-		commit_append_take_turn(my_slot);
-		ResetLatch(MyLatch);
-	}
+	work();
 	finish_staged();
 	ereport(LOG,
 			(errmsg("pgpubsub relay for database \"%s\" leaves",
-					database_name)));
+					relay.database_name)));
 	proc_exit(0);
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * relay.h
- *	  The relay: one background worker per database.
+ *	  The relay, as the launcher and transaction.c know it.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,5 +14,9 @@
 #define RELAY_TITLE		"pgpubsub relay for database %s"
 
 extern PGDLLEXPORT void pgpubsub_relay_main(Datum database_oid);
+extern void relay_staged_at_commit(void);
+
+/* for the launcher, too */
+extern void worker_exit_if_terminated(int code);
 
 #endif							/* PGPUBSUB_RELAY_H */

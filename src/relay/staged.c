@@ -9,48 +9,50 @@
  *	  that core has delivered.  A subscription that comes later has its request
  *	  handled after all that was committed before is taken.
  *
- * 2. relay_append.c appends what was taken to the ring, straight from the
- *	  staging queue; if there is no room, the events wait where they are.
+ * 2. An async transaction that could not be staged was published by NOTIFY.
+ *	  What comes after it, of the same session say, takes its place in the
+ *	  staging queue after that commit, and must not overtake it.  So the relay
+ *	  first looks where the places end, then reads what was notified by then,
+ *	  and takes no place beyond that end.
  *
- * 3. Independently of that, the relay NOTIFYs what was taken for native
+ * 3. append.c appends what was taken to the ring, straight from the staging
+ *	  queue; if there is no room, the events wait where they are.
+ *
+ * 4. Independently of the ring, the relay NOTIFYs what was taken for native
  *	  listeners, in batches.  A batch is one transaction of the relay; its
  *	  commit moves the mark notified.  It ends before an event that core would
- *	  fold with one of the batch: only events of publish() can be alike, since
- *	  each change event has an id of its own.  What comes back to the relay of
- *	  its own notifications is dropped; see relay.c.  While nobody listens in
+ *	  fold with one of the batch; see repeats().  What comes back to the relay of
+ *	  its own notifications is dropped; see receive.c.  While nobody listens in
  *	  this database there is nothing to send.
  *
- * 4. A batch that fails (core's queue may be full) is rolled back and tried
+ * 5. A batch that fails (core's queue may be full) is rolled back and tried
  *	  again later.  Readers of subscriptions notice nothing of that, until the
  *	  staging queue is full.
  *
- * 5. All transactions of the cluster that NOTIFY take one lock, and keep it
+ * 6. All transactions of the cluster that NOTIFY take one lock, and keep it
  *	  until their commit is over; a commit that waits for a synchronous standby
- *	  keeps it without limit.  The relay does not wait for such a one: it waits
- *	  in the lock's queue only for a time, and only while that queue moves.
+ *	  keeps it without limit.  The relay does not wait for such a commit: it
+ *	  stands in the lock's queue only for a time, and only while that queue
+ *	  moves.
  *
- * 6. A new relay goes on where the marks are.
+ * 7. The marks are in shared memory: a new relay goes on where they are.
  *
  *-------------------------------------------------------------------------
  */
-#include "relay/staged.h"
+#include "relay/relay.h"
 
 #include "access/xact.h"
-#include "base/worker.h"
 #include "catalog/pg_database.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "publish/publish.h"
-#include "relay/listen.h"
-#include "relay/pace.h"
+#include "relay/relay_internal.h"
 #include "storage/latch.h"
-#include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 /* Transactions that are taken before the relay looks at other things. */
 #define TAKE_AT_ONCE	1000
@@ -62,7 +64,7 @@
 /* After a failure, the next try comes after so long. */
 #define RETRY_MS		250
 
-/* The same, while another transaction keeps the lock of all that NOTIFY. */
+/* While another transaction keeps the lock of all that NOTIFY, after so long. */
 #define LOCK_RETRY_MS	20
 
 /* How long the relay waits for that lock; twice as long each time in a row. */
@@ -72,7 +74,7 @@
 /* A failure is logged at most so often. */
 #define LOG_EVERY_MS	5000
 
-/* Hashes of a batch's events that have no id, to find out repetitions. */
+/* Hashes of a batch's events that have no id; see repeats(). */
 typedef struct SeenEntry
 {
 	uint64		hash;
@@ -90,65 +92,41 @@ typedef struct SeenEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* What the relay keeps about the staging queue, in its own memory. */
-typedef struct StagedState
-{
-	Database   *database;
-	Staging    *staging;
-
-	StagedWalk	append;			/* the next event for the ring */
-	StagedWalk	notify;			/* the next event for native listeners */
-
-	/* the last look at the places */
-	StagedTake	take_result;
-	bool		more;			/* it ended at its limit */
-	uint64		last_pos;		/* of the transaction taken last */
-
-	/* the pass at hand; 0: none */
-	uint64		pass_end;		/* places there were when it began */
-	bool		pass_taken;		/* all of them are taken, ... */
-	uint64		pass_number;	/* ... with numbers up to this one */
-
-	/* the batch at hand */
-	StagedWalk	batch;			/* where it ends */
-	uint64		batch_number;	/* of its last event; 0: it has none */
-	seen_hash  *seen;
-	TimestampTz retry_at;		/* after a failure; 0: at once */
-
-	/* the lock of all that NOTIFY, if it was not to be had the last time */
-	bool		lock_missed;
-	VirtualTransactionId lock_holder;
-	int			lock_wait;		/* the next wait for it, in ms */
-} StagedState;
-
-static StagedState staged;
+static RelayStaged *const staged = &relay.staged;
 
 /*
- * A transaction commits.  If it is the batch's, move the mark; only a relay has
- * one.  Cannot fail.
+ * A transaction of this process commits.  If it is a batch, which only a relay
+ * has, move the mark.  Cannot fail.
  */
 void
 relay_staged_at_commit(void)
 {
-	if (staged.batch_number != 0)
-		staging_set_notified(staged.staging, staged.batch_number);
+	if (staged->batch_number != 0)
+		staging_set_notified(relay.database->staging, staged->batch_number);
+}
+
+/* Let sessions know whether staged events can be notified. */
+static void
+set_trouble(NotifyTrouble trouble)
+{
+	pg_atomic_write_u32(&relay.database->relay.notify_trouble, trouble);
 }
 
 /*
- * Decide who reads the events of the transaction, from this one on, and count
- * those as received that somebody reads.
+ * Decide who reads the events of the transaction from this one on, which has
+ * done others before it, and count those as received that somebody reads.  A
+ * transaction that was staged for an earlier use of the slot has no readers.
  */
 static void
 decide_readers(const StagedView *view, StagedEvent *event, uint32 done)
 {
 	bool		current = view->generation ==
-		pg_atomic_read_u32(&staged.database->generation);
+		pg_atomic_read_u32(&relay.database->generation);
 
 	for (; done < view->nevents; done++)
 	{
 		event->slot = current ?
-			relay_listen_count_event(staged.database,
-									 staged_event_channel(event)) : -1;
+			relay_listen_count_event(staged_event_channel(event)) : -1;
 		event = staged_event_next(event);
 	}
 }
@@ -157,24 +135,25 @@ decide_readers(const StagedView *view, StagedEvent *event, uint32 done)
  * Set up, after the relay listens; go on where the last relay was.
  */
 void
-relay_staged_init(Database *database)
+relay_staged_init(void)
 {
+	Staging    *staging = relay.database->staging;
 	StagedWalk	walk;
 
-	staged.database = database;
-	staged.staging = database->staging;
-	staged.seen = seen_create(TopMemoryContext, BATCH_EVENTS, NULL);
-	staged.lock_wait = LOCK_WAIT_MS;
-	pg_atomic_write_u32(&database->relay.notify_trouble, NOTIFY_FINE);
-	staging_recover(staged.staging, &staged.append, &staged.notify);
+	staged->seen = seen_create(TopMemoryContext, BATCH_EVENTS, NULL);
+	staged->lock_wait = LOCK_WAIT_MS;
+	set_trouble(NOTIFY_FINE);
+	staging_recover(staging, &staged->append, &staged->notify);
 
-	/* what the last relay had counted as received went with it */
-	walk = staged.append;
+	/* what the last relay had counted as received, relay_exit() took back */
+	walk = staged->append;
 	while (walk.view.transaction != NULL)
 	{
 		decide_readers(&walk.view, walk.event, walk.done);
+
+		/* on to the next transaction */
 		walk.done = walk.view.nevents - 1;
-		staging_walk_advance(staged.staging, &walk);
+		staging_walk_advance(staging, &walk);
 	}
 }
 
@@ -182,86 +161,121 @@ relay_staged_init(Database *database)
  * Taking
  */
 
-/* End the pass if all that was committed when it began is done with. */
+/*
+ * End the pass if all that was committed when it began is taken and notified.
+ */
 static void
 check_pass(void)
 {
-	if (staged.pass_end == 0)
+	Staging    *staging = relay.database->staging;
+
+	if (staged->pass_end == 0)
 		return;
-	if (!staged.pass_taken &&
-		(staged.take_result == TAKE_NOTHING ||
-		 staged.last_pos >= staged.pass_end))
+	if (!staged->pass_taken &&
+		(staged->take_result == TAKE_NOTHING ||
+		 staged->last_pos >= staged->pass_end))
 	{
-		staged.pass_taken = true;
-		staged.pass_number = staging_numbered(staged.staging);
+		staged->pass_taken = true;
+		staged->pass_number = staging_numbered(staging);
 	}
-	if (staged.pass_taken &&
-		staging_notified(staged.staging) >= staged.pass_number)
+	if (staged->pass_taken &&
+		staging_notified(staging) >= staged->pass_number)
 	{
-		staging_end_pass(staged.staging);
-		staged.pass_end = 0;
+		staging_end_pass(staging);
+		staged->pass_end = 0;
 	}
 }
 
 /*
  * Begin to take what is staged: returns the end of the places that there are.
  */
-uint64
-relay_staged_begin(void)
+static uint64
+begin_taking(void)
 {
-	staging_free(staged.staging);
-	if (staged.pass_end == 0 && !staging_idle(staged.staging))
+	Staging    *staging = relay.database->staging;
+	uint64		end;
+
+	staging_free(staging);
+	if (staged->pass_end == 0 && !staging_idle(staging))
 	{
-		staged.pass_end = staging_begin_pass(staged.staging);
-		staged.pass_taken = false;
-		staged.last_pos = 0;
+		staged->pass_end = staging_begin_pass(staging);
+		staged->pass_taken = false;
+		staged->last_pos = 0;
 	}
-	return staging_head(staged.staging);
+	end = staging_head(staging);
+
+	/*
+	 * A session counts its unstaged transaction in unstaged.begun, commits
+	 * it, and takes a place for its next one.  If we looked at begun, or read
+	 * core's queue, before we look at the end, the session could do all of
+	 * that in between, and we would take the place without what comes before
+	 * it.
+	 */
+	pg_memory_barrier();
+	return end;
 }
 
 /*
- * Take what is committed and has its place before end, which
- * relay_staged_begin() has returned; TAKE_AT_ONCE transactions at most.
+ * Take what is committed and has its place before end, which begin_taking()
+ * has returned; TAKE_AT_ONCE transactions at most.
  */
-void
-relay_staged_take(uint64 end)
+static void
+take(uint64 end)
 {
 	StagedView	view;
 	int			taken = 0;
 
-	staged.take_result = TAKE_NOTHING;
-	if (staged.pass_end != 0)
-		while (taken < TAKE_AT_ONCE &&
-			   (staged.take_result = staging_take(staged.staging, end,
-												  &staged.append,
-												  &staged.notify,
-												  &view)) == TAKE_FOUND)
-		{
-			decide_readers(&view, view.events, 0);
-			relay_pace_event(view.pid);
-			commit_append_count(staged.database, view.pid);
-			staged.last_pos = view.pos;
-			taken++;
-		}
-	staged.more = staged.take_result == TAKE_FOUND;
+	staged->take_result = TAKE_NOTHING;
+	while (staged->pass_end != 0 && taken < TAKE_AT_ONCE)
+	{
+		staged->take_result = staging_take(relay.database->staging, end,
+										   &staged->append, &staged->notify,
+										   &view);
+		if (staged->take_result != TAKE_FOUND)
+			break;
+		decide_readers(&view, view.events, 0);
+		relay_pace_event(view.pid);
+		commit_append_count(relay.database, view.pid);
+		staged->last_pos = view.pos;
+		taken++;
+	}
+	staged->more = staged->take_result == TAKE_FOUND;
 	check_pass();
 }
 
 /*
- * Take all that is committed by now and has its place before end, as
- * relay_staged_take().
+ * Take what is staged and committed, TAKE_AT_ONCE transactions at most; before
+ * that, read core's queue if it may have what must come first.
  */
 void
-relay_staged_take_all(uint64 end)
+relay_staged_take(void)
 {
+	uint64		end = begin_taking();
+
+	if (pg_atomic_read_u64(&relay.database->unstaged.begun) !=
+		pg_atomic_read_u64(&relay.database->unstaged.read))
+		relay_receive_all();
+	take(end);
+}
+
+/*
+ * Read core's queue, and take all that is staged and committed by now.  Exits
+ * if the relay is terminated.
+ */
+void
+relay_staged_take_all(void)
+{
+	uint64		end = begin_taking();
+
+	relay_receive_all();
 	for (;;)
 	{
 		worker_exit_if_terminated(0);
 		CHECK_FOR_INTERRUPTS();
-		relay_staged_take(end);
-		if (staged.more)
+		take(end);
+		if (staged->more)
 			continue;
-		if (staged.take_result != TAKE_SOON)
+		if (staged->take_result != TAKE_SOON)
 			break;
 
 		/* it takes its writer a moment, unless it is not scheduled */
@@ -276,7 +290,7 @@ relay_staged_take_all(uint64 end)
 uint64
 relay_staged_taken(void)
 {
-	return staging_numbered(staged.staging);
+	return staging_numbered(relay.database->staging);
 }
 
 /*
@@ -284,13 +298,13 @@ relay_staged_taken(void)
  */
 
 /*
- * The next event for the ring, up to that number; it stays the next.  Returns
- * false if there is none.
+ * The next event for the ring, if its number is not above upto; it stays the
+ * next.  Returns false if there is none.
  */
 bool
 relay_staged_peek(uint64 upto, StagedItem *item)
 {
-	StagedWalk *walk = &staged.append;
+	StagedWalk *walk = &staged->append;
 
 	if (walk->view.transaction == NULL || staging_walk_number(walk) > upto)
 		return false;
@@ -302,16 +316,17 @@ relay_staged_peek(uint64 upto, StagedItem *item)
 }
 
 /*
- * That event is in the ring, or nobody reads it.  No interrupt may be checked
- * for since it was appended.
+ * The event that relay_staged_peek() has returned is in the ring, or nobody
+ * reads it.  No interrupt may be checked for since it was appended: a relay that
+ * exited in between would leave it to the next one to append once more.
  */
 void
 relay_staged_appended(void)
 {
-	uint64		number = staging_walk_number(&staged.append);
+	uint64		number = staging_walk_number(&staged->append);
 
-	staging_walk_advance(staged.staging, &staged.append);
-	staging_set_appended(staged.staging, number);
+	staging_walk_advance(relay.database->staging, &staged->append);
+	staging_set_appended(relay.database->staging, number);
 }
 
 /*
@@ -327,7 +342,17 @@ native_payload(const StagedEvent *event)
 	return native ? native : staged_event_payload(event);
 }
 
-/* Would core fold the event with one of this batch? */
+/*
+ * Would core fold the event with one of this batch?
+ *
+ * Core sends notifications of one transaction that are alike only once.  But a
+ * batch has the events of several transactions, and none may be missing for
+ * that, nor one of several that are alike in a writer's transaction.  Core
+ * cannot be asked what it has pending, so a batch keeps hashes of its own.
+ * Change events have an id in their text, and are never alike: only those
+ * without, of publish(), are looked at.  Where two that differ have an equal
+ * hash, the batch is just shorter.
+ */
 static bool
 repeats(const StagedEvent *event)
 {
@@ -342,15 +367,18 @@ repeats(const StagedEvent *event)
 							   event->channel_len, 0);
 	hash = hash_bytes_extended((const unsigned char *) payload,
 							   (int) strlen(payload), hash);
-	(void) seen_insert(staged.seen, hash, &found);
+	(void) seen_insert(staged->seen, hash, &found);
 	return found;
 }
 
-/* Send as many events as a batch has, from where the walk stands. */
+/*
+ * Send as many events as a batch has, from where the walk stands.  In the
+ * batch's transaction.
+ */
 static void
 send_events(StagedWalk *walk)
 {
-	uint32		generation = pg_atomic_read_u32(&staged.database->generation);
+	uint32		generation = pg_atomic_read_u32(&relay.database->generation);
 	Size		bytes = 0;
 	int			nevents = 0;
 
@@ -365,17 +393,17 @@ send_events(StagedWalk *walk)
 				break;
 			Async_Notify(staged_event_channel(event), native_payload(event));
 		}
-		staged.batch_number = staging_walk_number(walk);
+		staged->batch_number = staging_walk_number(walk);
 		bytes += event->length;
 		nevents++;
-		staging_walk_advance(staged.staging, walk);
+		staging_walk_advance(relay.database->staging, walk);
 	}
 }
 
 /*
  * Take the lock that core takes before it commits notifications.  Returns
- * false if it is not to be had now.  May raise an error after a wait.  Must be
- * in a transaction.
+ * false if it is not to be had now.  May raise an error after a wait, 55P03 if
+ * that took too long.  Must be in a transaction.
  */
 static bool
 lock_core_queue(void)
@@ -390,21 +418,21 @@ lock_core_queue(void)
 		LOCKACQUIRE_NOT_AVAIL)
 		return true;
 
-	/* the same one as at the last try does not come to its end */
+	/* if it is held by whom it was at the last try, the queue does not move */
 	SetInvalidVirtualTransactionId(holder);
 	holders = GetLockConflicts(&tag, AccessExclusiveLock, &count);
 	if (count > 0)
 		holder = holders[0];
 	pfree(holders);
-	if (count > 0 && staged.lock_missed &&
-		VirtualTransactionIdEquals(holder, staged.lock_holder))
+	if (count > 0 && staged->lock_missed &&
+		VirtualTransactionIdEquals(holder, staged->lock_holder))
 		return false;
-	staged.lock_missed = true;
-	staged.lock_holder = holder;
+	staged->lock_missed = true;
+	staged->lock_holder = holder;
 
-	/* it moves: stand in the queue, but not for long */
-	LockTimeout = staged.lock_wait;
-	staged.lock_wait = Min(2 * staged.lock_wait, LONGEST_LOCK_WAIT_MS);
+	/* the queue moves: stand in it, but not for long */
+	LockTimeout = staged->lock_wait;
+	staged->lock_wait = Min(2 * staged->lock_wait, LONGEST_LOCK_WAIT_MS);
 	PG_TRY();
 	{
 		(void) LockAcquire(&tag, AccessExclusiveLock, false, false);
@@ -413,12 +441,12 @@ lock_core_queue(void)
 	{
 		LockTimeout = 0;
 
-		/* the wait has reset it, whatever it was set for */
+		/* the wait has reset the latch, whatever that was set for */
 		SetLatch(MyLatch);
 	}
 	PG_END_TRY();
 
-	/* it may have timed out just when it was granted: fail here, not later */
+	/* the wait may have timed out just when it ended: fail here, not later */
 	CHECK_FOR_INTERRUPTS();
 	return true;
 }
@@ -427,15 +455,14 @@ lock_core_queue(void)
 static void
 retry_batch(int ms, NotifyTrouble trouble)
 {
-	staged.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
-	pg_atomic_write_u32(&staged.database->relay.notify_trouble, trouble);
+	staged->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	set_trouble(trouble);
 }
 
-/* The batch failed: say so, and roll back. */
+/* The batch has raised an error: roll back, and say so. */
 static void
 fail_batch(void)
 {
-	static TimestampTz last_log = 0;
 	ErrorData  *error;
 
 	HOLD_INTERRUPTS();
@@ -450,7 +477,7 @@ fail_batch(void)
 		retry_batch(LOCK_RETRY_MS, NOTIFY_LOCKED);
 	else
 		retry_batch(RETRY_MS, NOTIFY_FAILING);
-	if (TimestampDifferenceExceeds(last_log, GetCurrentTimestamp(),
+	if (TimestampDifferenceExceeds(staged->logged_at, GetCurrentTimestamp(),
 								   LOG_EVERY_MS))
 	{
 		ereport(LOG,
@@ -459,22 +486,31 @@ fail_batch(void)
 						error->message),
 				 errdetail_internal("They stay in the staging queue, and are tried again.")));
 
-		/* count from when it was written, however long that took */
-		last_log = GetCurrentTimestamp();
+		/* count from when the message was written, however long that took */
+		staged->logged_at = GetCurrentTimestamp();
 	}
 	FreeErrorData(error);
 }
 
 /*
- * After a batch has failed: core moves the tail of its queue only when
- * somebody sends, which a full queue forbids, or asks for its use.  So ask, or
- * the queue would stay full when whoever held it has let go.
+ * After a batch has failed: core moves the tail of its queue only when somebody
+ * sends, which a full queue forbids, or asks how full it is.  So ask, or the
+ * queue would stay full when whoever held it has let go.
  */
 static void
 advance_core_queue(void)
 {
-	if (pg_atomic_read_u32(&staged.database->relay.notify_trouble) != NOTIFY_FINE)
+	if (pg_atomic_read_u32(&relay.database->relay.notify_trouble) != NOTIFY_FINE)
 		(void) DirectFunctionCall1(pg_notification_queue_usage, (Datum) 0);
+}
+
+/* The batch went well, or there is none: forget earlier troubles. */
+static void
+end_trouble(void)
+{
+	staged->lock_missed = false;
+	staged->lock_wait = LOCK_WAIT_MS;
+	set_trouble(NOTIFY_FINE);
 }
 
 /*
@@ -486,14 +522,18 @@ send_batch(void)
 	StartTransactionCommand();
 	advance_core_queue();
 
-	/* the lock is not kept while the batch is put together, if it is free */
-	if (staged.lock_missed && !lock_core_queue())
+	/*
+	 * The lock is not kept while the batch is put together.  Only where it
+	 * was not to be had the last time is it taken first, so that a batch is
+	 * not put together in vain.
+	 */
+	if (staged->lock_missed && !lock_core_queue())
 	{
 		CommitTransactionCommand();
 		retry_batch(LOCK_RETRY_MS, NOTIFY_LOCKED);
 		return;
 	}
-	send_events(&staged.batch);
+	send_events(&staged->batch);
 	if (!lock_core_queue())
 	{
 		AbortCurrentTransaction();
@@ -501,42 +541,42 @@ send_batch(void)
 		return;
 	}
 	CommitTransactionCommand();
-	staged.lock_missed = false;
-	staged.lock_wait = LOCK_WAIT_MS;
-	pg_atomic_write_u32(&staged.database->relay.notify_trouble, NOTIFY_FINE);
+	end_trouble();
 }
 
-/* Nobody is there who would hear of what was taken: that is notified. */
+/* Nobody listens who would hear of what was taken: count it as notified. */
 static void
-pass_notifying(void)
+skip_notifying(void)
 {
-	staging_set_notified(staged.staging, staging_numbered(staged.staging));
-	memset(&staged.notify, 0, sizeof(StagedWalk));
-	staged.retry_at = 0;
-	staged.lock_missed = false;
-	staged.lock_wait = LOCK_WAIT_MS;
-	pg_atomic_write_u32(&staged.database->relay.notify_trouble, NOTIFY_FINE);
+	Staging    *staging = relay.database->staging;
+
+	staging_set_notified(staging, staging_numbered(staging));
+	memset(&staged->notify, 0, sizeof(StagedWalk));
+	staged->retry_at = 0;
+	end_trouble();
 	check_pass();
 }
 
 /*
  * NOTIFY a batch of what was taken.  Returns whether there is more to notify
- * at once.
+ * at once.  Raises nothing: a batch that fails is tried again later.
  */
 bool
 relay_staged_notify(void)
 {
-	if (staged.notify.view.transaction != NULL &&
+	Staging    *staging = relay.database->staging;
+
+	if (staged->notify.view.transaction != NULL &&
 		!registry_has_listeners(MyDatabaseId))
-		pass_notifying();
-	staging_free(staged.staging);
-	if (staged.notify.view.transaction == NULL ||
-		(staged.retry_at != 0 && GetCurrentTimestamp() < staged.retry_at))
+		skip_notifying();
+	staging_free(staging);
+	if (staged->notify.view.transaction == NULL ||
+		(staged->retry_at != 0 && GetCurrentTimestamp() < staged->retry_at))
 		return false;
-	staged.retry_at = 0;
-	staged.batch = staged.notify;
-	staged.batch_number = 0;
-	seen_reset(staged.seen);
+	staged->retry_at = 0;
+	staged->batch = staged->notify;
+	staged->batch_number = 0;
+	seen_reset(staged->seen);
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, "notifying staged events");
 	PG_TRY();
@@ -551,14 +591,14 @@ relay_staged_notify(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 
 	/* an error that came after the commit has taken nothing back */
-	if (staging_notified(staged.staging) == staged.batch_number)
-		staged.notify = staged.batch;
+	if (staging_notified(staging) == staged->batch_number)
+		staged->notify = staged->batch;
 
-	/* the relay's other transactions are no batch */
-	staged.batch_number = 0;
+	/* so that the relay's other transactions do not move the mark */
+	staged->batch_number = 0;
 	check_pass();
-	staging_free(staged.staging);
-	return staged.retry_at == 0 && staged.notify.view.transaction != NULL;
+	staging_free(staging);
+	return staged->retry_at == 0 && staged->notify.view.transaction != NULL;
 }
 
 /*
@@ -568,8 +608,9 @@ relay_staged_notify(void)
 bool
 relay_staged_backlog(void)
 {
-	return staged.more ||
-		staging_used(staged.staging) > staging_size(staged.staging) / 2;
+	Staging    *staging = relay.database->staging;
+
+	return staged->more || staging_used(staging) > staging_size(staging) / 2;
 }
 
 /*
@@ -581,15 +622,15 @@ relay_staged_timeout(void)
 {
 	TimestampTz now;
 
-	if (staged.more)
+	if (staged->more)
 		return 0;
 
-	/* nobody tells when it is no longer in the way */
-	if (staged.take_result == TAKE_SOON)
+	/* a writer that is about to end its transaction tells nobody when it has */
+	if (staged->take_result == TAKE_SOON)
 		return 1;
-	if (staged.retry_at == 0)
+	if (staged->retry_at == 0)
 		return -1;
 	now = GetCurrentTimestamp();
-	return staged.retry_at > now ?
-		TimestampDifferenceMilliseconds(now, staged.retry_at) + 1 : 0;
+	return staged->retry_at > now ?
+		TimestampDifferenceMilliseconds(now, staged->retry_at) + 1 : 0;
 }

@@ -1,99 +1,49 @@
 /*-------------------------------------------------------------------------
  *
  * launcher.c
- *	  Which databases have a relay.
+ *	  Keeping a relay running for each database that has a slot.
  *
- * 1. The launcher is a static background worker, connected to no database.
- *	  When it starts it goes through the databases, one at a time, and starts a
- *	  relay in each; a relay that does not find the extension there leaves at
- *	  once.  After that it keeps a relay running for each database slot.  The
- *	  order is that of pgpubsub.databases; among those that one item of it lets
- *	  in, templates come last, and else the oldest first.  So if there are more
- *	  than there are slots, the same ones get them each time.
+ * 1. The launcher is a static background worker, connected to no database.  It
+ *	  finds the databases that are to have a relay (find_databases.c), and after
+ *	  that keeps a relay running for each database slot.
  *
  * 2. Only the launcher starts relays.  A relay writes its pid into its
  *	  database's slot before it does anything, under the control lock, and
- *	  leaves if there is one: so there are never two.  It takes it out again
- *	  under the same lock, and touches the slot no more.
+ *	  leaves if there is one: so there are never two.  It takes its pid out again
+ *	  under that lock, and touches the slot no more.
  *
  * 3. A relay that ends wakes the launcher, which starts the next at once when
- *	  the process is gone.
- *	  After one that ended before it listened, or by an error soon after it was
- *	  started, that is after a delay, which grows while they do so.
+ *	  the process is gone.  After a relay that ended before it listened, or by an
+ *	  error soon after it was started, the next one comes after a delay, which
+ *	  grows while they do so.
  *
- * 4. A slot marked dropping is freed when its relay has left.  If databases
- *	  were found that could get no slot, the launcher then goes through all of
- *	  them again.
+ * 4. A slot marked dropping is freed when its relay has left.
  *
- * 5. When pgpubsub.databases has changed, all databases are gone through again
- *	  too.  One that could get no slot is left out then, while none is free.
- *
- * 6. What cannot be mended by trying is tried seldom, and told seldom: why a
+ * 5. What cannot be mended by trying is tried seldom, and told seldom: why a
  *	  database may not have a relay once, that it could get no slot once until
  *	  one is free, that there are too few workers every 30 s.
  *
- * The hooks by which databases and the extension go away are in
- * database_hooks.c.
+ * How databases and the extension in them come and go is in hooks.c.
  *
  *-------------------------------------------------------------------------
  */
-#include "server/launcher.h"
+#include "server/server.h"
 
-#include "access/heapam.h"
-#include "access/htup_details.h"
-#include "access/tableam.h"
-#include "access/xact.h"
-#include "base/worker.h"
-#include "catalog/pg_database.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "registry/registry.h"
 #include "relay/relay.h"
+#include "server/server_internal.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/procarray.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "utils/varlena.h"
-
-/* The first delay after a relay that ended too soon, and the last. */
-#define FIRST_DELAY_MS	100
-#define LAST_DELAY_MS	30000
 
 /* An error within so long of its start is too soon. */
 #define SOON_MS			10000
-
-/* What has to be had from elsewhere is asked for again after so long. */
-#define RETRY_MS		1000
-
-/* So many databases are named in one warning. */
-#define NAMES_IN_WARNING	20
-
-/* A database to be looked into. */
-typedef struct Candidate
-{
-	Oid			oid;
-	char		name[NAMEDATALEN];
-	int			rank;			/* the item of the setting that lets it in */
-	bool		is_template;
-	bool		again;			/* the first look failed */
-	bool		refused;		/* has the extension, but could get no slot */
-} Candidate;
-
-/* Why a database may not have a relay. */
-typedef enum Refusal
-{
-	REFUSAL_NONE,				/* it may */
-	REFUSAL_NO_CONNECTIONS,
-	REFUSAL_INVALID,
-	REFUSAL_LEFT_OUT
-} Refusal;
 
 /* What the launcher knows of the relay that it started for a slot. */
 typedef struct Worker
@@ -101,36 +51,16 @@ typedef struct Worker
 	Oid			database;
 	BackgroundWorkerHandle *handle; /* NULL: none */
 	TimestampTz started_at;
-	int			delay;			/* ms, before the next one */
-	TimestampTz not_before;
-	Refusal		warned;			/* why it cannot have one, as was told */
-	TimestampTz refused_at;		/* when that was so; 0: it is not */
-	uint64		requested;		/* what the relay was asked for by then */
-	TimestampTz no_worker_at;	/* when it was told that none is free */
+	int			delay;			/* ms, before the next relay */
+	TimestampTz not_before;		/* the next relay */
+	Refusal		warned;			/* why it has no relay, as was warned of */
+	TimestampTz refused_at;		/* when the database was refused; 0: it is not */
+	uint64		requested;		/* requests that there were by then */
+	TimestampTz no_worker_at;	/* last warning that no worker slot is free */
 } Worker;
 
 /* One per database slot. */
 static Worker *workers = NULL;
-
-/* The relay that looks into a database, and the databases still to come. */
-static BackgroundWorkerHandle *probe = NULL;
-static TimestampTz probe_started_at;
-static Candidate *candidates = NULL;
-static int	num_candidates = 0;
-static int	max_candidates = 64;
-static int	next_candidate = 0;
-
-/* pgpubsub.databases as the list was made by; is it to be made again? */
-static char *listed_by = NULL;
-static bool list_wanted = false;
-
-/* A database was found that could get no slot; control->version then. */
-static bool none_free = false;
-static uint32 none_free_version;
-
-/* When databases may be gone through again for that, and the delay, in ms. */
-static TimestampTz list_not_before = 0;
-static int	list_delay = 0;
 
 /*
  * Register the launcher; from _PG_init(), when preloaded.
@@ -153,9 +83,11 @@ launcher_init(void)
 	RegisterBackgroundWorker(&worker);
 }
 
-/* Start a relay in the database; NULL if there is no free worker slot. */
-static BackgroundWorkerHandle *
-start_relay(Oid database, const char *name)
+/*
+ * Start a relay in the database; NULL if there is no free worker slot.
+ */
+BackgroundWorkerHandle *
+launcher_start_relay(Oid database, const char *name)
 {
 	BackgroundWorker worker = {0};
 	BackgroundWorkerHandle *handle;
@@ -179,9 +111,11 @@ start_relay(Oid database, const char *name)
 	return started ? handle : NULL;
 }
 
-/* Was *last not within LAST_DELAY_MS?  It is now, then. */
-static bool
-time_to_warn(TimestampTz *last)
+/*
+ * Was *last longer ago than LAST_DELAY_MS?  Then sets it to now.
+ */
+bool
+launcher_time_to_warn(TimestampTz *last)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -195,7 +129,7 @@ time_to_warn(TimestampTz *last)
 static void
 warn_no_worker(Worker *worker, const char *name)
 {
-	if (time_to_warn(&worker->no_worker_at))
+	if (launcher_time_to_warn(&worker->no_worker_at))
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no relay for database \"%s\"", name),
@@ -205,320 +139,19 @@ warn_no_worker(Worker *worker, const char *name)
 }
 
 /*
- * Warn now and then that no worker slot is free to look into databases.  Which
- * of them have the extension is not known, so name all that are still to come.
- */
-static void
-warn_no_probe(void)
-{
-	static TimestampTz last = 0;
-	StringInfoData names;
-	int			count = 0;
-
-	if (!time_to_warn(&last))
-		return;
-	initStringInfo(&names);
-	for (int i = next_candidate; i < num_candidates; i++)
-	{
-		if (registry_find_database(candidates[i].oid) != NULL)
-			continue;
-		if (++count > NAMES_IN_WARNING)
-		{
-			appendStringInfoString(&names, ", ...");
-			break;
-		}
-		appendStringInfo(&names, "%s\"%s\"", count > 1 ? ", " : "",
-						 candidates[i].name);
-	}
-	ereport(WARNING,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("no background worker slot is free to look for databases that want a relay"),
-			 errdetail("These have none, and may want one: %s.", names.data),
-			 errhint("Raise max_worker_processes (%d) and restart the server.",
-					 max_worker_processes)));
-	pfree(names.data);
-}
-
-/*
- * Looking at pg_database
- */
-
-/* May a relay run in the database of that row? */
-static Refusal
-find_refusal(HeapTuple tuple)
-{
-	Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
-
-	if (!form->datallowconn)
-		return REFUSAL_NO_CONNECTIONS;
-	if (database_is_invalid_form(form))
-		return REFUSAL_INVALID;
-	if (!registry_database_allowed(NameStr(form->datname)))
-		return REFUSAL_LEFT_OUT;
-	return REFUSAL_NONE;
-}
-
-/* The refusal as a sentence. */
-static const char *
-describe_refusal(Refusal refusal)
-{
-	switch (refusal)
-	{
-		case REFUSAL_NONE:
-			break;
-		case REFUSAL_NO_CONNECTIONS:
-			return "It does not allow connections (ALLOW_CONNECTIONS).";
-		case REFUSAL_INVALID:
-			return "It is invalid: DROP DATABASE was interrupted.";
-		case REFUSAL_LEFT_OUT:
-			return "The setting pgpubsub.databases leaves it out.";
-	}
-	return "";
-}
-
-/* The first of the setting's items that lets in a database of that name. */
-static int
-find_item(List *items, const char *name)
-{
-	int			index = 0;
-	ListCell   *cell;
-
-	foreach(cell, items)
-	{
-		const char *item = (const char *) lfirst(cell);
-
-		if (strcmp(item, "*") == 0 || strcmp(item, name) == 0)
-			break;
-		index++;
-	}
-	return index;
-}
-
-/* In what order databases are looked into; for qsort(). */
-static int
-compare_candidates(const void *a, const void *b)
-{
-	const Candidate *left = a;
-	const Candidate *right = b;
-
-	if (left->rank != right->rank)
-		return left->rank < right->rank ? -1 : 1;
-	if (left->is_template != right->is_template)
-		return left->is_template ? 1 : -1;
-	return left->oid < right->oid ? -1 : left->oid > right->oid ? 1 : 0;
-}
-
-/* Make the list of databases to look into, from all of pg_database. */
-static void
-list_candidates(void)
-{
-	Relation	relation;
-	TableScanDesc scan;
-	HeapTuple	tuple;
-	List	   *items;
-
-	candidates = MemoryContextAlloc(TopMemoryContext,
-									max_candidates * sizeof(Candidate));
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
-
-	/* the setting's check hook has made sure that this succeeds */
-	(void) SplitGUCList(pstrdup(pgpubsub_databases), ',', &items);
-	relation = table_open(DatabaseRelationId, AccessShareLock);
-	scan = table_beginscan_catalog(relation, 0, NULL);
-	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-	{
-		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
-
-		if (find_refusal(tuple) != REFUSAL_NONE)
-			continue;
-		if (num_candidates == max_candidates)
-		{
-			max_candidates *= 2;
-			candidates = repalloc(candidates,
-								  max_candidates * sizeof(Candidate));
-		}
-		candidates[num_candidates].oid = form->oid;
-		strlcpy(candidates[num_candidates].name, NameStr(form->datname),
-				NAMEDATALEN);
-		candidates[num_candidates].rank =
-			find_item(items, NameStr(form->datname));
-		candidates[num_candidates].is_template = form->datistemplate;
-		candidates[num_candidates].again = false;
-		candidates[num_candidates].refused = false;
-		num_candidates++;
-	}
-	table_endscan(scan);
-	table_close(relation, AccessShareLock);
-	CommitTransactionCommand();
-	qsort(candidates, num_candidates, sizeof(Candidate), compare_candidates);
-}
-
-/*
- * The name of the database, if it exists; *refusal is why it may not have a
- * relay.
- */
-static bool
-look_up_database(Oid oid, char *name, Refusal *refusal)
-{
-	Relation	relation;
-	TableScanDesc scan;
-	HeapTuple	tuple;
-	bool		found = false;
-
-	*refusal = REFUSAL_NONE;
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
-	relation = table_open(DatabaseRelationId, AccessShareLock);
-	scan = table_beginscan_catalog(relation, 0, NULL);
-	while (!found && (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-	{
-		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
-
-		if (form->oid != oid)
-			continue;
-		found = true;
-		strlcpy(name, NameStr(form->datname), NAMEDATALEN);
-		*refusal = find_refusal(tuple);
-	}
-	table_endscan(scan);
-	table_close(relation, AccessShareLock);
-	CommitTransactionCommand();
-	return found;
-}
-
-/*
  * Keeping relays running
  */
 
-/* Is the worker that was started still there? */
-static bool
-worker_alive(BackgroundWorkerHandle *handle)
+/*
+ * Is the worker that was started still there, or about to be?
+ */
+bool
+launcher_worker_alive(BackgroundWorkerHandle *handle)
 {
 	pid_t		pid;
 
 	return handle != NULL &&
 		GetBackgroundWorkerPid(handle, &pid) != BGWH_STOPPED;
-}
-
-/* Is every slot taken?  If so, notes it. */
-static bool
-note_none_free(void)
-{
-	bool		found;
-
-	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
-	found = registry_lookup_database(InvalidOid) != NULL;
-	if (!found)
-	{
-		none_free = true;
-		none_free_version = pg_atomic_read_u32(&pgpubsub_control->version);
-	}
-	LWLockRelease(pgpubsub_control->lock);
-	return !found;
-}
-
-/* Go through all databases again, whether or not that was done. */
-static void
-list_again(void)
-{
-	Candidate  *old = candidates;
-	int			num_old = num_candidates;
-
-	Assert(probe == NULL);
-	list_wanted = false;
-	num_candidates = next_candidate = 0;
-	none_free = false;
-	list_candidates();
-	for (int i = 0; i < num_candidates; i++)
-	{
-		for (int j = 0; j < num_old; j++)
-		{
-			if (old[j].oid == candidates[i].oid)
-				candidates[i].refused |= old[j].refused;
-		}
-	}
-	pfree(old);
-}
-
-/*
- * The probe has ended.  If the database has no slot now, and was not found
- * without the extension, there was none left for it, as it has told; or the
- * worker failed: look into it once more at the end.
- */
-static void
-end_probe(void)
-{
-	Candidate  *candidate = &candidates[next_candidate - 1];
-
-	pfree(probe);
-	probe = NULL;
-	candidate->refused = false;
-	if (pgpubsub_control->probed == candidate->oid ||
-		registry_find_database(candidate->oid) != NULL)
-		return;
-	candidate->refused = note_none_free();
-	if (candidate->refused || candidate->again)
-		return;
-	if (num_candidates == max_candidates)
-	{
-		max_candidates *= 2;
-		candidates = repalloc(candidates, max_candidates * sizeof(Candidate));
-		candidate = &candidates[next_candidate - 1];
-	}
-	candidates[num_candidates] = *candidate;
-	candidates[num_candidates++].again = true;
-}
-
-/* Look into the next database, when the last was looked into. */
-static void
-advance_probe(void)
-{
-	Candidate  *candidate;
-
-	if (worker_alive(probe))
-		return;
-	if (probe)
-		end_probe();
-	if (list_wanted)
-		list_again();
-	while (next_candidate < num_candidates)
-	{
-		candidate = &candidates[next_candidate];
-
-		/* it may have got its slot by itself, or would be told the same */
-		if (registry_find_database(candidate->oid) != NULL ||
-			(candidate->refused && note_none_free()))
-		{
-			next_candidate++;
-			continue;
-		}
-		probe_started_at = GetCurrentTimestamp();
-		probe = start_relay(candidate->oid, candidate->name);
-		if (probe)
-			next_candidate++;
-		else
-			warn_no_probe();
-		return;
-	}
-}
-
-/*
- * If the probe looks into this database, which has a slot now, it is the slot's
- * relay, or is about to find that it has one: wait for its end like for that of
- * any other.
- */
-static void
-adopt_probe(Worker *worker)
-{
-	if (probe == NULL || worker->handle != NULL ||
-		candidates[next_candidate - 1].oid != worker->database)
-		return;
-	worker->handle = probe;
-	worker->started_at = probe_started_at;
-	probe = NULL;
 }
 
 /* What a slot wants, as the launcher sees it. */
@@ -530,7 +163,10 @@ typedef struct SlotView
 	bool		held;
 } SlotView;
 
-/* Look at the slot; free it if that is due. */
+/*
+ * Look at the slot; free it if that is due.  A process that has ended without
+ * letting go of the slot holds it no more.
+ */
 static void
 view_slot(Database *database, SlotView *view)
 {
@@ -549,8 +185,9 @@ view_slot(Database *database, SlotView *view)
 }
 
 /*
- * Wait longer after each relay of the slot that ended too soon.  One that was
- * asked to leave, or terminated, did not.
+ * The slot's relay has ended.  Wait longer after each that ended too soon; one
+ * that was asked to leave, or terminated, did not.  (No lock is needed: nobody
+ * but a relay and the launcher writes what is read here.)
  */
 static void
 note_end(Worker *worker, Database *database)
@@ -569,7 +206,7 @@ note_end(Worker *worker, Database *database)
 	worker->not_before = TimestampTzPlusMilliseconds(now, worker->delay);
 }
 
-/* Warn, unless that was told, why the database of a slot has no relay. */
+/* Warn why the database of a slot has no relay, once for each reason. */
 static void
 warn_cannot(Worker *worker, const char *name, Refusal refusal)
 {
@@ -593,7 +230,7 @@ drop_slot(Database *database, Oid oid)
 	LWLockRelease(pgpubsub_control->lock);
 }
 
-/* Say why the database has no relay, if the slot is its and it has none. */
+/* Let sessions know why the database has no relay, if it still has none. */
 static void
 set_unavailable(Database *database, Oid oid, RelayUnavailable unavailable)
 {
@@ -603,7 +240,10 @@ set_unavailable(Database *database, Oid oid, RelayUnavailable unavailable)
 	LWLockRelease(pgpubsub_control->lock);
 }
 
-/* A relay that ends without having come further is one that came nowhere. */
+/*
+ * A relay is about to be started.  One that ends before it writes into the slot
+ * must not be taken for the last one that listened.
+ */
 static void
 expect_relay(Database *database, Oid oid)
 {
@@ -639,7 +279,7 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 	worker->warned = REFUSAL_NONE;
 	expect_relay(database, view->oid);
 	worker->started_at = GetCurrentTimestamp();
-	worker->handle = start_relay(view->oid, name);
+	worker->handle = launcher_start_relay(view->oid, name);
 	if (worker->handle == NULL)
 	{
 		set_unavailable(database, view->oid, RELAY_NO_WORKER);
@@ -663,8 +303,8 @@ next_start(Database *database, Worker *worker)
 }
 
 /*
- * See to it that the slot has a relay, if it shall.  Returns how long the
- * launcher may sleep on its account, in ms; -1 for ever.
+ * See to it that the slot has a relay, if it is to have one.  Returns how long
+ * the launcher may sleep as far as this slot is concerned, in ms; -1 for ever.
  */
 static long
 supervise(Database *database, Worker *worker)
@@ -682,13 +322,13 @@ supervise(Database *database, Worker *worker)
 		memset(worker, 0, sizeof(Worker));
 		worker->database = view.oid;
 	}
-	if (OidIsValid(view.oid))
-		adopt_probe(worker);
-	if (worker->handle && !worker_alive(worker->handle))
+	if (OidIsValid(view.oid) && worker->handle == NULL)
+		worker->handle = search_give_probe(view.oid, &worker->started_at);
+	if (worker->handle && !launcher_worker_alive(worker->handle))
 		note_end(worker, database);
 	if (!OidIsValid(view.oid) || view.dropping || view.running ||
 		view.held || worker->handle != NULL)
-		return view.held ? 1000 : -1;
+		return view.held ? RETRY_MS : -1;
 
 	now = GetCurrentTimestamp();
 	start = next_start(database, worker);
@@ -699,7 +339,10 @@ supervise(Database *database, Worker *worker)
 		TimestampDifferenceMilliseconds(now, next_start(database, worker)) + 1;
 }
 
-/* Go through all slots once; how long the launcher may sleep, as above. */
+/*
+ * Go through all slots once.  Returns how long the launcher may sleep, in ms;
+ * -1 for ever.
+ */
 static long
 supervise_all(void)
 {
@@ -718,7 +361,7 @@ supervise_all(void)
 
 /*
  * Ask the slot's relay to leave, if it has one.  Nothing more is staged from
- * now on; what is, the relay sends before it goes.
+ * now on; what is staged, the relay sends before it leaves.
  */
 static void
 send_away(Database *database, Oid oid)
@@ -727,6 +370,13 @@ send_away(Database *database, Oid oid)
 	if (database->oid == oid && database->relay.pid != 0)
 	{
 		pg_atomic_write_u32(&database->relay.unavailable, RELAY_LEFT_OUT);
+
+		/*
+		 * A writer takes a place and then looks at unavailable; the relay
+		 * sees that it is to leave and then looks for places.  If it saw that
+		 * before writers see unavailable, both might miss the other, and the
+		 * place would stay with nobody to take it.
+		 */
 		pg_memory_barrier();
 		database->relay.leave = true;
 	}
@@ -744,7 +394,7 @@ review_slots(void)
 	for (int i = 0; i < pgpubsub_max_databases; i++)
 	{
 		Database   *database = &pgpubsub_control->databases[i];
-		Oid			oid = database->oid;
+		Oid			oid = database->oid;	/* send_away() looks again */
 		char		name[NAMEDATALEN];
 		Refusal		refusal;
 
@@ -755,48 +405,7 @@ review_slots(void)
 	}
 }
 
-/* Look into databases that pgpubsub.databases lets in since it was changed. */
-static void
-follow_setting(void)
-{
-	if (listed_by != NULL && strcmp(listed_by, pgpubsub_databases) == 0)
-		return;
-	if (listed_by != NULL)
-	{
-		pfree(listed_by);
-		list_wanted = true;
-		pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
-	}
-	listed_by = MemoryContextStrdup(TopMemoryContext, pgpubsub_databases);
-}
-
-/*
- * Go through the databases again if some could get no slot and one has become
- * free since.  Returns how long the launcher may sleep until then, in ms; -1
- * for ever.
- */
-static long
-look_for_refused(void)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (!none_free || list_wanted || next_candidate < num_candidates ||
-		probe != NULL ||
-		pg_atomic_read_u32(&pgpubsub_control->version) == none_free_version)
-		return -1;
-	if (list_not_before > now)
-		return TimestampDifferenceMilliseconds(now, list_not_before) + 1;
-
-	/* slots that come and go shall not have the log filled */
-	if (TimestampDifferenceExceeds(list_not_before, now, LAST_DELAY_MS))
-		list_delay = 0;
-	list_delay = Min(Max(2 * list_delay, FIRST_DELAY_MS), LAST_DELAY_MS);
-	list_not_before = TimestampTzPlusMilliseconds(now, list_delay);
-	list_again();
-	return 0;
-}
-
-/* At exit: nobody is to be woken any more. */
+/* At exit: there is no launcher to be woken any more. */
 static void
 launcher_exit(int code, Datum arg)
 {
@@ -814,7 +423,10 @@ pgpubsub_launcher_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
-	/* connected to no database, it has only what the configuration sets */
+	/*
+	 * connected to no database, the launcher has only what the configuration
+	 * sets
+	 */
 	SetConfigOption("default_transaction_isolation", "read committed",
 					PGC_SUSET, PGC_S_OVERRIDE);
 
@@ -823,13 +435,12 @@ pgpubsub_launcher_main(Datum arg)
 						(uint32) PGPUBSUB_MY_PROCNO);
 	workers = MemoryContextAllocZero(TopMemoryContext,
 									 pgpubsub_max_databases * sizeof(Worker));
-	list_candidates();
-	follow_setting();
+	search_begin();
 
 	for (;;)
 	{
 		long		timeout;
-		long		look;
+		long		search;
 
 		/* the status has the postmaster start it again, if the server goes on */
 		worker_exit_if_terminated(1);
@@ -839,16 +450,13 @@ pgpubsub_launcher_main(Datum arg)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 			review_slots();
-			follow_setting();
+			search_follow_setting();
 		}
 		timeout = supervise_all();
-		advance_probe();
-		look = look_for_refused();
-		if (look >= 0 && (timeout < 0 || timeout > look))
-			timeout = look;
-		if (next_candidate < num_candidates &&
-			(timeout < 0 || timeout > RETRY_MS))
-			timeout = RETRY_MS;
+		search_advance();
+		search = search_timeout();
+		if (search >= 0 && (timeout < 0 || timeout > search))
+			timeout = search;
 		pgstat_report_activity(STATE_IDLE, NULL);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * database_hooks.c
+ * hooks.c
  *	  How databases, the extension in them, and roles come and go.
  *
  * 1. CREATE EXTENSION calls relay_start(), which has a relay started although
@@ -10,35 +10,30 @@
  *
  * 2. DROP EXTENSION has the slot freed, at commit.
  *
- * 3. DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE RENAME and
- *	  SET TABLESPACE need the database for themselves.  The session holds the
- *	  slot until its transaction ends, or the subtransaction that took it is
- *	  rolled back: the relay leaves, and none is started.  A transaction may
- *	  rename several databases, so it may hold as many slots as there are.
- *	  Only a role that may run the command gets that far.
+ * 3. Commands that need a database for themselves hold it; see
+ *	  hold_database.c.
  *
- * 4. DROP OWNED and REASSIGN OWNED, once core has done its part, do the same
- *	  to the subscriptions of this database.  DROP ROLE cannot: it means all
- *	  databases.  At commit it has every relay read its table again, and that
- *	  removes the subscriptions whose owner is no more.  (Not when it is a
- *	  prepared transaction that is committed: then that waits until the table
- *	  is next read.)
+ * 4. DROP OWNED and REASSIGN OWNED, once core has done its part, do to the
+ *	  subscriptions of this database what core does to its objects.  DROP ROLE
+ *	  cannot: it means all databases.  At commit it has every relay read its
+ *	  table again, and that removes the subscriptions whose owner is no more.
+ *	  (Not when it is a prepared transaction that is committed: then that waits
+ *	  until the table is next read.)
  *
  * 5. A publication that has the table of subscriptions in it is worth a
- *	  WARNING; see replication.c.
+ *	  WARNING; see replication_warning.c.
  *
  * 6. Where CREATE or ALTER EXTENSION wants a function that the library lacks, a
  *	  hint says that the server goes on with the library of its start.
  *
  * 7. DISCARD ALL ends the session's temporary subscriptions.
  *
- * 8. LISTEN tells the relay that somebody listens; see registry/database.c.
+ * 8. LISTEN tells the relay that somebody listens; see database.c.
  *
  *-------------------------------------------------------------------------
  */
-#include "server/database_hooks.h"
+#include "server/server.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "base/nesting.h"
@@ -47,7 +42,6 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
-#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -55,192 +49,44 @@
 #include "read/replication_warning.h"
 #include "read/subscribe.h"
 #include "read/subscription_table.h"
-#include "registry/registry.h"
+#include "server/server_internal.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
-
-/* How long to wait for a relay to leave; core itself waits 5 s after that. */
-#define LEAVE_TIMEOUT_MS	10000
 
 static object_access_hook_type prev_object_access_hook = NULL;
 static ProcessUtility_hook_type prev_process_utility_hook = NULL;
 
-/* A slot that this transaction holds. */
-typedef struct Held
+/* What this transaction has done. */
+typedef struct Changes
 {
-	Database   *database;
-	bool		is_dropped;		/* the database goes away if this commits */
-	int			level;			/* nesting level that holds it */
-} Held;
+	/* CREATE and DROP EXTENSION: nesting level, or 0 */
+	int			created;
+	int			dropped;
+	bool		drop_was_last;	/* of the two */
 
-/*
- * What this transaction holds, each slot once.  There is room for all of
- * them before the first is held, so letting go cannot fail.
- */
-static Held *held = NULL;
-static int	num_held = 0;
+	bool		role_dropped;	/* a savepoint may have undone that */
+} Changes;
 
-/*
- * This transaction's CREATE and DROP EXTENSION: nesting level, or 0; and
- * which came last.
- */
-static int	created_level = 0;
-static int	dropped_level = 0;
-static bool drop_was_last = false;
-
-/* This transaction has dropped a role, unless a savepoint undid that. */
-static bool role_dropped = false;
+static Changes changes;
 
 PG_FUNCTION_INFO_V1(pgpubsub_relay_start);
-
-/*
- * Ask the slot's relay to leave, if it is still that database's.  The control
- * lock is not held.
- */
-static void
-ask_to_leave(Database *database, Oid oid)
-{
-	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay.pid != 0)
-		database->relay.leave = true;
-	LWLockRelease(pgpubsub_control->lock);
-	registry_wake(&database->relay.procno);
-}
-
-/* Is the slot still that database's, and does its relay run? */
-static bool
-relay_runs(Database *database, Oid oid)
-{
-	bool		runs;
-
-	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
-	runs = database->oid == oid && database->relay.pid != 0;
-	LWLockRelease(pgpubsub_control->lock);
-	return runs;
-}
-
-/* Wait until the slot's relay has left, for LEAVE_TIMEOUT_MS at most. */
-static void
-wait_until_left(Database *database, Oid oid)
-{
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   LEAVE_TIMEOUT_MS);
-
-	ConditionVariablePrepareToSleep(&database->relay.cv);
-	while (relay_runs(database, oid))
-	{
-		long		left =
-		TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
-
-		CHECK_FOR_INTERRUPTS();
-		if (left <= 0)
-			break;
-		ConditionVariableTimedSleep(&database->relay.cv, left,
-									pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_EXIT));
-	}
-	ConditionVariableCancelSleep();
-}
-
-/* This transaction's entry for the slot; a new one if it has none. */
-static Held *
-find_held(Database *database)
-{
-	for (int i = 0; i < num_held; i++)
-	{
-		if (held[i].database == database)
-			return &held[i];
-	}
-	Assert(num_held < pgpubsub_max_databases);
-	held[num_held].database = database;
-	return &held[num_held++];
-}
-
-/*
- * Write this process into the slot, if it is still that database's.  Returns
- * whether it is there; another process may be.
- */
-static bool
-take_hold(Database *database, Oid oid, bool is_dropped)
-{
-	bool		result;
-
-	if (held == NULL)
-		held = MemoryContextAlloc(TopMemoryContext,
-								  pgpubsub_max_databases * sizeof(Held));
-	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->hold_pid == 0)
-	{
-		Held	   *entry = find_held(database);
-
-		database->hold_pid = MyProcPid;
-		entry->is_dropped = is_dropped;
-		entry->level = GetCurrentTransactionNestLevel();
-	}
-	result = database->oid == oid && database->hold_pid == MyProcPid;
-	LWLockRelease(pgpubsub_control->lock);
-	return result;
-}
-
-/* Keep relays out of the database until this (sub)transaction ends. */
-static void
-hold_database(Oid oid, bool is_dropped)
-{
-	Database   *database = registry_find_database(oid);
-
-	if (database != NULL && take_hold(database, oid, is_dropped))
-	{
-		ask_to_leave(database, oid);
-		wait_until_left(database, oid);
-	}
-}
-
-/*
- * Let relays into the databases again that this nesting level or one below it
- * holds; free the slots of those that went away.  Cannot fail.
- */
-static void
-release_databases(int level, bool commit)
-{
-	int			left = 0;
-
-	if (num_held == 0)
-		return;
-	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < num_held; i++)
-	{
-		Database   *database = held[i].database;
-
-		if (held[i].level < level)
-			held[left++] = held[i];
-
-		/* a slot that was freed meanwhile is nobody's, or another's */
-		else if (database->hold_pid == MyProcPid)
-		{
-			database->hold_pid = 0;
-			if (commit && held[i].is_dropped)
-				database->dropping = true;
-		}
-	}
-	LWLockRelease(pgpubsub_control->lock);
-	num_held = left;
-	registry_wake(&pgpubsub_control->launcher_procno);
-}
 
 /*
  * The extension
  */
 
-/* The CREATE EXTENSION stands, or not. */
+/*
+ * The CREATE EXTENSION of this transaction is committed: have the relay read
+ * the table.  Or it is undone: the relay is to leave.  Cannot fail.
+ */
 static void
 end_creation(bool commit)
 {
 	Database   *database = registry_my_database(false);
 
-	created_level = 0;
+	changes.created = 0;
 	if (database == NULL)
 		return;
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
@@ -257,21 +103,26 @@ end_creation(bool commit)
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
-/* The DROP EXTENSION stands: free the slot. */
+/* The DROP EXTENSION is committed: have the slot freed.  Cannot fail. */
 static void
 commit_drop(void)
 {
 	Database   *database = registry_my_database(false);
 
-	dropped_level = 0;
+	changes.dropped = 0;
 	if (database == NULL)
 		return;
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 
-	/* nothing more is staged; what is, the relay sends before it leaves */
+	/*
+	 * nothing more is staged; what is staged, the relay sends before it
+	 * leaves
+	 */
 	if (database->oid == MyDatabaseId)
 	{
 		pg_atomic_write_u32(&database->relay.unavailable, RELAY_LEFT_OUT);
+
+		/* as for relay.leave in send_away() of launcher.c */
 		pg_memory_barrier();
 		database->dropping = true;
 	}
@@ -284,7 +135,10 @@ commit_drop(void)
  * Roles
  */
 
-/* The DROP ROLE stands: have relays look whose subscriptions are left. */
+/*
+ * The DROP ROLE is committed: have all relays look for subscriptions whose owner
+ * is no more.  Cannot fail.
+ */
 static void
 commit_role_drop(void)
 {
@@ -292,7 +146,7 @@ commit_role_drop(void)
 	{
 		Database   *database = &pgpubsub_control->databases[i];
 
-		/* a slot that is free, or just taken, is not harmed by it */
+		/* no lock: a slot that is free, or just taken, is not harmed */
 		pg_atomic_fetch_add_u64(&database->requests.reload, 1);
 		registry_request(database);
 	}
@@ -314,8 +168,8 @@ role_oids(List *roles)
 
 /*
  * DROP OWNED or REASSIGN OWNED has run, so the user may run it: do to
- * subscriptions what it has done to core's objects.  It must not fail for
- * want of the table.
+ * subscriptions what the command has done to core's objects.  The command must
+ * not fail because the table of subscriptions is gone.
  */
 static void
 follow_command(Node *command)
@@ -358,8 +212,8 @@ name_publication(Node *command)
 
 /*
  * The command has run: warn if the table of subscriptions is in the
- * publication; in any, if it is NULL.  Where nothing can be replicated, which
- * core says by a warning of its own, that would only be in the way.
+ * publication; in any publication, if that is NULL.  Where nothing can be
+ * replicated core warns of that, and our warning would only be in the way.
  */
 static void
 warn_of_publication(const char *publication)
@@ -380,9 +234,9 @@ warn_of_publication(const char *publication)
  * the extension.
  */
 void
-database_hooks_pre_prepare(void)
+hooks_pre_prepare(void)
 {
-	if (created_level > 0 || dropped_level > 0)
+	if (changes.created > 0 || changes.dropped > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot prepare a transaction that has created or dropped extension pgpubsub"),
@@ -393,19 +247,19 @@ database_hooks_pre_prepare(void)
  * The transaction has ended.  Cannot fail.
  */
 void
-database_hooks_at_end(bool commit)
+hooks_at_end(bool commit)
 {
-	bool		created = created_level > 0;
+	bool		created = changes.created > 0;
 
 	if (created)
 		end_creation(commit);
-	if (dropped_level > 0 && commit && (drop_was_last || !created))
+	if (changes.dropped > 0 && commit && (changes.drop_was_last || !created))
 		commit_drop();
-	if (role_dropped && commit)
+	if (changes.role_dropped && commit)
 		commit_role_drop();
-	created_level = dropped_level = 0;
-	role_dropped = false;
-	release_databases(0, commit);
+	changes.created = changes.dropped = 0;
+	changes.role_dropped = false;
+	hold_release(0, commit);
 }
 
 /*
@@ -413,24 +267,23 @@ database_hooks_at_end(bool commit)
  * held.  Cannot fail.
  */
 void
-database_hooks_at_subcommit(int level)
+hooks_at_subcommit(int level)
 {
-	nesting_subcommit(&created_level, level);
-	nesting_subcommit(&dropped_level, level);
-	for (int i = 0; i < num_held; i++)
-		nesting_subcommit(&held[i].level, level);
+	nesting_subcommit(&changes.created, level);
+	nesting_subcommit(&changes.dropped, level);
+	hold_at_subcommit(level);
 }
 
 /*
  * The subtransaction of that level was rolled back.  Cannot fail.
  */
 void
-database_hooks_at_subabort(int level)
+hooks_at_subabort(int level)
 {
-	if (nesting_subabort(&created_level, level))
+	if (nesting_subabort(&changes.created, level))
 		end_creation(false);
-	(void) nesting_subabort(&dropped_level, level);
-	release_databases(level, false);
+	(void) nesting_subabort(&changes.dropped, level);
+	hold_release(level, false);
 }
 
 /*
@@ -505,8 +358,8 @@ pgpubsub_relay_start(PG_FUNCTION_ARGS)
 	}
 	if (creating_extension)
 	{
-		created_level = GetCurrentTransactionNestLevel();
-		drop_was_last = false;
+		changes.created = GetCurrentTransactionNestLevel();
+		changes.drop_was_last = false;
 	}
 	registry_wake(&pgpubsub_control->launcher_procno);
 	PG_RETURN_BOOL(true);
@@ -528,98 +381,13 @@ hooks_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 	if (class_id == DatabaseRelationId)
 		hold_database(object_id, true);
 	else if (class_id == AuthIdRelationId)
-		role_dropped = true;
+		changes.role_dropped = true;
 	else if (class_id == ExtensionRelationId &&
 			 object_id == get_extension_oid(PGPUBSUB_EXTENSION, true))
 	{
-		dropped_level = GetCurrentTransactionNestLevel();
-		drop_was_last = true;
+		changes.dropped = GetCurrentTransactionNestLevel();
+		changes.drop_was_last = true;
 	}
-}
-
-/* May the current user create databases? */
-static bool
-may_create_databases(void)
-{
-	HeapTuple	tuple;
-	bool		result = false;
-
-	if (superuser())
-		return true;
-	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-	if (HeapTupleIsValid(tuple))
-	{
-		result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
-		ReleaseSysCache(tuple);
-	}
-	return result;
-}
-
-/* May the current user copy the database? */
-static bool
-may_copy_database(Oid oid)
-{
-	HeapTuple	tuple;
-	bool		is_template;
-
-	if (!may_create_databases())
-		return false;
-	if (PGPUBSUB_OWNS_DATABASE(oid, GetUserId()))
-		return true;
-	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(oid));
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	is_template = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
-	ReleaseSysCache(tuple);
-	return is_template;
-}
-
-/* The value of the option of that name, as a string; NULL if not given. */
-static const char *
-find_option(List *options, const char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, options)
-	{
-		DefElem    *option = lfirst_node(DefElem, cell);
-
-		if (strcmp(option->defname, name) == 0 && option->arg != NULL)
-			return defGetString(option);
-	}
-	return NULL;
-}
-
-/* Hold the database that the command needs for itself, if any. */
-static void
-hold_for_command(Node *command)
-{
-	const char *name = NULL;
-	bool		copy = false;
-	Oid			oid;
-
-	if (IsA(command, CreatedbStmt))
-	{
-		name = find_option(((CreatedbStmt *) command)->options, "template");
-		if (name == NULL)
-			name = "template1";
-		copy = true;
-	}
-	else if (IsA(command, RenameStmt) &&
-			 ((RenameStmt *) command)->renameType == OBJECT_DATABASE)
-		name = ((RenameStmt *) command)->subname;
-	else if (IsA(command, AlterDatabaseStmt) &&
-			 find_option(((AlterDatabaseStmt *) command)->options,
-						 "tablespace") != NULL)
-		name = ((AlterDatabaseStmt *) command)->dbname;
-	if (name == NULL)
-		return;
-
-	oid = get_database_oid(name, true);
-	if (OidIsValid(oid) && (copy || oid != MyDatabaseId) &&
-		(copy ? may_copy_database(oid) :
-		 PGPUBSUB_OWNS_DATABASE(oid, GetUserId())))
-		hold_database(oid, false);
 }
 
 /* Is the command to create or update the extension? */
@@ -696,7 +464,7 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
  * Set up this file; from _PG_init(), when preloaded.
  */
 void
-database_hooks_init(void)
+hooks_init(void)
 {
 	prev_object_access_hook = object_access_hook;
 	object_access_hook = hooks_object_access;
