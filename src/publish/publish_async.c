@@ -430,7 +430,7 @@ reserve_place(void)
 	/* whoever must not wait may still have his turn at once */
 	staging_queue_up(database->staging, end.bytes);
 	queued = true;
-	if (transaction_may_be_awaited)
+	if (transaction_may_be_awaited())
 		(void) take_queued_place();
 	else
 		wait_in_queue();
@@ -448,7 +448,7 @@ stage(void)
 		return false;
 	if (pg_atomic_read_u32(&database->relay.state) == RELAY_FULL)
 	{
-		if (transaction_may_be_awaited)
+		if (transaction_may_be_awaited())
 			return false;
 		channel = find_bound_channel();
 		if (channel)
@@ -458,7 +458,7 @@ stage(void)
 		return false;
 	if (end.bytes > staging_max_transaction(database->staging))
 	{
-		if (!transaction_may_be_awaited)
+		if (!transaction_may_be_awaited())
 			wait_until_notified();
 		return false;
 	}

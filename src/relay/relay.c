@@ -431,7 +431,7 @@ set_relay_state(RelayState state)
  * What is in the inbox is lost, as the next relay will say: the numbers of its
  * events are given to others.  So no position may be beyond what is in the
  * ring, and nobody may hold less than what comes there next.  (The cursors of
- * open transactions follow when they find the gap; see reader_sync().)  The
+ * open transactions follow when they find the gap; see position_sync().)  The
  * database's lock is held, exclusive.
  */
 static void

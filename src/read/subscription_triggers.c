@@ -1,0 +1,207 @@
+/*-------------------------------------------------------------------------
+ *
+ * subscription_triggers.c
+ *	  What becomes of the table of subscriptions when others write it.
+ *
+ * 1. Somebody may write the table by hand.  Then the relay reads it again when
+ *	  that is committed, and takes the subscriptions over.
+ *
+ * 2. Rows that pg_restore brings were made in another database, perhaps in one
+ *	  that goes on.  Until they are used here, they hold nobody's queue; so
+ *	  each row has the oid of the database that it was made in.
+ *
+ * 3. A publication FOR ALL TABLES has the table in it, as an extension cannot
+ *	  keep it out.  But subscriptions belong to the database that they were
+ *	  made in.  What pgpubsub writes is not decoded, see undecoded_write.c.
+ *	  What a subscriber's workers would write all the same, the initial copy
+ *	  and rows that were written by hand, a trigger discards.  It is enabled
+ *	  ALWAYS, for other triggers do not fire in those workers.  A TRUNCATE
+ *	  cannot be discarded: the rows are kept aside before it and put back
+ *	  after it.
+ *
+ * 4. A subscriber without the extension has no such table: CREATE SUBSCRIPTION
+ *	  fails there, and rows written by hand stop it.  A WARNING says so, when
+ *	  the publication or the extension is created.
+ *
+ * The triggers do nothing to what pgpubsub itself writes; see
+ * subscription_table_writing().
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "read/read_internal.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "replication/logicalworker.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+/* The rows that are to outlive a TRUNCATE, in TopTransactionContext. */
+static List *kept_rows = NIL;
+
+PG_FUNCTION_INFO_V1(pgpubsub_subscription_changed);
+PG_FUNCTION_INFO_V1(pgpubsub_subscription_inserted);
+PG_FUNCTION_INFO_V1(pgpubsub_subscription_replicated);
+
+/*
+ * pgpubsub.subscription_changed() RETURNS trigger, per statement: has the relay
+ * read the table again when what somebody has written there is committed.
+ */
+Datum
+pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation) !=
+		subscription_table_oid())
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("pgpubsub.subscription_changed() was not called as the trigger of its table"),
+				 errhint("It is the trigger of table pgpubsub.subscription.")));
+	if (!subscription_table_writing())
+		subscription_table_written();
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * pgpubsub.subscription_inserted() RETURNS trigger, per row: sets the column
+ * made_in.  A row without a value there is written by hand, and so made here.  A
+ * row with one comes from pg_restore, and so from elsewhere; it gets 0, because
+ * its database might by chance have the oid that this one has.
+ */
+Datum
+pgpubsub_subscription_inserted(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	HeapTuple	tuple;
+	TupleDesc	desc;
+	int			column;
+	Datum		made_in;
+	bool		isnull;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(data->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
+		RelationGetRelid(data->tg_relation) != subscription_table_oid())
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("pgpubsub.subscription_inserted() was not called as the trigger of its table"),
+				 errhint("It is a trigger of table pgpubsub.subscription.")));
+	tuple = data->tg_trigtuple;
+	desc = RelationGetDescr(data->tg_relation);
+	column = SPI_fnumber(desc, "made_in");
+	if (subscription_table_writing() || column <= 0)
+		return PointerGetDatum(tuple);
+
+	(void) heap_getattr(tuple, column, desc, &isnull);
+	made_in = ObjectIdGetDatum(isnull ? MyDatabaseId : InvalidOid);
+	isnull = false;
+	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 1, &column,
+													 &made_in, &isnull));
+}
+
+/* Keep the table's rows aside, before a TRUNCATE. */
+static void
+keep_rows(void)
+{
+	MemoryContext old;
+
+	SPI_connect();
+	subscription_table_read("SELECT s FROM pgpubsub.subscription AS s",
+							0, NULL, NULL, false);
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	kept_rows = NIL;
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		row = SPI_getbinval(SPI_tuptable->vals[i],
+										SPI_tuptable->tupdesc, 1, &isnull);
+
+		kept_rows = lappend(kept_rows,
+							DatumGetPointer(datumCopy(row, false, -1)));
+	}
+	MemoryContextSwitchTo(old);
+	SPI_finish();
+}
+
+/* Put the rows back that were kept aside; row_type is the table's. */
+static void
+put_rows_back(Oid row_type)
+{
+	ListCell   *cell;
+
+	foreach(cell, kept_rows)
+		subscription_table_put_back(row_type, PointerGetDatum(lfirst(cell)));
+	kept_rows = NIL;
+}
+
+/*
+ * pgpubsub.subscription_replicated() RETURNS trigger, per row and for TRUNCATE
+ * per statement: discards what logical replication would do to the table.
+ */
+Datum
+pgpubsub_subscription_replicated(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	bool		discards = IsLogicalWorker() && !subscription_table_writing();
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		RelationGetRelid(trigger->tg_relation) != subscription_table_oid())
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("pgpubsub.subscription_replicated() was not called as the trigger of its table"),
+				 errhint("It is the trigger of table pgpubsub.subscription.")));
+	if (TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+	{
+		if (discards && TRIGGER_FIRED_BEFORE(trigger->tg_event))
+			return PointerGetDatum(NULL);
+		return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+							   trigger->tg_newtuple : trigger->tg_trigtuple);
+	}
+	if (discards && TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+	{
+		if (TRIGGER_FIRED_BEFORE(trigger->tg_event))
+			keep_rows();
+		else
+			put_rows_back(trigger->tg_relation->rd_rel->reltype);
+	}
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * Warn if the table of subscriptions is in the publication; with NULL, if it is
+ * in any.
+ */
+void
+replication_warn(const char *publication)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {publication ? CStringGetTextDatum(publication) : 0};
+	int			result;
+
+	SPI_connect();
+
+	/* not read-only: with a snapshot that sees what was just done */
+	result = SPI_execute_with_args("SELECT p.pubname"
+								   " FROM pg_catalog.pg_publication_tables AS p"
+								   " WHERE p.schemaname OPERATOR(pg_catalog.=) 'pgpubsub'::pg_catalog.name"
+								   " AND p.tablename OPERATOR(pg_catalog.=) 'subscription'::pg_catalog.name"
+								   " AND ($1 IS NULL OR p.pubname::pg_catalog.text OPERATOR(pg_catalog.=) $1)"
+								   " LIMIT 1",
+								   lengthof(types), types, values,
+								   publication ? " " : "n", false, 1);
+	if (result == SPI_OK_SELECT && SPI_processed > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("publication \"%s\" has table pgpubsub.subscription in it",
+						SPI_getvalue(SPI_tuptable->vals[0],
+									 SPI_tuptable->tupdesc, 1)),
+				 errdetail("A subscriber of it that lacks this table fails at CREATE SUBSCRIPTION, and stops at rows that are written to the table by hand."),
+				 errhint("Create extension pgpubsub on its subscribers, too, where what is replicated to this table is discarded, or have the publication name its tables or schemas.")));
+	SPI_finish();
+}
