@@ -57,10 +57,7 @@ transaction_callback(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			database_hooks_at_end(false);
-			if (event == XACT_EVENT_ABORT)
-				read_at_abort();
-			else
-				read_at_prepare();
+			read_at_abort();
 			publish_at_end(false);
 			break;
 		default:

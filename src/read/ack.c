@@ -3,21 +3,19 @@
  * ack.c
  *	  ack(): consume what a look has shown, up to a seq.
  *
- * A look is a poll that leaves the position.  Events that are no longer in the
- * queue count as lost, whether a look has shown them or not.  Nobody knows
- * their seqs any more; so the ack covers the missing events of a channel only
- * where it is certain that their seqs were not above the given one:
+ * Events that are no longer in the queue count as lost, whether a look has shown
+ * them or not.  Their seqs went with them, so the ack covers missing events of a
+ * channel only where these are sure not to be above the given seq:
  *
- * 1. If the ack covers a later event of the channel, or the newest one that the
- *	  channel ever had, it covers all that are missing before that.
+ * 1. If the ack covers a later event of the channel, or the newest one that it
+ *	  ever had, it covers all that are missing before that.
  *
- * 2. If the ack covers the last gap row that a look has shown, it covers the
- *	  events that this row has told as missing.
+ * 2. If it covers the last gap row that a look has shown, it covers the events
+ *	  that this row has told.
  *
- * All other missing events are left to the next gap row.  So each is counted
- * once, and the reader misses none without being told.  An event that was shown
- * and then overwritten may be told as lost; but no event with a higher seq than
- * the acked one is passed over.
+ * All others are left to the next gap row.  So each is counted once, and the
+ * reader misses none without being told: a shown event that was overwritten
+ * may be told as lost, but no event behind the acked seq is passed over.
  *
  *-------------------------------------------------------------------------
  */
@@ -112,10 +110,7 @@ check_ack_seq(Database *database, int64 seq)
 				 errhint("Give the seq of a row that poll() returned.")));
 }
 
-/*
- * ack() on the subscription of that name.  Returns how many events it has
- * consumed.
- */
+/* ack() on the subscription of that name; how many events it has consumed. */
 static Datum
 ack_subscription(FunctionCallInfo fcinfo, const char *name)
 {

@@ -4,24 +4,19 @@
  *	  Being a subscription's only reader.
  *
  * 1. A transaction that polls, acks, changes or drops a subscription first
- *	  claims it: it writes its pid into the subscription, and keeps it there
- *	  until the transaction ends or the subtransaction that claimed it is
- *	  rolled back.  So a subscription has at most one reader.
+ *	  claims it: it writes its pid into the subscription, until it ends or the
+ *	  subtransaction that claimed it is rolled back.  So there is at most one
+ *	  reader.  It works on its own copy of the positions; see position.c.
  *
- * 2. While it has the claim, it works on its own copy of the positions; see
- *	  position.c.  Commit writes them back; an abort only forgets them.
+ * 2. The claims of this transaction are the list own_readings, which tells the
+ *	  publishing side whether a full queue may wait for this transaction.
  *
- * 3. The claims of this transaction are the list own_readings, where the
- *	  publishing side sees whether a full queue may wait for this transaction.
+ * 3. A subscription stays as long as it has a reader, unless the slot of its
+ *	  database is freed; the generations that the claim has noted show that.
  *
- * 4. A subscription ends only with its reader, or after it.  The exception is
- *	  a database's slot that is freed with all that it has.  The generations of
- *	  both slots, kept in the claim, show that.
- *
- * 5. A session that wants to change or drop a subscription does not wait for
- *	  a reader that has work to commit.  But a reader that waits in poll() and
- *	  has consumed nothing gives the claim up for a moment when such a session
- *	  counts itself in subscription->wanted.
+ * 4. A reader that waits in poll() and has consumed nothing gives the claim up
+ *	  for a moment when a session wants to change or drop the subscription and
+ *	  so counts itself in subscription->wanted.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,16 +28,13 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-/* What this transaction does as a reader, beside the claims that it has. */
+/* What this transaction does as a reader, beside its claims. */
 static struct
 {
-	/*
-	 * The lowest nesting level at which it has called a function that keeps
-	 * it from being prepared, whatever came of the call; 0: none.
-	 */
+	/* lowest nesting level with a call that forbids to prepare it, or 0 */
 	int			called_level;
 
-	/* the subscription whose count of wanting sessions has this one; or NULL */
+	/* the subscription among whose wanting sessions this one counts, or NULL */
 	Subscription *wanted;
 } reading;
 
@@ -71,8 +63,8 @@ find_claim(Subscription *subscription)
 }
 
 /*
- * Raise 55006 for a subscription that the session with this pid reads.  With
- * change, this session was to change or drop the subscription.
+ * Raise 55006 for a subscription that the process with this pid reads; change
+ * tells whether this one was to change or drop it.
  */
 static void
 subscription_in_use(const char *name, int pid, bool change)
@@ -88,11 +80,10 @@ subscription_in_use(const char *name, int pid, bool change)
 }
 
 /*
- * Try to write this process into the subscription as its reader.  Returns 0 if
- * that is done, else the pid of the reader that it has; *waits then tells
- * whether that reader only waits in poll().  Sessions that want to change the
- * subscription go first: who only wants to read it gets the pid of one of
- * them.  The lock of the subscription's database must be held.
+ * Try to write this process into the subscription as its reader.  Returns 0; or
+ * the pid of the reader that it has, and in *waits whether that only waits in
+ * poll(); or, as sessions that want to change it go first, the pid of one.  Its
+ * database's lock must be held.
  */
 static int
 take_subscription(Subscription *subscription, bool change, bool *waits)
@@ -114,10 +105,7 @@ take_subscription(Subscription *subscription, bool change, bool *waits)
 	return pid;
 }
 
-/*
- * Let the next reader in.  The lock of the subscription's database must be
- * held.
- */
+/* Let the next reader in.  The database's lock must be held. */
 static void
 release_subscription(Subscription *subscription)
 {
@@ -172,11 +160,9 @@ unwant_subscription(void)
 }
 
 /*
- * One attempt at a claim, for which new_claim is used unless this transaction
- * has one.  Returns the claim; or NULL with the reader's pid, having prepared
- * to sleep on the subscription's condition variable; or NULL with
- * *subscription NULL, if the subscription went away or changed hands since its
- * owner was looked up.
+ * One attempt at a claim.  Returns it; or NULL and the reader's pid, having
+ * prepared to sleep on the subscription's condition variable; or NULL and
+ * *subscription NULL, if that went away or has another owner by now.
  */
 static Claim *
 try_claim(Database *database, const char *name, Oid owner, bool change,
@@ -208,10 +194,9 @@ try_claim(Database *database, const char *name, Oid owner, bool change,
 }
 
 /*
- * Wait until the reader lets go, or until deadline; the caller has prepared to
- * sleep on the subscription's condition variable.  May return early.  Returns
- * false at the deadline.  A session that is to change or drop the subscription
- * does so even if its client has gone; one that would read it ends then.
+ * Wait until the reader lets go; may return early.  Returns false at the
+ * deadline.  A session that is to change or drop the subscription does so even
+ * if its client has gone; one that would read it ends then.
  */
 static bool
 wait_for_reader(Subscription *subscription, TimestampTz deadline, bool change)
@@ -231,10 +216,7 @@ wait_for_reader(Subscription *subscription, TimestampTz deadline, bool change)
 	return true;
 }
 
-/*
- * The loop of reader_claim().  The caller counts this session out of those
- * that want a subscription.
- */
+/* The loop of reader_claim(), which cleans up after it. */
 static Claim *
 claim_loop(Database *database, const char *name, TimestampTz deadline,
 		   bool change, Claim *new_claim)
@@ -284,12 +266,11 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 }
 
 /*
- * Claim the subscription for this transaction, unless it has it.  Waits until
- * deadline for another reader, then raises 55006 with its pid.  With change,
- * the subscription is to be changed or dropped; then only a reader that waits
- * in poll() is waited for, as that lets go.  Raises 42704 if there is no such
- * subscription, 42501 if it is not the current user's, 55000 if there is no
- * relay.  No LWLock may be held.
+ * Claim the subscription for this transaction.  Waits until deadline for another
+ * reader, then raises 55006 with its pid.  If the subscription is to be changed
+ * or dropped, only a reader that waits in poll() is waited for, as that lets go.
+ * Raises 42704 if there is no such subscription, 42501 if it is not the current
+ * user's, 55000 without a relay.  No LWLock may be held.
  */
 Claim *
 reader_claim(Database *database, const char *name, TimestampTz deadline,
@@ -332,8 +313,8 @@ reader_note_call(void)
 }
 
 /*
- * Before PREPARE TRANSACTION: raise 0A000 if this transaction has claims, or
- * anything else that would have to be kept until COMMIT PREPARED.
+ * Before PREPARE TRANSACTION: raise 0A000 if this transaction has called what
+ * would have to be kept until COMMIT PREPARED.
  */
 void
 reader_pre_prepare(void)
@@ -349,10 +330,9 @@ reader_pre_prepare(void)
 }
 
 /*
- * Before commit, while the transaction may still fail: make sure that every
- * cursor belongs to a binding that is there, and that there is still a client
- * to get what a poll in autocommit has consumed.  (A client that has sent
- * COMMIT has got its rows.)  Raises 53200 for want of memory.
+ * Before commit, while it may still fail: make sure that every cursor's binding
+ * is there, and that a client is there to get what a poll in autocommit has
+ * consumed.  (A client that has sent COMMIT has got its rows.)
  */
 void
 read_pre_commit(void)
@@ -370,9 +350,9 @@ read_pre_commit(void)
 }
 
 /*
- * The transaction has committed: show its positions.  What it has changed of
- * subscriptions follows, for a binding that goes counts as lost what its
- * position leaves.  Cannot fail.
+ * The transaction has committed: show its positions.  Its changes of
+ * subscriptions come after: a binding that goes counts as lost what its position
+ * leaves.  Cannot fail.
  */
 void
 reader_publish_at_commit(void)
@@ -393,8 +373,8 @@ reader_publish_at_commit(void)
 }
 
 /*
- * Let go of the subscription; with commit, after the claim's position was
- * shown.  The caller takes the claim out of the list.  Cannot fail.
+ * Let go of the subscription; at commit, when the claim's position is shown.
+ * The caller forgets the claim.  Cannot fail.
  */
 static void
 end_claim(Claim *claim, bool commit)
@@ -415,10 +395,9 @@ end_claim(Claim *claim, bool commit)
 	else if (commit && claim->position.consumed)
 	{
 		/*
-		 * A relay that finds the queue full says so, and looks at positions
-		 * afterwards.  We have written ours, and now look whether it says so.
-		 * With a barrier on both sides either sees the other; without it the
-		 * relay could wait for room that is there.
+		 * The relay writes that the queue is full, then reads positions; we
+		 * have written ours, and then read that.  With a barrier in both, one
+		 * sees the other; else the relay might wait for room that is there.
 		 */
 		pg_memory_barrier();
 		if (pg_atomic_read_u32(&database->relay.state) == RELAY_FULL)
@@ -427,8 +406,8 @@ end_claim(Claim *claim, bool commit)
 }
 
 /*
- * The transaction has committed, and so have its changes of subscriptions; or
- * it was aborted or prepared.  Cannot fail.
+ * The transaction has committed, after its changes of subscriptions; or it was
+ * aborted or prepared.  Cannot fail.
  */
 void
 reader_at_end(bool commit)
@@ -493,8 +472,8 @@ reader_at_subabort(int level)
 }
 
 /*
- * Is what the claim points to still what was claimed?  The lock of its database
- * must be held for the answer to stay true.
+ * Is what the claim points to still what was claimed?  The answer stays true
+ * while the database's lock is held.
  */
 bool
 reader_claim_valid(Claim *claim)
@@ -523,22 +502,15 @@ reader_shall_step_aside(Claim *claim)
 }
 
 /*
- * Let a session in that wants to change or drop the subscription, if this
- * transaction has consumed and changed nothing of it.  Returns false if that
- * was done, or if the subscription is gone or about to go: then the claim is
- * no more.  No LWLock may be held.
+ * If reader_shall_step_aside(), or if the subscription is gone or about to go,
+ * end the claim and return false.  (Whoever makes it go wakes the reader
+ * afterwards; so it is enough to look without the lock.)
  */
 bool
 reader_step_aside(Claim *claim)
 {
-	/*
-	 * Looked at without the lock: whoever dooms or drops the subscription
-	 * wakes its reader afterwards, which then looks again.
-	 */
-	bool		gone = !reader_claim_valid(claim) ||
-		claim->own.subscription->doomed;
-
-	if (!gone && !reader_shall_step_aside(claim))
+	if (reader_claim_valid(claim) && !claim->own.subscription->doomed &&
+		!reader_shall_step_aside(claim))
 		return true;
 	slist_delete(&own_readings, &claim->own.node);
 	end_claim(claim, false);

@@ -3,12 +3,8 @@
  * find_subscription.c
  *	  What a SQL function needs before it can use a subscription.
  *
- * These are arguments that are allowed, the slot of this database, a relay that
- * answers, and the subscription's owner, whose privileges the current user must
- * have.
- *
- * Catalogs are looked at while no LWLock is held.  So the owner that was found
- * may be another one when the subscription is claimed; claim.c checks that.
+ * That is arguments that are allowed, the slot of this database, a relay that
+ * answers, and the subscription's owner, whose privileges the user must have.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,8 +23,8 @@
 
 /*
  * The subscription that the SQL function's first argument names, which is of
- * type name, as it was in version 1.0.  Like all names here, the result fills
- * NAMEDATALEN bytes, with zeros at its end.  Raises 22004 if it is null.
+ * type name, as in version 1.0.  Like all names here, it fills NAMEDATALEN bytes,
+ * with zeros at the end.  Raises 22004 if it is null.
  */
 const char *
 reader_name(FunctionCallInfo fcinfo)
@@ -206,10 +202,7 @@ reader_expect_relay(Database *database)
 		no_relay_here();
 }
 
-/*
- * Sleep on the condition variable, until deadline at most.  Returns false if
- * that has come.
- */
+/* Sleep on the condition variable; returns false at the deadline. */
 static bool
 sleep_on_relay(ConditionVariable *cv, TimestampTz deadline)
 {
@@ -225,8 +218,7 @@ sleep_on_relay(ConditionVariable *cv, TimestampTz deadline)
 
 /*
  * Wait until the relay runs and has done all that was asked of it up to now.
- * Raises 55000 at the deadline, or if the database's slot was freed.  No LWLock
- * may be held.
+ * Raises 55000 at the deadline.  No LWLock may be held.
  */
 void
 reader_wait_for_relay(Database *database, TimestampTz deadline)
@@ -284,10 +276,9 @@ reader_no_subscription(const char *name)
 }
 
 /*
- * Has another session dropped the subscription of this name and created one in
- * its place, and not committed that yet?  Returns the new one and the pid of
- * that session, having prepared to sleep on the new one's condition variable;
- * else NULL.
+ * If another session has dropped the subscription of this name and created one
+ * in its place, and not committed that: the new one and that session's pid,
+ * having prepared to sleep on its condition variable.  Else NULL.
  */
 Subscription *
 reader_find_replacing(Database *database, const char *name, int *pid)
@@ -323,10 +314,7 @@ reader_check_owner(const char *name, Oid owner)
 				 errhint("Ask for membership in the role that owns it.")));
 }
 
-/*
- * The owner of the subscription as shared memory has it; InvalidOid if this
- * session knows of none with that name.
- */
+/* The owner of the subscription that shared memory has, or InvalidOid. */
 static Oid
 loaded_owner(Database *database, const char *name)
 {
@@ -344,9 +332,8 @@ loaded_owner(Database *database, const char *name)
 
 /*
  * The owner of the subscription; InvalidOid if this session knows of none with
- * that name.  Soon after the server's start the relay may not have read the
- * table yet.  That is waited for, for at most pgpubsub.publish_timeout; then
- * raises 55000.
+ * that name.  Soon after the server's start, waits until the relay has read the
+ * table; raises 55000 if it does not come to that.
  */
 Oid
 reader_subscription_owner(Database *database, const char *name)
@@ -359,11 +346,10 @@ reader_subscription_owner(Database *database, const char *name)
 }
 
 /*
- * The owner of the subscription, which the caller needs; InvalidOid if there is
- * none with that name.  Shared memory may lack one that the table has, if the
- * table was written with its triggers off (by logical replication, say) or if
- * there was no room.  Then the relay has to read the table again; raises 55000
- * if the subscription is still missing after that.
+ * As reader_subscription_owner(), but if only the table has the subscription,
+ * because it was written with its triggers off (by logical replication, say) or
+ * there was no room, has the relay read the table again.  Raises 55000 if the
+ * subscription is still missing then.
  */
 Oid
 reader_wanted_owner(Database *database, const char *name)

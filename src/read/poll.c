@@ -16,10 +16,9 @@
  *	  overwritten during the poll, the poll ends there, and the next one begins
  *	  with the gap row.
  *
- * 3. A look, which is a poll that does not consume, leaves the cursors.  It notes
- *	  what its gap row told, so that a later ack() of that row skips the events
- *	  that are missing.  The rows that it shows are not remembered: one that is
- *	  overwritten before the ack is lost.
+ * 3. A look, a poll that does not consume, leaves the cursors.  It notes what
+ *	  its gap row told, for a later ack() of that row.  The rows that it shows
+ *	  are not remembered: one that is overwritten before the ack is lost.
  *
  * 4. To wait, a reader enters the lists of waiters, see waiting_readers.c, then
  *	  looks once more, then sleeps on its latch.
@@ -174,14 +173,12 @@ find_all_heads(Poll *poll)
 }
 
 /*
- * Find what to return first.  Returns whether there is anything to return.
+ * Find what to return first.  Returns whether there is anything.
  *
- * When the gap epoch has grown, cursors may have to be placed anew, and there
- * is a gap row.  A new relay raises the epoch, then queues events, whose numbers
- * the old relay may have given to others before.  A reader that saw those
- * events and the old epoch would take their numbers for what its cursors have
- * passed, and skip them.  So the epoch is read again behind the records, with a
- * read barrier between, until it stays what it was before them.
+ * A new relay raises the gap epoch, and then queues events whose numbers the old
+ * relay may have given to others.  A reader that saw them with the old epoch
+ * would skip those that are not beyond cursors placed before.  So it reads the
+ * epoch again after the records, behind a read barrier, until it has not grown.
  */
 static bool
 find_heads(Poll *poll)
@@ -203,10 +200,7 @@ find_heads(Poll *poll)
 		poll->gap_unknown;
 }
 
-/*
- * Copy the record's payload into poll->payload.  Returns false if the record
- * was overwritten.
- */
+/* Copy the record's payload into poll->payload; false if it was overwritten. */
 static bool
 fetch_payload(Poll *poll, const RingRecord *record)
 {
@@ -223,10 +217,7 @@ fetch_payload(Poll *poll, const RingRecord *record)
 	return ring_payload(poll->ring, record, VARDATA(poll->payload));
 }
 
-/*
- * Add the gap row, if there is a gap, to the result, and move the cursors over
- * what it tells.
- */
+/* Add the gap row, if there is a gap, and move the cursors over what it tells. */
 static void
 put_gap(Poll *poll)
 {
@@ -272,10 +263,7 @@ channel_name(Poll *poll, int channel)
 	return poll->name;
 }
 
-/*
- * Add the record, whose payload is in poll->payload, to the result, and move
- * the cursor to it.
- */
+/* Add the record with poll->payload to the result, and move the cursor to it. */
 static void
 put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 {
@@ -299,8 +287,8 @@ put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 }
 
 /*
- * Put the next record of cursor i, whose last one is the heap's top, into its
- * place in the heap.  Returns false if records are missing before it.
+ * Replace the heap's top, a record of cursor i, by the next one of that cursor.
+ * Returns false if records are missing before that.
  */
 static bool
 advance_heap(Poll *poll, int i)
@@ -432,9 +420,8 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 }
 
 /*
- * Is there a reason not to sleep: events, a gap, new bindings, or somebody who
- * wants the subscription?  Looks without a lock: whoever changes any of this
- * wakes the reader afterwards, if it is in the lists of waiters.
+ * Is there a reason not to sleep: events, a gap, a new binding?  It is enough to
+ * look without the lock: whoever makes one wakes those in the lists afterwards.
  */
 static bool
 anything_new(Claim *claim)
@@ -460,8 +447,8 @@ anything_new(Claim *claim)
 }
 
 /*
- * Sleep until something happens, for at most timeout milliseconds; not at all
- * if the claim is not valid any more.  Ends the session if its client has gone.
+ * Sleep until something happens, for at most timeout milliseconds.  Ends the
+ * session if its client has gone.
  */
 static void
 sleep_until_new(Claim *claim, long timeout)
@@ -553,10 +540,7 @@ poll_until(Database *database, const char *name, int max_messages,
 	end_poll(claim, true);
 }
 
-/*
- * poll() on the subscription of that name.  The arguments behind max_messages
- * are taken from the call.
- */
+/* poll() on the subscription of that name; the call has the other arguments. */
 static Datum
 poll_subscription(FunctionCallInfo fcinfo, const char *name,
 				  int64 max_messages)

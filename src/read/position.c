@@ -3,17 +3,15 @@
  * position.c
  *	  How far a transaction has read a subscription that it has claimed.
  *
- * 1. The claim has a cursor for each binding of the subscription, in this
- *	  process's memory.  Reading moves the cursors alone; other sessions see
- *	  the bindings, which are as committed.
+ * 1. The claim has a cursor for each binding, in this process's memory, and
+ *	  reading moves that alone.  The bindings have what is committed.
  *
- * 2. The first move within a subtransaction saves a copy of the position, to
- *	  which a rollback to its savepoint returns.  No two positions share
- *	  their cursors.
+ * 2. The first move within a subtransaction saves a copy, to which a rollback
+ *	  to its savepoint returns.  No two copies share their cursors.
  *
  * 3. Commit allocates nothing: it copies numbers into bindings.  These cannot
- *	  have gone, since only the reader's own changes remove bindings, and the
- *	  same commit makes those afterwards.
+ *	  have gone, since only the reader removes bindings, and its commit does so
+ *	  afterwards.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,10 +36,9 @@ place_cursor(Cursor *cursor, Binding *binding)
 }
 
 /*
- * Make the cursor for the binding: as it was among the nold old ones if this
- * transaction has moved it, else where the binding stands.  The search begins
- * at binding->cursor, which is its index unless the old ones are those of a
- * savepoint; -1 if it is not among them.
+ * Make the cursor for the binding: as it is among the nold old ones if this
+ * transaction has moved it, else where the binding stands.  binding->cursor is
+ * its index there, unless the old ones are a savepoint's; or -1.
  */
 static void
 carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold)
@@ -68,10 +65,9 @@ carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold)
 }
 
 /*
- * Make cursors, behind the count that there are, for the bindings that this
- * transaction does not drop; or, with dropped, for those that it drops and has
- * consumed from.  Returns how many there are then.  The lock of the claim's
- * database must be held.
+ * Make cursors, behind the count that there are, for the bindings that are not
+ * being dropped; or for those that are, as far as this transaction has consumed
+ * from them.  Returns how many cursors there are then.
  */
 static int
 carry_cursors(Claim *claim, bool dropped, Cursor *cursors, int count)
@@ -94,8 +90,8 @@ carry_cursors(Claim *claim, bool dropped, Cursor *cursors, int count)
 }
 
 /*
- * Memory for the cursors of all bindings of the claim's subscription.  The
- * lock of its database must be held; raises 53200 without it.
+ * Memory for the cursors of all bindings.  The database's lock must be held;
+ * raises 53200 without it.
  */
 static Cursor *
 alloc_cursors(Claim *claim)
@@ -122,20 +118,26 @@ alloc_cursors(Claim *claim)
 	return cursors;
 }
 
+/* Free the position's cursors, if it has any yet. */
+static void
+free_cursors(Position *position)
+{
+	if (position->cursors)
+		pfree(position->cursors);
+}
+
 /*
- * Have the claim's cursors reflect the subscription's bindings, for patterns
- * may have got new ones.  Bindings that this transaction drops are not read any
+ * Have the claim's cursors reflect the subscription's bindings, as patterns may
+ * have got new ones.  Bindings that this transaction drops are not read any
  * more.  If it has consumed from them, their cursors are kept behind the
- * others: what was consumed is counted, and reading goes on from there if the
- * transaction names the channel again.
+ * others: that is counted, and reading goes on from there if it names the
+ * channel again.
  *
  * A relay that ends gives the numbers of what it had received and not queued
- * to other events, and takes back the bindings that are beyond.  The next relay
+ * to other events, and takes back bindings that are beyond; the next relay
  * raises the gap epoch before it queues anything.  A cursor that this
- * transaction has not moved may be beyond too; so when the epoch has grown, it
- * is placed anew.
- *
- * Raises 53200 for want of memory.  No LWLock may be held.
+ * transaction has not moved may be beyond too, so it is placed anew when the
+ * epoch has grown.  Raises 53200 for want of memory.
  */
 void
 position_sync(Claim *claim)
@@ -164,8 +166,7 @@ position_sync(Claim *claim)
 	claim->gap_epoch = gap_epoch;
 	claim->synced = true;
 	LWLockRelease(claim->database->lock);
-	if (position->cursors)
-		pfree(position->cursors);
+	free_cursors(position);
 	position->cursors = cursors;
 	position->ncursors = count;
 	position->nkept = all - count;
@@ -178,8 +179,7 @@ drop_saved(Claim *claim)
 	SavedPosition *saved = claim->saved;
 
 	claim->saved = saved->upper;
-	if (saved->position.cursors)
-		pfree(saved->position.cursors);
+	free_cursors(&saved->position);
 	pfree(saved);
 }
 
@@ -191,8 +191,7 @@ position_free(Claim *claim)
 {
 	while (claim->saved)
 		drop_saved(claim);
-	if (claim->position.cursors)
-		pfree(claim->position.cursors);
+	free_cursors(&claim->position);
 }
 
 /*
@@ -231,8 +230,8 @@ position_consume(Claim *claim)
 }
 
 /*
- * Write the claim's position to where other sessions see it.  The lock of its
- * database must be held, and the claim be valid.  Cannot fail.
+ * Write the position of a valid claim to where other sessions see it.  The
+ * database's lock must be held.  Cannot fail.
  */
 void
 position_publish(Claim *claim)
@@ -268,8 +267,8 @@ position_publish(Claim *claim)
 }
 
 /*
- * The subtransaction of that level has committed: the position that it has
- * saved is its parent's, unless that has or needs none.  Cannot fail.
+ * The subtransaction of that level has committed: what it has saved is its
+ * parent's, if that needs it.  Cannot fail.
  */
 void
 position_subcommit(Claim *claim, int level)
@@ -286,8 +285,8 @@ position_subcommit(Claim *claim, int level)
 }
 
 /*
- * The subtransaction of that level, which began after the claim, was rolled
- * back: the position is what it was before.  Cannot fail.
+ * The subtransaction of that level was rolled back: the position is what it was
+ * before.  Cannot fail.
  */
 void
 position_subabort(Claim *claim, int level)

@@ -18,7 +18,6 @@ extern void read_pre_commit(void);
 extern void read_pre_prepare(void);
 extern void read_at_commit(void);
 extern void read_at_abort(void);
-extern void read_at_prepare(void);
 extern void read_at_subcommit(int level);
 extern void read_at_subabort(int level);
 

@@ -190,10 +190,7 @@ typedef struct ChannelView
 	uint64		truncated;
 } ChannelView;
 
-/*
- * Leave out of the ring's numbers those of the channel that had the slot before.
- * The database's lock must be held.
- */
+/* Leave out what the ring has of the channel that had the slot before. */
 static void
 without_predecessor(Channel *channel, RingChannelState *ring)
 {
@@ -204,10 +201,7 @@ without_predecessor(Channel *channel, RingChannelState *ring)
 							 ring->newest_number - channel->base_number);
 }
 
-/*
- * Copy the channel that the slot has.  Returns false if it has none.  Takes the
- * database's lock.
- */
+/* Copy the slot's channel; false if it has none.  Takes the database's lock. */
 static bool
 view_channel(Database *database, int slot, ChannelView *view)
 {
@@ -336,10 +330,7 @@ view_counters(Subscription *subscription, SubscriptionView *view)
 		(TimestampTz) pg_atomic_read_u64(&subscription->last_poll_at);
 }
 
-/*
- * Copy what the bindings say; the channels' names as far as there is room.  The
- * database's lock must be held.
- */
+/* Copy what the bindings say; the channels' names as far as there is room. */
 static void
 view_bindings(Database *database, Subscription *subscription,
 			  SubscriptionView *view)
@@ -363,6 +354,14 @@ view_bindings(Database *database, Subscription *subscription,
 		}
 		hold_add_backlog(database, binding, &view->backlog);
 	}
+}
+
+/* Does the slot have a subscription of the database? */
+static bool
+is_of(Database *database, Subscription *subscription)
+{
+	return subscription->state != SUBSCRIPTION_FREE &&
+		subscription->database == database->index;
 }
 
 /*
@@ -474,10 +473,7 @@ put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
 	view_put(fcinfo, &row);
 }
 
-/*
- * The rows of stat_subscriptions for the database: all of them, or those whose
- * owner's privileges the current user has.
- */
+/* The rows of stat_subscriptions for the database: all, or the user's own. */
 static void
 put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 				  bool see_all)
@@ -495,8 +491,7 @@ put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
-		if (subscription->state == SUBSCRIPTION_FREE ||
-			subscription->database != database->index ||
+		if (!is_of(database, subscription) ||
 			!view_subscription(database, subscription, &view))
 			continue;
 		if (view.nchannels > view.max_channels)
@@ -553,12 +548,10 @@ reset_subscription(Database *database, Subscription *subscription)
 	dlist_iter	iter;
 	Backlog		backlog = {0};
 
-	if (subscription->state == SUBSCRIPTION_FREE ||
-		subscription->database != database->index)
+	if (!is_of(database, subscription))
 		return;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	if (subscription->state == SUBSCRIPTION_FREE ||
-		subscription->database != database->index)
+	if (!is_of(database, subscription))
 	{
 		LWLockRelease(database->lock);
 		return;

@@ -59,10 +59,7 @@ PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe_1_1);
  * Arguments
  */
 
-/*
- * Parse on_full.  Raises 22023 if it is none, 42501 if the current user must
- * not have it.
- */
+/* Parse on_full; raises 22023, or 42501 if the user must not have it. */
 static void
 parse_on_full(Request *request)
 {
@@ -89,7 +86,7 @@ parse_on_full(Request *request)
 				 errhint("Use on_full => 'evict', or ask the database's owner.")));
 }
 
-/* Parse start_at.  Raises 22023 if it is none. */
+/* Parse start_at; raises 22023. */
 static void
 parse_start_at(Request *request, const char *start_at)
 {
@@ -115,11 +112,7 @@ parse_start_at(Request *request, const char *start_at)
 	}
 }
 
-/*
- * Parse and check the arguments of subscribe() behind the name, which the caller
- * gives.  Raises 22004 for a null, 22023 for a bad value, 42501 for an on_full
- * that the current user must not have.
- */
+/* Parse the arguments of subscribe(), of which the caller gives the name. */
 static void
 parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
 {
@@ -146,10 +139,8 @@ parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
  */
 
 /*
- * The number after which the request wants to read the channel.  *pos becomes
- * the position of the event with that number or of one before, or RING_NONE.
- * Takes time with each event of the channel that is passed over: no LWLock may
- * be held.
+ * The number after which the request wants to read the channel; *pos is the
+ * position of the event with that number or of one before, or RING_NONE.
  */
 static uint64
 start_number(Database *database, Request *request, int channel, RingPos *pos)
@@ -193,9 +184,9 @@ start_seq_gone(Database *database, uint64 seq)
 }
 
 /*
- * May the channel, or one that the pattern in this slot matches, have had events
- * from the seq on that nobody finds any more, because the channel's slot was
- * another channel's meanwhile?  database->lock must be held.
+ * May the channel, or one that the pattern matches, have had events from the
+ * seq on that nobody finds any more, as its slot was another's meanwhile?
+ * database->lock must be held.
  */
 static bool
 may_be_forgotten(Database *database, int slot, uint64 seq)
@@ -293,8 +284,8 @@ place_bindings(Claim *claim, Request *request, bool created)
  */
 
 /*
- * Wait for other transactions that change a subscription of this name, and keep
- * them out until this one ends.  The extension cannot be dropped from then on.
+ * Wait for other transactions that change a subscription of this name.  The
+ * extension cannot be dropped from then on.
  */
 static void
 lock_name(const char *name)
@@ -308,8 +299,8 @@ lock_name(const char *name)
 }
 
 /*
- * Create the subscription, not committed, and claim it.  Raises 53400 if a pool
- * is empty, 55000 if the relay does not listen by deadline.
+ * Create the subscription, not committed, and claim it.  Raises 53400 if there
+ * is no room, 55000 if the relay does not listen by deadline.
  */
 static void
 create_subscription(Database *database, Request *request,
@@ -348,10 +339,7 @@ create_subscription(Database *database, Request *request,
 								  request->on_full_name, created_at);
 }
 
-/*
- * Raise 42710 if the request asks for another lifetime than the subscription
- * has, which is temporary for the session with that pid or is not.
- */
+/* Raise 42710 unless the request's lifetime is that of the subscription. */
 static void
 check_lifetime(Request *request, bool temporary, int session_pid)
 {
@@ -369,7 +357,7 @@ check_lifetime(Request *request, bool temporary, int session_pid)
 
 /*
  * Give the claimed subscription the request's channels and on_full.  Raises
- * 53400 if a pool is empty, 55000 if the relay does not listen by deadline.
+ * what create_subscription() does.
  */
 static void
 change_subscription(Claim *claim, Request *request, TimestampTz deadline)
@@ -406,9 +394,7 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 								  request->on_full_name);
 }
 
-/*
- * subscribe() on a subscription that exists: give it what the request asks for.
- */
+/* subscribe() on a subscription that exists, and has that owner. */
 static void
 subscribe_again(Database *database, Request *request, Oid owner,
 				TimestampTz deadline)
@@ -444,9 +430,7 @@ subscribe_again(Database *database, Request *request, Oid owner,
 										 true), request, deadline);
 }
 
-/*
- * subscribe() on the subscription of that name.  Returns whether it was created.
- */
+/* subscribe() on the subscription of that name; whether it was created. */
 static Datum
 subscribe_name(FunctionCallInfo fcinfo, const char *name)
 {
@@ -500,10 +484,7 @@ pgpubsub_subscribe_1_1(PG_FUNCTION_ARGS)
 	return subscribe_name(fcinfo, reader_text_name(fcinfo));
 }
 
-/*
- * unsubscribe() on the subscription of that name.  Returns whether there was
- * one.
- */
+/* unsubscribe() on the subscription of that name; whether there was one. */
 static Datum
 unsubscribe_name(const char *name)
 {

@@ -8,16 +8,11 @@
  *	  committed, because the relay has to listen before subscribe() returns.
  *	  Each change is entered as an action.  Commit goes through the actions in
  *	  order and makes them stand; an abort goes through them backwards and
- *	  undoes them.  Neither allocates nor fails.
+ *	  undoes them.  Neither allocates.
  *
- * 2. At commit positions are shown first, since an action may remove bindings
- *	  that have them.  Then come the actions, and the claims end after these:
- *	  until then no other session reads or changes the subscriptions.
- *
- * 3. Whoever writes the table by hand has the relay read it again at commit.
- *
- * 4. A temporary subscription ends with its session, or at the commit of a
- *	  transaction in which DISCARD ALL has run.
+ * 2. Commit shows positions first, since actions may remove bindings that have
+ *	  them.  Actions come next, and claims end last, since an action may free
+ *	  what was claimed.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,22 +28,17 @@
 /* What this transaction has done. */
 static struct
 {
-	/* in TopTransactionContext, in order */
-	dlist_head	actions;
-
-	/* the database whose table was written by hand, or NULL ... */
-	Database   *written_database;
-	int			written_level;	/* ... and the lowest nesting level that did
-								 * so */
-
-	/* DISCARD ALL has run, and there may be temporary subscriptions */
-	bool		discarding;
+	dlist_head	actions;		/* in order, in TopTransactionContext */
+	Database   *written_database;	/* whose table was written by hand, or
+									 * NULL */
+	int			written_level;	/* the nesting level at which it was */
+	bool		discarding;		/* temporary subscriptions, at commit */
 }			changes = {.actions = DLIST_STATIC_INIT(changes.actions)};
 
-/* What this session has to do for its temporary subscriptions. */
+/* This session's temporary subscriptions. */
 static struct
 {
-	bool		may_exist;		/* so that DISCARD ALL has something to end */
+	bool		may_exist;
 	bool		exit_registered;	/* they end when the process exits */
 } temporary;
 
@@ -57,7 +47,7 @@ static struct
  */
 
 /*
- * Allocate an action before it is done.  It does nothing until it is entered.
+ * Make an action that does nothing until it is entered.
  */
 Action *
 action_prepare(ActionKind kind, Database *database)
@@ -73,8 +63,8 @@ action_prepare(ActionKind kind, Database *database)
 }
 
 /*
- * As action_prepare(), for a change to on_full and to nchannels channels, whose
- * slots the caller writes into the action.
+ * Make the action of a change to on_full and to nchannels channels, whose slots
+ * the caller will write into it.
  */
 Action *
 action_prepare_change(Database *database, OnFull on_full, int nchannels)
@@ -109,9 +99,9 @@ save_flags(Action *action)
 }
 
 /*
- * Have the end of the transaction make the action stand or undo it.  To be
- * called just before a change or drop is done, just after a creation, with the
- * database's lock held, exclusive.  Cannot fail.
+ * Have the end of the transaction make the action stand or undo it; just after
+ * a creation, just before a change or drop.  The database's lock must be held,
+ * exclusive.  Cannot fail.
  */
 void
 action_enter(Action *action, Subscription *subscription)
@@ -135,10 +125,7 @@ action_valid(Action *action)
 		action->subscription->generation == action->generation;
 }
 
-/*
- * Make a change stand: the bindings that are marked as dropped go.  (The names
- * that were given have decided which are.)
- */
+/* Make a change stand: the bindings that it has marked as dropped go. */
 static void
 commit_change(Action *action)
 {
@@ -217,7 +204,7 @@ undo_change(Action *action)
 }
 
 /*
- * Undo the action.  The database's lock must be held, exclusive, and the caller
+ * Undo the action.  The database's lock must be held, exclusive; the caller
  * sends the relay a request.  Cannot fail.
  */
 static void
@@ -255,9 +242,9 @@ unlock_and_request(Database *database)
 
 /*
  * Undo the actions of this nesting level and those within, last first.  The
- * lock is kept from one to the next: if a subscription replaces another, its
- * name means none between its end and the return of the other, and a relay
- * that read the table then would make a third one.
+ * lock is kept from one to the next: between the end of a subscription that
+ * replaces another and the return of that one its name means none, and a relay
+ * that read the table then would make another.
  */
 static void
 undo_actions(int level)
@@ -308,8 +295,7 @@ drop_temporary(void)
 
 		/*
 		 * Another session that reads it keeps its bindings until it lets go.
-		 * reader_pid is read without the mutex: readers come and go with the
-		 * database's lock held, shared, so there is no change meanwhile.
+		 * (Readers come and go with the lock held, shared, so none does now.)
 		 */
 		if (subscription->reader_pid != 0)
 		{
@@ -351,9 +337,8 @@ temporary_subscription_begins(void)
 
 /*
  * DISCARD ALL has run in this transaction: the session's temporary
- * subscriptions end when it commits, for a pooler hands the session on to
- * another client then.  One that another session is reading ends when that
- * session lets go of it.
+ * subscriptions end when it commits, as a pooler hands the session on to
+ * another client then.
  */
 void
 discard_temporary_subscriptions(void)
@@ -366,9 +351,8 @@ discard_temporary_subscriptions(void)
  */
 
 /*
- * This transaction has written the table by hand, or the table may differ from
- * shared memory for another reason: the relay has to read it again when that is
- * committed.
+ * This transaction has written into the table what shared memory does not have:
+ * the relay has to read the table again when that is committed.
  */
 void
 subscription_table_written(void)
@@ -418,7 +402,8 @@ read_at_commit(void)
 }
 
 /*
- * The transaction has aborted.  Cannot fail.
+ * The transaction has aborted; or it was prepared, and so has changed nothing
+ * here.  Cannot fail.
  */
 void
 read_at_abort(void)
@@ -427,16 +412,6 @@ read_at_abort(void)
 	changes.written_database = NULL;
 	reader_at_end(false);
 	changes.discarding = false;
-}
-
-/*
- * The transaction was prepared: it has changed nothing here.  Cannot fail.
- */
-void
-read_at_prepare(void)
-{
-	reader_at_end(false);
-	changes.written_database = NULL;
 }
 
 /*

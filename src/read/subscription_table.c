@@ -232,26 +232,31 @@ subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
 }
 
 /*
+ * Does the query, which has one parameter, find a row of the table?  It is not
+ * read-only, so it has a snapshot that is newer than the caller's.
+ */
+static bool
+finds_row(const char *sql, Oid type, Datum value)
+{
+	bool		found;
+
+	SPI_connect();
+	subscription_table_read(sql, 1, &type, &value, false);
+	found = SPI_processed > 0;
+	SPI_finish();
+	return found;
+}
+
+/*
  * Can this transaction see a row of the table for the subscription?
  */
 bool
 subscription_table_has(const char *name)
 {
-	Oid			types[] = {NAMEOID};
-	Datum		values[] = {CStringGetDatum(name)};
-	bool		found;
-
-	if (!OidIsValid(subscription_table_find()))
-		return false;
-	SPI_connect();
-
-	/* not read-only: with a snapshot that is newer than the caller's */
-	subscription_table_read("SELECT FROM pgpubsub.subscription"
-							" WHERE name OPERATOR(pg_catalog.=) $1",
-							lengthof(types), types, values, false);
-	found = SPI_processed > 0;
-	SPI_finish();
-	return found;
+	return OidIsValid(subscription_table_find()) &&
+		finds_row("SELECT FROM pgpubsub.subscription"
+				  " WHERE name OPERATOR(pg_catalog.=) $1",
+				  NAMEOID, CStringGetDatum(name));
 }
 
 /*
@@ -432,18 +437,13 @@ subscription_table_adopt(const char *name)
 	Oid			types[] = {NAMEOID, OIDOID};
 	Datum		values[] = {CStringGetDatum(name),
 	ObjectIdGetDatum(MyDatabaseId)};
-	bool		found;
 
 	if (!subscription_table_knows_origin())
 		return true;
-	SPI_connect();
-	subscription_table_read("SELECT FROM pgpubsub.subscription"
-							" WHERE name OPERATOR(pg_catalog.=) $1"
-							" FOR NO KEY UPDATE SKIP LOCKED",
-							1, types, values, false);
-	found = SPI_processed > 0;
-	SPI_finish();
-	if (!found)
+	if (!finds_row("SELECT FROM pgpubsub.subscription"
+				   " WHERE name OPERATOR(pg_catalog.=) $1"
+				   " FOR NO KEY UPDATE SKIP LOCKED",
+				   NAMEOID, CStringGetDatum(name)))
 		return !subscription_table_has(name);
 	write_table("UPDATE pgpubsub.subscription SET made_in = $2"
 				" WHERE name OPERATOR(pg_catalog.=) $1",
@@ -503,23 +503,6 @@ oid_array(List *oids)
 										   TYPALIGN_INT));
 }
 
-/* Has the table a row of one of the owners, which are an oid[]? */
-static bool
-has_rows_of(Datum owners)
-{
-	Oid			types[] = {OIDARRAYOID};
-	bool		found;
-
-	SPI_connect();
-	subscription_table_read("SELECT FROM pgpubsub.subscription"
-							" WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)"
-							" LIMIT 1",
-							lengthof(types), types, &owners, false);
-	found = SPI_processed > 0;
-	SPI_finish();
-	return found;
-}
-
 /*
  * Run the statement that leaves no row of the owners, whose oid[] is its first
  * parameter.  If rows are left, it is run again, for the reasons and within the
@@ -535,7 +518,11 @@ write_rows_of(const char *sql, int nargs, Oid *types, Datum *values,
 	do
 	{
 		written += write_table(sql, nargs, types, values, expected, false);
-	} while (++tries < 10 && has_rows_of(values[0]));
+	} while (++tries < 10 &&
+			 finds_row("SELECT FROM pgpubsub.subscription"
+					   " WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)"
+					   " LIMIT 1",
+					   OIDARRAYOID, values[0]));
 	return written > 0;
 }
 
