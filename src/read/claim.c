@@ -36,7 +36,7 @@ static struct
 
 	/* the subscription among whose wanting sessions this one counts, or NULL */
 	Subscription *wanted;
-} reading;
+}			reading = {0};
 
 /* The claim that an element of own_readings is part of. */
 static Claim *
@@ -135,7 +135,7 @@ enter_claim(Claim *claim, Database *database, Subscription *subscription)
 static void
 want_subscription(Subscription *subscription)
 {
-	reading.	wanted = subscription;
+	reading.wanted = subscription;
 
 	SpinLockAcquire(&subscription->mutex);
 	subscription->wanted++;
@@ -151,7 +151,7 @@ unwant_subscription(void)
 
 	if (subscription == NULL)
 		return;
-	reading.	wanted = NULL;
+	reading.wanted = NULL;
 
 	SpinLockAcquire(&subscription->mutex);
 	subscription->wanted--;
@@ -406,8 +406,7 @@ end_claim(Claim *claim, bool commit)
 }
 
 /*
- * The transaction has committed, after its changes of subscriptions; or it was
- * aborted or prepared.  Cannot fail.
+ * The transaction has ended: its claims do.  Cannot fail.
  */
 void
 reader_at_end(bool commit)
@@ -419,7 +418,7 @@ reader_at_end(bool commit)
 	slist_foreach(iter, &own_readings)
 		end_claim(claim_of(iter.cur), commit);
 	slist_init(&own_readings);
-	reading.	called_level = 0;
+	reading.called_level = 0;
 }
 
 /*

@@ -202,20 +202,6 @@ reader_expect_relay(Database *database)
 		no_relay_here();
 }
 
-/* Sleep on the condition variable; returns false at the deadline. */
-static bool
-sleep_on_relay(ConditionVariable *cv, TimestampTz deadline)
-{
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-													   deadline);
-
-	if (left <= 0)
-		return false;
-	ConditionVariableTimedSleep(cv, left,
-								pgpubsub_wait_event(PGPUBSUB_WAIT_SUBSCRIBE));
-	return true;
-}
-
 /*
  * Wait until the relay runs and has done all that was asked of it up to now.
  * Raises 55000 at the deadline.  No LWLock may be held.
@@ -229,13 +215,18 @@ reader_wait_for_relay(Database *database, TimestampTz deadline)
 	ConditionVariablePrepareToSleep(&database->requests.cv);
 	while (pg_atomic_read_u64(&database->requests.handled) < request)
 	{
+		long		left;
+
 		CHECK_FOR_INTERRUPTS();
 		check_slot(database);
-		if (!sleep_on_relay(&database->requests.cv, deadline))
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (left <= 0)
 		{
 			ConditionVariableCancelSleep();
 			relay_unavailable(database);
 		}
+		ConditionVariableTimedSleep(&database->requests.cv, left,
+									pgpubsub_wait_event(PGPUBSUB_WAIT_SUBSCRIBE));
 	}
 	ConditionVariableCancelSleep();
 }

@@ -9,12 +9,11 @@
  *	  was when it began: up to there it sees the records of all channels,
  *	  whatever is appended while it looks at one after the other.
  *
- * 2. When the next record of each channel is known, it is also known how many
- *	  are missing: the distance between its number and the cursor's.  The gap
- *	  row that tells this comes first; so it is put into the result only when
- *	  the first record's payload has been copied whole.  If a later record is
- *	  overwritten during the poll, the poll ends there, and the next one begins
- *	  with the gap row.
+ * 2. How many events are missing is known once the next record of each channel
+ *	  is: the distance between its number and the cursor's.  The gap row that
+ *	  tells it comes first, so it is put only when the first record's payload
+ *	  has been copied whole.  If a record is overwritten later in the same poll,
+ *	  the poll ends there, and the next one has the gap row.
  *
  * 3. A look, a poll that does not consume, leaves the cursors.  It notes what
  *	  its gap row told, for a later ack() of that row.  The rows that it shows

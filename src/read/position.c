@@ -28,16 +28,9 @@ is_moved(const Cursor *cursor)
 	return cursor->delivered > 0 || cursor->lost > 0;
 }
 
-/* Put the cursor where the binding stands, as is committed. */
-static void
-place_cursor(Cursor *cursor, Binding *binding)
-{
-	cursor->number = registry_position(binding, &cursor->pos);
-}
-
 /*
  * Make the cursor for the binding: as it is among the nold old ones if this
- * transaction has moved it, else where the binding stands.  binding->cursor is
+ * transaction has moved it, else where the binding stands, as committed.  binding->cursor is
  * its index there, unless the old ones are a savepoint's; or -1.
  */
 static void
@@ -52,16 +45,16 @@ carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold)
 		if (candidate->binding == binding &&
 			candidate->channel == binding->channel)
 		{
+			if (!is_moved(candidate))
+				break;
 			*cursor = *candidate;
-			if (!is_moved(cursor))
-				place_cursor(cursor, binding);
 			return;
 		}
 	}
 	memset(cursor, 0, sizeof(Cursor));
 	cursor->binding = binding;
 	cursor->channel = binding->channel;
-	place_cursor(cursor, binding);
+	cursor->number = registry_position(binding, &cursor->pos);
 }
 
 /*

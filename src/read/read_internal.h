@@ -154,9 +154,8 @@ extern void client_sleep(long timeout, uint32 wait_event);
 extern void client_expect(void);
 
 /* subscription_changes.c */
-extern Action *action_prepare(ActionKind kind, Database *database);
-extern Action *action_prepare_change(Database *database, OnFull on_full,
-									 int nchannels);
+extern Action *action_prepare(ActionKind kind, Database *database,
+							  int nchannels);
 extern void action_enter(Action *action, Subscription *subscription);
 extern void temporary_subscription_begins(void);
 

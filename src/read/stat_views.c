@@ -4,16 +4,17 @@
  *	  What the views read, and stat_reset().
  *
  * Each channel and subscription is copied under its database's lock, shared, so
- * that it stays; its numbers go on moving meanwhile.  What is pending and what
- * was lost is computed from numbers read in an order that makes neither
- * negative.  The time that the lock is held does not depend on how many events
- * there are.  Catalogs are not looked at while it is held.
+ * that it stays; its numbers go on moving.  What is pending and what was lost is
+ * computed from numbers read in an order that makes neither negative.  How long
+ * the lock is held does not depend on how many events there are.  Catalogs are
+ * not looked at meanwhile.
  *
  * The functions of version 1.0's script have fewer columns than the rows here;
  * the columns that were added since are the last ones, and are left off.
  *
- * stat_reset() does not zero a counter that only the relay or a reader writes:
- * it notes the value, which the views subtract from then on.
+ * stat_reset() zeroes counters that others only add to, atomically.  One that
+ * its writer writes as a whole it leaves, and notes the value, which the views
+ * subtract from then on.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,8 +62,8 @@ typedef struct DatabaseView
 	uint32		relay_starts;
 } DatabaseView;
 
-/* Copy what the control lock guards of the database; takes that lock. */
-static void
+/* Copy it; false if the slot has no database.  Takes the control lock. */
+static bool
 view_database(Database *database, DatabaseView *view)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
@@ -70,6 +71,7 @@ view_database(Database *database, DatabaseView *view)
 	view->relay_pid = database->relay.pid;
 	view->relay_starts = database->relay.starts;
 	LWLockRelease(pgpubsub_control->lock);
+	return OidIsValid(view->oid);
 }
 
 /* How long the relay has waited for room, this time included; in ms. */
@@ -154,8 +156,7 @@ pgpubsub_queue_stats(PG_FUNCTION_ARGS)
 		Database   *database = &pgpubsub_control->databases[i];
 		DatabaseView view;
 
-		view_database(database, &view);
-		if (OidIsValid(view.oid))
+		if (view_database(database, &view))
 			put_queue(fcinfo, database, &view, notify_usage);
 	}
 	return (Datum) 0;
@@ -271,8 +272,7 @@ pgpubsub_channel_stats(PG_FUNCTION_ARGS)
 		DatabaseView view;
 		int			encoding;
 
-		view_database(database, &view);
-		if (!OidIsValid(view.oid))
+		if (!view_database(database, &view))
 			continue;
 		encoding = shown_name_encoding(view.oid);
 		for (int slot = 0; slot < pgpubsub_max_channels; slot++)
@@ -365,9 +365,9 @@ is_of(Database *database, Subscription *subscription)
 }
 
 /*
- * Copy the subscription, if it is the database's and this session may know that
- * it exists; else returns false.  If view->nchannels is above max_channels then,
- * the caller gives more room and tries again.  Takes the database's lock.
+ * Copy the subscription, if this session may know of it; else returns false.
+ * Not all channels are copied if nchannels is above max_channels then.  Takes
+ * the database's lock.
  */
 static bool
 view_subscription(Database *database, Subscription *subscription,
@@ -530,8 +530,7 @@ pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
 		Database   *database = &pgpubsub_control->databases[i];
 		DatabaseView view;
 
-		view_database(database, &view);
-		if (OidIsValid(view.oid))
+		if (view_database(database, &view))
 			put_subscriptions(fcinfo, database, view.oid, see_all);
 	}
 	report_passed_over();
@@ -539,8 +538,8 @@ pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
 }
 
 /*
- * Zero the subscription's counters, if its slot has one of this database.  Takes
- * the database's lock, unless a look without it says that there is none.
+ * Zero the subscription's counters, if its slot has one of the database.  Takes
+ * the database's lock.
  */
 static void
 reset_subscription(Database *database, Subscription *subscription)

@@ -47,7 +47,7 @@ typedef struct Request
 	OnFull		on_full;
 	StartAt		start;
 	uint64		start_seq;		/* of START_SEQ: the first to be read */
-	bool temporary;
+	bool		temporary;
 } Request;
 
 PG_FUNCTION_INFO_V1(pgpubsub_subscribe);
@@ -306,7 +306,7 @@ static void
 create_subscription(Database *database, Request *request,
 					TimestampTz deadline)
 {
-	Action	   *action = action_prepare(ACTION_CREATE, database);
+	Action	   *action = action_prepare(ACTION_CREATE, database, 0);
 	Subscription *subscription;
 	Claim	   *claim;
 	BindResult	result = BIND_DONE;
@@ -344,7 +344,7 @@ static void
 check_lifetime(Request *request, bool temporary, int session_pid)
 {
 	if (temporary == request->temporary &&
-		(!temporary ||session_pid == MyProcPid))
+		(!temporary || session_pid == MyProcPid))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -364,9 +364,11 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 {
 	Database   *database = claim->database;
 	Subscription *subscription = claim->own.subscription;
-	Action	   *action = action_prepare_change(database, request->on_full,
-											   request->nchannels);
+	Action	   *action = action_prepare(ACTION_CHANGE, database,
+										request->nchannels);
 	BindResult	result;
+
+	action->on_full = request->on_full;
 
 	/* cursors of channels that are dropped come back with the savepoint */
 	position_save(claim);
@@ -400,7 +402,7 @@ subscribe_again(Database *database, Request *request, Oid owner,
 				TimestampTz deadline)
 {
 	Subscription *subscription;
-	bool temporary = false;
+	bool		temporary = false;
 	int			session_pid = 0;
 	bool		same = false;
 
@@ -493,7 +495,7 @@ unsubscribe_name(const char *name)
 	Claim	   *claim;
 	Subscription *subscription;
 	TimestampTz deadline;
-	bool temporary;
+	bool		temporary;
 	bool		deleted;
 
 	reader_note_call();
@@ -510,7 +512,7 @@ unsubscribe_name(const char *name)
 	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 										   pgpubsub_publish_timeout);
 	claim = reader_claim(database, name, deadline, true);
-	action = action_prepare(ACTION_DROP, database);
+	action = action_prepare(ACTION_DROP, database, 0);
 	subscription = claim->own.subscription;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	temporary = subscription->temporary;

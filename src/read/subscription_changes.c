@@ -32,7 +32,7 @@ static struct
 	Database   *written_database;	/* whose table was written by hand, or
 									 * NULL */
 	int			written_level;	/* the nesting level at which it was */
-	bool		discarding;		/* temporary subscriptions, at commit */
+	bool		discarding;		/* temporary subscriptions, when it commits */
 }			changes = {.actions = DLIST_STATIC_INIT(changes.actions)};
 
 /* This session's temporary subscriptions. */
@@ -40,17 +40,18 @@ static struct
 {
 	bool		may_exist;
 	bool		exit_registered;	/* they end when the process exits */
-} temporary;
+}			temporary = {false};
 
 /*
  * Actions
  */
 
 /*
- * Make an action that does nothing until it is entered.
+ * Make an action that does nothing until it is entered.  The caller writes what
+ * a change changes into it: on_full, and the slots of nchannels channels.
  */
 Action *
-action_prepare(ActionKind kind, Database *database)
+action_prepare(ActionKind kind, Database *database, int nchannels)
 {
 	Action	   *action = MemoryContextAllocZero(TopTransactionContext,
 												sizeof(Action));
@@ -59,23 +60,13 @@ action_prepare(ActionKind kind, Database *database)
 	action->level = GetCurrentTransactionNestLevel();
 	action->database = database;
 	action->database_generation = pg_atomic_read_u32(&database->generation);
-	return action;
-}
-
-/*
- * Make the action of a change to on_full and to nchannels channels, whose slots
- * the caller will write into it.
- */
-Action *
-action_prepare_change(Database *database, OnFull on_full, int nchannels)
-{
-	Action	   *action = action_prepare(ACTION_CHANGE, database);
+	if (kind != ACTION_CHANGE)
+		return action;
 
 	/* patterns may add bindings until we have the lock: room for all */
 	action->saved = MemoryContextAlloc(TopTransactionContext,
 									   pgpubsub_max_channels * 2 *
 									   sizeof(SavedFlags));
-	action->on_full = on_full;
 	action->slots = MemoryContextAlloc(TopTransactionContext,
 									   nchannels * sizeof(int));
 	return action;
@@ -306,7 +297,7 @@ drop_temporary(void)
 			registry_drop_subscription(database, subscription);
 	}
 	LWLockRelease(database->lock);
-	temporary.	may_exist = false;
+	temporary.may_exist = false;
 
 	registry_request(database);
 }
@@ -330,9 +321,9 @@ temporary_subscription_begins(void)
 	if (!temporary.exit_registered)
 	{
 		before_shmem_exit(drop_temporary_at_exit, (Datum) 0);
-		temporary.	exit_registered = true;
+		temporary.exit_registered = true;
 	}
-	temporary.	may_exist = true;
+	temporary.may_exist = true;
 }
 
 /*

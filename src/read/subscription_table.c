@@ -16,9 +16,9 @@
  * A subscription belongs to a role, but pg_shdepend has no place for that: its
  * entries name objects of core's classes, which DROP ROLE and DROP OWNED then
  * describe and drop.  So a hook calls this file for DROP OWNED and REASSIGN
- * OWNED.  DROP ROLE does not wait for a role's subscriptions; the relay drops
- * them afterwards, see load_subscriptions.c.  As with core's objects, a role to
- * which an open transaction gives a subscription is locked.
+ * OWNED; DROP ROLE takes its subscriptions with it, see load_subscriptions.c.
+ * As with core's objects, a role to which an open transaction gives one is
+ * locked.
  *
  *-------------------------------------------------------------------------
  */
@@ -209,8 +209,7 @@ become_owner(Identity *before)
 
 /*
  * Run the query, which only reads or locks the table, as the table's owner.  The
- * caller is connected to SPI and finds the result there.  Nobody but the table's
- * owner and superusers can have its name mean another table meanwhile.
+ * caller is connected to SPI and finds the result there.
  */
 void
 subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
@@ -453,9 +452,8 @@ subscription_table_adopt(const char *name)
 
 /*
  * Delete the subscription from the table.  With at_once, this fails now rather
- * than at commit if somebody has made the table referenced.  Raises 40001 if
- * this transaction's snapshot may be too old to show the row; a row that somebody
- * has deleted by hand raises nothing.
+ * than at commit if somebody has made the table referenced.  A row that is
+ * missing raises 40001 if this transaction's snapshot may be too old to show it.
  */
 void
 subscription_table_delete(const char *name, bool at_once)

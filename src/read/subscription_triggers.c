@@ -3,28 +3,24 @@
  * subscription_triggers.c
  *	  What becomes of the table of subscriptions when others write it.
  *
- * 1. Somebody may write the table by hand.  Then the relay reads it again when
- *	  that is committed, and takes the subscriptions over.
+ * The triggers let pass what pgpubsub itself writes.  Apart from that:
  *
- * 2. Rows that pg_restore brings were made in another database, perhaps in one
- *	  that goes on.  Until they are used here, they hold nobody's queue; so
- *	  each row has the oid of the database that it was made in.
+ * 1. When somebody writes the table by hand, the relay reads it again.
+ *
+ * 2. Rows that pg_restore brings were made in another database, which may go on.
+ *	  So each row says where it was made, and one from elsewhere holds nobody's
+ *	  queue until it is polled here.
  *
  * 3. A publication FOR ALL TABLES has the table in it, as an extension cannot
- *	  keep it out.  But subscriptions belong to the database that they were
- *	  made in.  What pgpubsub writes is not decoded, see undecoded_write.c.
- *	  What a subscriber's workers would write all the same, the initial copy
- *	  and rows that were written by hand, a trigger discards.  It is enabled
- *	  ALWAYS, for other triggers do not fire in those workers.  A TRUNCATE
- *	  cannot be discarded: the rows are kept aside before it and put back
- *	  after it.
+ *	  keep it out.  What pgpubsub writes is not decoded, see undecoded_write.c.
+ *	  What a subscriber's workers would write there all the same, the initial
+ *	  copy and rows that were written by hand, a trigger discards.  It is enabled
+ *	  ALWAYS, for other triggers do not fire in those workers.  A TRUNCATE cannot
+ *	  be discarded: the rows are kept aside before it and put back after it.
  *
  * 4. A subscriber without the extension has no such table: CREATE SUBSCRIPTION
  *	  fails there, and rows written by hand stop it.  A WARNING says so, when
  *	  the publication or the extension is created.
- *
- * The triggers do nothing to what pgpubsub itself writes; see
- * subscription_table_writing().
  *
  *-------------------------------------------------------------------------
  */

@@ -4,10 +4,10 @@
  *	  A row of a view, and the names in it.
  *
  * Shared memory has the names of all databases' channels and subscriptions,
- * each in the encoding of its own database.  In a database with another encoding
- * they may be no valid text, on which the whole query would fail.  So each
- * character is converted, directly or by way of UTF8.  One that cannot be, or of
- * which nobody knows what it is, as in SQL_ASCII, is shown as "?".
+ * each in the encoding of its own database.  In another one they may be no text
+ * at all, on which the whole query fails.  So each character is converted,
+ * directly or by way of UTF8, and one that cannot be, or of which nobody knows
+ * what it is, as in SQL_ASCII, is shown as "?".
  *
  *-------------------------------------------------------------------------
  */

@@ -5,40 +5,36 @@
  *
  * 1. A backend learns that its client has died when it reads the next command,
  *	  or fails to send a result.  One that waits for events does neither, and
- *	  would hand the next ones out to nobody.  So waits before rows are handed
- *	  out (a poll that waits for events or for another reader, and CALL
- *	  wait()) end when the socket is closed, and poll() looks at the socket
- *	  again before it hands rows out, and before they count as consumed in
- *	  autocommit.
+ *	  would hand out the next ones to nobody.  So the waits of poll() and CALL
+ *	  wait() end when the socket is closed, and poll() looks at the socket again
+ *	  before it hands out rows and, in autocommit, before they are consumed.
  *
- * 2. All other waits do what a statement of a dead client does in core: they go
- *	  on, for at most pgpubsub.publish_timeout.  subscribe(), unsubscribe() and
- *	  ack() have work to do, and a writer has work to commit, whether or not
- *	  anybody hears of it.  The setting client_connection_check_interval ends
- *	  such waits like any other statement.
+ * 2. The other waits do what a statement of a dead client does in core: they go
+ *	  on, here for at most pgpubsub.publish_timeout.  subscribe(), unsubscribe()
+ *	  and ack() say what is to be done, and a writer has work to commit, whether
+ *	  or not anybody hears of it.  Where client_connection_check_interval ends
+ *	  statements, it ends these waits too.
  *
  * 3. A poll() that waits has the snapshot of its statement all the while, for
- *	  which CREATE INDEX CONCURRENTLY waits, and because of which VACUUM keeps
- *	  all rows that died since.  A procedure may end its caller's transaction,
- *	  and the snapshot with it; wait() does so before it sleeps.
+ *	  which CREATE INDEX CONCURRENTLY waits and behind which VACUUM cleans up
+ *	  nothing.  A procedure may end its caller's transaction, and the snapshot
+ *	  with it; wait() does so before it sleeps.
  *
  * 4. What can raise an error, and whatever looks at catalogs, wait() does within
- *	  a transaction: it checks its arguments, the owner, and that there is a
- *	  relay.  Then that transaction ends.  Called by itself, the procedure
- *	  sleeps outside of any transaction, so that nobody waits for its virtual
- *	  transaction id.  Called by a procedure or a DO block, whose language keeps
- *	  its state in SPI, it sleeps in a new transaction that has no snapshot.
- *	  While it sleeps it looks at shared memory alone, and raises nothing: an
- *	  interrupt, or a subscription that is not what it was, ends the sleep, and
- *	  is dealt with in the next transaction, as in the first one.
+ *	  that transaction.  Called by itself, it then sleeps outside of any, so that
+ *	  not even its virtual transaction id is to be waited for.  Called by a
+ *	  procedure or a DO block, whose language keeps its state in SPI, it sleeps
+ *	  in a new transaction that has no snapshot.  While it sleeps it looks at
+ *	  shared memory alone, and raises nothing: an interrupt, or a subscription
+ *	  that is not what it was, is dealt with in the next transaction.
  *
- * 5. wait() claims nothing, so it is in nobody's way, and several sessions may
- *	  wait for one subscription.  While a session reads or changes that, they
- *	  sleep until it lets go: only then it is known what is left to read.
+ * 5. wait() claims nothing, so several sessions may wait for one subscription.
+ *	  While a session reads or changes that, they sleep until it lets go: only
+ *	  then it is known what is left.
  *
- * 6. wait() sleeps on its latch, which is set by way of the subscription's list
- *	  of waiters (see waiting_readers.c) or of the condition variable of those
- *	  who wait for the reader.  It enters one of these before it looks.
+ * 6. wait() sleeps on its latch, which is set by the subscription's list of
+ *	  waiters (see waiting_readers.c) or by the condition variable of those who
+ *	  wait for the reader.  It enters one of these before it looks.
  *
  *-------------------------------------------------------------------------
  */
@@ -128,8 +124,7 @@ is_closed(void)
 /*
  * Sleep until this process's latch is set, for at most timeout milliseconds, or
  * until the client's connection is closed: then the next CHECK_FOR_INTERRUPTS()
- * ends the session.  May return early.  The caller resets the latch.  Raises
- * nothing.  No LWLock may be held.
+ * ends the session.  The caller resets the latch.  Raises nothing.
  */
 void
 client_sleep(long timeout, uint32 wait_event)
@@ -198,9 +193,8 @@ check_may_end_transaction(FunctionCallInfo fcinfo)
 }
 
 /*
- * Is no SPI connection open, so that no procedural language has state that the
- * end of the transaction would destroy?  (SPI does not tell how many are open;
- * but this function answers whether any is.)
+ * Is no SPI connection open, so that no procedural language is above whose state
+ * would end with the transaction?  (SPI tells whether it is connected at all.)
  */
 static bool
 spi_is_unused(void)
@@ -236,10 +230,7 @@ check_subscription(Wait *wait)
 	PopActiveSnapshot();
 }
 
-/*
- * End the transaction of the procedural language that has called us, and begin
- * the next one.
- */
+/* End the transaction of the language that has called us, and begin the next. */
 static void
 next_spi_transaction(void)
 {
@@ -248,10 +239,7 @@ next_spi_transaction(void)
 	SPI_finish();
 }
 
-/*
- * End the caller's transaction, and with it all snapshots that this process
- * has.
- */
+/* End the transaction, and with it all snapshots that this process has. */
 static void
 end_transaction(Wait *wait)
 {
@@ -331,10 +319,9 @@ look_at(Wait *wait, Subscription *subscription)
 }
 
 /*
- * Stop waiting for the subscription's reader.  If a process cancels its sleep
- * on a condition variable after it was signalled, core passes the signal on to
- * the next process; two that wait here would wake each other for ever.  So this
- * one enters the list of sleepers again first, which uses the signal up.
+ * Wait for the subscription's reader no more.  A process that was signalled and
+ * cancels its sleep passes the signal on, and two of them would wake each other
+ * for ever.  So this one first takes its place in the list again.
  */
 static void
 cancel_sleep(Subscription *subscription)
@@ -348,9 +335,8 @@ cancel_sleep(Subscription *subscription)
 }
 
 /*
- * Look at the subscription, and if there is nothing to do, sleep until
- * something happens, for at most left ms.  Returns what the look said.  Raises
- * nothing.
+ * Look at the subscription, and if there is nothing, sleep until something
+ * happens, for at most left ms.  Returns what the look said.  Raises nothing.
  */
 static Finding
 look_and_sleep(Wait *wait, long left)

@@ -30,8 +30,8 @@ slist_head	own_readings = SLIST_STATIC_INIT(own_readings);
 /*
  * May it be this session's transaction that a full queue waits for?  It has
  * consumed or changed something that is not committed, or is the only one
- * that can read a subscription that holds the queue.  on_full is read without
- * the lock, as it is now: the relay may have changed it since the claim.
+ * that can read a subscription that holds the queue.  (The relay may change
+ * on_full under a reader, so it is asked for now.)
  */
 bool
 transaction_may_be_awaited(void)
