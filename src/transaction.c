@@ -30,7 +30,7 @@
 
 #include "access/xact.h"
 #include "publish/publish.h"
-#include "read/subscribe.h"
+#include "read/read.h"
 #include "relay/relay.h"
 #include "server/server.h"
 
@@ -41,27 +41,24 @@ transaction_callback(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			subscribe_pre_commit();
+			read_pre_commit();
 			publish_pre_commit();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			hooks_pre_prepare();
-			subscribe_pre_prepare();
+			read_pre_prepare();
 			publish_pre_prepare();
 			break;
 		case XACT_EVENT_COMMIT:
 			relay_staged_at_commit();
 			hooks_at_end(true);
-			subscribe_at_commit();
+			read_at_commit();
 			publish_at_end(true);
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			hooks_at_end(false);
-			if (event == XACT_EVENT_ABORT)
-				subscribe_at_abort();
-			else
-				subscribe_at_prepare();
+			read_at_abort();
 			publish_at_end(false);
 			break;
 		default:
@@ -79,13 +76,13 @@ subtransaction_callback(SubXactEvent event, SubTransactionId mySubid,
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
 		hooks_at_subcommit(level);
-		subscribe_at_subcommit(level);
+		read_at_subcommit(level);
 		publish_at_subcommit(level);
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
 		hooks_at_subabort(level);
-		subscribe_at_subabort(level);
+		read_at_subabort(level);
 		publish_at_subabort(level);
 	}
 }

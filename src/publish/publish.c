@@ -467,7 +467,7 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 	{
 		/* the full ring may wait for what this transaction is to commit */
 		if (pg_atomic_read_u32(&database->relay.state) == RELAY_FULL &&
-			!transaction_may_be_awaited)
+			!transaction_may_be_awaited())
 			(void) room_wait(database, channel->name);
 		framed |= not_heard_yet(database, channel);
 	}

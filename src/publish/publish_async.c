@@ -431,7 +431,7 @@ reserve_place(void)
 	/* who must not wait may still find that it is his turn */
 	staging_queue_up(async.database->staging, async.end.bytes);
 	async.in_queue = true;
-	if (transaction_may_be_awaited)
+	if (transaction_may_be_awaited())
 		(void) take_queued_place();
 	else
 		wait_in_queue();
@@ -452,7 +452,7 @@ stage(void)
 		return false;
 	if (pg_atomic_read_u32(&async.database->relay.state) == RELAY_FULL)
 	{
-		if (transaction_may_be_awaited)
+		if (transaction_may_be_awaited())
 			return false;
 		channel = find_bound_channel();
 		if (channel)
@@ -462,7 +462,7 @@ stage(void)
 		return false;
 	if (async.end.bytes > staging_max_transaction(async.database->staging))
 	{
-		if (!transaction_may_be_awaited)
+		if (!transaction_may_be_awaited())
 			wait_until_notified();
 		return false;
 	}

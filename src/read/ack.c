@@ -4,24 +4,23 @@
  *	  ack(): consume what a look has shown, up to a seq.
  *
  * Events that are no longer in the queue count as lost, whether a look has shown
- * them or not.  Their seqs went with them, so the ack covers those of a channel
- * only where it is sure to:
+ * them or not.  Their seqs went with them, so the ack covers missing events of a
+ * channel only where these are sure not to be above the given seq:
  *
- * 1. if it covers a later event of the channel, or the newest one that it ever
- *	  had, it covers all that are missing before;
+ * 1. If the ack covers a later event of the channel, or the newest one that it
+ *	  ever had, it covers all that are missing before that.
  *
- * 2. if it covers the last gap row that a look has shown, it covers what that
- *	  row told.
+ * 2. If it covers the last gap row that a look has shown, it covers the events
+ *	  that this row has told.
  *
  * All others are left to the next gap row.  So each is counted once, and the
  * reader misses none without being told: a shown event that was overwritten
- * may be told as lost, but one behind the acked seq is never passed over.
+ * may be told as lost, but no event behind the acked seq is passed over.
  *
  *-------------------------------------------------------------------------
  */
-#include "read/reader.h"
+#include "read/read_internal.h"
 
-#include "fmgr.h"
 #include "miscadmin.h"
 
 PG_FUNCTION_INFO_V1(pgpubsub_ack);
@@ -31,13 +30,13 @@ PG_FUNCTION_INFO_V1(pgpubsub_ack_1_1);
 typedef struct Ack
 {
 	Claim	   *claim;
-	uint64		seq;
-	uint64		consumed;		/* events, over all channels */
-	uint64		bytes;
-	uint64		last_seq;
+	uint64		seq;			/* up to and including this one */
+	uint64		consumed;		/* events that were there, of all channels */
+	uint64		bytes;			/* of their payloads */
+	uint64		last_seq;		/* the highest of theirs */
 } Ack;
 
-/* Move the cursor to number over events that are no longer there. */
+/* Move the cursor to number, over events that are no longer there. */
 static void
 ack_missing(Cursor *cursor, uint64 number)
 {
@@ -79,11 +78,11 @@ ack_channel(Ack *ack, Cursor *cursor)
 		if (found == RING_UP_TO_DATE)
 			return;
 
-		/* those before the next one are gone; which of them are covered? */
+		/* the next events are gone; up to which are they covered? */
 		if (found == RING_ALL_GONE && newest == state.newest_number &&
 			ack->seq >= state.newest_seq)
 			upto = newest;
-		else if (ack->seq >= ack->claim->subscription->told_seq)
+		else if (ack->seq >= ack->claim->own.subscription->told_seq)
 			upto = cursor->binding->told;
 		if (upto > cursor->number)
 			ack_missing(cursor, upto);
@@ -91,7 +90,7 @@ ack_channel(Ack *ack, Cursor *cursor)
 	}
 }
 
-/* Raise an error if no event has this seq yet. */
+/* Raise 22023 if the seq is negative, or if no event has it yet. */
 static void
 check_ack_seq(Database *database, int64 seq)
 {
@@ -111,9 +110,7 @@ check_ack_seq(Database *database, int64 seq)
 				 errhint("Give the seq of a row that poll() returned.")));
 }
 
-/*
- * What ack() does, to the subscription of that name.
- */
+/* ack() on the subscription of that name; how many events it has consumed. */
 static Datum
 ack_subscription(FunctionCallInfo fcinfo, const char *name)
 {
@@ -127,14 +124,13 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 	ack.claim = reader_claim(database, name, 0, false);
 	check_ack_seq(database, PG_GETARG_INT64(1));
 
-	/* the event may be of a relay that was started since the claim was made */
-	reader_sync(ack.claim);
+	/* the event may come from a relay that has started since the claim */
+	position_sync(ack.claim);
 	ack.seq = (uint64) PG_GETARG_INT64(1);
 
-	subscription = ack.claim->subscription;
+	subscription = ack.claim->own.subscription;
 	position = &ack.claim->position;
-	reader_save(ack.claim);
-	reader_consume(ack.claim);
+	position_consume(ack.claim);
 	for (int i = 0; i < position->ncursors; i++)
 		ack_channel(&ack, &position->cursors[i]);
 	if (subscription->told_gap > position->gap_seen &&
@@ -146,7 +142,8 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 }
 
 /*
- * pgpubsub.ack_1_0(subscription name, seq bigint), ack() before version 1.1
+ * pgpubsub.ack_1_0(subscription name, seq bigint) RETURNS bigint: ack() of
+ * version 1.0
  */
 Datum
 pgpubsub_ack(PG_FUNCTION_ARGS)

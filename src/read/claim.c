@@ -1,96 +1,61 @@
 /*-------------------------------------------------------------------------
  *
  * claim.c
- *	  Being a subscription's reader: claim, position, commit.
+ *	  Being a subscription's only reader.
  *
- * 1. A transaction that polls, acks or changes a subscription first claims
- *	  it: it writes its pid into the subscription, under the mutex, and keeps
- *	  it until the transaction ends (or the subtransaction that claimed it is
- *	  rolled back).  So there is at most one reader.
+ * 1. A transaction that polls, acks, changes or drops a subscription first
+ *	  claims it: it writes its pid into the subscription, until it ends or the
+ *	  subtransaction that claimed it is rolled back.  So there is at most one
+ *	  reader.  It works on its own copy of the positions; see position.c.
  *
- * 2. While it has the claim it works on a copy of the bindings' positions, in
- *	  its own memory.  Commit writes them back; an abort only forgets them.
- *	  The first change within a subtransaction saves a copy, to which a
- *	  rollback to its savepoint returns.  No two of these share their cursors.
+ * 2. The claims of this transaction are the list own_readings, which tells the
+ *	  publishing side whether a full queue may wait for this transaction.
  *
- * 3. Commit allocates nothing: it copies numbers into bindings that cannot
- *	  have gone, since only the reader removes them, and the same commit does
- *	  so afterwards.  The exception is a database slot that was freed, which
- *	  the generations show.
+ * 3. A subscription stays as long as it has a reader, unless the slot of its
+ *	  database is freed; the generations that the claim has noted show that.
  *
- * 4. A reader that waits in poll() and has consumed nothing gives the claim
- *	  up for a moment when a session wants to change or drop the
- *	  subscription; see poll.c.
+ * 4. A reader that waits in poll() and has consumed nothing gives the claim up
+ *	  for a moment when a session wants to change or drop the subscription and
+ *	  so counts itself in subscription->reader.wanted.
  *
  *-------------------------------------------------------------------------
  */
-#include "read/reader.h"
+#include "read/read_internal.h"
 
+#include "access/xact.h"
 #include "base/nesting.h"
 #include "miscadmin.h"
-#include "read/client_wait.h"
-#include "registry/holders.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-/* This transaction's claims, in TopTransactionContext. */
-static Claim *claims = NULL;
-
-/*
- * The lowest nesting level at which this transaction has called what it cannot
- * prepare, whatever came of it; 0: none.
- */
-static int	called_level = 0;
-
-/* The subscription among whose wanting sessions this one is counted. */
-static Subscription *wanted_subscription = NULL;
-
-/*
- * True if this session may know that the subscription exists: it is
- * committed, or this session's own.  Its database's lock must be held.
- */
-bool
-reader_visible(Subscription *subscription)
+/* What this transaction does as a reader, beside its claims. */
+static struct
 {
-	if (subscription->doomed)
-		return false;
-	switch (subscription->state)
-	{
-		case SUBSCRIPTION_FREE:
-			return false;
-		case SUBSCRIPTION_CREATING:
-			return subscription->changer_pid == MyProcPid;
-		case SUBSCRIPTION_ACTIVE:
-			return true;
-		case SUBSCRIPTION_DROPPING:
-			return subscription->changer_pid != MyProcPid;
-	}
-	return false;
-}
+	/* lowest nesting level with a call that forbids to prepare it, or 0 */
+	int			called_level;
 
-/*
- * Say for transaction_may_be_awaited what this transaction's claims are, after
- * they have changed.
- */
-static void
-note_awaited(void)
+	/* the subscription among whose wanting sessions this one counts, or NULL */
+	Subscription *wanted;
+}			reading = {0};
+
+/* The claim that an element of own_readings is part of. */
+static Claim *
+claim_of(slist_node *node)
 {
-	transaction_may_be_awaited = false;
-	for (Claim *claim = claims; claim; claim = claim->next)
-	{
-		if (claim->position.consumed || claim->changing_level > 0 ||
-			claim->subscription->on_full != ON_FULL_DROP)
-			transaction_may_be_awaited = true;
-	}
+	return slist_container(Claim, own.node, node);
 }
 
 /* The claim of this transaction on the subscription, or NULL. */
 static Claim *
 find_claim(Subscription *subscription)
 {
-	for (Claim *claim = claims; claim; claim = claim->next)
+	slist_iter	iter;
+
+	slist_foreach(iter, &own_readings)
 	{
-		if (claim->subscription == subscription &&
+		Claim	   *claim = claim_of(iter.cur);
+
+		if (claim->own.subscription == subscription &&
 			claim->generation == subscription->generation)
 			return claim;
 	}
@@ -98,20 +63,8 @@ find_claim(Subscription *subscription)
 }
 
 /*
- * Raise 42704 for a subscription that does not exist.
- */
-void
-reader_no_subscription(const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("subscription \"%s\" does not exist", name),
-			 errhint("Create it with pgpubsub.subscribe().")));
-}
-
-/*
- * Raise 55006 for a subscription that another session reads; change: this one
- * is to change or drop it.
+ * Raise 55006 for a subscription that the process with this pid reads; change
+ * tells whether this one was to change or drop it.
  */
 static void
 subscription_in_use(const char *name, int pid, bool change)
@@ -127,9 +80,9 @@ subscription_in_use(const char *name, int pid, bool change)
 }
 
 /*
- * Try to write this process into the subscription as its reader.  Returns 0,
- * or the pid of the reader that it has; *waits then tells if that one only
- * waits in poll().  Sessions that want to change it go first.  Its
+ * Try to write this process into the subscription as its reader.  Returns 0; or
+ * the pid of the reader that it has, and in *waits whether that only waits in
+ * poll(); or, as sessions that want to change it go first, the pid of one.  Its
  * database's lock must be held.
  */
 static int
@@ -152,7 +105,7 @@ take_subscription(Subscription *subscription, bool change, bool *waits)
 	return pid;
 }
 
-/* Let the next reader in. */
+/* Let the next reader in.  The database's lock must be held. */
 static void
 release_subscription(Subscription *subscription)
 {
@@ -170,35 +123,36 @@ enter_claim(Claim *claim, Database *database, Subscription *subscription)
 {
 	claim->database = database;
 	claim->database_generation = pg_atomic_read_u32(&database->generation);
-	claim->subscription = subscription;
+	claim->own.subscription = subscription;
 	claim->generation = subscription->generation;
 	claim->level = GetCurrentTransactionNestLevel();
 	claim->position.gap_seen = pg_atomic_read_u64(&subscription->gap_seen);
 	claim->position.seq = pg_atomic_read_u64(&subscription->seq);
-	claim->next = claims;
-	claims = claim;
+	slist_push_head(&own_readings, &claim->own.node);
 }
 
 /* Count this session among those that want to change the subscription. */
 static void
 want_subscription(Subscription *subscription)
 {
-	wanted_subscription = subscription;
+	reading.wanted = subscription;
+
 	SpinLockAcquire(&subscription->reader.mutex);
 	subscription->reader.wanted++;
 	subscription->reader.wanted_pid = MyProcPid;
 	SpinLockRelease(&subscription->reader.mutex);
 }
 
-/* Count it out again.  Cannot fail. */
+/* Count this session out again, if it was counted.  Cannot fail. */
 static void
 unwant_subscription(void)
 {
-	Subscription *subscription = wanted_subscription;
+	Subscription *subscription = reading.wanted;
 
 	if (subscription == NULL)
 		return;
-	wanted_subscription = NULL;
+	reading.wanted = NULL;
+
 	SpinLockAcquire(&subscription->reader.mutex);
 	subscription->reader.wanted--;
 	SpinLockRelease(&subscription->reader.mutex);
@@ -206,10 +160,9 @@ unwant_subscription(void)
 }
 
 /*
- * One attempt at a claim.  Returns it, or NULL with the reader's pid, having
- * prepared to sleep on the subscription's condition variable; or NULL with
- * *subscription NULL, if it went away or changed hands since its owner was
- * looked up.
+ * One attempt at a claim.  Returns it; or NULL and the reader's pid, having
+ * prepared to sleep on the subscription's condition variable; or NULL and
+ * *subscription NULL, if that went away or has another owner by now.
  */
 static Claim *
 try_claim(Database *database, const char *name, Oid owner, bool change,
@@ -241,9 +194,9 @@ try_claim(Database *database, const char *name, Oid owner, bool change,
 }
 
 /*
- * Wait until the reader lets go, or until deadline.  Returns false at the
- * deadline.  change: for one that changes or drops the subscription, which
- * it does even if its client has gone; what would read is ended then.
+ * Wait until the reader lets go; may return early.  Returns false at the
+ * deadline.  A session that is to change or drop the subscription does so even
+ * if its client has gone; one that would read it ends then.
  */
 static bool
 wait_for_reader(Subscription *subscription, TimestampTz deadline, bool change)
@@ -254,42 +207,16 @@ wait_for_reader(Subscription *subscription, TimestampTz deadline, bool change)
 
 	if (left <= 0)
 		return false;
-	if (change)
-		ConditionVariableTimedSleep(&subscription->reader.cv, left, event);
-	else
-		client_sleep_on(&subscription->reader.cv, left, event);
+	if (!change)
+	{
+		client_sleep(left, event);
+		left = 0;
+	}
+	(void) ConditionVariableTimedSleep(&subscription->reader.cv, left, event);
 	return true;
 }
 
-/*
- * Another session has dropped the subscription of this name and created one
- * in its place, and has not committed that: the new one and the session's
- * pid, having prepared to sleep on its condition variable.  Else NULL.
- */
-Subscription *
-reader_find_replacing(Database *database, const char *name, int *pid)
-{
-	Subscription *subscription;
-
-	LWLockAcquire(database->lock, LW_SHARED);
-	subscription = registry_find_subscription(database, name);
-	if (subscription && (subscription->state != SUBSCRIPTION_CREATING ||
-						 !subscription->replaces ||
-						 subscription->changer_pid == MyProcPid))
-		subscription = NULL;
-	if (subscription)
-	{
-		*pid = subscription->changer_pid;
-		ConditionVariablePrepareToSleep(&subscription->reader.cv);
-	}
-	LWLockRelease(database->lock);
-	return subscription;
-}
-
-/*
- * The loop of reader_claim().  The caller counts this session out of those
- * that want a subscription.
- */
+/* The loop of reader_claim(), which cleans up after it. */
 static Claim *
 claim_loop(Database *database, const char *name, TimestampTz deadline,
 		   bool change, Claim *new_claim)
@@ -325,7 +252,7 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 			continue;
 		if (change && waits)
 		{
-			if (wanted_subscription != subscription)
+			if (reading.wanted != subscription)
 			{
 				unwant_subscription();
 				want_subscription(subscription);
@@ -339,11 +266,11 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 }
 
 /*
- * Claim the subscription for this transaction.  Waits until deadline for
- * another reader, then raises 55006 with its pid.  change: it is to be
- * changed or dropped; then only a reader that waits in poll() is waited for,
- * as it lets go.  Raises 42704 if it does not exist, 42501 if it is not
- * ours.  No LWLock may be held.
+ * Claim the subscription for this transaction.  Waits until deadline for another
+ * reader, then raises 55006 with its pid.  If the subscription is to be changed
+ * or dropped, only a reader that waits in poll() is waited for, as that lets go.
+ * Raises 42704 if there is no such subscription, 42501 if it is not the current
+ * user's, 55000 without a relay.  No LWLock may be held.
  */
 Claim *
 reader_claim(Database *database, const char *name, TimestampTz deadline,
@@ -367,297 +294,88 @@ reader_claim(Database *database, const char *name, TimestampTz deadline,
 	if (claim != new_claim)
 		pfree(new_claim);
 	if (change)
+	{
 		nesting_note(&claim->changing_level);
-	note_awaited();
-	reader_sync(claim);
+		claim->own.uncommitted = true;
+	}
+	position_sync(claim);
 	return claim;
 }
 
-/* Has this transaction moved it? */
-static bool
-is_moved(const Cursor *cursor)
-{
-	return cursor->delivered > 0 || cursor->lost > 0;
-}
-
-/* Where the binding stands, as is committed. */
-static void
-place_cursor(Cursor *cursor, Binding *binding)
-{
-	cursor->number = registry_position(binding, &cursor->pos);
-}
-
 /*
- * The cursor for the binding, as it stood if this transaction has moved it,
- * else as is committed.  likely: the index that it had among the old ones when
- * they were made, unless they are those of a savepoint; -1 if it was never
- * among any.
- */
-static void
-carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold,
-			 int likely)
-{
-	for (int i = 0; i < nold && likely >= 0; i++)
-	{
-		Cursor	   *candidate = &old[(likely + i) % nold];
-
-		if (candidate->binding == binding &&
-			candidate->channel == binding->channel)
-		{
-			*cursor = *candidate;
-			if (!is_moved(cursor))
-				place_cursor(cursor, binding);
-			return;
-		}
-	}
-	memset(cursor, 0, sizeof(Cursor));
-	cursor->binding = binding;
-	cursor->channel = binding->channel;
-	place_cursor(cursor, binding);
-}
-
-/*
- * Have the claim's cursors reflect the subscription's bindings: patterns may
- * have got new ones.  Those that this transaction drops are not read any more.
- * If it has consumed from them, their cursors are kept behind the others: that
- * is counted, and it goes on from there if it names the channel again.
- *
- * A relay that ends gives the numbers of what it had received and not queued
- * to others, and takes back bindings that are beyond; the next relay raises the
- * gap epoch before it queues anything.  A cursor that this transaction has not
- * moved may be beyond too, so it is placed anew when the epoch has grown.
- */
-void
-reader_sync(Claim *claim)
-{
-	Subscription *subscription = claim->subscription;
-	Cursor	   *old = claim->position.cursors;
-	int			nold = claim->position.ncursors + claim->position.nkept;
-	Cursor	   *cursors;
-	dlist_iter	iter;
-	int			count = 0;
-	uint64		gap_epoch;
-
-	/* relays end with the lock, so one cannot come and go meanwhile */
-	LWLockAcquire(claim->database->lock, LW_SHARED);
-	gap_epoch = registry_gap_epoch(claim->database, subscription);
-	if ((claim->synced && claim->gap_epoch == gap_epoch &&
-		 claim->bindings_version == subscription->bindings_version) ||
-		claim->generation != subscription->generation)
-	{
-		LWLockRelease(claim->database->lock);
-		return;
-	}
-	dlist_foreach(iter, &subscription->bindings)
-		count++;
-	cursors = MemoryContextAllocExtended(TopTransactionContext,
-										 Max(count, 1) * sizeof(Cursor),
-										 MCXT_ALLOC_NO_OOM);
-	if (cursors == NULL)
-	{
-		LWLockRelease(claim->database->lock);
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory"),
-				 errdetail("Failed on %d positions of subscription \"%s\".",
-						   count, subscription->name)));
-	}
-	count = 0;
-	dlist_foreach(iter, &subscription->bindings)
-	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
-		if (!(binding->flags & BINDING_DROPPED))
-		{
-			carry_cursor(&cursors[count], binding, old, nold,
-						 binding->cursor);
-			binding->cursor = count++;
-		}
-	}
-	claim->position.ncursors = count;
-	dlist_foreach(iter, &subscription->bindings)
-	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
-		if (binding->flags & BINDING_DROPPED)
-		{
-			carry_cursor(&cursors[count], binding, old, nold,
-						 binding->cursor);
-			binding->cursor = is_moved(&cursors[count]) ? count++ : -1;
-		}
-	}
-	claim->position.cursors = cursors;
-	claim->position.nkept = count - claim->position.ncursors;
-	claim->bindings_version = subscription->bindings_version;
-	claim->gap_epoch = gap_epoch;
-	claim->synced = true;
-	LWLockRelease(claim->database->lock);
-	if (old)
-		pfree(old);
-}
-
-/* Free the position's cursors, if it has any yet. */
-static void
-free_cursors(Position *position)
-{
-	if (position->cursors)
-		pfree(position->cursors);
-}
-
-/* Forget the innermost saved position. */
-static void
-drop_saved(Claim *claim)
-{
-	SavedPosition *saved = claim->saved;
-
-	claim->saved = saved->upper;
-	free_cursors(&saved->position);
-	pfree(saved);
-}
-
-/* Free a claim that has ended before its transaction. */
-static void
-free_claim(Claim *claim)
-{
-	while (claim->saved)
-		drop_saved(claim);
-	free_cursors(&claim->position);
-	pfree(claim);
-}
-
-/*
- * To be called before the claim's position moves: save it for a rollback to
- * the current savepoint, unless that was done.
- */
-void
-reader_save(Claim *claim)
-{
-	SavedPosition *saved;
-	Size		size = (claim->position.ncursors + claim->position.nkept) *
-		sizeof(Cursor);
-
-	if (!nesting_needs_copy(claim->level,
-							claim->saved ? claim->saved->level : 0))
-		return;
-	saved = MemoryContextAlloc(TopTransactionContext, sizeof(SavedPosition));
-	saved->position = claim->position;
-	saved->position.cursors = MemoryContextAlloc(TopTransactionContext,
-												 Max(size, 1));
-	memcpy(saved->position.cursors, claim->position.cursors, size);
-	saved->level = GetCurrentTransactionNestLevel();
-	saved->upper = claim->saved;
-	claim->saved = saved;
-}
-
-/*
- * Something is consumed: commit writes the claim's position.  What is consumed
- * is in the position, and was saved before (reader_save()).
- */
-void
-reader_consume(Claim *claim)
-{
-	claim->position.consumed = true;
-	transaction_may_be_awaited = true;
-}
-
-/*
- * The SQL function that is running reads or changes subscriptions with its
- * transaction.
+ * Note that the SQL function that is running reads or changes subscriptions
+ * with its transaction, which can therefore not be prepared.
  */
 void
 reader_note_call(void)
 {
-	nesting_note(&called_level);
+	nesting_note(&reading.called_level);
 }
 
 /*
- * PREPARE TRANSACTION: raise an error if there is anything that would have to
- * be kept until COMMIT PREPARED.
+ * Before PREPARE TRANSACTION: raise 0A000 if this transaction has called what
+ * would have to be kept until COMMIT PREPARED.
  */
 void
 reader_pre_prepare(void)
 {
-	if (called_level > 0)
+	if (reading.called_level > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot prepare a transaction that has read or changed subscriptions"),
-				 claims ? errdetail("The transaction has subscription \"%s\".",
-									claims->subscription->name) : 0,
+				 slist_is_empty(&own_readings) ? 0 :
+				 errdetail("The transaction has subscription \"%s\".",
+						   claim_of(slist_head_node(&own_readings))->own.subscription->name),
 				 errhint("Commit it with COMMIT, or poll in a transaction of its own.")));
 }
 
 /*
- * Before commit, while it may still fail: make sure that every cursor is of
- * a binding that is there, and that somebody gets what a poll in autocommit
- * has consumed.  A client that has sent COMMIT has got its rows.
+ * Before commit, while it may still fail: make sure that every cursor's binding
+ * is there, and that a client is there to get what a poll in autocommit has
+ * consumed.  (A client that has sent COMMIT has got its rows.)
  */
 void
-reader_pre_commit(void)
+read_pre_commit(void)
 {
-	for (Claim *claim = claims; claim; claim = claim->next)
+	slist_iter	iter;
+
+	slist_foreach(iter, &own_readings)
 	{
-		reader_sync(claim);
+		Claim	   *claim = claim_of(iter.cur);
+
+		position_sync(claim);
 		if (claim->handed_out && !IsTransactionBlock())
 			client_expect();
 	}
 }
 
-/* Write the position to where other sessions see it.  Cannot fail. */
-static void
-publish_position(Claim *claim)
-{
-	Subscription *subscription = claim->subscription;
-	uint64		delivered = 0;
-	uint64		lost = 0;
-	int			count = claim->position.ncursors + claim->position.nkept;
-
-	for (int i = 0; i < count; i++)
-	{
-		Cursor	   *cursor = &claim->position.cursors[i];
-		Channel    *channel = &claim->database->channels[cursor->channel];
-
-		/* one that was not moved is not ours to write */
-		if (!is_moved(cursor))
-			continue;
-		Assert(cursor->number != BINDING_UNPLACED);
-		Assert(cursor->binding->subscription == subscription &&
-			   cursor->binding->channel == cursor->channel);
-		registry_set_position(cursor->binding, cursor->number, cursor->pos);
-		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
-		pg_atomic_fetch_add_u64(&channel->lost, cursor->lost);
-		delivered += cursor->delivered;
-		lost += cursor->lost;
-	}
-	pg_atomic_write_u64(&subscription->gap_seen, claim->position.gap_seen);
-	pg_atomic_write_u64(&subscription->seq, claim->position.seq);
-	pg_atomic_fetch_add_u64(&subscription->stats.delivered, delivered);
-	pg_atomic_fetch_add_u64(&subscription->stats.delivered_bytes,
-							claim->position.delivered_bytes);
-	pg_atomic_fetch_add_u64(&subscription->stats.lost, lost);
-}
-
 /*
- * The transaction has committed: its positions stand.  Its changes of
- * subscriptions come after: a binding that goes counts as lost what its
- * position says.  Cannot fail.
+ * The transaction has committed: show its positions.  Its changes of
+ * subscriptions come after: a binding that goes counts as lost what its position
+ * leaves.  Cannot fail.
  */
 void
 reader_publish_at_commit(void)
 {
-	for (Claim *claim = claims; claim; claim = claim->next)
+	slist_iter	iter;
+
+	slist_foreach(iter, &own_readings)
 	{
+		Claim	   *claim = claim_of(iter.cur);
+
 		if (!claim->position.consumed)
 			continue;
 		LWLockAcquire(claim->database->lock, LW_SHARED);
 		if (reader_claim_valid(claim))
-			publish_position(claim);
+			position_publish(claim);
 		LWLockRelease(claim->database->lock);
 	}
 }
 
-/* Give up the claim; after commit, its position stands.  Cannot fail. */
+/*
+ * Let go of the subscription; at commit, when the claim's position is shown.
+ * The caller forgets the claim.  Cannot fail.
+ */
 static void
 end_claim(Claim *claim, bool commit)
 {
@@ -667,112 +385,101 @@ end_claim(Claim *claim, bool commit)
 	LWLockAcquire(database->lock, LW_SHARED);
 	if (reader_claim_valid(claim))
 	{
-		awaited = claim->subscription->doomed || claim->subscription->stale;
-		release_subscription(claim->subscription);
+		awaited = claim->own.subscription->doomed ||
+			claim->own.subscription->stale;
+		release_subscription(claim->own.subscription);
 	}
 	LWLockRelease(database->lock);
 	if (awaited)
 		registry_request(database);
 	else if (commit && claim->position.consumed)
 	{
-		/* the position is to be seen before we look who waits for it */
+		/*
+		 * The relay writes that the queue is full, then reads positions; we
+		 * have written ours, and then read that.  With a barrier in both, one
+		 * sees the other; else the relay might wait for room that is there.
+		 */
 		pg_memory_barrier();
 		if (pg_atomic_read_u32(&database->relay.state) == RELAY_FULL)
 			registry_wake(&database->relay.procno);
 	}
 }
 
-/* The transaction has committed, and so have its changes.  Cannot fail. */
+/*
+ * The transaction has ended: its claims do.  Cannot fail.
+ */
 void
-reader_at_commit(void)
+reader_at_end(bool commit)
 {
-	for (Claim *claim = claims; claim; claim = claim->next)
-		end_claim(claim, true);
-	claims = NULL;
-	note_awaited();
-	called_level = 0;
-}
+	slist_iter	iter;
 
-/* The transaction has aborted or was prepared.  Cannot fail. */
-void
-reader_at_abort(void)
-{
 	/* a FATAL error passes by reader_claim()'s own cleanup */
 	unwant_subscription();
-	for (Claim *claim = claims; claim; claim = claim->next)
-		end_claim(claim, false);
-	claims = NULL;
-	note_awaited();
-	called_level = 0;
-}
-
-/* A subtransaction has ended well: what it did is its parent's. */
-void
-reader_at_subcommit(int level)
-{
-	nesting_subcommit(&called_level, level);
-	for (Claim *claim = claims; claim; claim = claim->next)
-	{
-		SavedPosition *saved = claim->saved;
-
-		nesting_subcommit(&claim->level, level);
-		nesting_subcommit(&claim->changing_level, level);
-		if (saved == NULL || saved->level < level)
-			continue;
-		if (nesting_parent_needs_copy(claim->level, saved->upper ?
-									  saved->upper->level : 0, level))
-			saved->level = level - 1;
-		else
-			drop_saved(claim);
-	}
-}
-
-/* A subtransaction was rolled back: bring back the positions before it. */
-void
-reader_at_subabort(int level)
-{
-	Claim	  **link = &claims;
-
-	(void) nesting_subabort(&called_level, level);
-	while (*link)
-	{
-		Claim	   *claim = *link;
-
-		if (claim->level >= level)
-		{
-			*link = claim->next;
-			end_claim(claim, false);
-			free_claim(claim);
-			continue;
-		}
-		if (claim->saved && claim->saved->level >= level)
-		{
-			/* the saved cursors become the claim's, and the others go */
-			Position	moved = claim->position;
-
-			claim->position = claim->saved->position;
-			claim->saved->position = moved;
-			drop_saved(claim);
-		}
-		(void) nesting_subabort(&claim->changing_level, level);
-
-		/* bindings may have gone with the subtransaction */
-		claim->synced = false;
-		link = &claim->next;
-	}
-	note_awaited();
+	slist_foreach(iter, &own_readings)
+		end_claim(claim_of(iter.cur), commit);
+	slist_init(&own_readings);
+	reading.called_level = 0;
 }
 
 /*
- * Is what the claim points to still what was claimed?  Its database's lock
- * must be held for the answer to stay true.
+ * The subtransaction of that level has committed: what it has done is its
+ * parent's.  Cannot fail.
+ */
+void
+reader_at_subcommit(int level)
+{
+	slist_iter	iter;
+
+	nesting_subcommit(&reading.called_level, level);
+	slist_foreach(iter, &own_readings)
+	{
+		Claim	   *claim = claim_of(iter.cur);
+
+		nesting_subcommit(&claim->level, level);
+		nesting_subcommit(&claim->changing_level, level);
+		position_subcommit(claim, level);
+	}
+}
+
+/*
+ * The subtransaction of that level was rolled back: end the claims that it has
+ * made, and bring back the positions of the others.  Cannot fail.
+ */
+void
+reader_at_subabort(int level)
+{
+	slist_mutable_iter iter;
+
+	(void) nesting_subabort(&reading.called_level, level);
+	slist_foreach_modify(iter, &own_readings)
+	{
+		Claim	   *claim = claim_of(iter.cur);
+
+		if (claim->level >= level)
+		{
+			slist_delete_current(&iter);
+			end_claim(claim, false);
+			position_free(claim);
+			pfree(claim);
+			continue;
+		}
+		position_subabort(claim, level);
+		(void) nesting_subabort(&claim->changing_level, level);
+		claim->own.uncommitted = claim->position.consumed ||
+			claim->changing_level > 0;
+	}
+}
+
+/*
+ * Is what the claim points to still what was claimed?  The answer stays true
+ * while the database's lock is held.
  */
 bool
 reader_claim_valid(Claim *claim)
 {
 	return pg_atomic_read_u32(&claim->database->generation) ==
 		claim->database_generation &&
-		claim->subscription->generation == claim->generation;
+		claim->own.subscription->generation == claim->generation;
 }
 
 /*
@@ -782,33 +489,31 @@ reader_claim_valid(Claim *claim)
 bool
 reader_shall_step_aside(Claim *claim)
 {
-	return claim->subscription->reader.wanted > 0 && !claim->position.consumed &&
-		claim->changing_level == 0;
+	Subscription *subscription = claim->own.subscription;
+	bool		wanted;
+
+	if (claim->own.uncommitted)
+		return false;
+	SpinLockAcquire(&subscription->reader.mutex);
+	wanted = subscription->reader.wanted > 0;
+	SpinLockRelease(&subscription->reader.mutex);
+	return wanted;
 }
 
 /*
- * Let a session in that wants to change or drop the subscription, if this
- * transaction has consumed nothing from it.  Returns false if it did, or if
- * the subscription is gone: there is no claim any more then.
+ * If reader_shall_step_aside(), or if the subscription is gone or about to go,
+ * end the claim and return false.  (Whoever makes it go wakes the reader
+ * afterwards; so it is enough to look without the lock.)
  */
 bool
 reader_step_aside(Claim *claim)
 {
-	bool		gone = !reader_claim_valid(claim) ||
-		claim->subscription->doomed;
-
-	if (!gone && !reader_shall_step_aside(claim))
+	if (reader_claim_valid(claim) && !claim->own.subscription->doomed &&
+		!reader_shall_step_aside(claim))
 		return true;
-	for (Claim **link = &claims; *link; link = &(*link)->next)
-	{
-		if (*link == claim)
-		{
-			*link = claim->next;
-			break;
-		}
-	}
+	slist_delete(&own_readings, &claim->own.node);
 	end_claim(claim, false);
-	free_claim(claim);
-	note_awaited();
+	position_free(claim);
+	pfree(claim);
 	return false;
 }

@@ -1,12 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * find_subscription.c
- *	  What is needed before a subscription can be claimed: arguments that may
- *	  be, this database's slot, a relay that answers, the subscription's owner.
+ *	  What a SQL function needs before it can use a subscription.
+ *
+ * That is arguments that are allowed, the slot of this database, a relay that
+ * answers, and the subscription's owner, whose privileges the user must have.
  *
  *-------------------------------------------------------------------------
  */
-#include "read/reader.h"
+#include "read/read_internal.h"
 
 #include <math.h>
 
@@ -14,16 +16,15 @@
 #include "commands/dbcommands.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "read/subscription_table.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"	/* get_database_name(), from 19 on */
 #include "utils/timestamp.h"
 
 /*
- * The subscription that the SQL function's first argument names, of type name
- * as in version 1.0; raises 22004 if it is null.  As all names here, it fills
- * NAMEDATALEN bytes, with zeros behind it.
+ * The subscription that the SQL function's first argument names, which is of
+ * type name, as in version 1.0.  Like all names here, it fills NAMEDATALEN bytes,
+ * with zeros at the end.  Raises 22004 if it is null.
  */
 const char *
 reader_name(FunctionCallInfo fcinfo)
@@ -33,11 +34,10 @@ reader_name(FunctionCallInfo fcinfo)
 }
 
 /*
- * The subscription that the SQL function's first argument names, of type text:
- * what is too long for a name is not cut, as it would be in a conversion to
- * that type, so that two consumers never share a subscription unawares.  In
- * the current context; raises 22004 if it is null, 22023 if it is empty or too
- * long.
+ * The subscription that the SQL function's first argument names, which is of
+ * type text, in the current memory context.  A conversion to type name would
+ * cut what is too long, and two consumers could share a subscription unawares.
+ * Raises 22004 if it is null, 22023 if it is empty or too long.
  */
 const char *
 reader_text_name(FunctionCallInfo fcinfo)
@@ -77,9 +77,8 @@ reader_check_name(const char *name)
 }
 
 /*
- * The timeout of poll() or wait as milliseconds, cut to
- * pgpubsub.max_poll_wait; a part of one counts as a whole.  Raises 22023 if it
- * is negative.
+ * The timeout of poll() or wait() in milliseconds, rounded up and cut to
+ * pgpubsub.max_poll_wait.  Raises 22023 if it is negative.
  */
 int64
 reader_timeout(const Interval *timeout)
@@ -98,7 +97,7 @@ reader_timeout(const Interval *timeout)
 	return (int64) ceil(ms);
 }
 
-/* Raise 55000: by the settings, this database gets no relay. */
+/* Raise 55000, for the settings give this database no relay. */
 static void
 no_relay_here(void)
 {
@@ -111,9 +110,9 @@ no_relay_here(void)
 }
 
 /*
- * The slot of this backend's database, for the SQL function of that name;
- * raises 55000 if subscriptions cannot be had here (in single-user mode too),
- * 25006 on a standby.
+ * The slot of this session's database, for the SQL function of that name.
+ * Raises 25006 on a standby; 55000 if pgpubsub is not preloaded, in single-user
+ * mode, or if the database cannot have a relay.
  */
 Database *
 reader_database(const char *function)
@@ -146,9 +145,9 @@ reader_database(const char *function)
 }
 
 /*
- * Raise 55000 if the slot is no longer this database's: the extension was
- * dropped, or the settings leave the database out.  A lock that the caller
- * holds is released by the error.
+ * Raise 55000 if the slot is no longer this database's, because the extension
+ * was dropped or the settings leave the database out.  The error releases an
+ * LWLock that the caller holds.
  */
 static void
 check_slot(Database *database)
@@ -161,7 +160,7 @@ check_slot(Database *database)
 				 errhint("Create the extension again, or change pgpubsub.databases and reload.")));
 }
 
-/* Raise 55000: the relay is not to be had. */
+/* Raise 55000, for the relay has not answered in time; the error says why. */
 static void
 relay_unavailable(Database *database)
 {
@@ -183,8 +182,8 @@ relay_unavailable(Database *database)
 }
 
 /*
- * Has the relay of this database left for good, so that nothing will come any
- * more?
+ * Has the relay of this database left for good, so that no more events will
+ * come?
  */
 bool
 reader_relay_left(Database *database)
@@ -194,7 +193,7 @@ reader_relay_left(Database *database)
 }
 
 /*
- * Raise 55000 if it has.
+ * Raise 55000 if the relay of this database has left for good.
  */
 void
 reader_expect_relay(Database *database)
@@ -203,22 +202,8 @@ reader_expect_relay(Database *database)
 		no_relay_here();
 }
 
-/* Sleep on the condition variable; false at the deadline. */
-static bool
-sleep_on_relay(ConditionVariable *cv, TimestampTz deadline)
-{
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-													   deadline);
-
-	if (left <= 0)
-		return false;
-	ConditionVariableTimedSleep(cv, left,
-								pgpubsub_wait_event(PGPUBSUB_WAIT_SUBSCRIBE));
-	return true;
-}
-
 /*
- * Wait until the relay runs and has done all that was asked of it so far.
+ * Wait until the relay runs and has done all that was asked of it up to now.
  * Raises 55000 at the deadline.  No LWLock may be held.
  */
 void
@@ -230,20 +215,85 @@ reader_wait_for_relay(Database *database, TimestampTz deadline)
 	ConditionVariablePrepareToSleep(&database->requests.cv);
 	while (pg_atomic_read_u64(&database->requests.handled) < request)
 	{
+		long		left;
+
 		CHECK_FOR_INTERRUPTS();
 		check_slot(database);
-		if (!sleep_on_relay(&database->requests.cv, deadline))
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (left <= 0)
 		{
 			ConditionVariableCancelSleep();
 			relay_unavailable(database);
 		}
+		ConditionVariableTimedSleep(&database->requests.cv, left,
+									pgpubsub_wait_event(PGPUBSUB_WAIT_SUBSCRIBE));
 	}
 	ConditionVariableCancelSleep();
 }
 
 /*
- * Raise 42501 unless the current user may read and change the subscription
- * of this name and owner.  Looks at catalogs: no LWLock may be held.
+ * May this session know that the subscription exists?  It does if it is
+ * committed, or this session's own.  The lock of its database must be held.
+ */
+bool
+reader_visible(Subscription *subscription)
+{
+	if (subscription->doomed)
+		return false;
+	switch (subscription->state)
+	{
+		case SUBSCRIPTION_FREE:
+			return false;
+		case SUBSCRIPTION_CREATING:
+			return subscription->changer_pid == MyProcPid;
+		case SUBSCRIPTION_ACTIVE:
+			return true;
+		case SUBSCRIPTION_DROPPING:
+			return subscription->changer_pid != MyProcPid;
+	}
+	return false;
+}
+
+/*
+ * Raise 42704 for a subscription that does not exist.
+ */
+void
+reader_no_subscription(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("subscription \"%s\" does not exist", name),
+			 errhint("Create it with pgpubsub.subscribe().")));
+}
+
+/*
+ * If another session has dropped the subscription of this name and created one
+ * in its place, and not committed that: the new one and that session's pid,
+ * having prepared to sleep on its condition variable.  Else NULL.
+ */
+Subscription *
+reader_find_replacing(Database *database, const char *name, int *pid)
+{
+	Subscription *subscription;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	subscription = registry_find_subscription(database, name);
+	if (subscription && (subscription->state != SUBSCRIPTION_CREATING ||
+						 !subscription->replaces ||
+						 subscription->changer_pid == MyProcPid))
+		subscription = NULL;
+	if (subscription)
+	{
+		*pid = subscription->changer_pid;
+		ConditionVariablePrepareToSleep(&subscription->reader.cv);
+	}
+	LWLockRelease(database->lock);
+	return subscription;
+}
+
+/*
+ * Raise 42501 unless the current user has the privileges of owner, who owns the
+ * subscription of this name.  Looks at catalogs: no LWLock may be held.
  */
 void
 reader_check_owner(const char *name, Oid owner)
@@ -272,9 +322,9 @@ loaded_owner(Database *database, const char *name)
 }
 
 /*
- * The owner of the subscription; InvalidOid if this session knows of none
- * with that name.  Soon after the server's start, waits until the relay has
- * read the table; raises 55000 if it does not come to that.
+ * The owner of the subscription; InvalidOid if this session knows of none with
+ * that name.  Soon after the server's start, waits until the relay has read the
+ * table; raises 55000 if it does not come to that.
  */
 Oid
 reader_subscription_owner(Database *database, const char *name)
@@ -287,10 +337,10 @@ reader_subscription_owner(Database *database, const char *name)
 }
 
 /*
- * The same for one that is to be there.  If only the table has it, because it
- * was written with its trigger off (by logical replication, say), or there was
- * no room, has the relay read that again; raises 55000 if it does not come to
- * be there.
+ * As reader_subscription_owner(), but if only the table has the subscription,
+ * because it was written with its triggers off (by logical replication, say) or
+ * there was no room, has the relay read the table again.  Raises 55000 if the
+ * subscription is still missing then.
  */
 Oid
 reader_wanted_owner(Database *database, const char *name)

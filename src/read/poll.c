@@ -1,42 +1,36 @@
 /*-------------------------------------------------------------------------
  *
  * poll.c
- *	  poll().
+ *	  poll(): what a subscription has to read.
  *
  * 1. A poll merges the subscription's channels by seq: a heap holds the next
- *	  record of each, and only records that it returns are touched besides.
- *	  It returns nothing newer than the newest seq that there was when it
- *	  began: up to there it sees all channels' records, whatever is appended
- *	  while it looks at one after the other.
+ *	  record of each, and no records are touched but these and those that are
+ *	  returned.  A poll returns nothing newer than the newest seq that there
+ *	  was when it began: up to there it sees the records of all channels,
+ *	  whatever is appended while it looks at one after the other.
  *
- * 2. What is missing is known once the next record of each channel is: the
- *	  distance between its number and the cursor's.  The gap row that tells it
- *	  comes first, so it is sent only when the first record's payload has been
- *	  copied whole.  If a record is overwritten later in the same poll, the
- *	  poll ends there, and the next one has the gap row.
+ * 2. How many events are missing is known once the next record of each channel
+ *	  is: the distance between its number and the cursor's.  The gap row that
+ *	  tells it comes first, so it is put only when the first record's payload
+ *	  has been copied whole.  If a record is overwritten later in the same poll,
+ *	  the poll ends there, and the next one has the gap row.
  *
- * 3. A look leaves the cursors, and notes what its gap row told: a later ack()
- *	  of that row has those events behind it.  The rows that it shows are not
- *	  remembered: one that is overwritten before the ack is lost.
+ * 3. A look, a poll that does not consume, leaves the cursors.  It notes what
+ *	  its gap row told, for a later ack() of that row.  The rows that it shows
+ *	  are not remembered: one that is overwritten before the ack is lost.
  *
- * 4. To wait, a reader enters the lists of waiters, see registry_waiters.c,
- *	  then looks once more, then sleeps on its latch.
+ * 4. To wait, a reader enters the lists of waiters, see waiting_readers.c, then
+ *	  looks once more, then sleeps on its latch.
  *
- * 5. A client that has gone gets no events: a wait ends when the connection
- *	  does, and it is looked at before rows are handed out and, in autocommit,
- *	  before they count as consumed; see client.c.
+ * 5. A client that has gone gets no events; see wait.c.
  *
  *-------------------------------------------------------------------------
  */
-#include "read/reader.h"
+#include "read/read_internal.h"
 
-#include "access/xact.h"
-#include "fmgr.h"
 #include "funcapi.h"
 #include "lib/binaryheap.h"
 #include "miscadmin.h"
-#include "read/client_wait.h"
-#include "registry/holders.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -59,19 +53,21 @@ typedef struct Poll
 {
 	Claim	   *claim;
 	Ring	   *ring;
-	bool		consume;
-	Cursor	   *cursors;		/* the claim's, or a copy if it is a look */
+	bool		consume;		/* false: it is a look */
+	Cursor	   *cursors;		/* the claim's, or a look's copy of them */
 	int			ncursors;
 	Head	   *heads;
 	binaryheap *heap;			/* indexes of cursors, lowest seq first */
 
+	/* what find_heads() has found */
+	uint64		newest_seq;		/* in the ring, when it began to look */
+	bool		newer;			/* some channel's next record has a higher seq */
+
 	/* the gap row */
-	uint64		gap_epoch;
-	bool		gap_unknown;
-	uint64		missed;
-	uint64		newest_seq;		/* when we began to look */
-	bool		newer;			/* some record has a higher one */
-	uint64		gap_seq;
+	uint64		gap_epoch;		/* up to which it tells */
+	bool		gap_unknown;	/* nobody knows how many are missing */
+	uint64		missed;			/* how many are missing, as far as is known */
+	uint64		gap_seq;		/* the row's */
 
 	/* what was returned */
 	uint64		delivered_bytes;
@@ -81,7 +77,7 @@ typedef struct Poll
 	/* the result */
 	Tuplestorestate *store;
 	TupleDesc	desc;
-	text	   *payload;		/* reused */
+	text	   *payload;		/* of the current row; reused */
 	Size		payload_size;
 	text	   *name;			/* of the channel of the last row */
 	int			name_channel;
@@ -101,7 +97,7 @@ compare_heads(Datum a, Datum b, void *arg)
 	return left < right ? 1 : left > right ? -1 : 0;
 }
 
-/* Find the next record of one channel. */
+/* Find the next record of the channel that cursor i reads. */
 static void
 find_head(Poll *poll, int i)
 {
@@ -118,7 +114,7 @@ find_head(Poll *poll, int i)
 			 head->record.number > cursor->number + 1)
 		head->missed_upto = head->record.number - 1;
 
-	/* one that came while we looked is for the next poll */
+	/* a record that came after the poll began is for the next poll */
 	if (head->found == RING_FOUND && head->record.seq > poll->newest_seq)
 	{
 		head->found = RING_UP_TO_DATE;
@@ -127,15 +123,15 @@ find_head(Poll *poll, int i)
 }
 
 /*
- * Take the claim's cursors as they are now, or a copy of them for a look; in
- * the current context.
+ * Take the claim's cursors as they are now, or for a look a copy of them, in
+ * the current memory context.
  */
 static void
 take_cursors(Poll *poll)
 {
 	Claim	   *claim = poll->claim;
 
-	reader_sync(claim);
+	position_sync(claim);
 	poll->ncursors = claim->position.ncursors;
 	poll->cursors = claim->position.cursors;
 	if (!poll->consume)
@@ -170,17 +166,18 @@ find_all_heads(Poll *poll)
 					poll->cursors[i].number;
 		}
 
-		/* if all is newer, begin again: a gap row needs the first of it */
+		/* if all records are newer, begin again: a gap row needs the first */
 	} while (binaryheap_empty(poll->heap) && poll->newer);
 	binaryheap_build(poll->heap);
 }
 
 /*
- * Find what to return first.  Returns whether there is anything to say.
+ * Find what to return first.  Returns whether there is anything.
  *
- * A gap epoch that has grown comes with cursors that may have to be placed
- * anew, and with a gap row.  So what a new relay has queued must not be looked
- * at before the epoch that it has raised.
+ * A new relay raises the gap epoch, and then queues events whose numbers the old
+ * relay may have given to others.  A reader that saw them with the old epoch
+ * would skip those that are not beyond cursors placed before.  So it reads the
+ * epoch again after the records, behind a read barrier, until it has not grown.
  */
 static bool
 find_heads(Poll *poll)
@@ -190,19 +187,19 @@ find_heads(Poll *poll)
 	do
 	{
 		poll->gap_epoch = registry_gap_epoch(claim->database,
-											 claim->subscription);
+											 claim->own.subscription);
 		if (poll->gap_epoch != claim->gap_epoch)
 			take_cursors(poll);
 		find_all_heads(poll);
 		pg_read_barrier();
-	} while (registry_gap_epoch(claim->database, claim->subscription) !=
+	} while (registry_gap_epoch(claim->database, claim->own.subscription) !=
 			 poll->gap_epoch);
 	poll->gap_unknown = poll->gap_epoch != claim->position.gap_seen;
 	return !binaryheap_empty(poll->heap) || poll->missed > 0 ||
 		poll->gap_unknown;
 }
 
-/* Copy the record's payload into poll->payload; false if it is gone. */
+/* Copy the record's payload into poll->payload; false if it was overwritten. */
 static bool
 fetch_payload(Poll *poll, const RingRecord *record)
 {
@@ -219,7 +216,7 @@ fetch_payload(Poll *poll, const RingRecord *record)
 	return ring_payload(poll->ring, record, VARDATA(poll->payload));
 }
 
-/* Add the gap row to the result, and count what it tells as missed. */
+/* Add the gap row, if there is a gap, and move the cursors over what it tells. */
 static void
 put_gap(Poll *poll)
 {
@@ -250,7 +247,7 @@ put_gap(Poll *poll)
 	}
 }
 
-/* The channel's name; mostly that of the row before. */
+/* The channel's name, made anew only if the row before was of another channel. */
 static text *
 channel_name(Poll *poll, int channel)
 {
@@ -265,7 +262,7 @@ channel_name(Poll *poll, int channel)
 	return poll->name;
 }
 
-/* Add the record, whose payload was fetched, to the result. */
+/* Add the record with poll->payload to the result, and move the cursor to it. */
 static void
 put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 {
@@ -288,7 +285,10 @@ put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 	poll->rows++;
 }
 
-/* Put the next record of cursor i, if there is one, into the heap's top. */
+/*
+ * Replace the heap's top, a record of cursor i, by the next one of that cursor.
+ * Returns false if records are missing before that.
+ */
 static bool
 advance_heap(Poll *poll, int i)
 {
@@ -303,8 +303,8 @@ advance_heap(Poll *poll, int i)
 }
 
 /*
- * Return what there is, at most max_messages.  Returns false, with nothing
- * done, if there is nothing.
+ * Add what there is to the result: a gap row and at most max_messages events.
+ * Returns false, with nothing done, if there is nothing.
  */
 static bool
 return_messages(Poll *poll, int max_messages)
@@ -314,10 +314,7 @@ return_messages(Poll *poll, int max_messages)
 	if (!find_heads(poll))
 		return false;
 	if (poll->consume)
-	{
-		reader_save(poll->claim);
-		reader_consume(poll->claim);
-	}
+		position_consume(poll->claim);
 
 	while (!binaryheap_empty(poll->heap) && max_messages-- > 0)
 	{
@@ -328,7 +325,7 @@ return_messages(Poll *poll, int max_messages)
 		{
 			if (!first)
 				return true;
-			/* nothing was said yet: what is missing is more now */
+			/* the result is still empty, and more is missing now */
 			(void) find_heads(poll);
 			if (binaryheap_empty(poll->heap))
 				break;
@@ -350,13 +347,13 @@ return_messages(Poll *poll, int max_messages)
 
 /*
  * After a look: note what its gap row told as missing, so that whoever acks the
- * row is not told again.
+ * row is not told of it again.
  */
 static void
 note_told(Poll *poll)
 {
 	Claim	   *claim = poll->claim;
-	Subscription *subscription = claim->subscription;
+	Subscription *subscription = claim->own.subscription;
 
 	if (poll->missed == 0 && !poll->gap_unknown)
 		return;
@@ -389,19 +386,9 @@ note_consumed(Poll *poll)
 	position->seq = Max(position->seq, poll->last_seq);
 }
 
-/* Make a poll of the claim as it stands now, in the current context. */
-static void
-begin_poll(Poll *poll, Claim *claim, bool consume)
-{
-	poll->claim = claim;
-	poll->ring = claim->database->ring;
-	poll->consume = consume;
-	take_cursors(poll);
-}
-
 /*
- * Poll once, without waiting.  Returns whether there was anything.  Ends the
- * session instead of giving rows to a client that has gone.
+ * Poll once, without waiting.  Returns whether there was anything to return.
+ * Ends the session instead of returning rows to a client that has gone.
  */
 static bool
 poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
@@ -413,9 +400,12 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 	Poll		poll = {0};
 	bool		any;
 
-	begin_poll(&poll, claim, consume);
+	poll.claim = claim;
+	poll.ring = claim->database->ring;
+	poll.consume = consume;
 	poll.store = result->setResult;
 	poll.desc = result->setDesc;
+	take_cursors(&poll);
 	any = return_messages(&poll, max_messages);
 	if (any)
 		client_expect();
@@ -428,12 +418,15 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 	return any;
 }
 
-/* True if there is a reason not to sleep: events, a gap, a new binding. */
+/*
+ * Is there a reason not to sleep: events, a gap, a new binding?  It is enough to
+ * look without the lock: whoever makes one wakes those in the lists afterwards.
+ */
 static bool
 anything_new(Claim *claim)
 {
 	Database   *database = claim->database;
-	Subscription *subscription = claim->subscription;
+	Subscription *subscription = claim->own.subscription;
 
 	if (claim->generation != subscription->generation ||
 		claim->bindings_version != subscription->bindings_version ||
@@ -453,8 +446,8 @@ anything_new(Claim *claim)
 }
 
 /*
- * Sleep until something happens, or for at most timeout milliseconds.  Ends
- * the session if its client has gone.
+ * Sleep until something happens, for at most timeout milliseconds.  Ends the
+ * session if its client has gone.
  */
 static void
 sleep_until_new(Claim *claim, long timeout)
@@ -465,7 +458,7 @@ sleep_until_new(Claim *claim, long timeout)
 	LWLockAcquire(database->lock, LW_SHARED);
 	valid = reader_claim_valid(claim);
 	if (valid)
-		registry_start_waiting(database, claim->subscription);
+		registry_start_waiting(database, claim->own.subscription);
 	LWLockRelease(database->lock);
 	if (!valid)
 		return;
@@ -484,14 +477,14 @@ sleep_until_new(Claim *claim, long timeout)
 }
 
 /*
- * Show that the reader waits in poll(), or no more.  Returns false if it is
- * not the reader any more: the subscription's slot was freed, and may be
- * another's.
+ * Show whether this reader waits in poll().  Returns false if this process is
+ * not the reader any more, because the subscription's slot was freed; another
+ * subscription may have it now.
  */
 static bool
 set_waiting(Claim *claim, bool waiting)
 {
-	Subscription *subscription = claim->subscription;
+	Subscription *subscription = claim->own.subscription;
 	bool		mine;
 
 	SpinLockAcquire(&subscription->reader.mutex);
@@ -502,11 +495,11 @@ set_waiting(Claim *claim, bool waiting)
 	return mine;
 }
 
-/* The poll is over: count it. */
+/* The poll is over: count it; any tells whether it has returned a row. */
 static void
 end_poll(Claim *claim, bool any)
 {
-	Subscription *subscription = claim->subscription;
+	Subscription *subscription = claim->own.subscription;
 
 	if (!set_waiting(claim, false))
 		return;
@@ -518,7 +511,7 @@ end_poll(Claim *claim, bool any)
 }
 
 /*
- * Poll until there is something, or until deadline.
+ * Poll until there is something to return, or until deadline.
  */
 static void
 poll_until(Database *database, const char *name, int max_messages,
@@ -526,7 +519,7 @@ poll_until(Database *database, const char *name, int max_messages,
 {
 	Claim	   *claim = reader_claim(database, name, deadline, false);
 
-	hold_again(database, claim->subscription, claim->generation);
+	hold_again(database, claim->own.subscription, claim->generation);
 	while (!poll_once(claim, max_messages, consume, result))
 	{
 		long		left =
@@ -546,10 +539,7 @@ poll_until(Database *database, const char *name, int max_messages,
 	end_poll(claim, true);
 }
 
-/*
- * What poll() does, to the subscription of that name; the arguments behind
- * max_messages are those of the call.
- */
+/* poll() on the subscription of that name; the call has the other arguments. */
 static Datum
 poll_subscription(FunctionCallInfo fcinfo, const char *name,
 				  int64 max_messages)
@@ -571,7 +561,7 @@ poll_subscription(FunctionCallInfo fcinfo, const char *name,
 
 	InitMaterializedSRF(fcinfo, 0);
 
-	/* a client can take no more rows than that */
+	/* a client can take no more than 2^31 - 1 rows */
 	poll_until(database, name, (int) Min(max_messages, PG_INT32_MAX),
 			   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout),
 			   PG_GETARG_BOOL(3), (ReturnSetInfo *) fcinfo->resultinfo);
@@ -580,7 +570,8 @@ poll_subscription(FunctionCallInfo fcinfo, const char *name,
 
 /*
  * pgpubsub.poll_1_0(subscription name, max_messages integer, timeout interval,
- * consume boolean), poll() before version 1.1
+ * consume boolean) RETURNS TABLE (seq bigint, channel text, payload text,
+ * pid integer, relayed_at timestamptz, lost bigint): poll() of version 1.0
  */
 Datum
 pgpubsub_poll(PG_FUNCTION_ARGS)
@@ -593,7 +584,8 @@ pgpubsub_poll(PG_FUNCTION_ARGS)
 
 /*
  * pgpubsub.poll(subscription text, max_messages bigint, timeout interval,
- * consume boolean)
+ * consume boolean) RETURNS TABLE (seq bigint, channel text, payload text,
+ * pid integer, relayed_at timestamptz, lost bigint)
  */
 Datum
 pgpubsub_poll_1_1(PG_FUNCTION_ARGS)

@@ -3,90 +3,40 @@
  * stat_views.c
  *	  What the views read, and stat_reset().
  *
- * Rows are collected under a database's lock, shared, so that its channels
- * and subscriptions stay; the numbers go on moving meanwhile.  What is
- * pending and what was lost is computed from numbers read in an order that
- * makes neither negative.  Catalogs are not looked at while a lock is held.
- * It is held for one channel or subscription at a time, and what that takes
- * does not depend on how many events there are.
+ * Each channel and subscription is copied under its database's lock, shared, so
+ * that it stays; its numbers go on moving.  What is pending and what was lost is
+ * computed from numbers read in an order that makes neither negative.  How long
+ * the lock is held does not depend on how many events there are.  Catalogs are
+ * not looked at meanwhile.
  *
- * A function of version 1.0's script knows fewer columns than its row has here:
- * the ones that were added since, at the end.  They are left off.
+ * The functions of version 1.0's script have fewer columns than the rows here;
+ * the columns that were added since are the last ones, and are left off.
  *
- * Counters that only the relay or a reader writes are not zeroed by
- * stat_reset(): it notes their value, which is taken off from then on.
+ * stat_reset() zeroes counters that others only add to, atomically.  One that
+ * its writer writes as a whole it leaves, and notes the value, which the views
+ * subtract from then on.
  *
  *-------------------------------------------------------------------------
  */
-#include "base/pgpubsub.h"
+#include "read/read_internal.h"
 
-#include "base/shown_name.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
-#include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "read/reader.h"
-#include "registry/holders.h"
-#include "registry/registry.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "utils/tuplestore.h"
-
-#define QUEUE_COLUMNS			22
 
 PG_FUNCTION_INFO_V1(pgpubsub_queue_stats);
 PG_FUNCTION_INFO_V1(pgpubsub_channel_stats);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_stats);
 PG_FUNCTION_INFO_V1(pgpubsub_stat_reset);
 
-/* A row being filled from left to right. */
-typedef struct RowBuilder
-{
-	Datum		values[QUEUE_COLUMNS];
-	bool		nulls[QUEUE_COLUMNS];
-	int			column;
-} RowBuilder;
-
-/* Set the next column. */
-static void
-add_datum(RowBuilder *row, Datum value)
-{
-	row->nulls[row->column] = false;
-	row->values[row->column++] = value;
-}
-
-/* Set the next column to a number. */
-static void
-add_int64(RowBuilder *row, uint64 value)
-{
-	add_datum(row, Int64GetDatum((int64) value));
-}
-
-/* Set the next column to the value, or to null if it is none. */
-static void
-add_datum_if(RowBuilder *row, bool present, Datum value)
-{
-	row->nulls[row->column] = !present;
-	row->values[row->column++] = value;
-}
-
-/* Add the row to the function's result. */
-static void
-put_row(FunctionCallInfo fcinfo, RowBuilder *row)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	tuplestore_putvalues(result->setResult, result->setDesc, row->values,
-						 row->nulls);
-	row->column = 0;
-}
-
-/* The name of a relay's state; asked_for: the first one was just asked for. */
+/* The name of a relay's state; asked_for: the first one was asked for just now. */
 static const char *
 relay_state_name(uint32 state, bool asked_for)
 {
@@ -104,7 +54,7 @@ relay_state_name(uint32 state, bool asked_for)
 	return "unknown";
 }
 
-/* What of a database is guarded by the control lock. */
+/* What the control lock guards of a database. */
 typedef struct DatabaseView
 {
 	Oid			oid;
@@ -112,8 +62,8 @@ typedef struct DatabaseView
 	uint32		relay_starts;
 } DatabaseView;
 
-/* Copy it. */
-static void
+/* Copy it; false if the slot has no database.  Takes the control lock. */
+static bool
 view_database(Database *database, DatabaseView *view)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
@@ -121,6 +71,7 @@ view_database(Database *database, DatabaseView *view)
 	view->relay_pid = database->relay.pid;
 	view->relay_starts = database->relay.starts;
 	LWLockRelease(pgpubsub_control->lock);
+	return OidIsValid(view->oid);
 }
 
 /* How long the relay has waited for room, this time included; in ms. */
@@ -140,7 +91,7 @@ static void
 put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 		  double notify_usage)
 {
-	RowBuilder	row = {.column = 0};
+	ViewRow		row = {.column = 0};
 	RingState	ring;
 	uint64		published = pg_atomic_read_u64(&database->stats.published);
 	uint64		bytes = pg_atomic_read_u64(&database->stats.published_bytes);
@@ -156,37 +107,37 @@ put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 	stats_reset = database->stats.reset_at;
 	LWLockRelease(database->lock);
 
-	add_datum(&row, ObjectIdGetDatum(view->oid));
-	add_datum_if(&row, view->relay_pid != 0, Int32GetDatum(view->relay_pid));
-	add_datum(&row, CStringGetTextDatum(relay_state_name(pg_atomic_read_u32(&database->relay.state),
-														 view->relay_starts == 0 &&
-														 pg_atomic_read_u32(&database->relay.unavailable) == 0)));
-	add_int64(&row, ring.size);
-	add_int64(&row, ring.used);
-	add_int64(&row, Max(peak, ring.used));
-	add_int64(&row, ring.messages);
-	add_datum_if(&row, ring.messages > 0,
-				 Int64GetDatum((int64) ring.oldest.seq));
-	add_int64(&row, ring.newest_seq);
-	add_datum_if(&row, ring.messages > 0,
-				 TimestampTzGetDatum(ring.oldest.time));
-	add_int64(&row, Max(published, published_base) - published_base);
-	add_int64(&row, Max(bytes, bytes_base) - bytes_base);
-	add_int64(&row, pg_atomic_read_u64(&database->full.count));
-	add_int64(&row, full_ms(database));
-	add_int64(&row, pg_atomic_read_u64(&database->full.evictions));
-	add_int64(&row, pg_atomic_read_u64(&database->relay.bad_frames));
-	add_int64(&row, (uint64) pgpubsub_staging_size * 1024);
-	add_int64(&row, staging_used(database->staging));
-	add_datum(&row, Float8GetDatum(notify_usage));
-	add_int64(&row, view->relay_starts > 0 ? view->relay_starts - 1 : 0);
-	add_datum(&row, TimestampTzGetDatum(stats_reset));
-	add_int64(&row, pg_atomic_read_u64(&database->stats.truncated));
-	put_row(fcinfo, &row);
+	view_add(&row, ObjectIdGetDatum(view->oid));
+	view_add_if(&row, view->relay_pid != 0, Int32GetDatum(view->relay_pid));
+	view_add(&row, CStringGetTextDatum(relay_state_name(pg_atomic_read_u32(&database->relay.state),
+														view->relay_starts == 0 &&
+														pg_atomic_read_u32(&database->relay.unavailable) == 0)));
+	view_add_int64(&row, ring.size);
+	view_add_int64(&row, ring.used);
+	view_add_int64(&row, Max(peak, ring.used));
+	view_add_int64(&row, ring.messages);
+	view_add_if(&row, ring.messages > 0,
+				Int64GetDatum((int64) ring.oldest.seq));
+	view_add_int64(&row, ring.newest_seq);
+	view_add_if(&row, ring.messages > 0,
+				TimestampTzGetDatum(ring.oldest.time));
+	view_add_int64(&row, Max(published, published_base) - published_base);
+	view_add_int64(&row, Max(bytes, bytes_base) - bytes_base);
+	view_add_int64(&row, pg_atomic_read_u64(&database->full.count));
+	view_add_int64(&row, full_ms(database));
+	view_add_int64(&row, pg_atomic_read_u64(&database->full.evictions));
+	view_add_int64(&row, pg_atomic_read_u64(&database->relay.bad_frames));
+	view_add_int64(&row, (uint64) pgpubsub_staging_size * 1024);
+	view_add_int64(&row, staging_used(database->staging));
+	view_add(&row, Float8GetDatum(notify_usage));
+	view_add_int64(&row, view->relay_starts > 0 ? view->relay_starts - 1 : 0);
+	view_add(&row, TimestampTzGetDatum(stats_reset));
+	view_add_int64(&row, pg_atomic_read_u64(&database->stats.truncated));
+	view_put(fcinfo, &row);
 }
 
 /*
- * pgpubsub.queue_stats()
+ * pgpubsub.queue_stats() RETURNS SETOF record: the rows of stat_queue
  */
 Datum
 pgpubsub_queue_stats(PG_FUNCTION_ARGS)
@@ -205,17 +156,16 @@ pgpubsub_queue_stats(PG_FUNCTION_ARGS)
 		Database   *database = &pgpubsub_control->databases[i];
 		DatabaseView view;
 
-		view_database(database, &view);
-		if (OidIsValid(view.oid))
+		if (view_database(database, &view))
 			put_queue(fcinfo, database, &view, notify_usage);
 	}
 	return (Datum) 0;
 }
 
 /*
- * Say, for the tests, what this session has passed over: events to find the
- * first one pending, which is to be none, and bindings and channels to find
- * others, which is to be few, however many there are.
+ * Log, for the tests, how many events this session has passed over to find the
+ * first one pending, which must be none; and how many bindings and channels to
+ * find others, which must be few, however many there are.
  */
 static void
 report_passed_over(void)
@@ -252,7 +202,7 @@ without_predecessor(Channel *channel, RingChannelState *ring)
 							 ring->newest_number - channel->base_number);
 }
 
-/* Copy the channel, if the slot has one.  Takes the lock. */
+/* Copy the slot's channel; false if it has none.  Takes the database's lock. */
 static bool
 view_channel(Database *database, int slot, ChannelView *view)
 {
@@ -289,25 +239,25 @@ view_channel(Database *database, int slot, ChannelView *view)
 static void
 put_channel(FunctionCallInfo fcinfo, Oid oid, int encoding, ChannelView *view)
 {
-	RowBuilder	row = {.column = 0};
+	ViewRow		row = {.column = 0};
 	bool		any = view->ring.newest_number > 0;
 
-	add_datum(&row, ObjectIdGetDatum(oid));
-	add_datum(&row, CStringGetTextDatum(shown_name(view->name, encoding)));
-	add_datum(&row, Int32GetDatum((int32) view->subscriptions));
-	add_int64(&row, view->ring.messages);
-	add_datum_if(&row, any, Int64GetDatum((int64) view->ring.newest_seq));
-	add_int64(&row, view->published);
-	add_int64(&row, view->published_bytes);
-	add_int64(&row, view->delivered);
-	add_int64(&row, view->lost);
-	add_datum_if(&row, any, TimestampTzGetDatum(view->ring.last_time));
-	add_int64(&row, view->truncated);
-	put_row(fcinfo, &row);
+	view_add(&row, ObjectIdGetDatum(oid));
+	view_add(&row, CStringGetTextDatum(shown_name(view->name, encoding)));
+	view_add(&row, Int32GetDatum((int32) view->subscriptions));
+	view_add_int64(&row, view->ring.messages);
+	view_add_if(&row, any, Int64GetDatum((int64) view->ring.newest_seq));
+	view_add_int64(&row, view->published);
+	view_add_int64(&row, view->published_bytes);
+	view_add_int64(&row, view->delivered);
+	view_add_int64(&row, view->lost);
+	view_add_if(&row, any, TimestampTzGetDatum(view->ring.last_time));
+	view_add_int64(&row, view->truncated);
+	view_put(fcinfo, &row);
 }
 
 /*
- * pgpubsub.channel_stats()
+ * pgpubsub.channel_stats() RETURNS SETOF record: the rows of stat_channels
  */
 Datum
 pgpubsub_channel_stats(PG_FUNCTION_ARGS)
@@ -322,8 +272,7 @@ pgpubsub_channel_stats(PG_FUNCTION_ARGS)
 		DatabaseView view;
 		int			encoding;
 
-		view_database(database, &view);
-		if (!OidIsValid(view.oid))
+		if (!view_database(database, &view))
 			continue;
 		encoding = shown_name_encoding(view.oid);
 		for (int slot = 0; slot < pgpubsub_max_channels; slot++)
@@ -363,7 +312,7 @@ typedef struct SubscriptionView
 	TimestampTz last_poll_at;
 } SubscriptionView;
 
-/* Copy what guards itself. */
+/* Copy what the subscription's mutex guards, and its atomic counters. */
 static void
 view_counters(Subscription *subscription, SubscriptionView *view)
 {
@@ -381,7 +330,7 @@ view_counters(Subscription *subscription, SubscriptionView *view)
 		(TimestampTz) pg_atomic_read_u64(&subscription->stats.last_poll_at);
 }
 
-/* Copy what the bindings say; the names as far as there is room. */
+/* Copy what the bindings say; the channels' names as far as there is room. */
 static void
 view_bindings(Database *database, Subscription *subscription,
 			  SubscriptionView *view)
@@ -407,10 +356,18 @@ view_bindings(Database *database, Subscription *subscription,
 	}
 }
 
+/* Does the slot have a subscription of the database? */
+static bool
+is_of(Database *database, Subscription *subscription)
+{
+	return subscription->state != SUBSCRIPTION_FREE &&
+		subscription->database == database->index;
+}
+
 /*
- * Copy the subscription, if this session may know of it.  view->channels has
- * room for view->max_channels; the caller looks at nchannels.  Takes the
- * lock.
+ * Copy the subscription, if this session may know of it; else returns false.
+ * Not all channels are copied if nchannels is above max_channels then.  Takes
+ * the database's lock.
  */
 static bool
 view_subscription(Database *database, Subscription *subscription,
@@ -433,7 +390,7 @@ view_subscription(Database *database, Subscription *subscription,
 		view_counters(subscription, view);
 		if (view->reader_pid == 0)
 		{
-			/* in CALL wait, which does not claim it */
+			/* a session in CALL wait() does not claim it */
 			view->reader_pid = registry_waiting_pid(database, subscription);
 			view->waiting = view->reader_pid != 0;
 		}
@@ -443,7 +400,7 @@ view_subscription(Database *database, Subscription *subscription,
 	return visible;
 }
 
-/* What the subscription is doing. */
+/* The state of the subscription, as stat_subscriptions shows it. */
 static const char *
 subscription_state_name(SubscriptionView *view)
 {
@@ -479,7 +436,7 @@ put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
 {
 	const char *name = shown_name(view->name, encoding);
 	NameData	short_name;
-	RowBuilder	row = {.column = 0};
+	ViewRow		row = {.column = 0};
 	Datum	   *names = palloc(view->nchannels * sizeof(Datum));
 	ArrayType  *channels;
 
@@ -489,34 +446,34 @@ put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
 	channels = construct_array(names, view->nchannels, TEXTOID, -1, false,
 							   TYPALIGN_INT);
 
-	add_datum(&row, ObjectIdGetDatum(oid));
-	/* in another encoding it may be longer than a name can be */
+	view_add(&row, ObjectIdGetDatum(oid));
+	/* in this database's encoding it may be longer than a name can be */
 	memset(&short_name, 0, sizeof(short_name));
 	memcpy(NameStr(short_name), name,
 		   pg_mbcliplen(name, (int) strlen(name), NAMEDATALEN - 1));
-	add_datum(&row, NameGetDatum(&short_name));
-	add_datum(&row, ObjectIdGetDatum(view->owner));
-	add_datum(&row, PointerGetDatum(channels));
-	add_datum(&row, CStringGetTextDatum(on_full_name(view->on_full)));
-	add_datum(&row, CStringGetTextDatum(subscription_state_name(view)));
-	add_datum_if(&row, view->reader_pid != 0, Int32GetDatum(view->reader_pid));
-	add_datum_if(&row, view->seq > 0, Int64GetDatum((int64) view->seq));
-	add_int64(&row, view->backlog.pending);
-	add_int64(&row, view->backlog.bytes);
-	add_datum_if(&row, view->backlog.pending > 0,
-				 TimestampTzGetDatum(view->backlog.oldest_at));
-	add_int64(&row, view->delivered);
-	add_int64(&row, view->delivered_bytes);
-	add_int64(&row, view->lost + view->backlog.lost);
-	add_int64(&row, view->polls);
-	add_int64(&row, view->empty_polls);
-	add_datum(&row, TimestampTzGetDatum(view->created_at));
-	add_datum_if(&row, view->last_poll_at != 0,
-				 TimestampTzGetDatum(view->last_poll_at));
-	put_row(fcinfo, &row);
+	view_add(&row, NameGetDatum(&short_name));
+	view_add(&row, ObjectIdGetDatum(view->owner));
+	view_add(&row, PointerGetDatum(channels));
+	view_add(&row, CStringGetTextDatum(on_full_name(view->on_full)));
+	view_add(&row, CStringGetTextDatum(subscription_state_name(view)));
+	view_add_if(&row, view->reader_pid != 0, Int32GetDatum(view->reader_pid));
+	view_add_if(&row, view->seq > 0, Int64GetDatum((int64) view->seq));
+	view_add_int64(&row, view->backlog.pending);
+	view_add_int64(&row, view->backlog.bytes);
+	view_add_if(&row, view->backlog.pending > 0,
+				TimestampTzGetDatum(view->backlog.oldest_at));
+	view_add_int64(&row, view->delivered);
+	view_add_int64(&row, view->delivered_bytes);
+	view_add_int64(&row, view->lost + view->backlog.lost);
+	view_add_int64(&row, view->polls);
+	view_add_int64(&row, view->empty_polls);
+	view_add(&row, TimestampTzGetDatum(view->created_at));
+	view_add_if(&row, view->last_poll_at != 0,
+				TimestampTzGetDatum(view->last_poll_at));
+	view_put(fcinfo, &row);
 }
 
-/* The rows of stat_subscriptions for the database. */
+/* The rows of stat_subscriptions for the database: all, or the user's own. */
 static void
 put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 				  bool see_all)
@@ -534,8 +491,7 @@ put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
-		if (subscription->state == SUBSCRIPTION_FREE ||
-			subscription->database != database->index ||
+		if (!is_of(database, subscription) ||
 			!view_subscription(database, subscription, &view))
 			continue;
 		if (view.nchannels > view.max_channels)
@@ -557,7 +513,8 @@ put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 }
 
 /*
- * pgpubsub.subscription_stats()
+ * pgpubsub.subscription_stats() RETURNS SETOF record: the rows of
+ * stat_subscriptions
  */
 Datum
 pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
@@ -573,8 +530,7 @@ pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
 		Database   *database = &pgpubsub_control->databases[i];
 		DatabaseView view;
 
-		view_database(database, &view);
-		if (OidIsValid(view.oid))
+		if (view_database(database, &view))
 			put_subscriptions(fcinfo, database, view.oid, see_all);
 	}
 	report_passed_over();
@@ -582,8 +538,8 @@ pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
 }
 
 /*
- * Zero the subscription's counters, if the slot has one of this database.
- * Takes the lock.
+ * Zero the subscription's counters, if its slot has one of the database.  Takes
+ * the database's lock.
  */
 static void
 reset_subscription(Database *database, Subscription *subscription)
@@ -591,12 +547,10 @@ reset_subscription(Database *database, Subscription *subscription)
 	dlist_iter	iter;
 	Backlog		backlog = {0};
 
-	if (subscription->state == SUBSCRIPTION_FREE ||
-		subscription->database != database->index)
+	if (!is_of(database, subscription))
 		return;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	if (subscription->state == SUBSCRIPTION_FREE ||
-		subscription->database != database->index)
+	if (!is_of(database, subscription))
 	{
 		LWLockRelease(database->lock);
 		return;
@@ -612,12 +566,12 @@ reset_subscription(Database *database, Subscription *subscription)
 	pg_atomic_write_u64(&subscription->stats.polls, 0);
 	pg_atomic_write_u64(&subscription->stats.empty_polls, 0);
 
-	/* those not reported yet will be counted when they are */
+	/* losses that no gap row has told yet are counted when one does */
 	pg_atomic_write_u64(&subscription->stats.lost, -backlog.lost);
 	LWLockRelease(database->lock);
 }
 
-/* Zero the channel's counters, if the slot has one.  Takes the lock. */
+/* Zero the channel's counters, if the slot has one.  Takes the database's lock. */
 static void
 reset_channel(Database *database, int slot)
 {

@@ -1,54 +1,32 @@
 /*-------------------------------------------------------------------------
  *
  * subscribe.c
- *	  subscribe() and unsubscribe(), and what the end of a transaction makes
- *	  of them.
+ *	  subscribe() and unsubscribe().
  *
- * 1. A change takes a heavyweight lock on the subscription's name, until the
+ * 1. Both take a heavyweight lock on the subscription's name until the
  *	  transaction ends, so that open transactions never have two changes of
- *	  one name.  Then it claims the subscription, as a reader does.
+ *	  one name.  Then they claim the subscription, as a reader does.
  *
- * 2. The change is made in shared memory at once, marked as not committed,
- *	  because the relay has to listen before subscribe() returns; and noted as
- *	  an action.  Commit goes through the actions in order and makes them
- *	  stand; an abort goes through them backwards and undoes them.  Neither
- *	  allocates.
+ * 2. The change is made in shared memory at once, as not committed; see
+ *	  subscription_changes.c.
  *
- * 3. The table pgpubsub.subscription is written last, in the same
- *	  transaction, as its owner.  Temporary subscriptions are not in it.
+ * 3. A subscription's position in a channel is set after the relay has said
+ *	  that it listens: by then it has read all that was committed before.
  *
- * 4. A subscription's position in a channel is set after the relay has said
- *	  that it listens: before that it had read all that was committed.
- *
- * This file has the transaction callbacks of reader.c too, so that their
- * order is in one place: positions first, since actions may remove what has
- * them; then actions, since they may free what was claimed.
+ * 4. The table pgpubsub.subscription is written last, in the same transaction.
+ *	  Temporary subscriptions are not in it.
  *
  *-------------------------------------------------------------------------
  */
-#include "read/subscribe.h"
+#include "read/read_internal.h"
 
-#include "access/htup_details.h"
-#include "access/xact.h"
-#include "base/nesting.h"
 #include "catalog/pg_database.h"
-#include "commands/trigger.h"
 #include "common/hashfn.h"
-#include "executor/spi.h"
-#include "fmgr.h"
 #include "miscadmin.h"
-#include "publish/publish.h"
-#include "read/reader.h"
-#include "read/subscription_table.h"
 #include "registry/channel_lists.h"
-#include "registry/holders.h"
-#include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 typedef enum StartAt
@@ -68,393 +46,20 @@ typedef struct Request
 	const char *on_full_name;
 	OnFull		on_full;
 	StartAt		start;
-	uint64		start_seq;
+	uint64		start_seq;		/* of START_SEQ: the first to be read */
 	bool		temporary;
 } Request;
-
-typedef enum ActionKind
-{
-	ACTION_CREATE,
-	ACTION_CHANGE,
-	ACTION_DROP
-} ActionKind;
-
-/* Which flags a binding had. */
-typedef struct SavedFlags
-{
-	Binding    *binding;
-	uint32		flags;
-} SavedFlags;
-
-/* What this transaction has done to a subscription. */
-typedef struct Action
-{
-	ActionKind	kind;
-	int			level;			/* nesting level */
-	Database   *database;
-	uint32		database_generation;
-	Subscription *subscription;
-	uint32		generation;
-	SubscriptionState old_state;	/* of a drop */
-	OnFull		on_full;		/* of a change: at commit */
-	int		   *slots;			/* of a change: channels in the order given */
-	int			nslots;
-	SavedFlags *saved;			/* of a change: bindings it found */
-	int			nsaved;
-	struct Action *prev;
-	struct Action *next;
-} Action;
-
-/* Actions of this transaction, in TopTransactionContext. */
-static Action *first_action = NULL;
-static Action *last_action = NULL;
-
-/* The database whose table was written by hand in this transaction ... */
-static Database *reload_database = NULL;
-
-/* ... from this nesting level on. */
-static int	reload_level = 0;
-
-/* This backend removes its temporary subscriptions when it exits. */
-static bool exit_registered = false;
-
-/* It may have some, so that DISCARD ALL has something to end ... */
-static bool may_have_temporary = false;
-
-/* ... when this transaction, in which it has run, commits. */
-static bool discarding = false;
 
 PG_FUNCTION_INFO_V1(pgpubsub_subscribe);
 PG_FUNCTION_INFO_V1(pgpubsub_subscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe_1_1);
-PG_FUNCTION_INFO_V1(pgpubsub_subscription_changed);
-PG_FUNCTION_INFO_V1(pgpubsub_subscription_inserted);
-
-/*
- * Actions
- */
-
-/* Note an action, before it is done. */
-static Action *
-note_action(ActionKind kind, Database *database)
-{
-	Action	   *action = MemoryContextAllocZero(TopTransactionContext,
-												sizeof(Action));
-
-	action->kind = kind;
-	action->level = GetCurrentTransactionNestLevel();
-	action->database = database;
-	action->database_generation = pg_atomic_read_u32(&database->generation);
-	return action;
-}
-
-/* Have the end of the transaction know of the action.  Cannot fail. */
-static void
-enter_action(Action *action, Subscription *subscription)
-{
-	action->subscription = subscription;
-	action->generation = subscription->generation;
-	action->prev = last_action;
-	if (last_action)
-		last_action->next = action;
-	else
-		first_action = action;
-	last_action = action;
-}
-
-/* Is what the action was done to still there? */
-static bool
-action_valid(Action *action)
-{
-	return pg_atomic_read_u32(&action->database->generation) ==
-		action->database_generation &&
-		action->subscription->generation == action->generation;
-}
-
-/* Names decide which bindings stay: make the marks of a change stand. */
-static void
-commit_change(Action *action)
-{
-	dlist_mutable_iter iter;
-
-	action->subscription->on_full = action->on_full;
-	dlist_foreach_modify(iter, &action->subscription->bindings)
-	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
-		if (binding->flags & BINDING_DROPPED)
-			registry_unbind(action->database, binding);
-		else
-			binding->flags &= ~BINDING_ADDED;
-	}
-	bindings_order(action->database, action->subscription, action->slots,
-				   action->nslots);
-	registry_prune(action->database, action->subscription);
-}
-
-/* Make the action stand.  Cannot fail. */
-static void
-commit_action(Action *action)
-{
-	Database   *database = action->database;
-	Subscription *subscription = action->subscription;
-
-	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	if (action_valid(action))
-	{
-		switch (action->kind)
-		{
-			case ACTION_CREATE:
-				subscription->state = SUBSCRIPTION_ACTIVE;
-				subscription->replaces = false;
-				break;
-			case ACTION_CHANGE:
-				commit_change(action);
-				break;
-			case ACTION_DROP:
-				registry_drop_subscription(database, subscription);
-				break;
-		}
-		database->commits++;
-		if (action->kind != ACTION_DROP)
-			hold_start(database, subscription);
-	}
-	LWLockRelease(database->lock);
-	registry_request(database);
-}
-
-/* Take back a change: what it added goes, the rest is as it was. */
-static void
-undo_change(Action *action)
-{
-	dlist_mutable_iter iter;
-
-	/* they are there: while the change is open nobody removes any */
-	for (int i = 0; i < action->nsaved; i++)
-		action->saved[i].binding->flags =
-			action->saved[i].flags | BINDING_MARKED;
-	dlist_foreach_modify(iter, &action->subscription->bindings)
-	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
-		if (binding->flags & BINDING_MARKED)
-			binding->flags &= ~BINDING_MARKED;
-		else if (binding->flags & BINDING_ADDED)
-			registry_unbind(action->database, binding);
-		else
-			binding->flags &= ~BINDING_DROPPED; /* a pattern's, made meanwhile */
-	}
-	registry_prune(action->database, action->subscription);
-}
-
-/*
- * Undo the action.  Cannot fail.  Its database's lock must be held, exclusive;
- * the caller sends the relay a request.
- */
-static void
-undo_action(Action *action)
-{
-	Database   *database = action->database;
-	Subscription *subscription = action->subscription;
-
-	if (!action_valid(action))
-		return;
-	switch (action->kind)
-	{
-		case ACTION_CREATE:
-			registry_drop_subscription(database, subscription);
-			break;
-		case ACTION_CHANGE:
-			undo_change(action);
-			break;
-		case ACTION_DROP:
-			subscription->state = action->old_state;
-			registry_restore_name(database, subscription);
-			break;
-	}
-}
-
-/* Release the database's lock, if there is one, and send it a request. */
-static void
-unlock_and_request(Database *database)
-{
-	if (database == NULL)
-		return;
-	LWLockRelease(database->lock);
-	registry_request(database);
-}
-
-/*
- * Undo the actions of the nesting level and those within, last first.  The
- * lock is kept from one to the next: between the end of a subscription that
- * replaces another and the return of that one its name means none, and a relay
- * that read the table then would make another.
- */
-static void
-undo_actions(int level)
-{
-	Database   *locked = NULL;
-
-	while (last_action && last_action->level >= level)
-	{
-		if (last_action->database != locked)
-		{
-			unlock_and_request(locked);
-			locked = last_action->database;
-			LWLockAcquire(locked->lock, LW_EXCLUSIVE);
-		}
-		undo_action(last_action);
-		last_action = last_action->prev;
-	}
-	unlock_and_request(locked);
-	if (last_action)
-		last_action->next = NULL;
-	else
-		first_action = NULL;
-}
-
-/* End the temporary subscriptions of this session.  Cannot fail. */
-static void
-drop_temporary(void)
-{
-	Database   *database = registry_my_database(false);
-	dlist_mutable_iter iter;
-
-	if (database == NULL)
-		return;
-	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	dlist_foreach_modify(iter, &database->subscriptions)
-	{
-		Subscription *subscription = dlist_container(Subscription, node,
-													 iter.cur);
-
-		if (!subscription->temporary ||
-			subscription->session_pid != MyProcPid)
-			continue;
-
-		/* another session that reads it keeps its bindings until it lets go */
-		if (subscription->reader.pid != 0)
-		{
-			subscription->doomed = true;
-			registry_wake_reader(subscription);
-		}
-		else
-			registry_drop_subscription(database, subscription);
-	}
-	LWLockRelease(database->lock);
-	may_have_temporary = false;
-	registry_request(database);
-}
-
-/*
- * Before commit, while it may still fail; see reader_pre_commit().
- */
-void
-subscribe_pre_commit(void)
-{
-	reader_pre_commit();
-}
-
-/*
- * PREPARE TRANSACTION: raise 0A000 if there is anything that would have to be
- * kept until COMMIT PREPARED.
- */
-void
-subscribe_pre_prepare(void)
-{
-	reader_pre_prepare();
-	if (reload_database)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot prepare a transaction that has written table pgpubsub.subscription"),
-				 errhint("Commit it with COMMIT.")));
-}
-
-/*
- * The transaction has committed: positions, then changes of subscriptions,
- * then the end of claims.  Cannot fail.
- */
-void
-subscribe_at_commit(void)
-{
-	reader_publish_at_commit();
-	for (Action *action = first_action; action; action = action->next)
-		commit_action(action);
-	first_action = last_action = NULL;
-	if (reload_database)
-	{
-		pg_atomic_fetch_add_u64(&reload_database->requests.reload, 1);
-		registry_request(reload_database);
-		reload_database = NULL;
-	}
-	reader_at_commit();
-	if (discarding)
-		drop_temporary();
-	discarding = false;
-}
-
-/*
- * The transaction has aborted.  Cannot fail.
- */
-void
-subscribe_at_abort(void)
-{
-	undo_actions(0);
-	reload_database = NULL;
-	reader_at_abort();
-	discarding = false;
-}
-
-/*
- * The transaction was prepared: it has changed nothing here.  Cannot fail.
- */
-void
-subscribe_at_prepare(void)
-{
-	reader_at_abort();
-	reload_database = NULL;
-}
-
-/*
- * The subtransaction of that level has committed.  Cannot fail.
- */
-void
-subscribe_at_subcommit(int level)
-{
-	for (Action *action = last_action; action; action = action->prev)
-		nesting_subcommit(&action->level, level);
-	nesting_subcommit(&reload_level, level);
-	reader_at_subcommit(level);
-}
-
-/*
- * The subtransaction of that level was rolled back.  Cannot fail.
- */
-void
-subscribe_at_subabort(int level)
-{
-	undo_actions(level);
-	if (nesting_subabort(&reload_level, level))
-		reload_database = NULL;
-	reader_at_subabort(level);
-}
 
 /*
  * Arguments
  */
 
-/* Take the channels apart: checked, without repetitions. */
-static void
-parse_channels(Request *request)
-{
-	request->channels = bindings_parse(request->channel_array, ERROR,
-									   &request->nchannels);
-}
-
-/* Take on_full apart, and check that the caller may have it. */
+/* Parse on_full; raises 22023, or 42501 if the user must not have it. */
 static void
 parse_on_full(Request *request)
 {
@@ -481,7 +86,7 @@ parse_on_full(Request *request)
 				 errhint("Use on_full => 'evict', or ask the database's owner.")));
 }
 
-/* Take start_at apart. */
+/* Parse start_at; raises 22023. */
 static void
 parse_start_at(Request *request, const char *start_at)
 {
@@ -507,7 +112,7 @@ parse_start_at(Request *request, const char *start_at)
 	}
 }
 
-/* The arguments of subscribe() for the subscription of that name, checked. */
+/* Parse the arguments of subscribe(), of which the caller gives the name. */
 static void
 parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
 {
@@ -523,7 +128,8 @@ parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
 	request->on_full_name = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	request->temporary = PG_GETARG_BOOL(4);
 	reader_check_name(request->name);
-	parse_channels(request);
+	request->channels = bindings_parse(request->channel_array, ERROR,
+									   &request->nchannels);
 	parse_on_full(request);
 	parse_start_at(request, text_to_cstring(PG_GETARG_TEXT_PP(3)));
 }
@@ -534,7 +140,7 @@ parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
 
 /*
  * The number after which the request wants to read the channel; *pos is the
- * position of an event up to there, or RING_NONE.
+ * position of the event with that number or of one before, or RING_NONE.
  */
 static uint64
 start_number(Database *database, Request *request, int channel, RingPos *pos)
@@ -566,7 +172,7 @@ start_number(Database *database, Request *request, int channel, RingPos *pos)
 	}
 }
 
-/* True if events from the seq on may be gone already. */
+/* May events from the seq on be gone from the ring already? */
 static bool
 start_seq_gone(Database *database, uint64 seq)
 {
@@ -591,7 +197,7 @@ may_be_forgotten(Database *database, int slot, uint64 seq)
 				   channel->forgotten);
 }
 
-/* A binding that has no position yet, and the one that it is to have. */
+/* A binding that has no position yet, and the position that it is to have. */
 typedef struct Placement
 {
 	Binding    *binding;
@@ -601,8 +207,8 @@ typedef struct Placement
 } Placement;
 
 /*
- * Take the lock, shared, of the claim's database.  Raises 55000 if its slot
- * was given up in the meantime.
+ * Take the lock, shared, of the claim's database.  Raises 55000 if the
+ * database's slot was given up in the meantime.
  */
 static void
 lock_claimed(Claim *claim)
@@ -619,18 +225,18 @@ lock_claimed(Claim *claim)
 }
 
 /*
- * Give the bindings that have none a position, now that the relay listens.
- * created: a relay that has just started is no gap for a new subscription.
- * Raises 55000 if the database's slot was given up in the meantime.
+ * Give a position to the bindings that have none, now that the relay listens.
+ * If the subscription was created just now, a relay that has just started is no
+ * gap for it.  Raises 55000 if the database's slot was given up in the meantime.
  *
- * From a seq on, a position may be far to look for; the lock is not held
- * meanwhile.  Only the reader removes bindings, so they stay.
+ * The event with a given seq may be far to look for.  The lock is not held
+ * meanwhile; the bindings stay, as only the reader removes them.
  */
 static void
 place_bindings(Claim *claim, Request *request, bool created)
 {
 	Database   *database = claim->database;
-	Subscription *subscription = claim->subscription;
+	Subscription *subscription = claim->own.subscription;
 	Placement  *places = palloc(pgpubsub_max_channels * sizeof(Placement));
 	int			count = 0;
 	bool		gone = false;
@@ -674,86 +280,6 @@ place_bindings(Claim *claim, Request *request, bool created)
 }
 
 /*
- * DISCARD ALL has run in this transaction: the session's temporary
- * subscriptions end when it commits, as a pooler hands the session on to
- * another client then.  One that another session is reading ends when that
- * lets go of it.
- */
-void
-subscribe_discard(void)
-{
-	discarding = may_have_temporary;
-}
-
-/*
- * The table was written: the relay has to read it again when that is
- * committed.
- */
-void
-subscribe_table_written(void)
-{
-	if (reload_database == NULL)
-		reload_level = GetCurrentTransactionNestLevel();
-	reload_database = registry_my_database(true);
-}
-
-/*
- * pgpubsub.subscription_changed() RETURNS trigger: somebody has written the
- * table; the relay re-reads it when that is committed.
- */
-Datum
-pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
-{
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation) !=
-		subscription_table_oid())
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("pgpubsub.subscription_changed() was not called as the trigger of its table"),
-				 errhint("It is the trigger of table pgpubsub.subscription.")));
-	if (!subscription_table_writing())
-		subscribe_table_written();
-	return PointerGetDatum(NULL);
-}
-
-/*
- * pgpubsub.subscription_inserted() RETURNS trigger: who writes a row by hand
- * makes the subscription here; a row that says where it was made comes from
- * pg_restore, and so from elsewhere, be its database's oid the same by chance.
- */
-Datum
-pgpubsub_subscription_inserted(PG_FUNCTION_ARGS)
-{
-	TriggerData *data = (TriggerData *) fcinfo->context;
-	HeapTuple	tuple;
-	TupleDesc	desc;
-	int			column;
-	Datum		made_in;
-	bool		isnull;
-
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!TRIGGER_FIRED_BEFORE(data->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
-		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
-		RelationGetRelid(data->tg_relation) != subscription_table_oid())
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("pgpubsub.subscription_inserted() was not called as the trigger of its table"),
-				 errhint("It is a trigger of table pgpubsub.subscription.")));
-	tuple = data->tg_trigtuple;
-	desc = RelationGetDescr(data->tg_relation);
-	column = SPI_fnumber(desc, "made_in");
-	if (subscription_table_writing() || column <= 0)
-		return PointerGetDatum(tuple);
-
-	(void) heap_getattr(tuple, column, desc, &isnull);
-	made_in = ObjectIdGetDatum(isnull ? MyDatabaseId : InvalidOid);
-	isnull = false;
-	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 1, &column,
-													 &made_in, &isnull));
-}
-
-/*
  * subscribe() and unsubscribe()
  */
 
@@ -772,41 +298,29 @@ lock_name(const char *name)
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
-/* At exit: this session's temporary subscriptions end with it. */
-static void
-drop_temporary_at_exit(int code, Datum arg)
-{
-	LWLockReleaseAll();
-	undo_actions(0);
-	reader_at_abort();
-	drop_temporary();
-}
-
-/* Create the subscription, not committed, and claim it. */
+/*
+ * Create the subscription, not committed, and claim it.  Raises 53400 if there
+ * is no room, 55000 if the relay does not listen by deadline.
+ */
 static void
 create_subscription(Database *database, Request *request,
 					TimestampTz deadline)
 {
-	Action	   *action = note_action(ACTION_CREATE, database);
+	Action	   *action = action_prepare(ACTION_CREATE, database, 0);
 	Subscription *subscription;
 	Claim	   *claim;
 	BindResult	result = BIND_DONE;
 	TimestampTz created_at = 0;
 
-	if (request->temporary && !exit_registered)
-	{
-		before_shmem_exit(drop_temporary_at_exit, (Datum) 0);
-		exit_registered = true;
-	}
-	may_have_temporary |= request->temporary;
-
+	if (request->temporary)
+		temporary_subscription_begins();
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	subscription = registry_make_subscription(database, request->name,
 											  GetUserId(), request->on_full,
 											  request->temporary);
 	if (subscription)
 	{
-		enter_action(action, subscription);
+		action_enter(action, subscription);
 		created_at = subscription->created_at;
 		result = bindings_add(database, subscription, request->channels,
 							  request->nchannels, BINDING_ADDED);
@@ -819,13 +333,13 @@ create_subscription(Database *database, Request *request,
 
 	place_bindings(claim, request, true);
 	claim->synced = false;
-	reader_sync(claim);
+	position_sync(claim);
 	if (!request->temporary)
 		subscription_table_insert(request->name, request->channel_array,
 								  request->on_full_name, created_at);
 }
 
-/* Raise 42710 unless the lifetime is the one that stands. */
+/* Raise 42710 unless the request's lifetime is that of the subscription. */
 static void
 check_lifetime(Request *request, bool temporary, int session_pid)
 {
@@ -841,46 +355,25 @@ check_lifetime(Request *request, bool temporary, int session_pid)
 			 errhint("Choose another name, or call pgpubsub.unsubscribe() first.")));
 }
 
-/* Remember the bindings and their flags as they are. */
-static void
-save_flags(Action *action, Subscription *subscription)
-{
-	dlist_iter	iter;
-
-	action->nsaved = 0;
-	dlist_foreach(iter, &subscription->bindings)
-	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
-		action->saved[action->nsaved].binding = binding;
-		action->saved[action->nsaved].flags = binding->flags;
-		action->nsaved++;
-	}
-}
-
-/* Give the claimed subscription the request's channels and on_full. */
+/*
+ * Give the claimed subscription the request's channels and on_full.  Raises
+ * what create_subscription() does.
+ */
 static void
 change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 {
 	Database   *database = claim->database;
-	Subscription *subscription = claim->subscription;
-	Action	   *action = note_action(ACTION_CHANGE, database);
+	Subscription *subscription = claim->own.subscription;
+	Action	   *action = action_prepare(ACTION_CHANGE, database,
+										request->nchannels);
 	BindResult	result;
 
-	/* patterns may add bindings until we have the lock: room for all */
-	action->saved = MemoryContextAlloc(TopTransactionContext,
-									   pgpubsub_max_channels * 2 *
-									   sizeof(SavedFlags));
 	action->on_full = request->on_full;
-	action->slots = MemoryContextAlloc(TopTransactionContext,
-									   request->nchannels * sizeof(int));
 
 	/* cursors of channels that are dropped come back with the savepoint */
-	reader_save(claim);
+	position_save(claim);
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	save_flags(action, subscription);
-	enter_action(action, subscription);
+	action_enter(action, subscription);
 	result = bindings_add(database, subscription, request->channels,
 						  request->nchannels, BINDING_ADDED);
 	if (result == BIND_DONE)
@@ -897,15 +390,13 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 	reader_wait_for_relay(database, deadline);
 	place_bindings(claim, request, false);
 	claim->synced = false;
-	reader_sync(claim);
+	position_sync(claim);
 	if (!request->temporary)
 		subscription_table_update(request->name, request->channel_array,
 								  request->on_full_name);
 }
 
-/*
- * Give the standing subscription what the request asks for.
- */
+/* subscribe() on a subscription that exists, and has that owner. */
 static void
 subscribe_again(Database *database, Request *request, Oid owner,
 				TimestampTz deadline)
@@ -921,6 +412,7 @@ subscribe_again(Database *database, Request *request, Oid owner,
 	if (subscription)
 	{
 		temporary = subscription->temporary;
+
 		session_pid = subscription->session_pid;
 		same = subscription->on_full == request->on_full &&
 			bindings_same(database, subscription, request->channels,
@@ -940,9 +432,7 @@ subscribe_again(Database *database, Request *request, Oid owner,
 										 true), request, deadline);
 }
 
-/*
- * What subscribe() does, with the subscription of that name.
- */
+/* subscribe() on the subscription of that name; whether it was created. */
 static Datum
 subscribe_name(FunctionCallInfo fcinfo, const char *name)
 {
@@ -966,7 +456,7 @@ subscribe_name(FunctionCallInfo fcinfo, const char *name)
 	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 										   pgpubsub_publish_timeout);
 
-	/* the relay may have the table still to read */
+	/* the relay may not have read the table yet */
 	reader_wait_for_relay(database, deadline);
 	owner = reader_wanted_owner(database, request.name);
 	if (OidIsValid(owner))
@@ -977,8 +467,8 @@ subscribe_name(FunctionCallInfo fcinfo, const char *name)
 }
 
 /*
- * pgpubsub.subscribe_1_0(subscription name, channels, on_full, start_at,
- * temporary), subscribe() before version 1.1
+ * pgpubsub.subscribe_1_0(subscription name, channels text[], on_full text,
+ * start_at text, temporary boolean) RETURNS boolean: subscribe() of version 1.0
  */
 Datum
 pgpubsub_subscribe(PG_FUNCTION_ARGS)
@@ -987,8 +477,8 @@ pgpubsub_subscribe(PG_FUNCTION_ARGS)
 }
 
 /*
- * pgpubsub.subscribe(subscription text, channels, on_full, start_at,
- * temporary) RETURNS boolean
+ * pgpubsub.subscribe(subscription text, channels text[], on_full text,
+ * start_at text, temporary boolean) RETURNS boolean
  */
 Datum
 pgpubsub_subscribe_1_1(PG_FUNCTION_ARGS)
@@ -996,15 +486,14 @@ pgpubsub_subscribe_1_1(PG_FUNCTION_ARGS)
 	return subscribe_name(fcinfo, reader_text_name(fcinfo));
 }
 
-/*
- * What unsubscribe() does, to the subscription of that name.
- */
+/* unsubscribe() on the subscription of that name; whether there was one. */
 static Datum
 unsubscribe_name(const char *name)
 {
 	Database   *database = reader_database("pgpubsub.unsubscribe");
 	Action	   *action;
 	Claim	   *claim;
+	Subscription *subscription;
 	TimestampTz deadline;
 	bool		temporary;
 	bool		deleted;
@@ -1013,23 +502,24 @@ unsubscribe_name(const char *name)
 	lock_name(name);
 	if (!OidIsValid(reader_subscription_owner(database, name)))
 	{
-		/* the relay may not have read it yet, or have had no room for it */
+		/* the relay may not have read its row yet, or had no room for it */
 		deleted = subscription_table_delete_unread(name);
 		if (deleted)
-			subscribe_table_written();
+			subscription_table_written();
 		PG_RETURN_BOOL(deleted);
 	}
 
 	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 										   pgpubsub_publish_timeout);
 	claim = reader_claim(database, name, deadline, true);
-	action = note_action(ACTION_DROP, database);
+	action = action_prepare(ACTION_DROP, database, 0);
+	subscription = claim->own.subscription;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	temporary = claim->subscription->temporary;
-	action->old_state = claim->subscription->state;
-	claim->subscription->state = SUBSCRIPTION_DROPPING;
-	claim->subscription->changer_pid = MyProcPid;
-	enter_action(action, claim->subscription);
+	temporary = subscription->temporary;
+
+	action_enter(action, subscription);
+	subscription->state = SUBSCRIPTION_DROPPING;
+	subscription->changer_pid = MyProcPid;
 	LWLockRelease(database->lock);
 	if (!temporary)
 		subscription_table_delete(name, false);
@@ -1037,7 +527,8 @@ unsubscribe_name(const char *name)
 }
 
 /*
- * pgpubsub.unsubscribe_1_0(subscription name), unsubscribe() before version 1.1
+ * pgpubsub.unsubscribe_1_0(subscription name) RETURNS boolean: unsubscribe() of
+ * version 1.0
  */
 Datum
 pgpubsub_unsubscribe(PG_FUNCTION_ARGS)

@@ -5,23 +5,24 @@
  *
  * The table pgpubsub.subscription says which subscriptions come back after a
  * restart, and lets pg_dump keep them.  It is written by SPI, as the table's
- * owner, because a subscriber needs no privilege on it; the caller is
+ * owner, because a subscriber needs no privilege on it; the subscriber is
  * recorded as the subscription's owner.  Logical decoding does not see what is
- * written here, see undecoded.c.
+ * written here, see undecoded_write.c.
  *
- * Its statement trigger would have the relay read it again; while we write it
- * ourselves, shared memory is kept up to date by other means, and the trigger
- * asks subscription_table_writing() first.
+ * A statement trigger has the relay read the table again.  It asks
+ * subscription_table_writing() first: what is written here, whoever calls has
+ * done, or will do, to shared memory too.
  *
  * A subscription belongs to a role, but pg_shdepend has no place for that: its
  * entries name objects of core's classes, which DROP ROLE and DROP OWNED then
- * describe and drop.  So DROP OWNED and REASSIGN OWNED come here, by a hook;
- * DROP ROLE takes its subscriptions with it, see relay_table.c.  As with core's
- * objects, a role to which an open transaction gives one is locked.
+ * describe and drop.  So a hook calls this file for DROP OWNED and REASSIGN
+ * OWNED; DROP ROLE takes its subscriptions with it, see load_subscriptions.c.
+ * As with core's objects, a role to which an open transaction gives one is
+ * locked.
  *
  *-------------------------------------------------------------------------
  */
-#include "read/subscription_table.h"
+#include "read/read_internal.h"
 
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -35,18 +36,17 @@
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "read/undecoded_write.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-/* We are writing the table ourselves. */
+/* This file is writing the table. */
 static bool writing_table = false;
 
 /*
- * True while this backend writes the table, and knows what is to follow.
+ * Is it pgpubsub itself that writes the table just now in this session?
  */
 bool
 subscription_table_writing(void)
@@ -54,7 +54,10 @@ subscription_table_writing(void)
 	return writing_table;
 }
 
-/* Raise an error if SPI says what only a changed table explains. */
+/*
+ * Raise XX000 if SPI's result is not the expected one, which only a table that
+ * somebody has altered explains.
+ */
 static void
 check_spi(int result, int expected)
 {
@@ -65,7 +68,10 @@ check_spi(int result, int expected)
 				 errdetail("SPI said: %s.", SPI_result_code_string(result))));
 }
 
-/* The owner of a relation or schema that a syscache has; InvalidOid: gone. */
+/*
+ * The owner of the relation (cache is RELOID) or schema (NAMESPACEOID);
+ * InvalidOid if there is none any more.
+ */
 static Oid
 owner_of(int cache, Oid object)
 {
@@ -81,8 +87,8 @@ owner_of(int cache, Oid object)
 }
 
 /*
- * Could the schema's owner have us run code as the role?  Who owns it can put
- * anything in the place of the extension's objects.
+ * Could the schema's owner have the role run code?  The owner of a schema can
+ * put anything in the place of the extension's objects.
  */
 static bool
 schema_endangers(Oid schema, Oid role)
@@ -94,8 +100,8 @@ schema_endangers(Oid schema, Oid role)
 
 /*
  * Oid of the extension's table, as far as this transaction can see it;
- * InvalidOid if it is not there.  Another relation of that name is not it, nor
- * is anything where the schema belongs to somebody who could swap it.
+ * InvalidOid if it is not there.  Another relation of that name does not count,
+ * and none does if the schema belongs to somebody who could replace it.
  */
 Oid
 subscription_table_find(void)
@@ -136,7 +142,7 @@ subscription_table_check_schema(void)
 }
 
 /*
- * Oid of the table; raises 42P01 if it is not there.
+ * Oid of the extension's table.  Raises 42P01 if it is not there.
  */
 Oid
 subscription_table_oid(void)
@@ -155,14 +161,14 @@ subscription_table_oid(void)
 
 /*
  * Lock the table, so that the extension stays until this transaction ends.
- * Returns its oid; raises 42P01 if it is not there.
+ * Returns the table's oid.  Raises 42P01 if it is not there.
  */
 Oid
 subscription_table_lock(void)
 {
 	Oid			table;
 
-	/* it may be another when we have the lock */
+	/* another table may have the name when we have the lock */
 	for (;;)
 	{
 		table = subscription_table_oid();
@@ -173,7 +179,7 @@ subscription_table_lock(void)
 	}
 }
 
-/* What user and security context were before become_owner(). */
+/* The user and security context before become_owner(). */
 typedef struct Identity
 {
 	Oid			user;
@@ -181,9 +187,9 @@ typedef struct Identity
 } Identity;
 
 /*
- * Be the table's owner, and nothing else, for what is done to it: triggers
- * may be on it that run that role's code.  Policies do not count, as they do
- * not for an owner.  Raises 42P01.
+ * Become the table's owner, in a restricted context, for what is done to the
+ * table: triggers on it may run that role's code.  Policies have no effect, as
+ * for any owner.  Raises 42P01 if the table is not there.
  */
 static void
 become_owner(Identity *before)
@@ -202,9 +208,8 @@ become_owner(Identity *before)
 }
 
 /*
- * Run the query, which only reads or locks the table, as its owner.  The
- * caller is connected to SPI and finds the result there.  The table's name
- * cannot come to mean another one meanwhile but by its owner or a superuser.
+ * Run the query, which only reads or locks the table, as the table's owner.  The
+ * caller is connected to SPI and finds the result there.
  */
 void
 subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
@@ -226,33 +231,37 @@ subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
 }
 
 /*
- * Has the table a row for the subscription that this transaction can see?
+ * Does the query, which has one parameter, find a row of the table?  It is not
+ * read-only, so it has a snapshot that is newer than the caller's.
  */
-bool
-subscription_table_has(const char *name)
+static bool
+finds_row(const char *sql, Oid type, Datum value)
 {
-	Oid			types[] = {NAMEOID};
-	Datum		values[] = {CStringGetDatum(name)};
 	bool		found;
 
-	if (!OidIsValid(subscription_table_find()))
-		return false;
 	SPI_connect();
-
-	/* not read-only: with a snapshot that is newer than the caller's */
-	subscription_table_read("SELECT FROM pgpubsub.subscription"
-							" WHERE name OPERATOR(pg_catalog.=) $1",
-							lengthof(types), types, values, false);
+	subscription_table_read(sql, 1, &type, &value, false);
 	found = SPI_processed > 0;
 	SPI_finish();
 	return found;
 }
 
 /*
- * Run the statement on the table, as its owner, whose triggers may be on it.
- * The caller sees to shared memory.  at_once: check what the owner may have
- * deferred to the end of the transaction now.  Returns how many rows the
- * statement has written.
+ * Can this transaction see a row of the table for the subscription?
+ */
+bool
+subscription_table_has(const char *name)
+{
+	return OidIsValid(subscription_table_find()) &&
+		finds_row("SELECT FROM pgpubsub.subscription"
+				  " WHERE name OPERATOR(pg_catalog.=) $1",
+				  NAMEOID, CStringGetDatum(name));
+}
+
+/*
+ * Run the statement on the table, as the table's owner.  The caller changes
+ * shared memory.  With at_once, constraints that are deferred to the end of the
+ * transaction are checked now.  Returns how many rows the statement has written.
  */
 static uint64
 write_table(const char *sql, int nargs, Oid *types, Datum *values,
@@ -291,8 +300,8 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 }
 
 /*
- * Does the table say where subscriptions were made?  Version 1.0's does not.
- * The table is locked.
+ * Does the table say in which database a subscription was made?  That of version
+ * 1.0 does not.  The caller has locked the table.
  */
 bool
 subscription_table_knows_origin(void)
@@ -301,9 +310,8 @@ subscription_table_knows_origin(void)
 }
 
 /*
- * Write the new subscription of the current user into the table.  Raises
- * 42704 if that role was dropped meanwhile; until this transaction ends it
- * cannot be.
+ * Insert the new subscription of the current user into the table.  That role
+ * cannot be dropped until this transaction ends; raises 42704 if it already is.
  */
 void
 subscription_table_insert(const char *name, ArrayType *channels,
@@ -331,8 +339,7 @@ subscription_table_insert(const char *name, ArrayType *channels,
 }
 
 /*
- * Write a row into the table that was there before, as the table's row type
- * has it.
+ * Insert a row that was in the table before; row_type is the table's.
  */
 void
 subscription_table_put_back(Oid row_type, Datum row)
@@ -342,10 +349,10 @@ subscription_table_put_back(Oid row_type, Datum row)
 }
 
 /*
- * Raise the error for a row that was to be there and is not: 40001 if this
- * transaction keeps its snapshot, which may be too old to show it, else 55000:
- * somebody deletes it by hand, or has dropped the extension and created it
- * again in this transaction.
+ * Raise the error for a subscription whose row is missing.  That is 40001 if
+ * this transaction keeps its snapshot, which may be too old to show the row;
+ * else 55000, because somebody deletes the row by hand, or this transaction has
+ * dropped the extension and created it again.
  */
 static void
 row_missing(const char *name)
@@ -365,7 +372,8 @@ row_missing(const char *name)
 }
 
 /*
- * Raise an error, as above, unless the table has the subscription's row.
+ * Raise 40001 or 55000, see row_missing(), unless the table has the
+ * subscription's row.
  */
 void
 subscription_table_expect(const char *name)
@@ -375,12 +383,13 @@ subscription_table_expect(const char *name)
 }
 
 /*
- * Run the statement on the row of the subscription that is its first
- * parameter.  It is run again if it has found none though the table has one:
- * where logical decoding is on, a row that another transaction was changing
- * (REASSIGN OWNED, or the relay) is deleted and another one there when that
- * has committed.  Not for ever, as triggers may keep the row.  Returns whether
- * it has written the row.
+ * Run the statement on the row of the subscription whose name is its first
+ * parameter.  Returns whether it has written the row.
+ *
+ * If it finds no row though the table has one, it is run again: where logical
+ * decoding is on, an update by another transaction (REASSIGN OWNED, or the
+ * relay) deletes the row that we have waited for and inserts another.  But not
+ * for ever, as a trigger may keep the row from being written.
  */
 static bool
 write_row(const char *name, const char *sql, int nargs, Oid *types,
@@ -397,8 +406,8 @@ write_row(const char *name, const char *sql, int nargs, Oid *types,
 }
 
 /*
- * Write the changed subscription into the table.  Raises 40001 or 55000 if its
- * row is not there.
+ * Update the changed subscription in the table.  Raises 40001 or 55000, see
+ * row_missing(), if its row is not there.
  */
 void
 subscription_table_update(const char *name, ArrayType *channels,
@@ -417,9 +426,9 @@ subscription_table_update(const char *name, ArrayType *channels,
 }
 
 /*
- * Write that the subscription, which was made in another database, is this
- * one's.  Returns false if somebody has its row locked; it is not waited for.
- * The caller has locked the table.
+ * Write into the table that the subscription, which was made in another
+ * database, belongs to this one.  Returns false, without waiting, if somebody
+ * has its row locked.  The caller has locked the table.
  */
 bool
 subscription_table_adopt(const char *name)
@@ -427,18 +436,13 @@ subscription_table_adopt(const char *name)
 	Oid			types[] = {NAMEOID, OIDOID};
 	Datum		values[] = {CStringGetDatum(name),
 	ObjectIdGetDatum(MyDatabaseId)};
-	bool		found;
 
 	if (!subscription_table_knows_origin())
 		return true;
-	SPI_connect();
-	subscription_table_read("SELECT FROM pgpubsub.subscription"
-							" WHERE name OPERATOR(pg_catalog.=) $1"
-							" FOR NO KEY UPDATE SKIP LOCKED",
-							1, types, values, false);
-	found = SPI_processed > 0;
-	SPI_finish();
-	if (!found)
+	if (!finds_row("SELECT FROM pgpubsub.subscription"
+				   " WHERE name OPERATOR(pg_catalog.=) $1"
+				   " FOR NO KEY UPDATE SKIP LOCKED",
+				   NAMEOID, CStringGetDatum(name)))
 		return !subscription_table_has(name);
 	write_table("UPDATE pgpubsub.subscription SET made_in = $2"
 				" WHERE name OPERATOR(pg_catalog.=) $1",
@@ -447,10 +451,9 @@ subscription_table_adopt(const char *name)
 }
 
 /*
- * Take the subscription out of the table.  at_once: fail now rather than at
- * commit if somebody has made the table referenced.  Raises 40001 if this
- * transaction's snapshot does not show the row; one that somebody has deleted
- * by hand is no matter.
+ * Delete the subscription from the table.  With at_once, this fails now rather
+ * than at commit if somebody has made the table referenced.  A row that is
+ * missing raises 40001 if this transaction's snapshot may be too old to show it.
  */
 void
 subscription_table_delete(const char *name, bool at_once)
@@ -466,9 +469,9 @@ subscription_table_delete(const char *name, bool at_once)
 }
 
 /*
- * Take a subscription that the current user may drop out of the table, though
- * the relay does not have it.  Returns whether there was one: then the relay
- * has to read the table again.
+ * Delete a subscription that shared memory does not have from the table, if the
+ * current user may drop it.  Returns whether there was one: then the relay has to
+ * read the table again.
  */
 bool
 subscription_table_delete_unread(const char *name)
@@ -483,7 +486,7 @@ subscription_table_delete_unread(const char *name)
 					 lengthof(types), types, values, SPI_OK_DELETE, false);
 }
 
-/* The oids in the list, as oid[]. */
+/* The oids in the list, as a value of type oid[]. */
 static Datum
 oid_array(List *oids)
 {
@@ -498,28 +501,10 @@ oid_array(List *oids)
 										   TYPALIGN_INT));
 }
 
-/* Has the table a row of one of the owners, oid[]? */
-static bool
-has_rows_of(Datum owners)
-{
-	Oid			types[] = {OIDARRAYOID};
-	bool		found;
-
-	SPI_connect();
-	subscription_table_read("SELECT FROM pgpubsub.subscription"
-							" WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)"
-							" LIMIT 1",
-							lengthof(types), types, &owners, false);
-	found = SPI_processed > 0;
-	SPI_finish();
-	return found;
-}
-
 /*
  * Run the statement that leaves no row of the owners, whose oid[] is its first
- * parameter.  It is run again if some are left: where logical decoding is on,
- * a row that another transaction was changing is deleted and another one there
- * when that has committed.  Not for ever, as triggers may keep rows.
+ * parameter.  If rows are left, it is run again, for the reasons and within the
+ * limit that write_row() has.  Returns whether it has written any.
  */
 static bool
 write_rows_of(const char *sql, int nargs, Oid *types, Datum *values,
@@ -531,14 +516,18 @@ write_rows_of(const char *sql, int nargs, Oid *types, Datum *values,
 	do
 	{
 		written += write_table(sql, nargs, types, values, expected, false);
-	} while (++tries < 10 && has_rows_of(values[0]));
+	} while (++tries < 10 &&
+			 finds_row("SELECT FROM pgpubsub.subscription"
+					   " WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)"
+					   " LIMIT 1",
+					   OIDARRAYOID, values[0]));
 	return written > 0;
 }
 
 /*
- * DROP OWNED BY the roles: take their subscriptions out of the table.  The
- * extension must be there.  Returns whether there were any: then the relay has
- * to read the table again.
+ * DROP OWNED BY the roles: delete their subscriptions from the table, which must
+ * be there.  Returns whether there were any: then the relay has to read the
+ * table again.
  */
 bool
 subscription_table_drop_owned(List *roles)
@@ -552,9 +541,10 @@ subscription_table_drop_owned(List *roles)
 }
 
 /*
- * REASSIGN OWNED BY the roles TO another: make it the owner of their
- * subscriptions.  The extension must be there.  Raises 42704 if the new owner
- * was dropped meanwhile.  Returns as the above.
+ * REASSIGN OWNED BY the roles TO new_owner: give their subscriptions to that
+ * role in the table, which must be there.  Returns whether there were any: then
+ * the relay has to read the table again.  Raises 42704 if the new owner was
+ * dropped meanwhile.
  */
 bool
 subscription_table_reassign_owned(List *roles, Oid new_owner)

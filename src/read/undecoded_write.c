@@ -9,26 +9,26 @@
  * Standbys replay it like any other row.
  *
  * 1. An INSERT can say so itself: TABLE_INSERT_NO_LOGICAL.
- * 2. A DELETE cannot.  But the one of a table that has no replica identity is
- *	  logged without the old row's key, and decoding then has nothing to send.
- *	  So the relation's cache entry says REPLICA IDENTITY NOTHING while heap
- *	  deletes the row.  (In the catalog it must not: then core would refuse
+ * 2. A DELETE cannot.  But a DELETE from a table that has no replica identity
+ *	  is logged without the old row's key, and decoding then has nothing to
+ *	  send.  So the relation's cache entry says REPLICA IDENTITY NOTHING while
+ *	  heap deletes the row.  (The catalog must not say that: core would refuse
  *	  everybody else's DELETE on a published table.)
- * 3. An UPDATE can neither, so it becomes a DELETE and an INSERT.  To triggers
- *	  and foreign keys it stays an UPDATE.  Somebody who waits for the row to
- *	  update it finds it deleted.
+ * 3. An UPDATE cannot say so either, so it becomes a DELETE and an INSERT.  To
+ *	  triggers and foreign keys it stays an UPDATE.  Another session that waits
+ *	  to update the row finds it deleted.
  *
- * The statement itself is run by the executor, so that triggers, constraints
- * and foreign keys have their say; between it and heap stands, for as long as
- * the statement runs, an access method of ours that is heap in all other
- * respects.  It stands in this backend's cache entry only.
+ * The executor runs the statement itself, so that triggers, constraints and
+ * foreign keys have their effect.  While the statement runs, an access method
+ * of ours stands between the executor and heap; it is heap in all other
+ * respects, and only this backend's cache entry of the relation names it.
  *
- * Invariant: between undecoded_begin() and undecoded_end() the entry of the
- * relation, which stays open, has our access method.
+ * Invariant: between undecoded_begin() and undecoded_end() the cache entry of
+ * the relation, which stays open, has our access method.
  *
  *-------------------------------------------------------------------------
  */
-#include "read/undecoded_write.h"
+#include "read/read_internal.h"
 
 #include "access/heapam.h"
 #include "access/tableam.h"
@@ -37,13 +37,13 @@
 #include "utils/inval.h"
 #include "utils/rel.h"
 
-/* Heap, but for the three below. */
+/* Heap, but for the three functions below. */
 static TableAmRoutine undecoded_routine;
 
-/* The relation that is being written; NULL: none. */
+/* The relation that is being written, or NULL. */
 static Relation written = NULL;
 
-/* Insert the row in the slot. */
+/* Insert the row that is in the slot. */
 static void
 undecoded_insert(Relation relation, TupleTableSlot *slot, CommandId cid,
 				 PGPUBSUB_INSERT_OPTIONS options, BulkInsertState bistate)
@@ -53,7 +53,7 @@ undecoded_insert(Relation relation, TupleTableSlot *slot, CommandId cid,
 											bistate);
 }
 
-/* Delete the row; results as heap's. */
+/* Delete the row.  Returns what heap does. */
 static TM_Result
 delete_row(Relation relation, ItemPointer tid, CommandId cid,
 		   Snapshot snapshot, Snapshot crosscheck, bool wait,
@@ -76,14 +76,14 @@ delete_row(Relation relation, ItemPointer tid, CommandId cid,
 	return result;
 }
 
-/* Delete the row.  The table has no partitions it could move to. */
+/* Delete the row; the table has no partitions that it could move to. */
 static TM_Result
 undecoded_delete(PGPUBSUB_DELETE_PARAMETERS)
 {
 	return delete_row(relation, tid, cid, snapshot, crosscheck, wait, tmfd);
 }
 
-/* Delete the row and insert the one in the slot; results as heap's. */
+/* Delete the row and insert the one in the slot.  Returns what heap's does. */
 static TM_Result
 undecoded_update(Relation relation, ItemPointer otid, TupleTableSlot *slot,
 				 CommandId cid, PGPUBSUB_UPDATE_OPTIONS
@@ -104,7 +104,7 @@ undecoded_update(Relation relation, ItemPointer otid, TupleTableSlot *slot,
 	return result;
 }
 
-/* The cache entry was built anew, from the catalog. */
+/* The cache entry was built anew from the catalog: put our method in again. */
 static void
 relation_changed(Datum arg, Oid relid)
 {
@@ -113,7 +113,7 @@ relation_changed(Datum arg, Oid relid)
 		written->rd_tableam = &undecoded_routine;
 }
 
-/* What this file needs, once per backend. */
+/* Make the access method and watch the cache, once per backend. */
 static void
 set_up(void)
 {
@@ -130,10 +130,10 @@ set_up(void)
 }
 
 /*
- * From now on, what this backend writes to the relation is not decoded.
- * The caller has it open, and calls undecoded_end() whatever happens, if this
- * returns true.  It returns false if there is nothing to do: nothing is logged
- * for decoding, the table is no heap, or one is being written so already.
+ * From now on, what this backend writes to the relation, which the caller has
+ * open, is not decoded.  If this returns true, the caller calls undecoded_end()
+ * whatever happens.  It returns false if nothing is logged for decoding, if the
+ * table is no heap, or if a table is being written like this already.
  */
 bool
 undecoded_begin(Relation relation)
@@ -148,7 +148,7 @@ undecoded_begin(Relation relation)
 }
 
 /*
- * Write the relation as any other again.  Cannot fail.
+ * The relation is written like any other again.  Cannot fail.
  */
 void
 undecoded_end(void)

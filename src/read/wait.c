@@ -1,54 +1,75 @@
 /*-------------------------------------------------------------------------
  *
  * wait.c
- *	  CALL wait(): to wait for events without a snapshot.
+ *	  Waiting for events: sleeps that end with the client, and CALL wait().
  *
- * 1. A poll() that waits has the snapshot of its statement all the while, for
+ * 1. A backend learns that its client has died when it reads the next command,
+ *	  or fails to send a result.  One that waits for events does neither, and
+ *	  would hand out the next ones to nobody.  So the waits of poll() and CALL
+ *	  wait() end when the socket is closed, and poll() looks at the socket again
+ *	  before it hands out rows and, in autocommit, before they are consumed.
+ *
+ * 2. The other waits do what a statement of a dead client does in core: they go
+ *	  on, here for at most pgpubsub.publish_timeout.  subscribe(), unsubscribe()
+ *	  and ack() say what is to be done, and a writer has work to commit, whether
+ *	  or not anybody hears of it.  Where client_connection_check_interval ends
+ *	  statements, it ends these waits too.
+ *
+ * 3. A poll() that waits has the snapshot of its statement all the while, for
  *	  which CREATE INDEX CONCURRENTLY waits and behind which VACUUM cleans up
  *	  nothing.  A procedure may end its caller's transaction, and the snapshot
- *	  with it; this one does so before it sleeps.
+ *	  with it; wait() does so before it sleeps.
  *
- * 2. What can raise an error, and whatever looks at catalogs, is done within a
- *	  transaction: the arguments, the owner, a relay that is to be there.
- *	  Then that transaction ends.  Called by itself, the procedure sleeps
- *	  outside of any, so that not even a virtual transaction id is to be
- *	  waited for; called by a procedure or a DO block, whose language keeps
- *	  its state in SPI, it sleeps in a new transaction that has no snapshot.
- *	  While it sleeps it looks at shared memory alone, and raises nothing: an
- *	  interrupt, or a subscription that is not what it was, ends the sleep,
- *	  and is dealt with in the next transaction, as in the first one.
+ * 4. What can raise an error, and whatever looks at catalogs, wait() does within
+ *	  that transaction.  Called by itself, it then sleeps outside of any, so that
+ *	  not even its virtual transaction id is to be waited for.  Called by a
+ *	  procedure or a DO block, whose language keeps its state in SPI, it sleeps
+ *	  in a new transaction that has no snapshot.  While it sleeps it looks at
+ *	  shared memory alone, and raises nothing: an interrupt, or a subscription
+ *	  that is not what it was, is dealt with in the next transaction.
  *
- * 3. It claims nothing, so it is in nobody's way, and several sessions may
- *	  wait for the same subscription.  While a session reads or changes that,
- *	  they sleep until it lets go: only then it is known what is left.
+ * 5. wait() claims nothing, so several sessions may wait for one subscription.
+ *	  While a session reads or changes that, they sleep until it lets go: only
+ *	  then it is known what is left.
  *
- * 4. It sleeps on its latch, which is set by the subscription's waiters list
- *	  (see registry_waiters.c) or by the condition variable of who waits for
- *	  the reader, and enters one of these before it looks.
+ * 6. wait() sleeps on its latch, which is set by the subscription's list of
+ *	  waiters (see waiting_readers.c) or by the condition variable of those who
+ *	  wait for the reader.  It enters one of these before it looks.
  *
  *-------------------------------------------------------------------------
  */
-#include "read/reader.h"
+#include "read/read_internal.h"
+
+#include <sys/socket.h>
 
 #include "access/xact.h"
 #include "executor/spi.h"
-#include "fmgr.h"
+#include "libpq/libpq-be.h"
+#include "libpq/libpq.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "read/client_wait.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
+#include "tcop/tcopprot.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* One call. */
+/*
+ * How often the client's socket is looked at where the kernel cannot report
+ * that it is closed, in ms.
+ */
+#define LOOK_INTERVAL_MS	1000
+
+/* One call of wait(). */
 typedef struct Wait
 {
 	Database   *database;
 	char		name[NAMEDATALEN];
-	Oid			owner;			/* as checked, or InvalidOid: being replaced */
+	Oid			owner;			/* who was checked; InvalidOid: another
+								 * session is replacing the subscription */
 	TimestampTz deadline;
-	bool		in_spi;			/* a procedural language is below us */
+	bool		in_spi;			/* a procedural language has called us */
 	MemoryContext context;		/* the caller's, which outlives transactions */
 } Wait;
 
@@ -63,7 +84,97 @@ typedef enum Finding
 
 PG_FUNCTION_INFO_V1(pgpubsub_wait);
 
-/* Raise 25001 where the transaction cannot be ended here. */
+/*
+ * Sleeps that end with the client
+ */
+
+/* Is there a client whose connection can break?  A background worker has none. */
+static bool
+have_client(void)
+{
+	return MyProcPort != NULL && FeBeWaitSet != NULL &&
+		whereToSendOutput == DestRemote;
+}
+
+/* Have the next CHECK_FOR_INTERRUPTS() end this session, as core would. */
+static void
+note_lost(void)
+{
+	ClientConnectionLost = true;
+	InterruptPending = true;
+}
+
+/*
+ * Is the client's socket closed?  Where the kernel does not report that, says
+ * no as long as something that the client has sent is still to be read.
+ */
+static bool
+is_closed(void)
+{
+	char		byte;
+	ssize_t		got;
+
+	if (WaitEventSetCanReportClosed())
+		return !pq_check_connection();
+	got = recv(MyProcPort->sock, &byte, 1, MSG_PEEK);
+	return got == 0 || (got < 0 && errno != EAGAIN &&
+						errno != EWOULDBLOCK && errno != EINTR);
+}
+
+/*
+ * Sleep until this process's latch is set, for at most timeout milliseconds, or
+ * until the client's connection is closed: then the next CHECK_FOR_INTERRUPTS()
+ * ends the session.  The caller resets the latch.  Raises nothing.
+ */
+void
+client_sleep(long timeout, uint32 wait_event)
+{
+	WaitEvent	events[FeBeWaitSetNEvents];
+	int			count;
+
+	if (!have_client() || !WaitEventSetCanReportClosed())
+	{
+		bool		look = have_client();
+
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 look ? Min(timeout, LOOK_INTERVAL_MS) : timeout,
+						 wait_event);
+		if (look && is_closed())
+			note_lost();
+		return;
+	}
+
+	/* whoever waits on this set says for what first, so the mask may change */
+	ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_CLOSED, NULL);
+	count = WaitEventSetWait(FeBeWaitSet, timeout, events, lengthof(events),
+							 wait_event);
+	for (int i = 0; i < count; i++)
+	{
+		if (events[i].events & WL_POSTMASTER_DEATH)
+			proc_exit(1);
+		if (events[i].events & WL_SOCKET_CLOSED)
+			note_lost();
+	}
+}
+
+/*
+ * To be called before events that are consumed are given to the client: ends
+ * the session, and with it the transaction, if the connection is closed.
+ */
+void
+client_expect(void)
+{
+	if (have_client() && is_closed())
+		note_lost();
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * CALL wait()
+ */
+
+/* Raise 25001 unless the procedure may end its caller's transaction. */
 static void
 check_may_end_transaction(FunctionCallInfo fcinfo)
 {
@@ -82,9 +193,8 @@ check_may_end_transaction(FunctionCallInfo fcinfo)
 }
 
 /*
- * Is no SPI connection open, so that no language would be taken by surprise
- * when the transaction ends?  (SPI does not tell its depth, but whether it is
- * connected at all.)
+ * Is no SPI connection open, so that no procedural language is above whose state
+ * would end with the transaction?  (SPI tells whether it is connected at all.)
  */
 static bool
 spi_is_unused(void)
@@ -93,9 +203,9 @@ spi_is_unused(void)
 }
 
 /*
- * Raise 42704 unless the subscription is there, 42501 unless it is the
- * caller's, 55000 if the relay has left for good.  Remembers its owner.  In a
- * transaction.
+ * Remember the subscription's owner.  Raises 42704 if there is no such
+ * subscription, 42501 if it is not the current user's, 55000 if the relay has
+ * left for good.  To be called in a transaction.
  */
 static void
 check_subscription(Wait *wait)
@@ -120,7 +230,7 @@ check_subscription(Wait *wait)
 	PopActiveSnapshot();
 }
 
-/* End the transaction of a procedural language, and begin the next one. */
+/* End the transaction of the language that has called us, and begin the next. */
 static void
 next_spi_transaction(void)
 {
@@ -144,8 +254,8 @@ end_transaction(Wait *wait)
 }
 
 /*
- * Be in a transaction that begins after the sleep, so that now() and
- * transaction_timeout do not count this.
+ * Begin a transaction after the sleep, so that now() and transaction_timeout do
+ * not count the sleep.
  */
 static void
 begin_transaction(Wait *wait)
@@ -158,8 +268,8 @@ begin_transaction(Wait *wait)
 }
 
 /*
- * Is there an event, or a gap, that committed transactions have not consumed?
- * Nobody reads the subscription.  database->lock must be held.
+ * Is there an event, or a gap, that no committed transaction has consumed?
+ * database->lock must be held, and the subscription have no reader.
  */
 static bool
 anything_pending(Database *database, Subscription *subscription)
@@ -182,8 +292,8 @@ anything_pending(Database *database, Subscription *subscription)
 }
 
 /*
- * Look at the subscription, having prepared to sleep.  database->lock must be
- * held.
+ * Look at the subscription, after entering the lists of those who are woken
+ * when the answer changes.  database->lock must be held.
  */
 static Finding
 look_at(Wait *wait, Subscription *subscription)
@@ -209,9 +319,9 @@ look_at(Wait *wait, Subscription *subscription)
 }
 
 /*
- * Wait for the subscription's reader no more.  A process that was signalled
- * and cancels its sleep passes the signal on, so that two of us would wake each
- * other for ever: this one takes its place in the list again first.
+ * Wait for the subscription's reader no more.  A process that was signalled and
+ * cancels its sleep passes the signal on, and two of them would wake each other
+ * for ever.  So this one first takes its place in the list again.
  */
 static void
 cancel_sleep(Subscription *subscription)
@@ -225,8 +335,8 @@ cancel_sleep(Subscription *subscription)
 }
 
 /*
- * Look, and if there is nothing, sleep until something happens or until the
- * deadline.  Returns what the look said.  Raises nothing.
+ * Look at the subscription, and if there is nothing, sleep until something
+ * happens, for at most left ms.  Returns what the look said.  Raises nothing.
  */
 static Finding
 look_and_sleep(Wait *wait, long left)
@@ -253,9 +363,9 @@ look_and_sleep(Wait *wait, long left)
 }
 
 /*
- * Sleep until there is something to poll, or until the deadline.  Returns
- * true then; false if the subscription has to be checked again, or there is
- * an interrupt.  Raises nothing, as there may be no transaction.
+ * Sleep until there is something to poll, or until the deadline, and return
+ * true then.  Returns false if the subscription has to be checked again, or if
+ * there is an interrupt.  Raises nothing, as there may be no transaction.
  */
 static bool
 sleep_until_ready(Wait *wait)
@@ -278,7 +388,7 @@ sleep_until_ready(Wait *wait)
 }
 
 /*
- * pgpubsub.wait(subscription, timeout)
+ * CALL pgpubsub.wait(subscription text, timeout interval)
  */
 Datum
 pgpubsub_wait(PG_FUNCTION_ARGS)

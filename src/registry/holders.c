@@ -26,7 +26,28 @@
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
-bool		transaction_may_be_awaited = false;
+slist_head	own_readings = SLIST_STATIC_INIT(own_readings);
+
+/*
+ * May it be this session's transaction that a full queue waits for?  It has
+ * consumed or changed something that is not committed, or is the only one
+ * that can read a subscription that holds the queue.  (The relay may change
+ * on_full under a reader, so it is asked for now.)
+ */
+bool
+transaction_may_be_awaited(void)
+{
+	slist_iter	iter;
+
+	slist_foreach(iter, &own_readings)
+	{
+		OwnReading *own = slist_container(OwnReading, node, iter.cur);
+
+		if (own->uncommitted || own->subscription->on_full != ON_FULL_DROP)
+			return true;
+	}
+	return false;
+}
 
 /* Does the subscription hold anything? */
 static bool

@@ -30,11 +30,18 @@ typedef struct Holder
 } Holder;
 
 /*
- * May it be this session's transaction that a full queue waits for?  It has
- * consumed or changed something that is not committed, or is the only one
- * that can read a subscription that holds the queue.  Kept by read/claim.c.
+ * A subscription whose reader this transaction is.  The list own_readings, the
+ * newest first, is kept by read/claim.c.
  */
-extern bool transaction_may_be_awaited;
+typedef struct OwnReading
+{
+	slist_node	node;
+	Subscription *subscription;
+	bool		uncommitted;	/* commit will write a position or a change */
+} OwnReading;
+
+extern slist_head own_readings;
+extern bool transaction_may_be_awaited(void);
 
 /* database->lock held, exclusive if it says so */
 extern void hold_add_backlog(Database *database, Binding *binding,

@@ -33,7 +33,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "read/subscription_table.h"
+#include "read/read.h"
 #include "registry/channel_lists.h"
 #include "registry/holders.h"
 #include "storage/latch.h"

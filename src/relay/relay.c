@@ -130,7 +130,7 @@ relay_end(void)
  * a gap, and the numbers of its events are given to others.  So no position may
  * be beyond what is in the ring, and a subscription that holds must hold
  * whatever comes there next.  (The cursors of open transactions follow when
- * they find the gap; see reader_sync().)  The database's lock must be held,
+ * they find the gap; see position_sync().)  The database's lock must be held,
  * exclusive.
  */
 static void

@@ -46,9 +46,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "read/replication_warning.h"
-#include "read/subscribe.h"
-#include "read/subscription_table.h"
+#include "read/read.h"
 #include "server/server_internal.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -192,7 +190,7 @@ follow_command(Node *command)
 															   false));
 	}
 	if (written)
-		subscribe_table_written();
+		subscription_table_written();
 }
 
 /*
@@ -457,7 +455,7 @@ hooks_process_utility(PlannedStmt *pstmt, const char *queryString,
 	if (publication != NULL || installs)
 		warn_of_publication(publication);
 	if (discard_all)
-		subscribe_discard();
+		discard_temporary_subscriptions();
 }
 
 /*

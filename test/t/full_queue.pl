@@ -383,6 +383,26 @@ subscribe('blocking', 'd', 'block');
 goes_on($writer, 'channels change');
 unsubscribe('blocking');
 
+# A session whose transaction only looks at a subscription is the only one that
+# can read it: when it begins to hold meanwhile, its reader must not wait.
+
+subscribe('looked_at', 'looked_at', 'drop');
+$reader = client($node);
+$reader->run("SET pgpubsub.publish_timeout = '1s'");
+$reader->run("BEGIN; SELECT FROM pgpubsub.poll('looked_at', consume => false)");
+$admin->run(
+	"UPDATE pgpubsub.subscription SET on_full = 'block' WHERE name = 'looked_at'");
+wait_until(sub { subscription('looked_at', 'on_full') eq 'block' },
+	'looked_at: the relay has read the table');
+fill('looked_at');
+$reader->query("SELECT pgpubsub.publish('looked_at', 'mine')");
+is($reader->sqlstate, '', 'looked_at: its reader does not wait');
+$reader->run('COMMIT');
+$reader->query("SELECT pgpubsub.publish('looked_at', 'never')");
+is($reader->sqlstate, '53400', 'looked_at: after its transaction it does');
+$reader->quit;
+unsubscribe('looked_at');
+
 $reader = client($node);
 $reader->run("SELECT pgpubsub.subscribe('brief', '{c}', 'block', temporary => true)");
 fill('c');

@@ -1,34 +1,36 @@
 /*-------------------------------------------------------------------------
  *
- * replication_warning.c
- *	  The table of subscriptions and logical replication.
+ * subscription_triggers.c
+ *	  What becomes of the table of subscriptions when others write it.
  *
- * Subscriptions belong to the database that they were made in.  A publication
- * FOR ALL TABLES has their table in it all the same; an extension cannot keep
- * it out.  So:
+ * The triggers let pass what pgpubsub itself writes.  Apart from that:
  *
- * 1. What pgpubsub writes there is not decoded; see undecoded.c.
+ * 1. When somebody writes the table by hand, the relay reads it again.
  *
- * 2. What a subscriber's workers would write there all the same, the initial
- *	  copy and rows that somebody wrote by hand, a trigger discards.  It is
- *	  enabled ALWAYS, for other triggers do not fire in those workers.  A
- *	  TRUNCATE cannot be discarded: the rows are kept aside before it and put
- *	  back after it.
+ * 2. Rows that pg_restore brings were made in another database, which may go on.
+ *	  So each row says where it was made, and one from elsewhere holds nobody's
+ *	  queue until it is polled here.
  *
- * 3. A subscriber without the extension has no such table: CREATE SUBSCRIPTION
+ * 3. A publication FOR ALL TABLES has the table in it, as an extension cannot
+ *	  keep it out.  What pgpubsub writes is not decoded, see undecoded_write.c.
+ *	  What a subscriber's workers would write there all the same, the initial
+ *	  copy and rows that were written by hand, a trigger discards.  It is enabled
+ *	  ALWAYS, for other triggers do not fire in those workers.  A TRUNCATE cannot
+ *	  be discarded: the rows are kept aside before it and put back after it.
+ *
+ * 4. A subscriber without the extension has no such table: CREATE SUBSCRIPTION
  *	  fails there, and rows written by hand stop it.  A WARNING says so, when
  *	  the publication or the extension is created.
  *
  *-------------------------------------------------------------------------
  */
-#include "read/replication_warning.h"
+#include "read/read_internal.h"
 
+#include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
-#include "fmgr.h"
-#include "nodes/pg_list.h"
-#include "read/subscription_table.h"
+#include "miscadmin.h"
 #include "replication/logicalworker.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -38,9 +40,68 @@
 /* The rows that are to outlive a TRUNCATE, in TopTransactionContext. */
 static List *kept_rows = NIL;
 
+PG_FUNCTION_INFO_V1(pgpubsub_subscription_changed);
+PG_FUNCTION_INFO_V1(pgpubsub_subscription_inserted);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_replicated);
 
-/* Keep the table's rows aside. */
+/*
+ * pgpubsub.subscription_changed() RETURNS trigger, per statement: has the relay
+ * read the table again when what somebody has written there is committed.
+ */
+Datum
+pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation) !=
+		subscription_table_oid())
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("pgpubsub.subscription_changed() was not called as the trigger of its table"),
+				 errhint("It is the trigger of table pgpubsub.subscription.")));
+	if (!subscription_table_writing())
+		subscription_table_written();
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * pgpubsub.subscription_inserted() RETURNS trigger, per row: sets the column
+ * made_in.  A row without a value there is written by hand, and so made here.  A
+ * row with one comes from pg_restore, and so from elsewhere; it gets 0, because
+ * its database might by chance have the oid that this one has.
+ */
+Datum
+pgpubsub_subscription_inserted(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	HeapTuple	tuple;
+	TupleDesc	desc;
+	int			column;
+	Datum		made_in;
+	bool		isnull;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(data->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
+		RelationGetRelid(data->tg_relation) != subscription_table_oid())
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("pgpubsub.subscription_inserted() was not called as the trigger of its table"),
+				 errhint("It is a trigger of table pgpubsub.subscription.")));
+	tuple = data->tg_trigtuple;
+	desc = RelationGetDescr(data->tg_relation);
+	column = SPI_fnumber(desc, "made_in");
+	if (subscription_table_writing() || column <= 0)
+		return PointerGetDatum(tuple);
+
+	(void) heap_getattr(tuple, column, desc, &isnull);
+	made_in = ObjectIdGetDatum(isnull ? MyDatabaseId : InvalidOid);
+	isnull = false;
+	return PointerGetDatum(heap_modify_tuple_by_cols(tuple, desc, 1, &column,
+													 &made_in, &isnull));
+}
+
+/* Keep the table's rows aside, before a TRUNCATE. */
 static void
 keep_rows(void)
 {
@@ -64,7 +125,7 @@ keep_rows(void)
 	SPI_finish();
 }
 
-/* Put the rows back that were kept aside. */
+/* Put the rows back that were kept aside; row_type is the table's. */
 static void
 put_rows_back(Oid row_type)
 {
@@ -76,8 +137,8 @@ put_rows_back(Oid row_type)
 }
 
 /*
- * pgpubsub.subscription_replicated() RETURNS trigger: discards what logical
- * replication would do to the table.
+ * pgpubsub.subscription_replicated() RETURNS trigger, per row and for TRUNCATE
+ * per statement: discards what logical replication would do to the table.
  */
 Datum
 pgpubsub_subscription_replicated(PG_FUNCTION_ARGS)
@@ -109,8 +170,8 @@ pgpubsub_subscription_replicated(PG_FUNCTION_ARGS)
 }
 
 /*
- * Warn if the table of subscriptions is in the publication, or in any if that
- * is NULL.
+ * Warn if the table of subscriptions is in the publication; with NULL, if it is
+ * in any.
  */
 void
 replication_warn(const char *publication)

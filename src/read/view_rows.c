@@ -1,24 +1,26 @@
 /*-------------------------------------------------------------------------
  *
- * shown_name.c
- *	  Names from other databases, in this one's encoding.
+ * view_rows.c
+ *	  A row of a view, and the names in it.
  *
  * Shared memory has the names of all databases' channels and subscriptions,
- * each in the encoding of its own database.  Shown as they are in another one
- * they may be no text at all, on which the whole query fails.  So each
- * character is converted, directly or by way of UTF8, and one that cannot be,
- * or of which nobody knows what it is, as in SQL_ASCII, is shown as "?".
+ * each in the encoding of its own database.  In another one they may be no text
+ * at all, on which the whole query fails.  So each character is converted,
+ * directly or by way of UTF8, and one that cannot be, or of which nobody knows
+ * what it is, as in SQL_ASCII, is shown as "?".
  *
  *-------------------------------------------------------------------------
  */
-#include "base/shown_name.h"
+#include "read/read_internal.h"
 
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_database.h"
+#include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/syscache.h"
+#include "utils/tuplestore.h"
 
 /* Room for one character in any encoding, however it is converted. */
 #define CHARACTER_ROOM	(MAX_CONVERSION_GROWTH * MAX_MULTIBYTE_CHAR_LEN + 1)
@@ -27,8 +29,51 @@
 #define SUBSTITUTE		"?"
 
 /*
+ * Set the row's next column.
+ */
+void
+view_add(ViewRow *row, Datum value)
+{
+	row->nulls[row->column] = false;
+	row->values[row->column++] = value;
+}
+
+/*
+ * Set the row's next column to a number.
+ */
+void
+view_add_int64(ViewRow *row, uint64 value)
+{
+	view_add(row, Int64GetDatum((int64) value));
+}
+
+/*
+ * Set the row's next column to the value if it is present, else to null.
+ */
+void
+view_add_if(ViewRow *row, bool present, Datum value)
+{
+	row->nulls[row->column] = !present;
+	row->values[row->column++] = value;
+}
+
+/*
+ * Add the row to the SQL function's result, and begin the next one.
+ */
+void
+view_put(FunctionCallInfo fcinfo, ViewRow *row)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	tuplestore_putvalues(result->setResult, result->setDesc, row->values,
+						 row->nulls);
+	row->column = 0;
+}
+
+/*
  * The encoding of names that come from the database: SHOWN_AS_IS if it is this
- * one, PG_SQL_ASCII also if it is no more.  In a transaction.
+ * session's database, PG_SQL_ASCII if it is gone.  To be called in a
+ * transaction.
  */
 int
 shown_name_encoding(Oid database)
@@ -47,8 +92,8 @@ shown_name_encoding(Oid database)
 }
 
 /*
- * Convert one character of len bytes to dest, terminated.  Returns false if it
- * cannot be.
+ * Convert one character of len bytes to dest, which has CHARACTER_ROOM bytes,
+ * and terminate it.  Returns false if it cannot be converted.
  */
 static bool
 convert_between(int from, int to, const char *character, int len, char *dest)
@@ -71,7 +116,10 @@ convert_between(int from, int to, const char *character, int len, char *dest)
 									  CHARACTER_ROOM, true) == len;
 }
 
-/* The same to this database's encoding, by way of UTF8 if there is no other. */
+/*
+ * Convert one character of len bytes to this database's encoding, as
+ * convert_between() does; by way of UTF8 if there is no other.
+ */
 static bool
 convert_character(int from, const char *character, int len, char *dest)
 {
@@ -85,7 +133,7 @@ convert_character(int from, const char *character, int len, char *dest)
 		convert_between(PG_UTF8, to, utf8, (int) strlen(utf8), dest);
 }
 
-/* True if the name has nothing that encodings differ in. */
+/* Has the name only characters that are the same in all encodings? */
 static bool
 is_ascii(const char *name)
 {
@@ -95,10 +143,10 @@ is_ascii(const char *name)
 }
 
 /*
- * The name, which is in that encoding, as it can be shown in this database: it
- * itself, or a copy in the current memory context.  In a transaction; no LWLock
- * may be held, as catalogs are looked at.  Raises no error for what the name
- * is.
+ * The name, which is in that encoding, as it can be shown in this database: the
+ * name itself, or a copy in the current memory context.  Raises no error,
+ * whatever bytes the name has.  To be called in a transaction, without an
+ * LWLock, as catalogs are looked at.
  */
 const char *
 shown_name(const char *name, int encoding)
@@ -120,7 +168,7 @@ shown_name(const char *name, int encoding)
 			continue;
 		}
 
-		/* a byte that begins no character stands for itself */
+		/* a byte that begins no character is replaced by itself */
 		if (len < 1 || encoding == PG_SQL_ASCII ||
 			!convert_character(encoding, name, len, end))
 			strcpy(end, SUBSTITUTE);

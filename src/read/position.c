@@ -1,0 +1,299 @@
+/*-------------------------------------------------------------------------
+ *
+ * position.c
+ *	  How far a transaction has read a subscription that it has claimed.
+ *
+ * 1. The claim has a cursor for each binding, in this process's memory, and
+ *	  reading moves that alone.  The bindings have what is committed.
+ *
+ * 2. The first move within a subtransaction saves a copy, to which a rollback
+ *	  to its savepoint returns.  No two copies share their cursors.
+ *
+ * 3. Commit allocates nothing: it copies numbers into bindings.  These cannot
+ *	  have gone, since only the reader removes bindings, and its commit does so
+ *	  afterwards.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "read/read_internal.h"
+
+#include "access/xact.h"
+#include "base/nesting.h"
+#include "utils/memutils.h"
+
+/* Has this transaction moved the cursor? */
+static bool
+is_moved(const Cursor *cursor)
+{
+	return cursor->delivered > 0 || cursor->lost > 0;
+}
+
+/*
+ * Make the cursor for the binding: as it is among the nold old ones if this
+ * transaction has moved it, else where the binding stands, as committed.  binding->cursor is
+ * its index there, unless the old ones are a savepoint's; or -1.
+ */
+static void
+carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold)
+{
+	int			likely = binding->cursor;
+
+	for (int i = 0; i < nold && likely >= 0; i++)
+	{
+		Cursor	   *candidate = &old[(likely + i) % nold];
+
+		if (candidate->binding == binding &&
+			candidate->channel == binding->channel)
+		{
+			if (!is_moved(candidate))
+				break;
+			*cursor = *candidate;
+			return;
+		}
+	}
+	memset(cursor, 0, sizeof(Cursor));
+	cursor->binding = binding;
+	cursor->channel = binding->channel;
+	cursor->number = registry_position(binding, &cursor->pos);
+}
+
+/*
+ * Make cursors, behind the count that there are, for the bindings that are not
+ * being dropped; or for those that are, as far as this transaction has consumed
+ * from them.  Returns how many cursors there are then.
+ */
+static int
+carry_cursors(Claim *claim, bool dropped, Cursor *cursors, int count)
+{
+	Position   *old = &claim->position;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &claim->own.subscription->bindings)
+	{
+		Binding    *binding = dlist_container(Binding, subscription_node,
+											  iter.cur);
+
+		if (((binding->flags & BINDING_DROPPED) != 0) != dropped)
+			continue;
+		carry_cursor(&cursors[count], binding, old->cursors,
+					 old->ncursors + old->nkept);
+		binding->cursor = dropped && !is_moved(&cursors[count]) ? -1 : count++;
+	}
+	return count;
+}
+
+/*
+ * Memory for the cursors of all bindings.  The database's lock must be held;
+ * raises 53200 without it.
+ */
+static Cursor *
+alloc_cursors(Claim *claim)
+{
+	Subscription *subscription = claim->own.subscription;
+	Cursor	   *cursors;
+	dlist_iter	iter;
+	int			count = 0;
+
+	dlist_foreach(iter, &subscription->bindings)
+		count++;
+	cursors = MemoryContextAllocExtended(TopTransactionContext,
+										 Max(count, 1) * sizeof(Cursor),
+										 MCXT_ALLOC_NO_OOM);
+	if (cursors == NULL)
+	{
+		LWLockRelease(claim->database->lock);
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory"),
+				 errdetail("Failed on %d positions of subscription \"%s\".",
+						   count, subscription->name)));
+	}
+	return cursors;
+}
+
+/* Free the position's cursors, if it has any yet. */
+static void
+free_cursors(Position *position)
+{
+	if (position->cursors)
+		pfree(position->cursors);
+}
+
+/*
+ * Have the claim's cursors reflect the subscription's bindings, as patterns may
+ * have got new ones.  Bindings that this transaction drops are not read any
+ * more.  If it has consumed from them, their cursors are kept behind the
+ * others: that is counted, and reading goes on from there if it names the
+ * channel again.
+ *
+ * A relay that ends gives the numbers of what it had received and not queued
+ * to other events, and takes back bindings that are beyond; the next relay
+ * raises the gap epoch before it queues anything.  A cursor that this
+ * transaction has not moved may be beyond too, so it is placed anew when the
+ * epoch has grown.  Raises 53200 for want of memory.
+ */
+void
+position_sync(Claim *claim)
+{
+	Subscription *subscription = claim->own.subscription;
+	Position   *position = &claim->position;
+	Cursor	   *cursors;
+	int			count;
+	int			all;
+	uint64		gap_epoch;
+
+	/* relays end with the lock, so one cannot come and go meanwhile */
+	LWLockAcquire(claim->database->lock, LW_SHARED);
+	gap_epoch = registry_gap_epoch(claim->database, subscription);
+	if ((claim->synced && claim->gap_epoch == gap_epoch &&
+		 claim->bindings_version == subscription->bindings_version) ||
+		claim->generation != subscription->generation)
+	{
+		LWLockRelease(claim->database->lock);
+		return;
+	}
+	cursors = alloc_cursors(claim);
+	count = carry_cursors(claim, false, cursors, 0);
+	all = carry_cursors(claim, true, cursors, count);
+	claim->bindings_version = subscription->bindings_version;
+	claim->gap_epoch = gap_epoch;
+	claim->synced = true;
+	LWLockRelease(claim->database->lock);
+	free_cursors(position);
+	position->cursors = cursors;
+	position->ncursors = count;
+	position->nkept = all - count;
+}
+
+/* Forget the innermost saved position. */
+static void
+drop_saved(Claim *claim)
+{
+	SavedPosition *saved = claim->saved;
+
+	claim->saved = saved->upper;
+	free_cursors(&saved->position);
+	pfree(saved);
+}
+
+/*
+ * Free what the claim, which ends before its transaction, has in memory.
+ */
+void
+position_free(Claim *claim)
+{
+	while (claim->saved)
+		drop_saved(claim);
+	free_cursors(&claim->position);
+}
+
+/*
+ * The claim's position is about to move: save it for a rollback to the current
+ * savepoint, unless that was done.
+ */
+void
+position_save(Claim *claim)
+{
+	SavedPosition *saved;
+	Size		size = (claim->position.ncursors + claim->position.nkept) *
+		sizeof(Cursor);
+
+	if (!nesting_needs_copy(claim->level,
+							claim->saved ? claim->saved->level : 0))
+		return;
+	saved = MemoryContextAlloc(TopTransactionContext, sizeof(SavedPosition));
+	saved->position = claim->position;
+	saved->position.cursors = MemoryContextAlloc(TopTransactionContext,
+												 Max(size, 1));
+	memcpy(saved->position.cursors, claim->position.cursors, size);
+	saved->level = GetCurrentTransactionNestLevel();
+	saved->upper = claim->saved;
+	claim->saved = saved;
+}
+
+/*
+ * The claim's position is about to move, and commit shall write it.
+ */
+void
+position_consume(Claim *claim)
+{
+	position_save(claim);
+	claim->position.consumed = true;
+	claim->own.uncommitted = true;
+}
+
+/*
+ * Write the position of a valid claim to where other sessions see it.  The
+ * database's lock must be held.  Cannot fail.
+ */
+void
+position_publish(Claim *claim)
+{
+	Subscription *subscription = claim->own.subscription;
+	uint64		delivered = 0;
+	uint64		lost = 0;
+	int			count = claim->position.ncursors + claim->position.nkept;
+
+	for (int i = 0; i < count; i++)
+	{
+		Cursor	   *cursor = &claim->position.cursors[i];
+		Channel    *channel = &claim->database->channels[cursor->channel];
+
+		/* one that was not moved is not ours to write */
+		if (!is_moved(cursor))
+			continue;
+		Assert(cursor->number != BINDING_UNPLACED);
+		Assert(cursor->binding->subscription == subscription &&
+			   cursor->binding->channel == cursor->channel);
+		registry_set_position(cursor->binding, cursor->number, cursor->pos);
+		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
+		pg_atomic_fetch_add_u64(&channel->lost, cursor->lost);
+		delivered += cursor->delivered;
+		lost += cursor->lost;
+	}
+	pg_atomic_write_u64(&subscription->gap_seen, claim->position.gap_seen);
+	pg_atomic_write_u64(&subscription->seq, claim->position.seq);
+	pg_atomic_fetch_add_u64(&subscription->stats.delivered, delivered);
+	pg_atomic_fetch_add_u64(&subscription->stats.delivered_bytes,
+							claim->position.delivered_bytes);
+	pg_atomic_fetch_add_u64(&subscription->stats.lost, lost);
+}
+
+/*
+ * The subtransaction of that level has committed: what it has saved is its
+ * parent's, if that needs it.  Cannot fail.
+ */
+void
+position_subcommit(Claim *claim, int level)
+{
+	SavedPosition *saved = claim->saved;
+
+	if (saved == NULL || saved->level < level)
+		return;
+	if (nesting_parent_needs_copy(claim->level, saved->upper ?
+								  saved->upper->level : 0, level))
+		saved->level = level - 1;
+	else
+		drop_saved(claim);
+}
+
+/*
+ * The subtransaction of that level was rolled back: the position is what it was
+ * before.  Cannot fail.
+ */
+void
+position_subabort(Claim *claim, int level)
+{
+	if (claim->saved && claim->saved->level >= level)
+	{
+		/* the saved cursors become the claim's, and the others go */
+		Position	moved = claim->position;
+
+		claim->position = claim->saved->position;
+		claim->saved->position = moved;
+		drop_saved(claim);
+	}
+
+	/* bindings may have gone with the subtransaction */
+	claim->synced = false;
+}

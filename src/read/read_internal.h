@@ -1,0 +1,201 @@
+/*-------------------------------------------------------------------------
+ *
+ * read_internal.h
+ *	  What the files of this room know of each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PGPUBSUB_READ_INTERNAL_H
+#define PGPUBSUB_READ_INTERNAL_H
+
+#include "read/read.h"
+
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "lib/ilist.h"
+#include "registry/holders.h"
+#include "registry/registry.h"
+#include "utils/array.h"
+#include "utils/relcache.h"
+
+/* This transaction's position in one of the subscription's channels. */
+typedef struct Cursor
+{
+	Binding    *binding;
+	int			channel;
+	uint64		number;			/* of the last event consumed */
+	RingPos		pos;			/* of that event or one before, or RING_NONE */
+	uint64		delivered;		/* events that this transaction has consumed */
+	uint64		lost;			/* events that it has found missing */
+} Cursor;
+
+/* All that a rollback to a savepoint has to bring back. */
+typedef struct Position
+{
+	Cursor	   *cursors;		/* ncursors to read, then nkept ones */
+	int			ncursors;
+	int			nkept;			/* moved, of channels that are being dropped */
+	uint64		gap_seen;		/* gap epoch that the client was told of */
+	uint64		seq;			/* the last one consumed */
+	uint64		delivered_bytes;
+	bool		consumed;		/* there is something that commit has to write */
+} Position;
+
+/* A position to which a rollback to a savepoint returns. */
+typedef struct SavedPosition
+{
+	int			level;			/* nesting level that moved away from it */
+	Position	position;
+	struct SavedPosition *upper;
+} SavedPosition;
+
+/*
+ * A subscription that this transaction reads, in TopTransactionContext until
+ * the transaction ends.
+ */
+typedef struct Claim
+{
+	/* own.uncommitted: position.consumed or changing_level > 0 */
+	OwnReading	own;
+	uint32		generation;		/* the subscription's, when it was claimed */
+	Database   *database;
+	uint32		database_generation;
+	int			level;			/* nesting level that claimed it */
+	int			changing_level; /* lowest that changes or drops it, or 0 */
+
+	/* What the cursors reflect, if synced. */
+	bool		synced;
+	uint32		bindings_version;
+	uint64		gap_epoch;
+
+	bool		handed_out;		/* poll() has consumed, for the client */
+	Position	position;
+	SavedPosition *saved;		/* innermost first */
+} Claim;
+
+typedef enum ActionKind
+{
+	ACTION_CREATE,
+	ACTION_CHANGE,
+	ACTION_DROP
+} ActionKind;
+
+/* The flags that a binding had. */
+typedef struct SavedFlags
+{
+	Binding    *binding;
+	uint32		flags;
+} SavedFlags;
+
+/* What this transaction has done to a subscription. */
+typedef struct Action
+{
+	ActionKind	kind;
+	int			level;			/* nesting level */
+	Database   *database;
+	uint32		database_generation;
+	Subscription *subscription;
+	uint32		generation;
+
+	/* a drop's */
+	SubscriptionState old_state;
+
+	/* a change's */
+	OnFull		on_full;		/* from commit on */
+	int		   *slots;			/* channels, in the order given */
+	int			nslots;
+	SavedFlags *saved;			/* of the bindings that it found */
+	int			nsaved;
+
+	dlist_node	node;			/* in the transaction's actions */
+} Action;
+
+/* find_subscription.c */
+extern const char *reader_name(FunctionCallInfo fcinfo);
+extern const char *reader_text_name(FunctionCallInfo fcinfo);
+extern void reader_check_name(const char *name);
+extern int64 reader_timeout(const Interval *timeout);
+extern Database *reader_database(const char *function);
+extern bool reader_relay_left(Database *database);
+extern void reader_expect_relay(Database *database);
+extern void reader_wait_for_relay(Database *database, TimestampTz deadline);
+extern bool reader_visible(Subscription *subscription);
+extern void reader_no_subscription(const char *name);
+extern Subscription *reader_find_replacing(Database *database,
+										   const char *name, int *pid);
+extern void reader_check_owner(const char *name, Oid owner);
+extern Oid	reader_subscription_owner(Database *database, const char *name);
+extern Oid	reader_wanted_owner(Database *database, const char *name);
+
+/* claim.c */
+extern Claim *reader_claim(Database *database, const char *name,
+						   TimestampTz deadline, bool change);
+extern bool reader_claim_valid(Claim *claim);
+extern bool reader_shall_step_aside(Claim *claim);
+extern bool reader_step_aside(Claim *claim);
+extern void reader_note_call(void);
+extern void reader_pre_prepare(void);
+extern void reader_publish_at_commit(void);
+extern void reader_at_end(bool commit);
+extern void reader_at_subcommit(int level);
+extern void reader_at_subabort(int level);
+
+/* position.c */
+extern void position_sync(Claim *claim);
+extern void position_save(Claim *claim);
+extern void position_consume(Claim *claim);
+extern void position_free(Claim *claim);
+extern void position_publish(Claim *claim);
+extern void position_subcommit(Claim *claim, int level);
+extern void position_subabort(Claim *claim, int level);
+
+/* wait.c */
+extern void client_sleep(long timeout, uint32 wait_event);
+extern void client_expect(void);
+
+/* subscription_changes.c */
+extern Action *action_prepare(ActionKind kind, Database *database,
+							  int nchannels);
+extern void action_enter(Action *action, Subscription *subscription);
+extern void temporary_subscription_begins(void);
+
+/* subscription_table.c */
+extern bool subscription_table_writing(void);
+extern Oid	subscription_table_oid(void);
+extern Oid	subscription_table_lock(void);
+extern bool subscription_table_has(const char *name);
+extern void subscription_table_expect(const char *name);
+extern void subscription_table_insert(const char *name, ArrayType *channels,
+									  const char *on_full,
+									  TimestampTz created_at);
+extern void subscription_table_put_back(Oid row_type, Datum row);
+extern void subscription_table_update(const char *name, ArrayType *channels,
+									  const char *on_full);
+extern bool subscription_table_delete_unread(const char *name);
+
+/* undecoded_write.c */
+extern bool undecoded_begin(Relation relation);
+extern void undecoded_end(void);
+
+/* view_rows.c */
+#define VIEW_MAX_COLUMNS	22
+
+/* The encoding of names that are shown as they are. */
+#define SHOWN_AS_IS		(-1)
+
+/* A row of a view, filled from left to right. */
+typedef struct ViewRow
+{
+	Datum		values[VIEW_MAX_COLUMNS];
+	bool		nulls[VIEW_MAX_COLUMNS];
+	int			column;			/* the next to be set */
+} ViewRow;
+
+extern void view_add(ViewRow *row, Datum value);
+extern void view_add_int64(ViewRow *row, uint64 value);
+extern void view_add_if(ViewRow *row, bool present, Datum value);
+extern void view_put(FunctionCallInfo fcinfo, ViewRow *row);
+extern int	shown_name_encoding(Oid database);
+extern const char *shown_name(const char *name, int encoding);
+
+#endif							/* PGPUBSUB_READ_INTERNAL_H */
