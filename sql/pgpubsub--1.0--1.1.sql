@@ -395,7 +395,6 @@ CREATE OR REPLACE VIEW pgpubsub.stat_queue AS
       FROM pgpubsub.queue_stats() AS s
       JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
 
-
 CREATE OR REPLACE VIEW pgpubsub.stat_channels AS
     SELECT d.datname, s.channel, s.subscriptions, s.messages, s.newest_seq,
            s.published, s.published_bytes, s.delivered, s.lost, s.last_at,

@@ -297,7 +297,7 @@ statement_rows_open(ChangeEvent *event, TupleDesc tupdesc,
 					Tuplestorestate *old_table, Tuplestorestate *new_table)
 {
 	StatementRows *statement = palloc0(sizeof(StatementRows));
-	Size		max_payload = event->shape->max_payload;
+	Size		envelope;
 
 	source_open(&statement->old_rows, old_table, tupdesc);
 	source_open(&statement->new_rows, new_table, tupdesc);
@@ -310,8 +310,9 @@ statement_rows_open(ChangeEvent *event, TupleDesc tupdesc,
 	initStringInfo(&statement->short_row);
 	initStringInfo(&statement->rows);
 	initStringInfo(&statement->short_rows);
-	statement->limit = max_payload -
-		Min(envelope_size(event, &statement->rows), max_payload);
+	envelope = envelope_size(event, &statement->rows);
+	statement->limit = event->shape->max_payload -
+		Min(envelope, event->shape->max_payload);
 
 	statement->event = event;
 	event->rows = &statement->rows;
@@ -340,11 +341,11 @@ statement_rows_open(ChangeEvent *event, TupleDesc tupdesc,
 }
 
 /*
- * Make the event that of the next part: rows, short_rows, count, part and parts
- * are set.  Returns false if there is none, and so at once if the statement had
- * no rows, or none that the trigger watches.  A row that exceeds max_payload
- * even alone is an event whose rows are empty, and its key is in short_rows.
- * Raises what temporary files raise.
+ * Set event->rows, short_rows, count, part and parts for the next part.  Returns
+ * false if there is none: at the first call, if the statement had no rows, or
+ * none that the trigger watches.  A row that exceeds max_payload even alone is
+ * an event whose rows are empty, and its key is in short_rows.  Raises what
+ * temporary files raise.
  */
 bool
 statement_rows_next(StatementRows *statement)

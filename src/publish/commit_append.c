@@ -120,6 +120,7 @@ commit_append_take_turn(Database *database)
 void
 commit_append_count(Database *database, int pid)
 {
+	Assert(pg_atomic_read_u32(&database->turn.holder) != TURN_FREE);
 	if (database->turn.window_pid != pid)
 		database->turn.window_changes++;
 	database->turn.window_pid = pid;
@@ -238,6 +239,8 @@ append_place(Database *database, StagedTransaction *place, TimestampTz now,
 	Size		bytes;
 	int			nslots;
 
+	Assert(LWLockHeldByMe(database->lock));
+	Assert(pg_atomic_read_u32(&database->turn.holder) == TURN_WRITER);
 	if (!staging_comes_next(database->staging, place, &view) ||
 		view.nevents > MOST_EVENTS ||
 		!find_channels(database, &view, &bytes) ||

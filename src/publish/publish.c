@@ -212,6 +212,7 @@ make_channel(Database *database, const char *name, bool *bound)
 	int			slot = is_mine(database) ?
 		registry_make_channel(database, name, false) : -1;
 
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	*bound = slot >= 0 &&
 		pg_atomic_read_u32(&database->channels[slot].nbindings) > 0;
 	return slot;
