@@ -82,14 +82,14 @@ subscription_in_use(const char *name, int pid, bool change)
 /*
  * Try to write this process into the subscription as its reader.  Returns 0; or
  * the pid of the reader that it has, and in *waits whether that only waits in
- * poll(); or, as sessions that want to change it go first, the pid of one.  Its
- * database's lock must be held.
+ * poll(); or, as sessions that want to change it go first, the pid of one.
  */
 static int
 take_subscription(Subscription *subscription, bool change, bool *waits)
 {
 	int			pid;
 
+	Assert(LWLockHeldByMe(subscription_lock(subscription)));
 	SpinLockAcquire(&subscription->mutex);
 	pid = subscription->reader_pid;
 	*waits = subscription->waiting;
@@ -105,10 +105,11 @@ take_subscription(Subscription *subscription, bool change, bool *waits)
 	return pid;
 }
 
-/* Let the next reader in.  The database's lock must be held. */
+/* Let the next reader in. */
 static void
 release_subscription(Subscription *subscription)
 {
+	Assert(LWLockHeldByMe(subscription_lock(subscription)));
 	SpinLockAcquire(&subscription->mutex);
 	Assert(subscription->reader_pid == MyProcPid);
 	subscription->reader_pid = 0;
@@ -406,7 +407,7 @@ end_claim(Claim *claim, bool commit)
 }
 
 /*
- * The transaction has ended: its claims do.  Cannot fail.
+ * The transaction has ended, and its claims end with it.  Cannot fail.
  */
 void
 reader_at_end(bool commit)
@@ -501,9 +502,9 @@ reader_shall_step_aside(Claim *claim)
 }
 
 /*
- * If reader_shall_step_aside(), or if the subscription is gone or about to go,
- * end the claim and return false.  (Whoever makes it go wakes the reader
- * afterwards; so it is enough to look without the lock.)
+ * End the claim and return false if reader_shall_step_aside(), or if the
+ * subscription is gone or about to go.  (Whoever makes it go wakes the reader
+ * afterwards, so it is enough to look without the lock.)
  */
 bool
 reader_step_aside(Claim *claim)

@@ -73,6 +73,13 @@ typedef struct Claim
 	SavedPosition *saved;		/* innermost first */
 } Claim;
 
+/* The lock of the subscription's database. */
+static inline LWLock *
+subscription_lock(Subscription *subscription)
+{
+	return pgpubsub_control->databases[subscription->database].lock;
+}
+
 typedef enum ActionKind
 {
 	ACTION_CREATE,

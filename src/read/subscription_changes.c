@@ -91,8 +91,7 @@ save_flags(Action *action)
 
 /*
  * Have the end of the transaction make the action stand or undo it; just after
- * a creation, just before a change or drop.  The database's lock must be held,
- * exclusive.  Cannot fail.
+ * a creation, just before a change or drop.  Cannot fail.
  */
 void
 action_enter(Action *action, Subscription *subscription)
@@ -194,16 +193,14 @@ undo_change(Action *action)
 	registry_prune(action->database, action->subscription);
 }
 
-/*
- * Undo the action.  The database's lock must be held, exclusive; the caller
- * sends the relay a request.  Cannot fail.
- */
+/* Undo the action; the caller sends the relay a request.  Cannot fail. */
 static void
 undo_action(Action *action)
 {
 	Database   *database = action->database;
 	Subscription *subscription = action->subscription;
 
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	if (!action_valid(action))
 		return;
 	switch (action->kind)
