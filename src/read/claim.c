@@ -29,14 +29,16 @@
 #include "utils/timestamp.h"
 
 /* What this transaction does as a reader, beside its claims. */
-static struct
+typedef struct Reading
 {
 	/* lowest nesting level with a call that forbids to prepare it, or 0 */
 	int			called_level;
 
 	/* the subscription among whose wanting sessions this one counts, or NULL */
 	Subscription *wanted;
-}			reading = {0};
+} Reading;
+
+static Reading reading = {0};
 
 /* The claim that an element of own_readings is part of. */
 static Claim *
@@ -460,8 +462,7 @@ reader_at_subabort(int level)
 		{
 			slist_delete_current(&iter);
 			end_claim(claim, false);
-			position_free(claim);
-			pfree(claim);
+			free_claim(claim);
 			continue;
 		}
 		position_subabort(claim, level);
@@ -514,7 +515,6 @@ reader_step_aside(Claim *claim)
 		return true;
 	slist_delete(&own_readings, &claim->own.node);
 	end_claim(claim, false);
-	position_free(claim);
-	pfree(claim);
+	free_claim(claim);
 	return false;
 }

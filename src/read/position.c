@@ -174,14 +174,15 @@ drop_saved(Claim *claim)
 }
 
 /*
- * Free what the claim, which ends before its transaction, has in memory.
+ * Free a claim that ends before its transaction.
  */
 void
-position_free(Claim *claim)
+free_claim(Claim *claim)
 {
 	while (claim->saved)
 		drop_saved(claim);
 	free_cursors(&claim->position);
+	pfree(claim);
 }
 
 /*
