@@ -29,14 +29,16 @@
 #include "utils/timestamp.h"
 
 /* What this transaction does as a reader, beside its claims. */
-static struct
+typedef struct Reading
 {
 	/* lowest nesting level with a call that forbids to prepare it, or 0 */
 	int			called_level;
 
 	/* the subscription among whose wanting sessions this one counts, or NULL */
 	Subscription *wanted;
-}			reading = {0};
+} Reading;
+
+static Reading reading = {0};
 
 /* The claim that an element of own_readings is part of. */
 static Claim *
@@ -82,14 +84,14 @@ subscription_in_use(const char *name, int pid, bool change)
 /*
  * Try to write this process into the subscription as its reader.  Returns 0; or
  * the pid of the reader that it has, and in *waits whether that only waits in
- * poll(); or, as sessions that want to change it go first, the pid of one.  Its
- * database's lock must be held.
+ * poll(); or, as sessions that want to change it go first, the pid of one.
  */
 static int
 take_subscription(Subscription *subscription, bool change, bool *waits)
 {
 	int			pid;
 
+	Assert(LWLockHeldByMe(subscription_lock(subscription)));
 	SpinLockAcquire(&subscription->reader.mutex);
 	pid = subscription->reader.pid;
 	*waits = subscription->reader.waiting;
@@ -105,10 +107,11 @@ take_subscription(Subscription *subscription, bool change, bool *waits)
 	return pid;
 }
 
-/* Let the next reader in.  The database's lock must be held. */
+/* Let the next reader in. */
 static void
 release_subscription(Subscription *subscription)
 {
+	Assert(LWLockHeldByMe(subscription_lock(subscription)));
 	SpinLockAcquire(&subscription->reader.mutex);
 	Assert(subscription->reader.pid == MyProcPid);
 	subscription->reader.pid = 0;
@@ -406,7 +409,7 @@ end_claim(Claim *claim, bool commit)
 }
 
 /*
- * The transaction has ended: its claims do.  Cannot fail.
+ * The transaction has ended, and its claims end with it.  Cannot fail.
  */
 void
 reader_at_end(bool commit)
@@ -459,8 +462,7 @@ reader_at_subabort(int level)
 		{
 			slist_delete_current(&iter);
 			end_claim(claim, false);
-			position_free(claim);
-			pfree(claim);
+			free_claim(claim);
 			continue;
 		}
 		position_subabort(claim, level);
@@ -501,9 +503,9 @@ reader_shall_step_aside(Claim *claim)
 }
 
 /*
- * If reader_shall_step_aside(), or if the subscription is gone or about to go,
- * end the claim and return false.  (Whoever makes it go wakes the reader
- * afterwards; so it is enough to look without the lock.)
+ * End the claim and return false if reader_shall_step_aside(), or if the
+ * subscription is gone or about to go.  (Whoever makes it go wakes the reader
+ * afterwards, so it is enough to look without the lock.)
  */
 bool
 reader_step_aside(Claim *claim)
@@ -513,7 +515,6 @@ reader_step_aside(Claim *claim)
 		return true;
 	slist_delete(&own_readings, &claim->own.node);
 	end_claim(claim, false);
-	position_free(claim);
-	pfree(claim);
+	free_claim(claim);
 	return false;
 }

@@ -232,12 +232,13 @@ reader_wait_for_relay(Database *database, TimestampTz deadline)
 }
 
 /*
- * May this session know that the subscription exists?  It does if it is
- * committed, or this session's own.  The lock of its database must be held.
+ * May this session know of the subscription?  It may if that is committed, or
+ * this session's own.
  */
 bool
 reader_visible(Subscription *subscription)
 {
+	Assert(LWLockHeldByMe(subscription_lock(subscription)));
 	if (subscription->doomed)
 		return false;
 	switch (subscription->state)

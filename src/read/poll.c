@@ -570,8 +570,7 @@ poll_subscription(FunctionCallInfo fcinfo, const char *name,
 
 /*
  * pgpubsub.poll_1_0(subscription name, max_messages integer, timeout interval,
- * consume boolean) RETURNS TABLE (seq bigint, channel text, payload text,
- * pid integer, relayed_at timestamptz, lost bigint): poll() of version 1.0
+ * consume boolean) RETURNS TABLE (as poll()): poll() of version 1.0
  */
 Datum
 pgpubsub_poll(PG_FUNCTION_ARGS)

@@ -30,8 +30,8 @@ is_moved(const Cursor *cursor)
 
 /*
  * Make the cursor for the binding: as it is among the nold old ones if this
- * transaction has moved it, else where the binding stands, as committed.  binding->cursor is
- * its index there, unless the old ones are a savepoint's; or -1.
+ * transaction has moved it, else where the binding stands, as committed.
+ * binding->cursor is its index, unless the old ones are a savepoint's; or -1.
  */
 static void
 carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold)
@@ -82,10 +82,7 @@ carry_cursors(Claim *claim, bool dropped, Cursor *cursors, int count)
 	return count;
 }
 
-/*
- * Memory for the cursors of all bindings.  The database's lock must be held;
- * raises 53200 without it.
- */
+/* Memory for all cursors; releases the database's lock to raise 53200. */
 static Cursor *
 alloc_cursors(Claim *claim)
 {
@@ -177,14 +174,15 @@ drop_saved(Claim *claim)
 }
 
 /*
- * Free what the claim, which ends before its transaction, has in memory.
+ * Free a claim that ends before its transaction.
  */
 void
-position_free(Claim *claim)
+free_claim(Claim *claim)
 {
 	while (claim->saved)
 		drop_saved(claim);
 	free_cursors(&claim->position);
+	pfree(claim);
 }
 
 /*
@@ -223,8 +221,7 @@ position_consume(Claim *claim)
 }
 
 /*
- * Write the position of a valid claim to where other sessions see it.  The
- * database's lock must be held.  Cannot fail.
+ * Write the position of a valid claim to where others see it.  Cannot fail.
  */
 void
 position_publish(Claim *claim)
@@ -234,6 +231,7 @@ position_publish(Claim *claim)
 	uint64		lost = 0;
 	int			count = claim->position.ncursors + claim->position.nkept;
 
+	Assert(LWLockHeldByMe(claim->database->lock));
 	for (int i = 0; i < count; i++)
 	{
 		Cursor	   *cursor = &claim->position.cursors[i];

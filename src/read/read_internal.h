@@ -73,6 +73,13 @@ typedef struct Claim
 	SavedPosition *saved;		/* innermost first */
 } Claim;
 
+/* The lock of the subscription's database. */
+static inline LWLock *
+subscription_lock(Subscription *subscription)
+{
+	return pgpubsub_control->databases[subscription->database].lock;
+}
+
 typedef enum ActionKind
 {
 	ACTION_CREATE,
@@ -144,10 +151,10 @@ extern void reader_at_subabort(int level);
 extern void position_sync(Claim *claim);
 extern void position_save(Claim *claim);
 extern void position_consume(Claim *claim);
-extern void position_free(Claim *claim);
 extern void position_publish(Claim *claim);
 extern void position_subcommit(Claim *claim, int level);
 extern void position_subabort(Claim *claim, int level);
+extern void free_claim(Claim *claim);
 
 /* wait.c */
 extern void client_sleep(long timeout, uint32 wait_event);

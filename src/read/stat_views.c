@@ -217,11 +217,9 @@ view_channel(Database *database, int slot, ChannelView *view)
 		return false;
 	}
 	dlist_foreach(iter, &channel->bindings)
-	{
 		hold_add_backlog(database,
 						 dlist_container(Binding, channel_node, iter.cur),
 						 &backlog);
-	}
 	strlcpy(view->name, channel->name, NAMEDATALEN);
 	view->subscriptions = pg_atomic_read_u32(&channel->nbindings);
 	ring_channel_state(database->ring, slot, &view->ring);
@@ -556,11 +554,8 @@ reset_subscription(Database *database, Subscription *subscription)
 		return;
 	}
 	dlist_foreach(iter, &subscription->bindings)
-	{
-		hold_add_backlog(database,
-						 dlist_container(Binding, subscription_node,
-										 iter.cur), &backlog);
-	}
+		hold_add_backlog(database, dlist_container(Binding, subscription_node,
+												   iter.cur), &backlog);
 	pg_atomic_write_u64(&subscription->stats.delivered, 0);
 	pg_atomic_write_u64(&subscription->stats.delivered_bytes, 0);
 	pg_atomic_write_u64(&subscription->stats.polls, 0);
@@ -587,11 +582,9 @@ reset_channel(Database *database, int slot)
 		return;
 	}
 	dlist_foreach(iter, &channel->bindings)
-	{
 		hold_add_backlog(database,
 						 dlist_container(Binding, channel_node, iter.cur),
 						 &backlog);
-	}
 	ring_channel_state(database->ring, slot, &state);
 	channel->published_base = state.newest_number;
 	channel->published_bytes_base = state.bytes;

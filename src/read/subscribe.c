@@ -186,13 +186,13 @@ start_seq_gone(Database *database, uint64 seq)
 /*
  * May the channel, or one that the pattern matches, have had events from the
  * seq on that nobody finds any more, as its slot was another's meanwhile?
- * database->lock must be held.
  */
 static bool
 may_be_forgotten(Database *database, int slot, uint64 seq)
 {
 	Channel    *channel = &database->channels[slot];
 
+	Assert(LWLockHeldByMe(database->lock));
 	return seq <= (channel->is_pattern ? database->table.forgotten :
 				   channel->forgotten);
 }

@@ -26,21 +26,24 @@
 #include "utils/memutils.h"
 
 /* What this transaction has done. */
-static struct
+typedef struct Changes
 {
 	dlist_head	actions;		/* in order, in TopTransactionContext */
-	Database   *written_database;	/* whose table was written by hand, or
-									 * NULL */
-	int			written_level;	/* the nesting level at which it was */
+	Database   *written_in;		/* whose table was written by hand, or NULL */
+	int			written_level;	/* nesting level at which it was */
 	bool		discarding;		/* temporary subscriptions, when it commits */
-}			changes = {.actions = DLIST_STATIC_INIT(changes.actions)};
+} Changes;
+
+static Changes changes = {.actions = DLIST_STATIC_INIT(changes.actions)};
 
 /* This session's temporary subscriptions. */
-static struct
+typedef struct Temporary
 {
 	bool		may_exist;
 	bool		exit_registered;	/* they end when the process exits */
-}			temporary = {false};
+} Temporary;
+
+static Temporary temporary = {false};
 
 /*
  * Actions
@@ -91,8 +94,7 @@ save_flags(Action *action)
 
 /*
  * Have the end of the transaction make the action stand or undo it; just after
- * a creation, just before a change or drop.  The database's lock must be held,
- * exclusive.  Cannot fail.
+ * a creation, just before a change or drop.  Cannot fail.
  */
 void
 action_enter(Action *action, Subscription *subscription)
@@ -194,16 +196,14 @@ undo_change(Action *action)
 	registry_prune(action->database, action->subscription);
 }
 
-/*
- * Undo the action.  The database's lock must be held, exclusive; the caller
- * sends the relay a request.  Cannot fail.
- */
+/* Undo the action; the caller sends the relay a request.  Cannot fail. */
 static void
 undo_action(Action *action)
 {
 	Database   *database = action->database;
 	Subscription *subscription = action->subscription;
 
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	if (!action_valid(action))
 		return;
 	switch (action->kind)
@@ -348,9 +348,9 @@ discard_temporary_subscriptions(void)
 void
 subscription_table_written(void)
 {
-	if (changes.written_database == NULL)
+	if (changes.written_in == NULL)
 		changes.written_level = GetCurrentTransactionNestLevel();
-	changes.written_database = registry_my_database(true);
+	changes.written_in = registry_my_database(true);
 }
 
 /*
@@ -361,7 +361,7 @@ void
 read_pre_prepare(void)
 {
 	reader_pre_prepare();
-	if (changes.written_database)
+	if (changes.written_in)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot prepare a transaction that has written table pgpubsub.subscription"),
@@ -380,11 +380,11 @@ read_at_commit(void)
 	dlist_foreach(iter, &changes.actions)
 		commit_action(dlist_container(Action, node, iter.cur));
 	dlist_init(&changes.actions);
-	if (changes.written_database)
+	if (changes.written_in)
 	{
-		pg_atomic_fetch_add_u64(&changes.written_database->requests.reload, 1);
-		registry_request(changes.written_database);
-		changes.written_database = NULL;
+		pg_atomic_fetch_add_u64(&changes.written_in->requests.reload, 1);
+		registry_request(changes.written_in);
+		changes.written_in = NULL;
 	}
 	reader_at_end(true);
 	if (changes.discarding)
@@ -400,7 +400,7 @@ void
 read_at_abort(void)
 {
 	undo_actions(0);
-	changes.written_database = NULL;
+	changes.written_in = NULL;
 	reader_at_end(false);
 	changes.discarding = false;
 }
@@ -429,6 +429,6 @@ read_at_subabort(int level)
 {
 	undo_actions(level);
 	if (nesting_subabort(&changes.written_level, level))
-		changes.written_database = NULL;
+		changes.written_in = NULL;
 	reader_at_subabort(level);
 }

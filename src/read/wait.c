@@ -269,7 +269,7 @@ begin_transaction(Wait *wait)
 
 /*
  * Is there an event, or a gap, that no committed transaction has consumed?
- * database->lock must be held, and the subscription have no reader.
+ * The subscription must have no reader.
  */
 static bool
 anything_pending(Database *database, Subscription *subscription)
@@ -293,7 +293,7 @@ anything_pending(Database *database, Subscription *subscription)
 
 /*
  * Look at the subscription, after entering the lists of those who are woken
- * when the answer changes.  database->lock must be held.
+ * when the answer changes.
  */
 static Finding
 look_at(Wait *wait, Subscription *subscription)
@@ -301,6 +301,7 @@ look_at(Wait *wait, Subscription *subscription)
 	Database   *database = wait->database;
 	bool		in_use;
 
+	Assert(LWLockHeldByMe(database->lock));
 	ConditionVariablePrepareToSleep(&subscription->reader.cv);
 	if (!OidIsValid(wait->owner) &&
 		subscription->state == SUBSCRIPTION_CREATING &&
