@@ -65,7 +65,7 @@ take_free_turn(Database *database, Turn turn)
 {
 	uint32		expected = TURN_FREE;
 
-	return pg_atomic_compare_exchange_u32(&database->turn, &expected, turn);
+	return pg_atomic_compare_exchange_u32(&database->turn.holder, &expected, turn);
 }
 
 /*
@@ -76,7 +76,7 @@ commit_append_give_turn(Database *database)
 {
 	/* what it has written is there before; its latch is looked at after */
 	pg_memory_barrier();
-	pg_atomic_write_u32(&database->turn, TURN_FREE);
+	pg_atomic_write_u32(&database->turn.holder, TURN_FREE);
 	pg_memory_barrier();
 }
 
@@ -88,7 +88,7 @@ commit_append_take_turn(Database *database)
 {
 	int			spins = 0;
 
-	if (pg_atomic_read_u32(&database->turn) == TURN_RELAY)
+	if (pg_atomic_read_u32(&database->turn.holder) == TURN_RELAY)
 		return;
 
 	/* no spinlock: one that is long not scheduled must not end the server */
@@ -107,25 +107,25 @@ commit_append_take_turn(Database *database)
 void
 commit_append_count(Database *database, int pid)
 {
-	if (database->window_pid != pid)
-		database->window_changes++;
-	database->window_pid = pid;
+	if (database->turn.window_pid != pid)
+		database->turn.window_changes++;
+	database->turn.window_pid = pid;
 }
 
 /* Do many sessions publish at that time?  The turn must be had. */
 static bool
 many_publish(Database *database, TimestampTz now)
 {
-	int64		ms = (now - database->window_start) / 1000;
+	int64		ms = (now - database->turn.window_start) / 1000;
 
 	if (ms >= WINDOW_MS || ms < 0)
 	{
-		database->window_busy =
-			database->window_changes >= ms * BUSY_PER_MS;
-		database->window_start = now;
-		database->window_changes = 0;
+		database->turn.window_busy =
+			database->turn.window_changes >= ms * BUSY_PER_MS;
+		database->turn.window_start = now;
+		database->turn.window_changes = 0;
 	}
-	return database->window_busy;
+	return database->turn.window_busy;
 }
 
 /*
@@ -247,8 +247,8 @@ try_append(Database *database, uint32 generation, StagedTransaction *place,
 
 	if (pg_atomic_read_u32(&database->generation) != generation ||
 		many_publish(database, now) ||
-		pg_atomic_read_u64(&database->unstaged_begun) !=
-		pg_atomic_read_u64(&database->unstaged_read) ||
+		pg_atomic_read_u64(&database->unstaged.begun) !=
+		pg_atomic_read_u64(&database->unstaged.read) ||
 		registry_has_listeners(MyDatabaseId) ||
 		!LWLockConditionalAcquire(database->lock, LW_SHARED))
 		return -1;

@@ -201,7 +201,7 @@ channel_table_full(Database *database, PublishChannel *channel)
 	if (is_mine(database))
 	{
 		missed = registry_gap_for_matching(database, channel->name);
-		version = pg_atomic_read_u32(&database->version);
+		version = pg_atomic_read_u32(&database->table.version);
 	}
 	LWLockRelease(database->lock);
 	channel->version = version;
@@ -353,8 +353,8 @@ use_channel(Database *database, PublishChannel *channel)
 	}
 
 	if (channel->version != 0 &&
-		channel->version == pg_atomic_read_u32(&database->version) &&
-		pg_atomic_read_u32(&database->npatterns) == 0)
+		channel->version == pg_atomic_read_u32(&database->table.version) &&
+		pg_atomic_read_u32(&database->table.npatterns) == 0)
 		return false;
 	reserve_used_channel(database);
 	if (!resolve_channel(database, channel))
@@ -382,7 +382,7 @@ not_heard_yet(Database *database, PublishChannel *channel)
 	Channel    *slot = &database->channels[channel->slot];
 
 	return pg_atomic_read_u32(&slot->listening) == 0 &&
-		pg_atomic_read_u32(&database->relay_state) != RELAY_STOPPED;
+		pg_atomic_read_u32(&database->relay.state) != RELAY_STOPPED;
 }
 
 /* Send one frame of an event. */
@@ -479,7 +479,7 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 	if (known && is_bound(database, channel))
 	{
 		/* a session that has something to commit may be what is waited for */
-		if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL &&
+		if (pg_atomic_read_u32(&database->relay.state) == RELAY_FULL &&
 			!transaction_may_be_awaited)
 			(void) room_wait(database, channel->name);
 		framed |= not_heard_yet(database, channel);
@@ -498,7 +498,7 @@ publish_count_truncated(PublishChannel *channel)
 
 	if (database == NULL)
 		return;
-	pg_atomic_fetch_add_u64(&database->truncated, 1);
+	pg_atomic_fetch_add_u64(&database->stats.truncated, 1);
 	if (channel_current(database, channel))
 		pg_atomic_fetch_add_u64(&database->channels[channel->slot].truncated,
 								1);

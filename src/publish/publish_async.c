@@ -108,14 +108,14 @@ static TimestampTz held_since = 0;
 /* The events are staged or published: later ones are published at once. */
 static bool closed = false;
 
-/* This transaction is counted in Database.unstaged_begun. */
+/* This transaction is counted in UnstagedTransactions.begun. */
 static bool unstaged = false;
 
 /* Is the database left out, so that its relay takes nothing more? */
 static bool
 left_out(Database *my_database)
 {
-	return pg_atomic_read_u32(&my_database->unavailable) == RELAY_LEFT_OUT;
+	return pg_atomic_read_u32(&my_database->relay.unavailable) == RELAY_LEFT_OUT;
 }
 
 /*
@@ -128,9 +128,9 @@ relay_expected(Database *my_database)
 {
 	if (left_out(my_database))
 		return false;
-	return pg_atomic_read_u32(&my_database->relay_state) != RELAY_STOPPED ||
-		(pg_atomic_read_u32(&my_database->loaded) != 0 &&
-		 pg_atomic_read_u32(&my_database->unavailable) == RELAY_AVAILABLE) ||
+	return pg_atomic_read_u32(&my_database->relay.state) != RELAY_STOPPED ||
+		(pg_atomic_read_u32(&my_database->relay.loaded) != 0 &&
+		 pg_atomic_read_u32(&my_database->relay.unavailable) == RELAY_AVAILABLE) ||
 		!staging_idle(my_database->staging);
 }
 
@@ -217,7 +217,7 @@ static void
 note_unstaged(void)
 {
 	if (!unstaged)
-		pg_atomic_fetch_add_u64(&database->unstaged_begun, 1);
+		pg_atomic_fetch_add_u64(&database->unstaged.begun, 1);
 	unstaged = true;
 }
 
@@ -274,7 +274,7 @@ nobody_comes(void)
 {
 	return pg_atomic_read_u32(&database->generation) != database_generation ||
 		(left_out(database) &&
-		 pg_atomic_read_u32(&database->relay_state) == RELAY_STOPPED);
+		 pg_atomic_read_u32(&database->relay.state) == RELAY_STOPPED);
 }
 
 /*
@@ -361,7 +361,7 @@ wait_for_place(TimestampTz *start, long patience)
 	channel = find_bound_channel();
 	if (channel == NULL)
 		return false;
-	if (pg_atomic_read_u32(&database->relay_state) != RELAY_FULL)
+	if (pg_atomic_read_u32(&database->relay.state) != RELAY_FULL)
 		return room_sleep_staging(database, *start, patience);
 
 	/* what holds the queue holds this one too */
@@ -446,7 +446,7 @@ stage(void)
 
 	if (pg_atomic_read_u32(&database->generation) != database_generation)
 		return false;
-	if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL)
+	if (pg_atomic_read_u32(&database->relay.state) == RELAY_FULL)
 	{
 		if (transaction_may_be_awaited)
 			return false;
@@ -537,10 +537,10 @@ async_at_end(bool commit)
 	{
 		staging_mark(place, commit);
 		if (!commit || !commit_append(database, database_generation, place))
-			registry_wake(&database->relay_procno);
+			registry_wake(&database->relay.procno);
 	}
 	if (unstaged)
-		pg_atomic_fetch_add_u64(&database->unstaged_ended, 1);
+		pg_atomic_fetch_add_u64(&database->unstaged.ended, 1);
 	unstaged = false;
 	place = NULL;
 	database = NULL;

@@ -77,7 +77,7 @@ queue_full(const char *channel, const Holder *holder)
 static TimestampTz
 room_due(Database *database, TimestampTz unblocked)
 {
-	TimestampTz full = (TimestampTz) pg_atomic_read_u64(&database->full_since);
+	TimestampTz full = (TimestampTz) pg_atomic_read_u64(&database->full.since);
 
 	return TimestampTzPlusMilliseconds(Max(full, unblocked),
 									   (int64) pgpubsub_evict_timeout +
@@ -108,8 +108,8 @@ room_wait(Database *database, const char *channel)
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz unblocked = 0;
 
-	ConditionVariablePrepareToSleep(&database->room_cv);
-	while (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL)
+	ConditionVariablePrepareToSleep(&database->full.room_cv);
+	while (pg_atomic_read_u32(&database->relay.state) == RELAY_FULL)
 	{
 		long		left = budget_left(start);
 		Holder		blocker;
@@ -137,7 +137,7 @@ room_wait(Database *database, const char *channel)
 				relay_stuck(channel);
 			}
 		}
-		ConditionVariableTimedSleep(&database->room_cv, left,
+		ConditionVariableTimedSleep(&database->full.room_cv, left,
 									pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
 	}
 	end_wait(start);
@@ -149,8 +149,8 @@ static void
 staging_full(Database *database)
 {
 	bool		running =
-	pg_atomic_read_u32(&database->relay_state) != RELAY_STOPPED;
-	uint32		trouble = pg_atomic_read_u32(&database->notify_trouble);
+	pg_atomic_read_u32(&database->relay.state) != RELAY_STOPPED;
+	uint32		trouble = pg_atomic_read_u32(&database->relay.notify_trouble);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -196,7 +196,7 @@ room_sleep_staging(Database *database, TimestampTz start, long at_most)
 	}
 
 	/* what it was woken for last may have been another pass */
-	registry_wake(&database->relay_procno);
+	registry_wake(&database->relay.procno);
 	ConditionVariableTimedSleep(staging_moved(database->staging),
 								Min(left, at_most),
 								pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));

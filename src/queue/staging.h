@@ -100,7 +100,7 @@ extern bool staging_pass_done(Staging *staging, uint64 pass);
 extern TimestampTz staging_blocked_since(Staging *staging);
 extern ConditionVariable *staging_moved(Staging *staging);
 
-/* whoever has the turn; see Database.turn */
+/* whoever has the turn; see AppendTurn */
 extern void staging_recover(Staging *staging, StagedWalk *append,
 							StagedWalk *notify);
 extern uint64 staging_begin_pass(Staging *staging);

@@ -677,8 +677,8 @@ end_claim(Claim *claim, bool commit)
 	{
 		/* the position is to be seen before we look who waits for it */
 		pg_memory_barrier();
-		if (pg_atomic_read_u32(&database->relay_state) == RELAY_FULL)
-			registry_wake(&database->relay_procno);
+		if (pg_atomic_read_u32(&database->relay.state) == RELAY_FULL)
+			registry_wake(&database->relay.procno);
 	}
 }
 

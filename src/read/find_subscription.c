@@ -167,7 +167,7 @@ relay_unavailable(Database *database)
 {
 	char	   *name = get_database_name(MyDatabaseId);
 	bool		starting =
-	pg_atomic_read_u32(&database->relay_state) != RELAY_STOPPED;
+	pg_atomic_read_u32(&database->relay.state) != RELAY_STOPPED;
 
 	if (name && !registry_database_allowed(name))
 		no_relay_here();
@@ -189,8 +189,8 @@ relay_unavailable(Database *database)
 bool
 reader_relay_left(Database *database)
 {
-	return pg_atomic_read_u32(&database->unavailable) == RELAY_LEFT_OUT &&
-		pg_atomic_read_u32(&database->relay_state) == RELAY_STOPPED;
+	return pg_atomic_read_u32(&database->relay.unavailable) == RELAY_LEFT_OUT &&
+		pg_atomic_read_u32(&database->relay.state) == RELAY_STOPPED;
 }
 
 /*
@@ -227,12 +227,12 @@ reader_wait_for_relay(Database *database, TimestampTz deadline)
 	uint64		request = registry_request(database);
 
 	registry_wake(&pgpubsub_control->launcher_procno);
-	ConditionVariablePrepareToSleep(&database->handled_cv);
-	while (pg_atomic_read_u64(&database->handled) < request)
+	ConditionVariablePrepareToSleep(&database->requests.cv);
+	while (pg_atomic_read_u64(&database->requests.handled) < request)
 	{
 		CHECK_FOR_INTERRUPTS();
 		check_slot(database);
-		if (!sleep_on_relay(&database->handled_cv, deadline))
+		if (!sleep_on_relay(&database->requests.cv, deadline))
 		{
 			ConditionVariableCancelSleep();
 			relay_unavailable(database);
@@ -279,7 +279,7 @@ loaded_owner(Database *database, const char *name)
 Oid
 reader_subscription_owner(Database *database, const char *name)
 {
-	if (pg_atomic_read_u32(&database->loaded) == 0)
+	if (pg_atomic_read_u32(&database->relay.loaded) == 0)
 		reader_wait_for_relay(database,
 							  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														  pgpubsub_publish_timeout));
@@ -299,7 +299,7 @@ reader_wanted_owner(Database *database, const char *name)
 
 	if (OidIsValid(owner) || !subscription_table_has(name))
 		return owner;
-	pg_atomic_fetch_add_u64(&database->reload_requested, 1);
+	pg_atomic_fetch_add_u64(&database->requests.reload, 1);
 	reader_wait_for_relay(database,
 						  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													  pgpubsub_publish_timeout));

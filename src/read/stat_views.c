@@ -118,8 +118,8 @@ view_database(Database *database, DatabaseView *view)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
 	view->oid = database->dropping ? InvalidOid : database->oid;
-	view->relay_pid = database->relay_pid;
-	view->relay_starts = database->relay_starts;
+	view->relay_pid = database->relay.pid;
+	view->relay_starts = database->relay.starts;
 	LWLockRelease(pgpubsub_control->lock);
 }
 
@@ -127,8 +127,8 @@ view_database(Database *database, DatabaseView *view)
 static uint64
 full_ms(Database *database)
 {
-	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&database->full_since);
-	uint64		ms = pg_atomic_read_u64(&database->full_ms);
+	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&database->full.since);
+	uint64		ms = pg_atomic_read_u64(&database->full.ms);
 
 	if (since != 0)
 		ms += TimestampDifferenceMilliseconds(since, GetCurrentTimestamp());
@@ -142,25 +142,25 @@ put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 {
 	RowBuilder	row = {.column = 0};
 	RingState	ring;
-	uint64		published = pg_atomic_read_u64(&database->published);
-	uint64		bytes = pg_atomic_read_u64(&database->published_bytes);
-	uint64		peak = pg_atomic_read_u64(&database->peak_used);
+	uint64		published = pg_atomic_read_u64(&database->stats.published);
+	uint64		bytes = pg_atomic_read_u64(&database->stats.published_bytes);
+	uint64		peak = pg_atomic_read_u64(&database->stats.peak_used);
 	uint64		published_base;
 	uint64		bytes_base;
 	TimestampTz stats_reset;
 
 	ring_state(database->ring, &ring);
 	LWLockAcquire(database->lock, LW_SHARED);
-	published_base = database->published_base;
-	bytes_base = database->published_bytes_base;
-	stats_reset = database->stats_reset;
+	published_base = database->stats.published_base;
+	bytes_base = database->stats.published_bytes_base;
+	stats_reset = database->stats.reset_at;
 	LWLockRelease(database->lock);
 
 	add_datum(&row, ObjectIdGetDatum(view->oid));
 	add_datum_if(&row, view->relay_pid != 0, Int32GetDatum(view->relay_pid));
-	add_datum(&row, CStringGetTextDatum(relay_state_name(pg_atomic_read_u32(&database->relay_state),
+	add_datum(&row, CStringGetTextDatum(relay_state_name(pg_atomic_read_u32(&database->relay.state),
 														 view->relay_starts == 0 &&
-														 pg_atomic_read_u32(&database->unavailable) == 0)));
+														 pg_atomic_read_u32(&database->relay.unavailable) == 0)));
 	add_int64(&row, ring.size);
 	add_int64(&row, ring.used);
 	add_int64(&row, Max(peak, ring.used));
@@ -172,16 +172,16 @@ put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 				 TimestampTzGetDatum(ring.oldest.time));
 	add_int64(&row, Max(published, published_base) - published_base);
 	add_int64(&row, Max(bytes, bytes_base) - bytes_base);
-	add_int64(&row, pg_atomic_read_u64(&database->full_count));
+	add_int64(&row, pg_atomic_read_u64(&database->full.count));
 	add_int64(&row, full_ms(database));
-	add_int64(&row, pg_atomic_read_u64(&database->evictions));
-	add_int64(&row, pg_atomic_read_u64(&database->bad_frames));
+	add_int64(&row, pg_atomic_read_u64(&database->full.evictions));
+	add_int64(&row, pg_atomic_read_u64(&database->relay.bad_frames));
 	add_int64(&row, (uint64) pgpubsub_staging_size * 1024);
 	add_int64(&row, staging_used(database->staging));
 	add_datum(&row, Float8GetDatum(notify_usage));
 	add_int64(&row, view->relay_starts > 0 ? view->relay_starts - 1 : 0);
 	add_datum(&row, TimestampTzGetDatum(stats_reset));
-	add_int64(&row, pg_atomic_read_u64(&database->truncated));
+	add_int64(&row, pg_atomic_read_u64(&database->stats.truncated));
 	put_row(fcinfo, &row);
 }
 
@@ -664,16 +664,16 @@ pgpubsub_stat_reset(PG_FUNCTION_ARGS)
 	}
 	report_passed_over();
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	database->published_base = pg_atomic_read_u64(&database->published);
-	database->published_bytes_base =
-		pg_atomic_read_u64(&database->published_bytes);
-	pg_atomic_write_u64(&database->peak_used, 0);
-	pg_atomic_write_u64(&database->full_count, 0);
-	pg_atomic_write_u64(&database->full_ms, 0);
-	pg_atomic_write_u64(&database->evictions, 0);
-	pg_atomic_write_u64(&database->bad_frames, 0);
-	pg_atomic_write_u64(&database->truncated, 0);
-	database->stats_reset = GetCurrentTimestamp();
+	database->stats.published_base = pg_atomic_read_u64(&database->stats.published);
+	database->stats.published_bytes_base =
+		pg_atomic_read_u64(&database->stats.published_bytes);
+	pg_atomic_write_u64(&database->stats.peak_used, 0);
+	pg_atomic_write_u64(&database->full.count, 0);
+	pg_atomic_write_u64(&database->full.ms, 0);
+	pg_atomic_write_u64(&database->full.evictions, 0);
+	pg_atomic_write_u64(&database->relay.bad_frames, 0);
+	pg_atomic_write_u64(&database->stats.truncated, 0);
+	database->stats.reset_at = GetCurrentTimestamp();
 	LWLockRelease(database->lock);
 	PG_RETURN_VOID();
 }

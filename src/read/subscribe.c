@@ -386,7 +386,7 @@ subscribe_at_commit(void)
 	first_action = last_action = NULL;
 	if (reload_database)
 	{
-		pg_atomic_fetch_add_u64(&reload_database->reload_requested, 1);
+		pg_atomic_fetch_add_u64(&reload_database->requests.reload, 1);
 		registry_request(reload_database);
 		reload_database = NULL;
 	}
@@ -587,7 +587,7 @@ may_be_forgotten(Database *database, int slot, uint64 seq)
 {
 	Channel    *channel = &database->channels[slot];
 
-	return seq <= (channel->is_pattern ? database->forgotten :
+	return seq <= (channel->is_pattern ? database->table.forgotten :
 				   channel->forgotten);
 }
 

@@ -53,9 +53,9 @@ registry_wake(pg_atomic_uint32 *procno)
 uint64
 registry_request(Database *database)
 {
-	uint64		request = pg_atomic_add_fetch_u64(&database->requested, 1);
+	uint64		request = pg_atomic_add_fetch_u64(&database->requests.made, 1);
 
-	registry_wake(&database->relay_procno);
+	registry_wake(&database->relay.procno);
 	return request;
 }
 
@@ -88,8 +88,8 @@ add_to(pg_atomic_uint64 *counter, uint64 value)
 void
 registry_count_published(Database *database, Size bytes)
 {
-	add_to(&database->published, 1);
-	add_to(&database->published_bytes, bytes);
+	add_to(&database->stats.published, 1);
+	add_to(&database->stats.published_bytes, bytes);
 }
 
 /*
@@ -100,8 +100,8 @@ registry_note_peak(Database *database)
 {
 	Size		used = ring_used(database->ring);
 
-	if (used > pg_atomic_read_u64(&database->peak_used))
-		pg_atomic_write_u64(&database->peak_used, used);
+	if (used > pg_atomic_read_u64(&database->stats.peak_used))
+		pg_atomic_write_u64(&database->stats.peak_used, used);
 }
 
 /*
@@ -237,13 +237,13 @@ registry_acquire_database(Oid oid)
 	{
 		database->oid = oid;
 		pg_atomic_fetch_add_u32(&pgpubsub_control->given, 1);
-		database->stats_reset = GetCurrentTimestamp();
-		pg_atomic_write_u64(&database->peak_used, 0);
-		pg_atomic_write_u64(&database->full_count, 0);
-		pg_atomic_write_u64(&database->full_ms, 0);
-		pg_atomic_write_u64(&database->evictions, 0);
-		pg_atomic_write_u64(&database->bad_frames, 0);
-		pg_atomic_write_u64(&database->truncated, 0);
+		database->stats.reset_at = GetCurrentTimestamp();
+		pg_atomic_write_u64(&database->stats.peak_used, 0);
+		pg_atomic_write_u64(&database->full.count, 0);
+		pg_atomic_write_u64(&database->full.ms, 0);
+		pg_atomic_write_u64(&database->full.evictions, 0);
+		pg_atomic_write_u64(&database->relay.bad_frames, 0);
+		pg_atomic_write_u64(&database->stats.truncated, 0);
 		ring_reset(database->ring, first_seq() - 1);
 	}
 	return database;
@@ -370,7 +370,7 @@ registry_free_database(Database *database)
 	uint64		newest_seq = ring_newest_seq(database->ring);
 
 	Assert(LWLockHeldByMeInMode(pgpubsub_control->lock, LW_EXCLUSIVE));
-	Assert(database->relay_pid == 0);
+	Assert(database->relay.pid == 0);
 
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	pg_atomic_fetch_add_u32(&database->generation, 1);
@@ -382,21 +382,21 @@ registry_free_database(Database *database)
 	pgpubsub_control->highest_seq = Max(pgpubsub_control->highest_seq,
 										newest_seq);
 	ring_reset(database->ring, newest_seq);
-	pg_atomic_write_u64(&database->published, 0);
-	pg_atomic_write_u64(&database->published_bytes, 0);
-	database->published_base = database->published_bytes_base = 0;
+	pg_atomic_write_u64(&database->stats.published, 0);
+	pg_atomic_write_u64(&database->stats.published_bytes, 0);
+	database->stats.published_base = database->stats.published_bytes_base = 0;
 	database->oid = InvalidOid;
 	LWLockRelease(database->lock);
 
-	database->dropping = database->leave = false;
+	database->dropping = database->relay.leave = false;
 	database->creator_pid = database->hold_pid = 0;
-	database->relay_starts = 0;
-	database->relay_listened = database->relay_failed = false;
-	pg_atomic_write_u32(&database->loaded, 0);
-	pg_atomic_write_u32(&database->unavailable, RELAY_AVAILABLE);
+	database->relay.starts = 0;
+	database->relay.listened = database->relay.failed = false;
+	pg_atomic_write_u32(&database->relay.loaded, 0);
+	pg_atomic_write_u32(&database->relay.unavailable, RELAY_AVAILABLE);
 	pg_atomic_fetch_add_u32(&pgpubsub_control->version, 1);
 
 	/* who waits for the relay waits in vain */
 	ConditionVariableBroadcast(staging_moved(database->staging));
-	ConditionVariableBroadcast(&database->room_cv);
+	ConditionVariableBroadcast(&database->full.room_cv);
 }

@@ -236,7 +236,7 @@ hold_evict(Database *database, int channel, uint64 number, bool whatever,
 	}
 	LWLockRelease(database->lock);
 	if (found)
-		pg_atomic_fetch_add_u64(&database->evictions, 1);
+		pg_atomic_fetch_add_u64(&database->full.evictions, 1);
 	return found;
 }
 

@@ -122,10 +122,10 @@ registry_forget_channels(Database *database)
 		channel_key(&key, channel->name, channel->is_pattern);
 		hash_search(registry_channel_hashes[database->index], &key, HASH_REMOVE, NULL);
 		channel->in_use = false;
-		move_channel(channel, &database->free_channels);
+		move_channel(channel, &database->table.free_channels);
 		pg_atomic_fetch_add_u32(&channel->generation, 1);
 	}
-	pg_atomic_write_u32(&database->channels_full, 0);
+	pg_atomic_write_u32(&database->table.channels_full, 0);
 }
 
 /*
@@ -142,8 +142,8 @@ registry_channel_released(Channel *channel)
 	if (pg_atomic_read_u32(&channel->nbindings) > 0)
 		return;
 	pg_memory_barrier();
-	if (pg_atomic_read_u32(&database->channels_full) != 0)
-		pg_atomic_fetch_add_u64(&database->released, 1);
+	if (pg_atomic_read_u32(&database->table.channels_full) != 0)
+		pg_atomic_fetch_add_u64(&database->table.released, 1);
 }
 
 /*
@@ -195,13 +195,13 @@ free_channel_slot(Database *database, int slot)
 	if (!ring_channel_empty(database->ring, slot))
 	{
 		ring_channel_state(database->ring, slot, &ring);
-		database->forgotten = Max(database->forgotten, ring.newest_seq);
+		database->table.forgotten = Max(database->table.forgotten, ring.newest_seq);
 	}
 	channel_key(&key, channel->name, channel->is_pattern);
 	hash_search(registry_channel_hashes[database->index], &key, HASH_REMOVE,
 				NULL);
 	channel->in_use = false;
-	move_channel(channel, &database->free_channels);
+	move_channel(channel, &database->table.free_channels);
 	return true;
 }
 
@@ -214,19 +214,19 @@ static int
 find_reusable(Database *database)
 {
 	dlist_mutable_iter iter;
-	dlist_node *last = dlist_is_empty(&database->unbound_channels) ? NULL :
-		dlist_tail_node(&database->unbound_channels);
+	dlist_node *last = dlist_is_empty(&database->table.unbound_channels) ? NULL :
+		dlist_tail_node(&database->table.unbound_channels);
 	int			with_events = 0;
 	int			found = -1;
 
-	dlist_foreach_modify(iter, &database->unbound_channels)
+	dlist_foreach_modify(iter, &database->table.unbound_channels)
 	{
 		Channel    *channel = dlist_container(Channel, node, iter.cur);
 		int			slot = channel - database->channels;
 
 		passed_over++;
 		if (!channel_reusable(database, slot))
-			move_channel(channel, &database->unbound_channels);
+			move_channel(channel, &database->table.unbound_channels);
 		else if (ring_channel_empty(database->ring, slot))
 			return slot;
 		else
@@ -265,8 +265,8 @@ bool
 registry_channels_full(Database *database)
 {
 	Assert(LWLockHeldByMe(database->lock));
-	return pg_atomic_read_u32(&database->channels_full) != 0 &&
-		pg_atomic_read_u64(&database->released) == database->searched;
+	return pg_atomic_read_u32(&database->table.channels_full) != 0 &&
+		pg_atomic_read_u64(&database->table.released) == database->table.searched;
 }
 
 /* A free channel slot, one that is reused if need be; -1 if there is none. */
@@ -275,10 +275,10 @@ take_channel_slot(Database *database)
 {
 	int			slot;
 
-	if (!dlist_is_empty(&database->free_channels))
+	if (!dlist_is_empty(&database->table.free_channels))
 	{
 		Channel    *channel = dlist_head_element(Channel, node,
-												 &database->free_channels);
+												 &database->table.free_channels);
 
 		return (int) (channel - database->channels);
 	}
@@ -288,13 +288,13 @@ take_channel_slot(Database *database)
 	if (slot < 0)
 	{
 		/* again, now that who lets go of one tells */
-		pg_atomic_write_u32(&database->channels_full, 1);
+		pg_atomic_write_u32(&database->table.channels_full, 1);
 		pg_memory_barrier();
-		database->searched = pg_atomic_read_u64(&database->released);
+		database->table.searched = pg_atomic_read_u64(&database->table.released);
 		slot = reuse_channel_slot(database);
 	}
 	if (slot >= 0)
-		pg_atomic_write_u32(&database->channels_full, 0);
+		pg_atomic_write_u32(&database->table.channels_full, 0);
 	return slot;
 }
 
@@ -340,9 +340,9 @@ bind_matching(Database *database, int slot)
 	const char *name = database->channels[slot].name;
 	dlist_iter	each;
 
-	if (pg_atomic_read_u32(&database->npatterns) == 0)
+	if (pg_atomic_read_u32(&database->table.npatterns) == 0)
 		return;
-	dlist_foreach(each, &database->bound_patterns)
+	dlist_foreach(each, &database->table.bound_patterns)
 	{
 		Channel    *pattern = dlist_container(Channel, node, each.cur);
 		dlist_iter	iter;
@@ -395,7 +395,7 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 											 channel->base_number);
 	Assert(pg_atomic_read_u64(&channel->received) == channel->base_number);
 	ring_channel_state(database->ring, slot, &ring);
-	channel->forgotten = database->forgotten;
+	channel->forgotten = database->table.forgotten;
 	channel->published_base = channel->base_number;
 	channel->published_bytes_base = ring.bytes;
 	strlcpy(channel->name, name, NAMEDATALEN);
@@ -404,9 +404,9 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 	pg_atomic_write_u64(&channel->delivered, 0);
 	pg_atomic_write_u64(&channel->lost, 0);
 	pg_atomic_write_u64(&channel->truncated, 0);
-	move_channel(channel, &database->unbound_channels);
+	move_channel(channel, &database->table.unbound_channels);
 	channel->in_use = true;
-	pg_atomic_fetch_add_u32(&database->version, 1);
+	pg_atomic_fetch_add_u32(&database->table.version, 1);
 	if (!is_pattern)
 		bind_matching(database, slot);
 	return slot;
@@ -467,9 +467,9 @@ registry_gap_for_matching(Database *database, const char *name)
 	dlist_iter	each;
 
 	Assert(LWLockHeldByMe(database->lock));
-	if (pg_atomic_read_u32(&database->npatterns) == 0)
+	if (pg_atomic_read_u32(&database->table.npatterns) == 0)
 		return false;
-	dlist_foreach(each, &database->bound_patterns)
+	dlist_foreach(each, &database->table.bound_patterns)
 	{
 		Channel    *pattern = dlist_container(Channel, node, each.cur);
 		dlist_iter	iter;
@@ -745,10 +745,10 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	Binding    *binding;
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
-	if (dlist_is_empty(&database->free_bindings))
+	if (dlist_is_empty(&database->table.free_bindings))
 		return NULL;
 	binding = dlist_container(Binding, channel_node,
-							  dlist_pop_head_node(&database->free_bindings));
+							  dlist_pop_head_node(&database->table.free_bindings));
 	binding->subscription = subscription;
 	binding->channel = channel;
 	binding->flags = flags;
@@ -762,12 +762,12 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	hash_binding(database, binding);
 	subscription->bindings_version++;
 	if (pg_atomic_fetch_add_u32(&slot->nbindings, 1) == 0)
-		move_channel(slot, slot->is_pattern ? &database->bound_patterns :
-					 &database->bound_channels);
+		move_channel(slot, slot->is_pattern ? &database->table.bound_patterns :
+					 &database->table.bound_channels);
 	if (slot->is_pattern)
 	{
 		dlist_push_tail(&subscription->patterns, &binding->pattern_node);
-		pg_atomic_fetch_add_u32(&database->npatterns, 1);
+		pg_atomic_fetch_add_u32(&database->table.npatterns, 1);
 	}
 
 	/* who waits is in no list of this channel's waiters yet */
@@ -852,15 +852,15 @@ registry_unbind(Database *database, Binding *binding)
 	if (channel->is_pattern)
 	{
 		dlist_delete(&binding->pattern_node);
-		pg_atomic_fetch_sub_u32(&database->npatterns, 1);
+		pg_atomic_fetch_sub_u32(&database->table.npatterns, 1);
 	}
 	binding->subscription = NULL;
 	if (pg_atomic_fetch_sub_u32(&channel->nbindings, 1) == 1)
 	{
-		move_channel(channel, &database->unbound_channels);
+		move_channel(channel, &database->table.unbound_channels);
 		registry_channel_released(channel);
 	}
-	dlist_push_head(&database->free_bindings, &binding->channel_node);
+	dlist_push_head(&database->table.free_bindings, &binding->channel_node);
 }
 
 /* True if one of the subscription's patterns matches the name. */

@@ -234,6 +234,130 @@ typedef enum NotifyTrouble
 } NotifyTrouble;
 
 /*
+ * Whether a database has a relay.  The process that has attached as its relay
+ * is "the relay" in what follows.
+ */
+typedef struct DatabaseRelay
+{
+	/* control lock; exclusive to change */
+	int			pid;			/* 0: none runs */
+	uint32		starts;
+	bool		leave;			/* it is asked to exit */
+	bool		listened;		/* the last one came so far */
+	bool		failed;			/* and ended by an error */
+
+	/* changed under the control lock, exclusive; read without */
+	pg_atomic_uint32 procno;	/* PG_UINT32_MAX: none */
+	pg_atomic_uint32 state;		/* a RelayState */
+	pg_atomic_uint32 loaded;	/* one has read the table */
+	pg_atomic_uint32 unavailable;	/* a RelayUnavailable */
+	ConditionVariable cv;		/* pid or state changed */
+
+	/* written by the relay alone */
+	pg_atomic_uint64 bad_frames;
+	pg_atomic_uint32 notify_trouble;	/* with staged events, a NotifyTrouble */
+	bool		lost_events;	/* for want of memory, not yet told */
+} DatabaseRelay;
+
+/*
+ * What sessions have asked the relay to do.  Any process, atomically.
+ */
+typedef struct RelayRequests
+{
+	pg_atomic_uint64 made;		/* how many ... */
+	pg_atomic_uint64 handled;	/* ... and how many of them it has done */
+	ConditionVariable cv;		/* handled has grown */
+	pg_atomic_uint64 reload;	/* the table was written by hand */
+} RelayRequests;
+
+/*
+ * The free and the used slots of channels and bindings.
+ */
+typedef struct ChannelTable
+{
+	/* database->lock; exclusive to change */
+	dlist_head	free_bindings;	/* Binding.channel_node */
+	dlist_head	free_channels;	/* Channel.node; each is in one of the four */
+	dlist_head	unbound_channels;	/* in use, no binding; longest so first */
+	dlist_head	bound_channels;
+	dlist_head	bound_patterns;
+	uint64		searched;		/* released, when none was found last */
+	uint64		forgotten;		/* newest seq in the ring whose channel is not
+								 * known any more */
+
+	/* changed under database->lock, exclusive; read without */
+	pg_atomic_uint32 version;	/* grows with every channel made */
+	pg_atomic_uint32 npatterns; /* patterns that some subscription names */
+	pg_atomic_uint32 channels_full; /* no slot could be reused last */
+
+	/* any process, atomically */
+	pg_atomic_uint64 released;	/* slots that may be reused since, if full */
+} ChannelTable;
+
+/*
+ * What the views count.
+ */
+typedef struct DatabaseStats
+{
+	/* database->lock; exclusive to change */
+	TimestampTz reset_at;
+	uint64		published_base; /* events queued at reset_at */
+	uint64		published_bytes_base;
+
+	/* any process, atomically */
+	pg_atomic_uint64 truncated; /* events made that exceeded max_payload */
+
+	/* written by who has the turn */
+	pg_atomic_uint64 published;
+	pg_atomic_uint64 published_bytes;
+	pg_atomic_uint64 peak_used;
+} DatabaseStats;
+
+/*
+ * The full queue.  Written by the relay alone.
+ */
+typedef struct FullQueue
+{
+	ConditionVariable room_cv;	/* no longer full, or waiting for others */
+	pg_atomic_uint64 count;		/* times that it was full */
+	pg_atomic_uint64 ms;		/* how long in all */
+	pg_atomic_uint64 since;		/* TimestampTz; 0: not full */
+	pg_atomic_uint64 warned_at; /* TimestampTz of the last warning */
+	pg_atomic_uint64 evictions;
+} FullQueue;
+
+/*
+ * Async transactions that are published by NOTIFY after all.
+ */
+typedef struct UnstagedTransactions
+{
+	/* any writer, atomically */
+	pg_atomic_uint64 begun;		/* counted before they commit, ... */
+	pg_atomic_uint64 ended;		/* ... and when they have ended */
+
+	/* written by the relay alone */
+	pg_atomic_uint64 read;		/* what had ended when the relay read all */
+} UnstagedTransactions;
+
+/*
+ * Who appends to the ring.
+ */
+typedef struct AppendTurn
+{
+	/*
+	 * A Turn.  A process takes it, by compare-and-swap, when it is free; the
+	 * relay has it while it is awake.  See commit_append.c.
+	 */
+	pg_atomic_uint32 holder;
+
+	/* whoever has the turn: whose transactions were taken in this window */
+	int			window_pid;
+	int			window_changes;
+	TimestampTz window_start;
+	bool		window_busy;
+} AppendTurn;
+
+/*
  * One database that has pgpubsub.  The slot is static; generation grows when
  * it is freed.
  */
@@ -254,87 +378,27 @@ typedef struct Database
 	bool		dropping;		/* free the slot once no relay runs */
 	int			creator_pid;	/* whose CREATE EXTENSION is not committed */
 	int			hold_pid;		/* who keeps the database for itself */
-	bool		leave;			/* the relay is asked to exit */
-	int			relay_pid;		/* 0: none runs */
-	uint32		relay_starts;
-	bool		relay_listened; /* the last one came so far */
-	bool		relay_failed;	/* and ended by an error */
 
 	/* changed under the control lock, exclusive; read without */
 	pg_atomic_uint32 generation;
-	pg_atomic_uint32 relay_procno;	/* PG_UINT32_MAX: none */
-	pg_atomic_uint32 relay_state;
-	pg_atomic_uint32 loaded;	/* a relay has read the table */
-	pg_atomic_uint32 unavailable;	/* a RelayUnavailable */
-	ConditionVariable relay_cv; /* relay_pid or relay_state changed */
-	ConditionVariable room_cv;	/* no longer full, or waiting for others */
+
+	DatabaseRelay relay;
+	RelayRequests requests;
 
 	/* lock; exclusive to change */
 	dlist_head	subscriptions;
-	dlist_head	free_bindings;	/* Binding.channel_node */
-	dlist_head	free_channels;	/* Channel.node; each is in one of the four */
-	dlist_head	unbound_channels;	/* in use, no binding; longest so first */
-	dlist_head	bound_channels;
-	dlist_head	bound_patterns;
-	uint64		searched;		/* released, when none was found last */
-	uint64		forgotten;		/* newest seq in the ring whose channel is not
-								 * known any more */
 	uint64		commits;		/* subscribes and unsubscribes committed */
-	TimestampTz stats_reset;
-	uint64		published_base; /* events queued at stats_reset */
-	uint64		published_bytes_base;
-
-	/* changed under lock, exclusive; read without */
-	pg_atomic_uint32 version;	/* grows with every channel made */
-	pg_atomic_uint32 npatterns; /* patterns that some subscription names */
-	pg_atomic_uint32 channels_full; /* no slot could be reused last */
 
 	/* any process, atomically */
-	pg_atomic_uint64 released;	/* slots that may be reused since, if full */
-	pg_atomic_uint64 requested; /* requests to the relay ... */
-	pg_atomic_uint64 handled;	/* ... and how many it has done */
-	ConditionVariable handled_cv;
-	pg_atomic_uint64 reload_requested;	/* the table was written by hand */
 	pg_atomic_uint64 gap_epoch; /* grows when all subscriptions missed events */
-	pg_atomic_uint64 truncated; /* events made that exceeded max_payload */
 
-	/* written by who has the turn */
-	pg_atomic_uint64 published;
-	pg_atomic_uint64 published_bytes;
-	pg_atomic_uint64 peak_used;
-
-	/* written by the relay alone */
-	pg_atomic_uint64 full_count;
-	pg_atomic_uint64 full_ms;
-	pg_atomic_uint64 full_since;	/* TimestampTz; 0: not full */
-	pg_atomic_uint64 half_warned_at;	/* TimestampTz of the last warning */
-	pg_atomic_uint64 evictions;
-	pg_atomic_uint64 bad_frames;
-	pg_atomic_uint32 notify_trouble;	/* with staged events, a NotifyTrouble */
-	bool		relay_lost_events;	/* for want of memory, not yet told */
-
-	/*
-	 * Any writer, atomically: async transactions that are published by NOTIFY
-	 * after all; counted before they commit, and when they have ended.
-	 */
-	pg_atomic_uint64 unstaged_begun;
-	pg_atomic_uint64 unstaged_ended;
-
-	pg_atomic_uint64 unstaged_read; /* what had ended when the relay read all */
+	ChannelTable table;
+	DatabaseStats stats;
+	FullQueue	full;
+	UnstagedTransactions unstaged;
 
 	char		pad[CHANNEL_LINE];	/* before what many writers write */
-
-	/*
-	 * A Turn.  A process takes it, by compare-and-swap, when it is free; the
-	 * relay has it while it is awake.  See commit_append.c.
-	 */
-	pg_atomic_uint32 turn;
-
-	/* whoever has the turn: whose transactions were taken in this window */
-	int			window_pid;
-	int			window_changes;
-	TimestampTz window_start;
-	bool		window_busy;
+	AppendTurn	turn;
 } Database;
 
 /* What all databases share. */

@@ -108,7 +108,7 @@ static void
 init_channel(Database *database, Channel *channel)
 {
 	channel->database = database;
-	dlist_push_tail(&database->free_channels, &channel->node);
+	dlist_push_tail(&database->table.free_channels, &channel->node);
 	dlist_init(&channel->bindings);
 	dlist_init(&channel->waiters);
 	pg_atomic_init_u32(&channel->generation, 0);
@@ -131,7 +131,7 @@ init_bindings(Database *database)
 	{
 		pg_atomic_init_u64(&database->bindings[i].number, 0);
 		pg_atomic_init_u64(&database->bindings[i].pos, RING_NONE);
-		dlist_push_tail(&database->free_bindings,
+		dlist_push_tail(&database->table.free_bindings,
 						&database->bindings[i].channel_node);
 	}
 	for (int i = 0; i < registry_num_buckets(); i++)
@@ -155,10 +155,10 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	space += MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024));
 	space = (char *) CACHELINEALIGN(space);
 	database->channels = (Channel *) space;
-	dlist_init(&database->free_channels);
-	dlist_init(&database->unbound_channels);
-	dlist_init(&database->bound_channels);
-	dlist_init(&database->bound_patterns);
+	dlist_init(&database->table.free_channels);
+	dlist_init(&database->table.unbound_channels);
+	dlist_init(&database->table.bound_channels);
+	dlist_init(&database->table.bound_patterns);
 	for (int i = 0; i < pgpubsub_max_channels; i++)
 		init_channel(database, &database->channels[i]);
 	space += MAXALIGN(pgpubsub_max_channels * sizeof(Channel));
@@ -167,40 +167,40 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	space += MAXALIGN(registry_max_bindings() * sizeof(Binding));
 	database->binding_buckets = (int *) space;
 	dlist_init(&database->subscriptions);
-	dlist_init(&database->free_bindings);
+	dlist_init(&database->table.free_bindings);
 	init_bindings(database);
 
 	pg_atomic_init_u32(&database->generation, 0);
-	pg_atomic_init_u32(&database->relay_procno, PG_UINT32_MAX);
-	pg_atomic_init_u32(&database->relay_state, RELAY_STOPPED);
-	pg_atomic_init_u32(&database->loaded, 0);
-	pg_atomic_init_u32(&database->unavailable, 0);
-	ConditionVariableInit(&database->relay_cv);
-	ConditionVariableInit(&database->room_cv);
-	pg_atomic_init_u32(&database->version, 0);
-	pg_atomic_init_u32(&database->npatterns, 0);
-	pg_atomic_init_u32(&database->channels_full, 0);
-	pg_atomic_init_u64(&database->released, 0);
-	pg_atomic_init_u64(&database->requested, 0);
-	pg_atomic_init_u64(&database->handled, 0);
-	ConditionVariableInit(&database->handled_cv);
-	pg_atomic_init_u64(&database->reload_requested, 0);
+	pg_atomic_init_u32(&database->relay.procno, PG_UINT32_MAX);
+	pg_atomic_init_u32(&database->relay.state, RELAY_STOPPED);
+	pg_atomic_init_u32(&database->relay.loaded, 0);
+	pg_atomic_init_u32(&database->relay.unavailable, 0);
+	ConditionVariableInit(&database->relay.cv);
+	ConditionVariableInit(&database->full.room_cv);
+	pg_atomic_init_u32(&database->table.version, 0);
+	pg_atomic_init_u32(&database->table.npatterns, 0);
+	pg_atomic_init_u32(&database->table.channels_full, 0);
+	pg_atomic_init_u64(&database->table.released, 0);
+	pg_atomic_init_u64(&database->requests.made, 0);
+	pg_atomic_init_u64(&database->requests.handled, 0);
+	ConditionVariableInit(&database->requests.cv);
+	pg_atomic_init_u64(&database->requests.reload, 0);
 	pg_atomic_init_u64(&database->gap_epoch, 0);
-	pg_atomic_init_u64(&database->published, 0);
-	pg_atomic_init_u64(&database->published_bytes, 0);
-	pg_atomic_init_u64(&database->peak_used, 0);
-	pg_atomic_init_u64(&database->full_count, 0);
-	pg_atomic_init_u64(&database->full_ms, 0);
-	pg_atomic_init_u64(&database->full_since, 0);
-	pg_atomic_init_u64(&database->half_warned_at, 0);
-	pg_atomic_init_u64(&database->evictions, 0);
-	pg_atomic_init_u64(&database->bad_frames, 0);
-	pg_atomic_init_u32(&database->notify_trouble, 0);
-	pg_atomic_init_u64(&database->unstaged_begun, 0);
-	pg_atomic_init_u64(&database->unstaged_ended, 0);
-	pg_atomic_init_u64(&database->unstaged_read, 0);
-	pg_atomic_init_u32(&database->turn, TURN_RELAY);
-	pg_atomic_init_u64(&database->truncated, 0);
+	pg_atomic_init_u64(&database->stats.published, 0);
+	pg_atomic_init_u64(&database->stats.published_bytes, 0);
+	pg_atomic_init_u64(&database->stats.peak_used, 0);
+	pg_atomic_init_u64(&database->full.count, 0);
+	pg_atomic_init_u64(&database->full.ms, 0);
+	pg_atomic_init_u64(&database->full.since, 0);
+	pg_atomic_init_u64(&database->full.warned_at, 0);
+	pg_atomic_init_u64(&database->full.evictions, 0);
+	pg_atomic_init_u64(&database->relay.bad_frames, 0);
+	pg_atomic_init_u32(&database->relay.notify_trouble, 0);
+	pg_atomic_init_u64(&database->unstaged.begun, 0);
+	pg_atomic_init_u64(&database->unstaged.ended, 0);
+	pg_atomic_init_u64(&database->unstaged.read, 0);
+	pg_atomic_init_u32(&database->turn.holder, TURN_RELAY);
+	pg_atomic_init_u64(&database->stats.truncated, 0);
 }
 
 /* Lay out one subscription's slot. */

@@ -166,7 +166,7 @@ make_room(Size bytes)
 		if (evict_holders(channel, number))
 			continue;
 		if (hold_mark(database, channel, number))
-			ConditionVariableBroadcast(&database->room_cv);
+			ConditionVariableBroadcast(&database->full.room_cv);
 		return false;
 	}
 	return true;
@@ -177,10 +177,10 @@ static void
 become_full(void)
 {
 	full_since = judged_at = GetCurrentTimestamp();
-	pg_atomic_fetch_add_u64(&database->full_count, 1);
-	pg_atomic_write_u64(&database->full_since, (uint64) full_since);
-	pg_atomic_write_u32(&database->relay_state, RELAY_FULL);
-	ConditionVariableBroadcast(&database->relay_cv);
+	pg_atomic_fetch_add_u64(&database->full.count, 1);
+	pg_atomic_write_u64(&database->full.since, (uint64) full_since);
+	pg_atomic_write_u32(&database->relay.state, RELAY_FULL);
+	ConditionVariableBroadcast(&database->relay.cv);
 
 	/* positions are looked at after the state is there to be seen */
 	pg_memory_barrier();
@@ -190,18 +190,18 @@ become_full(void)
 static void
 end_full(RelayState state)
 {
-	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&database->full_since);
+	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&database->full.since);
 
-	pg_atomic_fetch_add_u64(&database->full_ms,
+	pg_atomic_fetch_add_u64(&database->full.ms,
 							TimestampDifferenceMilliseconds(since,
 															GetCurrentTimestamp()));
 	full_since = 0;
 	full_warned = false;
-	pg_atomic_write_u64(&database->full_since, 0);
+	pg_atomic_write_u64(&database->full.since, 0);
 	hold_unmark_all(database);
-	pg_atomic_write_u32(&database->relay_state, state);
-	ConditionVariableBroadcast(&database->relay_cv);
-	ConditionVariableBroadcast(&database->room_cv);
+	pg_atomic_write_u32(&database->relay.state, state);
+	ConditionVariableBroadcast(&database->relay.cv);
+	ConditionVariableBroadcast(&database->full.room_cv);
 }
 
 /* Wake readers if enough was appended, or if at_end. */
@@ -269,7 +269,7 @@ append_received(void)
 static TimestampTz
 warning_due(void)
 {
-	return TimestampTzPlusMilliseconds((TimestampTz) pg_atomic_read_u64(&database->half_warned_at),
+	return TimestampTzPlusMilliseconds((TimestampTz) pg_atomic_read_u64(&database->full.warned_at),
 									   full_warned ? FULL_WARN_EVERY_MS :
 									   WARN_EVERY_MS);
 }
@@ -278,7 +278,7 @@ warning_due(void)
 static void
 note_warning(void)
 {
-	pg_atomic_write_u64(&database->half_warned_at,
+	pg_atomic_write_u64(&database->full.warned_at,
 						(uint64) GetCurrentTimestamp());
 }
 
@@ -398,7 +398,7 @@ relay_append_timeout(void)
 void
 relay_append_exit(Database *my_database)
 {
-	if (pg_atomic_read_u64(&my_database->full_since) != 0)
+	if (pg_atomic_read_u64(&my_database->full.since) != 0)
 	{
 		database = my_database;
 		end_full(RELAY_STOPPED);

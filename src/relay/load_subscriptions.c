@@ -690,7 +690,7 @@ relay_table_load(Database *database)
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (locked && OidIsValid(table))
 			read_rows(&rows, CurTransactionContext);
-		if (locked && pg_atomic_read_u32(&database->loaded) == 0)
+		if (locked && pg_atomic_read_u32(&database->relay.loaded) == 0)
 			attached = find_attached_channels();
 		PopActiveSnapshot();
 		if (locked)
@@ -705,9 +705,9 @@ relay_table_load(Database *database)
 		return locked;
 
 	/* nobody shall wait for that before the first look at the table is done */
-	if (pg_atomic_read_u32(&database->loaded) != 0)
+	if (pg_atomic_read_u32(&database->relay.loaded) != 0)
 		return false;
-	pg_atomic_fetch_add_u64(&database->reload_requested, 1);
+	pg_atomic_fetch_add_u64(&database->requests.reload, 1);
 	(void) registry_request(database);
 	return true;
 }

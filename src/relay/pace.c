@@ -86,9 +86,9 @@ end_round(void)
 static bool
 needed_now(Database *database)
 {
-	return pg_atomic_read_u32(&database->relay_state) != RELAY_LISTENING ||
-		pg_atomic_read_u64(&database->requested) !=
-		pg_atomic_read_u64(&database->handled);
+	return pg_atomic_read_u32(&database->relay.state) != RELAY_LISTENING ||
+		pg_atomic_read_u64(&database->requests.made) !=
+		pg_atomic_read_u64(&database->requests.handled);
 }
 
 /*

@@ -103,7 +103,7 @@ receive_event(int slot, int pid, const char *payload, Size len)
 	if (inbox_put(inbox, slot, pid, relay_staged_taken(), payload, len))
 		pg_atomic_fetch_add_u64(&my_slot->channels[slot].received, 1);
 	else
-		my_slot->relay_lost_events = true;
+		my_slot->relay.lost_events = true;
 }
 
 /* A notification on the reserved channel. */
@@ -116,7 +116,7 @@ receive_frame(int pid, const char *text, Size len)
 	int			slot;
 
 	if (assembly.bad != bad)
-		pg_atomic_fetch_add_u64(&my_slot->bad_frames,
+		pg_atomic_fetch_add_u64(&my_slot->relay.bad_frames,
 								(int64) (assembly.bad - bad));
 	twin.expected = false;
 	if (result != FRAME_COMPLETE)
@@ -162,7 +162,7 @@ receive_native(int pid, const char *channel, const char *payload, Size len)
 	{
 		/* the parts of an event come one after the other */
 		frame_drop(&assembly);
-		pg_atomic_fetch_add_u64(&my_slot->bad_frames, 1);
+		pg_atomic_fetch_add_u64(&my_slot->relay.bad_frames, 1);
 	}
 	if (twin.expected && is_twin(pid, channel, payload, len))
 		return;
@@ -251,9 +251,9 @@ read_notifications(bool force)
 	pgstat_report_activity(STATE_RUNNING, "reading notifications");
 	ProcessNotifyInterrupt(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	if (my_slot->relay_lost_events)
+	if (my_slot->relay.lost_events)
 	{
-		my_slot->relay_lost_events = false;
+		my_slot->relay.lost_events = false;
 		pg_atomic_fetch_add_u64(&my_slot->gap_epoch, 1);
 		ereport(LOG,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -325,15 +325,15 @@ drop_doomed(void)
 static bool
 reload_table(void)
 {
-	uint64		reload = pg_atomic_read_u64(&my_slot->reload_requested);
+	uint64		reload = pg_atomic_read_u64(&my_slot->requests.reload);
 
 	if (!drop_doomed() && reload == reloaded &&
-		pg_atomic_read_u32(&my_slot->loaded) != 0)
+		pg_atomic_read_u32(&my_slot->relay.loaded) != 0)
 		return relay_table_adopt(my_slot);
 	if (!relay_table_load(my_slot))
 		return false;
 	reloaded = reload;
-	pg_atomic_write_u32(&my_slot->loaded, 1);
+	pg_atomic_write_u32(&my_slot->relay.loaded, 1);
 	(void) drop_doomed();
 	return relay_table_adopt(my_slot);
 }
@@ -352,12 +352,12 @@ reload_table(void)
 static void
 read_all_notifications(void)
 {
-	uint64		ended = pg_atomic_read_u64(&my_slot->unstaged_ended);
+	uint64		ended = pg_atomic_read_u64(&my_slot->unstaged.ended);
 
 	/* what has ended is in core's queue */
 	pg_memory_barrier();
 	read_notifications(true);
-	pg_atomic_write_u64(&my_slot->unstaged_read, ended);
+	pg_atomic_write_u64(&my_slot->unstaged.read, ended);
 }
 
 /* Take what is staged, as relay_staged_take(). */
@@ -368,8 +368,8 @@ take_staged(void)
 
 	/* a transaction was counted before what follows it took its place */
 	pg_memory_barrier();
-	if (pg_atomic_read_u64(&my_slot->unstaged_begun) !=
-		pg_atomic_read_u64(&my_slot->unstaged_read))
+	if (pg_atomic_read_u64(&my_slot->unstaged.begun) !=
+		pg_atomic_read_u64(&my_slot->unstaged.read))
 		read_all_notifications();
 	relay_staged_take(end);
 }
@@ -392,10 +392,10 @@ take_all_staged(void)
 static bool
 handle_requests(void)
 {
-	uint64		requested = pg_atomic_read_u64(&my_slot->requested);
+	uint64		requested = pg_atomic_read_u64(&my_slot->requests.made);
 	bool		done;
 
-	if (requested == pg_atomic_read_u64(&my_slot->handled))
+	if (requested == pg_atomic_read_u64(&my_slot->requests.handled))
 		return true;
 
 	done = reload_table();
@@ -406,12 +406,12 @@ handle_requests(void)
 	relay_append();
 
 	/* a table written by hand may come later; but not the first look at it */
-	if (!done && pg_atomic_read_u32(&my_slot->loaded) == 0)
+	if (!done && pg_atomic_read_u32(&my_slot->relay.loaded) == 0)
 		return false;
 	if (!done)
-		pg_atomic_fetch_add_u64(&my_slot->requested, 1);
-	pg_atomic_write_u64(&my_slot->handled, requested);
-	ConditionVariableBroadcast(&my_slot->handled_cv);
+		pg_atomic_fetch_add_u64(&my_slot->requests.made, 1);
+	pg_atomic_write_u64(&my_slot->requests.handled, requested);
+	ConditionVariableBroadcast(&my_slot->requests.cv);
 	return done;
 }
 
@@ -423,8 +423,8 @@ handle_requests(void)
 static void
 set_relay_state(RelayState state)
 {
-	pg_atomic_write_u32(&my_slot->relay_state, state);
-	ConditionVariableBroadcast(&my_slot->relay_cv);
+	pg_atomic_write_u32(&my_slot->relay.state, state);
+	ConditionVariableBroadcast(&my_slot->relay.cv);
 }
 
 /*
@@ -470,20 +470,20 @@ relay_exit(int code, Datum arg)
 	relay_append_exit(my_slot);
 	relay_listen_exit();
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	Assert(my_slot->relay_pid == MyProcPid);
+	Assert(my_slot->relay.pid == MyProcPid);
 	LWLockAcquire(my_slot->lock, LW_EXCLUSIVE);
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 		forget_received(slot);
 	LWLockRelease(my_slot->lock);
-	pg_atomic_write_u32(&my_slot->relay_state, RELAY_STOPPED);
-	my_slot->relay_pid = 0;
-	my_slot->relay_failed = code != 0 &&
+	pg_atomic_write_u32(&my_slot->relay.state, RELAY_STOPPED);
+	my_slot->relay.pid = 0;
+	my_slot->relay.failed = code != 0 &&
 		pgStatSessionEndCause != DISCONNECT_KILLED;
-	my_slot->leave = false;
-	pg_atomic_write_u32(&my_slot->relay_procno, PG_UINT32_MAX);
+	my_slot->relay.leave = false;
+	pg_atomic_write_u32(&my_slot->relay.procno, PG_UINT32_MAX);
 	LWLockRelease(pgpubsub_control->lock);
 	DEBUG_POINT("relay_exit");
-	ConditionVariableBroadcast(&my_slot->relay_cv);
+	ConditionVariableBroadcast(&my_slot->relay.cv);
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
@@ -495,7 +495,7 @@ forget_database(void)
 
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 	database = registry_lookup_database(MyDatabaseId);
-	if (database && database->creator_pid == 0 && database->relay_pid == 0)
+	if (database && database->creator_pid == 0 && database->relay.pid == 0)
 		database->dropping = true;
 	pgpubsub_control->probed = MyDatabaseId;
 	LWLockRelease(pgpubsub_control->lock);
@@ -521,7 +521,7 @@ claim_database(bool installed)
 	database = registry_acquire_database(MyDatabaseId);
 	if (database)
 	{
-		claimed = database->relay_pid == 0 && !database->dropping &&
+		claimed = database->relay.pid == 0 && !database->dropping &&
 			database->hold_pid == 0;
 	}
 	if (claimed)
@@ -529,18 +529,18 @@ claim_database(bool installed)
 		/* this first: it may fail */
 		before_shmem_exit(relay_exit, (Datum) 0);
 		my_slot = database;
-		database->relay_pid = MyProcPid;
-		database->leave = false;
-		database->relay_starts++;
-		database->relay_listened = database->relay_failed = false;
-		pg_atomic_write_u32(&database->relay_state, RELAY_STARTING);
-		pg_atomic_write_u32(&database->unavailable, RELAY_AVAILABLE);
-		pg_atomic_write_u32(&database->relay_procno,
+		database->relay.pid = MyProcPid;
+		database->relay.leave = false;
+		database->relay.starts++;
+		database->relay.listened = database->relay.failed = false;
+		pg_atomic_write_u32(&database->relay.state, RELAY_STARTING);
+		pg_atomic_write_u32(&database->relay.unavailable, RELAY_AVAILABLE);
+		pg_atomic_write_u32(&database->relay.procno,
 							(uint32) PGPUBSUB_MY_PROCNO);
 	}
 	LWLockRelease(pgpubsub_control->lock);
 	if (claimed)
-		ConditionVariableBroadcast(&database->relay_cv);
+		ConditionVariableBroadcast(&database->relay.cv);
 
 	/* the launcher goes on to the next database */
 	registry_wake(&pgpubsub_control->launcher_procno);
@@ -680,20 +680,20 @@ set_up_memory(void)
 static void
 start_listening(void)
 {
-	uint64		requested = pg_atomic_read_u64(&my_slot->requested);
+	uint64		requested = pg_atomic_read_u64(&my_slot->requests.made);
 	bool		loaded;
 
 	loaded = reload_table();
 	listen_to_bound(true);
 	relay_staged_init(my_slot);
 	pg_atomic_fetch_add_u64(&my_slot->gap_epoch, 1);
-	my_slot->relay_listened = true;
+	my_slot->relay.listened = true;
 	set_relay_state(RELAY_LISTENING);
 	if (loaded)
-		pg_atomic_write_u64(&my_slot->handled, requested);
+		pg_atomic_write_u64(&my_slot->requests.handled, requested);
 	else
 		(void) registry_request(my_slot);
-	ConditionVariableBroadcast(&my_slot->handled_cv);
+	ConditionVariableBroadcast(&my_slot->requests.cv);
 	registry_wake_waiters(my_slot);
 	ereport(LOG,
 			(errmsg("pgpubsub relay for database \"%s\" started",
@@ -707,7 +707,7 @@ asked_to_leave(void)
 	bool		leave;
 
 	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
-	leave = my_slot->leave || my_slot->dropping;
+	leave = my_slot->relay.leave || my_slot->dropping;
 	LWLockRelease(pgpubsub_control->lock);
 	return leave;
 }
@@ -801,8 +801,8 @@ pgpubsub_relay_main(Datum database_oid)
 
 		/* a wait for a lock may have reset the latch that a request has set */
 		if (notifyInterruptPending || more ||
-			(handled && pg_atomic_read_u64(&my_slot->requested) !=
-			 pg_atomic_read_u64(&my_slot->handled)))
+			(handled && pg_atomic_read_u64(&my_slot->requests.made) !=
+			 pg_atomic_read_u64(&my_slot->requests.handled)))
 			continue;
 		pgstat_report_stat(false);
 		timeout = shorter_timeout(relay_append_timeout(),
@@ -812,7 +812,7 @@ pgpubsub_relay_main(Datum database_oid)
 
 		/* a full queue may have left something to append, whatever is due */
 		if (timeout < 0 &&
-			pg_atomic_read_u32(&my_slot->relay_state) == RELAY_LISTENING)
+			pg_atomic_read_u32(&my_slot->relay.state) == RELAY_LISTENING)
 			commit_append_give_turn(my_slot);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |

@@ -165,7 +165,7 @@ relay_staged_init(Database *database)
 	staged.staging = database->staging;
 	staged.seen = seen_create(TopMemoryContext, BATCH_EVENTS, NULL);
 	staged.lock_wait = LOCK_WAIT_MS;
-	pg_atomic_write_u32(&database->notify_trouble, NOTIFY_FINE);
+	pg_atomic_write_u32(&database->relay.notify_trouble, NOTIFY_FINE);
 	staging_recover(staged.staging, &staged.append, &staged.notify);
 
 	/* what the last relay had counted as received went with it */
@@ -428,7 +428,7 @@ static void
 retry_batch(int ms, NotifyTrouble trouble)
 {
 	staged.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
-	pg_atomic_write_u32(&staged.database->notify_trouble, trouble);
+	pg_atomic_write_u32(&staged.database->relay.notify_trouble, trouble);
 }
 
 /* The batch failed: say so, and roll back. */
@@ -473,7 +473,7 @@ fail_batch(void)
 static void
 advance_core_queue(void)
 {
-	if (pg_atomic_read_u32(&staged.database->notify_trouble) != NOTIFY_FINE)
+	if (pg_atomic_read_u32(&staged.database->relay.notify_trouble) != NOTIFY_FINE)
 		(void) DirectFunctionCall1(pg_notification_queue_usage, (Datum) 0);
 }
 
@@ -503,7 +503,7 @@ send_batch(void)
 	CommitTransactionCommand();
 	staged.lock_missed = false;
 	staged.lock_wait = LOCK_WAIT_MS;
-	pg_atomic_write_u32(&staged.database->notify_trouble, NOTIFY_FINE);
+	pg_atomic_write_u32(&staged.database->relay.notify_trouble, NOTIFY_FINE);
 }
 
 /* Nobody is there who would hear of what was taken: that is notified. */
@@ -515,7 +515,7 @@ pass_notifying(void)
 	staged.retry_at = 0;
 	staged.lock_missed = false;
 	staged.lock_wait = LOCK_WAIT_MS;
-	pg_atomic_write_u32(&staged.database->notify_trouble, NOTIFY_FINE);
+	pg_atomic_write_u32(&staged.database->relay.notify_trouble, NOTIFY_FINE);
 	check_pass();
 }
 

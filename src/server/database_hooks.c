@@ -105,10 +105,10 @@ static void
 ask_to_leave(Database *database, Oid oid)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay_pid != 0)
-		database->leave = true;
+	if (database->oid == oid && database->relay.pid != 0)
+		database->relay.leave = true;
 	LWLockRelease(pgpubsub_control->lock);
-	registry_wake(&database->relay_procno);
+	registry_wake(&database->relay.procno);
 }
 
 /* Is the slot still that database's, and does its relay run? */
@@ -118,7 +118,7 @@ relay_runs(Database *database, Oid oid)
 	bool		runs;
 
 	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
-	runs = database->oid == oid && database->relay_pid != 0;
+	runs = database->oid == oid && database->relay.pid != 0;
 	LWLockRelease(pgpubsub_control->lock);
 	return runs;
 }
@@ -130,7 +130,7 @@ wait_until_left(Database *database, Oid oid)
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   LEAVE_TIMEOUT_MS);
 
-	ConditionVariablePrepareToSleep(&database->relay_cv);
+	ConditionVariablePrepareToSleep(&database->relay.cv);
 	while (relay_runs(database, oid))
 	{
 		long		left =
@@ -139,7 +139,7 @@ wait_until_left(Database *database, Oid oid)
 		CHECK_FOR_INTERRUPTS();
 		if (left <= 0)
 			break;
-		ConditionVariableTimedSleep(&database->relay_cv, left,
+		ConditionVariableTimedSleep(&database->relay.cv, left,
 									pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_EXIT));
 	}
 	ConditionVariableCancelSleep();
@@ -249,7 +249,7 @@ end_creation(bool commit)
 	LWLockRelease(pgpubsub_control->lock);
 	if (commit)
 	{
-		pg_atomic_fetch_add_u64(&database->reload_requested, 1);
+		pg_atomic_fetch_add_u64(&database->requests.reload, 1);
 		registry_request(database);
 	}
 	else
@@ -271,12 +271,12 @@ commit_drop(void)
 	/* nothing more is staged; what is, the relay sends before it leaves */
 	if (database->oid == MyDatabaseId)
 	{
-		pg_atomic_write_u32(&database->unavailable, RELAY_LEFT_OUT);
+		pg_atomic_write_u32(&database->relay.unavailable, RELAY_LEFT_OUT);
 		pg_memory_barrier();
 		database->dropping = true;
 	}
 	LWLockRelease(pgpubsub_control->lock);
-	registry_wake(&database->relay_procno);
+	registry_wake(&database->relay.procno);
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
@@ -293,7 +293,7 @@ commit_role_drop(void)
 		Database   *database = &pgpubsub_control->databases[i];
 
 		/* a slot that is free, or just taken, is not harmed by it */
-		pg_atomic_fetch_add_u64(&database->reload_requested, 1);
+		pg_atomic_fetch_add_u64(&database->requests.reload, 1);
 		registry_request(database);
 	}
 }
@@ -451,7 +451,7 @@ finish_drop(void)
 		wait_until_left(database, MyDatabaseId);
 		LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 		if (database->oid == MyDatabaseId && database->dropping &&
-			database->relay_pid == 0)
+			database->relay.pid == 0)
 			registry_free_database(database);
 		LWLockRelease(pgpubsub_control->lock);
 	}

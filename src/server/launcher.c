@@ -539,11 +539,11 @@ view_slot(Database *database, SlotView *view)
 		BackendPidGetProc(database->hold_pid) == NULL)
 		database->hold_pid = 0;
 	if (database->oid != InvalidOid && database->dropping &&
-		database->relay_pid == 0)
+		database->relay.pid == 0)
 		registry_free_database(database);
 	view->oid = database->oid;
 	view->dropping = database->dropping;
-	view->running = database->relay_pid != 0;
+	view->running = database->relay.pid != 0;
 	view->held = database->hold_pid != 0;
 	LWLockRelease(pgpubsub_control->lock);
 }
@@ -559,8 +559,8 @@ note_end(Worker *worker, Database *database)
 
 	pfree(worker->handle);
 	worker->handle = NULL;
-	if (database->relay_listened &&
-		(!database->relay_failed ||
+	if (database->relay.listened &&
+		(!database->relay.failed ||
 		 TimestampDifferenceExceeds(worker->started_at, now, SOON_MS)))
 		worker->delay = 0;
 	else
@@ -588,7 +588,7 @@ static void
 drop_slot(Database *database, Oid oid)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay_pid == 0)
+	if (database->oid == oid && database->relay.pid == 0)
 		registry_free_database(database);
 	LWLockRelease(pgpubsub_control->lock);
 }
@@ -598,8 +598,8 @@ static void
 set_unavailable(Database *database, Oid oid, RelayUnavailable unavailable)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay_pid == 0)
-		pg_atomic_write_u32(&database->unavailable, unavailable);
+	if (database->oid == oid && database->relay.pid == 0)
+		pg_atomic_write_u32(&database->relay.unavailable, unavailable);
 	LWLockRelease(pgpubsub_control->lock);
 }
 
@@ -608,8 +608,8 @@ static void
 expect_relay(Database *database, Oid oid)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay_pid == 0)
-		database->relay_listened = database->relay_failed = false;
+	if (database->oid == oid && database->relay.pid == 0)
+		database->relay.listened = database->relay.failed = false;
 	LWLockRelease(pgpubsub_control->lock);
 }
 
@@ -630,7 +630,7 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 		set_unavailable(database, view->oid, RELAY_LEFT_OUT);
 		warn_cannot(worker, name, refusal);
 		worker->refused_at = GetCurrentTimestamp();
-		worker->requested = pg_atomic_read_u64(&database->requested);
+		worker->requested = pg_atomic_read_u64(&database->requests.made);
 		worker->not_before = TimestampTzPlusMilliseconds(worker->refused_at,
 														 LAST_DELAY_MS);
 		return;
@@ -657,7 +657,7 @@ static TimestampTz
 next_start(Database *database, Worker *worker)
 {
 	if (worker->refused_at != 0 &&
-		pg_atomic_read_u64(&database->requested) != worker->requested)
+		pg_atomic_read_u64(&database->requests.made) != worker->requested)
 		return TimestampTzPlusMilliseconds(worker->refused_at, RETRY_MS);
 	return worker->not_before;
 }
@@ -724,14 +724,14 @@ static void
 send_away(Database *database, Oid oid)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay_pid != 0)
+	if (database->oid == oid && database->relay.pid != 0)
 	{
-		pg_atomic_write_u32(&database->unavailable, RELAY_LEFT_OUT);
+		pg_atomic_write_u32(&database->relay.unavailable, RELAY_LEFT_OUT);
 		pg_memory_barrier();
-		database->leave = true;
+		database->relay.leave = true;
 	}
 	LWLockRelease(pgpubsub_control->lock);
-	registry_wake(&database->relay_procno);
+	registry_wake(&database->relay.procno);
 }
 
 /*
