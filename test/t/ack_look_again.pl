@@ -23,8 +23,7 @@ sub publish_numbered
 	my $from = $written{$channel} + 1;
 
 	$written{$channel} += $count;
-	$session->run("SELECT pgpubsub.publish('$channel', i || repeat('-', 1000))"
-		  . " FROM generate_series($from, $written{$channel}) AS i");
+	$session->publish_series($channel, $from, $written{$channel});
 	$session->settle;
 }
 
@@ -34,7 +33,7 @@ sub rows
 	my ($max, $consume, $by) = @_;
 
 	return ($by // $session)->run(
-		"SELECT seq, channel, split_part(payload, '-', 1), lost FROM pgpubsub.poll('s', $max, consume => $consume)"
+		"SELECT seq, channel, rtrim(payload), lost FROM pgpubsub.poll('s', $max, consume => $consume)"
 	);
 }
 

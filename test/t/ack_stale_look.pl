@@ -22,8 +22,7 @@ sub publish_numbered
 	my $from = ($written{$channel} // 0) + 1;
 
 	$written{$channel} += $count;
-	$one->run("SELECT pgpubsub.publish('$channel', i || repeat('-', 1000))"
-		  . " FROM generate_series($from, $written{$channel}) AS i");
+	$one->publish_series($channel, $from, $written{$channel});
 	$one->settle;
 }
 
@@ -32,7 +31,7 @@ sub rows
 	my ($by, $max, $consume) = @_;
 
 	return $by->run(
-		"SELECT seq, channel, split_part(payload, '-', 1), lost FROM pgpubsub.poll('s', $max, consume => $consume)"
+		"SELECT seq, channel, rtrim(payload), lost FROM pgpubsub.poll('s', $max, consume => $consume)"
 	);
 }
 

@@ -43,9 +43,7 @@ sub publish_many
 	my ($from, $to) = ($published + 1, $published + $count);
 
 	$published = $to;
-	$admin->run(
-		"SELECT count(pgpubsub.publish('$channel', i || repeat(' ', 1000))) FROM generate_series($from, $to) AS i"
-	);
+	$admin->publish_series($channel, $from, $to);
 	return ($from, $to);
 }
 
@@ -56,9 +54,7 @@ sub notify_many
 	my ($from, $to) = ($published + 1, $published + $count);
 
 	$published = $to;
-	$admin->run(
-		"SELECT count(pg_notify('$channel', i || repeat(' ', 1000))) FROM generate_series($from, $to) AS i"
-	);
+	$admin->notify_series($channel, $from, $to);
 	return ($from, $to);
 }
 

@@ -24,26 +24,15 @@ $node->restart;
 wait_for_relay($node, 'postgres');
 my $admin = client($node);
 
-sub notify
-{
-	my ($from, $to) = @_;
-
-	$admin->run(
-		"SELECT count(pg_notify('c', i || repeat(' ', 1000))) FROM generate_series($from, $to) AS i"
-	);
-}
-
 # Have a backlog stand in the relay's memory behind a queue that is full for the
 # sake of another channel.
 sub fill
 {
 	$admin->run("SELECT pgpubsub.subscribe('early', '{full}', 'block')");
 	$admin->run("SELECT pgpubsub.subscribe('listens', '{c}', 'drop')");
-	notify(1, 10);
-	$admin->run(
-		"SELECT count(pg_notify('full', i || repeat(' ', 1000))) FROM generate_series(1, 100) AS i"
-	);
-	notify(11, $backlog);
+	$admin->notify_series('c', 1, 10);
+	$admin->notify_series('full', 1, 100);
+	$admin->notify_series('c', 11, $backlog);
 	ok( $admin->wait_for_queue("relay_state = 'full' AND pg_notification_queue_usage() = 0"),
 		'the queue is full, and the relay has read the rest');
 }
@@ -100,7 +89,7 @@ fill();
 $admin->run("SELECT pgpubsub.subscribe('late', '{c}', 'block')");
 $admin->run("SELECT pgpubsub.subscribe('changed', '{other,c}', 'block')");
 restart_relay();
-notify($from, $to);
+$admin->notify_series('c', $from, $to);
 $admin->wait_for_queue("relay_state = 'full'");
 my %got = read_in_turn($backlog, late => $admin, changed => $admin);
 is($got{late}, $whole, 'what comes after the relay is held for who came before');
@@ -128,7 +117,7 @@ foreach my $name (@names)
 }
 $session{goes_back}->run('SAVEPOINT s');
 restart_relay();
-notify($from, $to);
+$admin->notify_series('c', $from, $to);
 $admin->wait_for_queue("relay_state = 'full'");
 is( $session{goes_back}->value(
 		"SELECT string_agg(coalesce(lost, payload::int)::text, ' ') FROM pgpubsub.poll('goes_back', 3, '10s')"

@@ -52,9 +52,7 @@ sub notify
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
 	$sent = $to;
-	$admin->run(
-		"SELECT count(pg_notify('c', i || repeat(' ', 1000))) FROM generate_series($from, $to) AS i"
-	);
+	$admin->notify_series('c', $from, $to);
 	wait_until(
 		sub { on_disk(); $admin->value('SELECT pg_notification_queue_usage()') == 0 },
 		'an empty NOTIFY queue')

@@ -102,8 +102,7 @@ wait_for_relay($node, 'postgres');
 $admin->run("SELECT pgpubsub.subscribe('slow', '{c}', 'evict')");
 $offset = log_offset($node);
 close_point($points, 'relay_full');
-$admin->run(
-	"SELECT count(pg_notify('c', i || repeat(' ', 1000))) FROM generate_series(1, 100) AS i");
+$admin->notify_series('c', 1, 100);
 ok( $admin->wait_for_queue("relay_state = 'full' AND full_ms > 5500"),
 	'the queue is full for longer than evict_timeout, and a warning is due');
 is($admin->subscription('slow', 'state'), 'holding', 'the relay has not yet looked again');

@@ -19,9 +19,7 @@ my $admin = client($node);
 $admin->run("SELECT pgpubsub.subscribe('s', '{c}', 'block')");
 
 # more than the queue takes; nobody listens who would have to get it
-$admin->run(
-	"SELECT count(pgpubsub.publish('c', i || repeat('x', 1000))) FROM generate_series(1, 100) AS i"
-);
+$admin->publish_series('c', 1, 100);
 ok( $admin->wait_for_queue("relay_state = 'full'"),
 	'the queue is full');
 cmp_ok($admin->queue('staging_used_bytes'),

@@ -230,6 +230,27 @@ sub publish
 	return;
 }
 
+# Publish so many events of a kilobyte in one transaction: numbers, padded with
+# spaces.
+sub publish_series
+{
+	my ($self, $channel, $from, $to) = @_;
+
+	$self->run("SELECT count(pgpubsub.publish('$channel', i || repeat(' ', 1000)))"
+		  . " FROM generate_series($from, $to) AS i");
+	return;
+}
+
+# Notify so many of those: a NOTIFY does not wait for room in the queue.
+sub notify_series
+{
+	my ($self, $channel, $from, $to) = @_;
+
+	$self->run("SELECT count(pg_notify('$channel', i || repeat(' ', 1000)))"
+		  . " FROM generate_series($from, $to) AS i");
+	return;
+}
+
 # The value of an expression over the database's row of stat_queue.
 sub queue
 {
