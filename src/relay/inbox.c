@@ -38,7 +38,6 @@
 #include "base/debug.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
-#include "utils/wait_event.h"
 
 /* Bytes of a chunk that holds no larger message. */
 #define CHUNK_SIZE		(256 * 1024)

@@ -27,8 +27,6 @@
 #include "commands/async.h"
 #include "libpq/libpq.h"
 #include "libpq/pqcomm.h"
-#include "miscadmin.h"
-#include "pgstat.h"
 #include "port/pg_bswap.h"
 #include "publish/publish.h"
 #include "tcop/dest.h"

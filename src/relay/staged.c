@@ -45,12 +45,8 @@
 #include "catalog/pg_database.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
-#include "miscadmin.h"
-#include "pgstat.h"
 #include "publish/publish.h"
 #include "relay/relay_internal.h"
-#include "storage/latch.h"
-#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 

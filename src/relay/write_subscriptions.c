@@ -20,7 +20,6 @@
 
 #include "access/xact.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
 #include "read/read.h"
 #include "storage/lmgr.h"
 #include "utils/guc.h"

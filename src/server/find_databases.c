@@ -28,10 +28,8 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "lib/stringinfo.h"
-#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 #include "utils/varlena.h"
 
 /* So many databases are named in one warning. */

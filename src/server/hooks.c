@@ -34,7 +34,6 @@
  */
 #include "server/server.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "base/nesting.h"
 #include "catalog/objectaccess.h"
@@ -43,15 +42,12 @@
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
-#include "fmgr.h"
-#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "read/read.h"
 #include "server/server_internal.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
-#include "utils/timestamp.h"
 
 static object_access_hook_type prev_object_access_hook = NULL;
 static ProcessUtility_hook_type prev_process_utility_hook = NULL;

@@ -29,18 +29,14 @@
  */
 #include "server/server.h"
 
-#include "miscadmin.h"
-#include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "relay/relay.h"
 #include "server/server_internal.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "storage/procarray.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 /* An error within so long of its start is too soon. */
 #define SOON_MS			10000

@@ -12,6 +12,7 @@
 #include "nodes/nodes.h"
 #include "postmaster/bgworker.h"
 #include "registry/registry.h"
+#include "utils/timestamp.h"
 
 /* The launcher's delays, where something fails again and again. */
 #define FIRST_DELAY_MS	100
