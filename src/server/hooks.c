@@ -68,10 +68,6 @@ static Changes changes;
 PG_FUNCTION_INFO_V1(pgpubsub_relay_start);
 
 /*
- * The extension
- */
-
-/*
  * The CREATE EXTENSION of this transaction is committed: have the relay read
  * the table.  Or it is undone: the relay is to leave.  Cannot fail.
  */
@@ -80,7 +76,6 @@ end_creation(bool commit)
 {
 	Database   *database = registry_my_database(false);
 
-	changes.created = 0;
 	if (database == NULL)
 		return;
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
@@ -103,35 +98,14 @@ commit_drop(void)
 {
 	Database   *database = registry_my_database(false);
 
-	changes.dropped = 0;
 	if (database == NULL)
 		return;
-	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-
-	/*
-	 * nothing more is staged; what is staged, the relay sends before it
-	 * leaves
-	 */
-	if (database->oid == MyDatabaseId)
-	{
-		pg_atomic_write_u32(&database->relay.unavailable, RELAY_LEFT_OUT);
-
-		/* as for relay.leave in send_away() of launcher.c */
-		pg_memory_barrier();
-		database->dropping = true;
-	}
-	LWLockRelease(pgpubsub_control->lock);
-	registry_wake(&database->relay.procno);
+	send_relay_away(database, MyDatabaseId, true);
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
 /*
- * Roles
- */
-
-/*
- * The DROP ROLE is committed: have all relays look for subscriptions whose owner
- * is no more.  Cannot fail.
+ * The DROP ROLE is committed: have all relays read their tables.  Cannot fail.
  */
 static void
 commit_role_drop(void)
@@ -162,8 +136,7 @@ role_oids(List *roles)
 
 /*
  * DROP OWNED or REASSIGN OWNED has run, so the user may run it: do to
- * subscriptions what the command has done to core's objects.  The command must
- * not fail because the table of subscriptions is gone.
+ * subscriptions what the command has done to core's objects.
  */
 static void
 follow_command(Node *command)
@@ -188,10 +161,6 @@ follow_command(Node *command)
 	if (written)
 		subscription_table_written();
 }
-
-/*
- * Publications
- */
 
 /* A copy of the name of the publication that the command is about, or NULL. */
 static char *
@@ -218,10 +187,6 @@ warn_of_publication(const char *publication)
 	if (OidIsValid(subscription_table_find()))
 		replication_warn(publication);
 }
-
-/*
- * Ends
- */
 
 /*
  * PREPARE TRANSACTION: raise 0A000 if the transaction has created or dropped
@@ -253,12 +218,12 @@ hooks_at_end(bool commit)
 		commit_role_drop();
 	changes.created = changes.dropped = 0;
 	changes.role_dropped = false;
+
 	hold_release(0, commit);
 }
 
 /*
- * The subtransaction of that level has committed: its parent holds what it
- * held.  Cannot fail.
+ * The subtransaction of that level has committed.  Cannot fail.
  */
 void
 hooks_at_subcommit(int level)
@@ -280,10 +245,7 @@ hooks_at_subabort(int level)
 	hold_release(level, false);
 }
 
-/*
- * If the extension was just dropped here, wait until the slot that it had is
- * free.
- */
+/* If the extension was just dropped here, wait until its slot is free. */
 static void
 finish_drop(void)
 {
@@ -359,10 +321,6 @@ pgpubsub_relay_start(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(true);
 }
 
-/*
- * Hooks
- */
-
 /* Something is about to be dropped; its owner was checked. */
 static void
 hooks_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
@@ -376,6 +334,7 @@ hooks_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		hold_database(object_id, true);
 	else if (class_id == AuthIdRelationId)
 		changes.role_dropped = true;
+
 	else if (class_id == ExtensionRelationId &&
 			 object_id == get_extension_oid(PGPUBSUB_EXTENSION, true))
 	{
@@ -397,10 +356,7 @@ installs_extension(Node *command)
 	return name && strcmp(name, PGPUBSUB_EXTENSION) == 0;
 }
 
-/*
- * An error in a command that creates or updates the extension: where the
- * script wants a function that is not in the library, say how to get it.
- */
+/* An error in such a command; see 6 at the head of this file. */
 static void
 add_restart_hint(void *arg)
 {

@@ -55,6 +55,7 @@ extern void hold_for_command(Node *command);
 extern void hold_release(int level, bool commit);
 extern void hold_at_subcommit(int level);
 extern void ask_to_leave(Database *database, Oid oid);
+extern void send_relay_away(Database *database, Oid oid, bool drop);
 extern void wait_until_left(Database *database, Oid oid);
 
 #endif							/* PGPUBSUB_SERVER_INTERNAL_H */
