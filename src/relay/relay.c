@@ -18,11 +18,10 @@
  * 3. When the relay starts, it cannot know what was sent while there was
  *	  none: every subscription is told so by the database's gap epoch.
  *
- * 4. An event that comes alone is handled at once.  Under load that would be
- *	  wasteful: each commit wakes the relay, which has a transaction, a look at
- *	  core's queue and a signal to every waiting reader for one event; all of
- *	  it takes the CPU from writers and readers.  So the relay lets some time
- *	  pass between two rounds, in which nobody has to wake it:
+ * 4. An event that comes alone is handled at once.  Under load that would take
+ *	  the CPU from writers and readers: a transaction, a look at core's queue and
+ *	  a signal to every waiting reader for one event.  So the relay lets some
+ *	  time pass between two rounds, in which nobody has to wake it:
  *
  *	  - 1 ms while many sessions publish at once.  That is seen by how often the
  *		writer changes from one event to the next: more often than there are
@@ -423,10 +422,10 @@ asked_to_leave(void)
 }
 
 /*
- * Before the relay leaves: append and notify what is staged, unless somebody
- * needs the database for itself, who lets the next relay in afterwards.  A
- * writer that takes a place from now on sees that it is too late; one that has
- * a place and commits is waited for, FINISH_MS at most.
+ * Before the relay leaves: append and notify what is staged, unless a relay
+ * comes after whoever holds the database.  A writer that takes a place from now
+ * on sees that it is too late; one that has a place and commits is waited for,
+ * FINISH_MS at most.
  */
 static void
 finish_staged(void)

@@ -68,8 +68,8 @@ static Changes changes;
 PG_FUNCTION_INFO_V1(pgpubsub_relay_start);
 
 /*
- * The CREATE EXTENSION of this transaction is committed: have the relay read
- * the table.  Or it is undone: the relay is to leave.  Cannot fail.
+ * CREATE EXTENSION is committed: have the relay read the table.  Or it is
+ * undone: the relay is to leave.  Cannot fail.
  */
 static void
 end_creation(bool commit)
@@ -174,9 +174,8 @@ name_publication(Node *command)
 }
 
 /*
- * The command has run: warn if the table of subscriptions is in the
- * publication; in any publication, if that is NULL.  Where nothing can be
- * replicated core warns of that, and our warning would only be in the way.
+ * Warn if the table of subscriptions is in the publication; in any, if that is
+ * NULL.  Where nothing can be replicated, core warns of that alone.
  */
 static void
 warn_of_publication(const char *publication)
@@ -267,9 +266,9 @@ finish_drop(void)
 }
 
 /*
- * This database's slot, which it gets if it has none; NULL if it can get
- * none.  A slot that is taken for an extension not yet committed says so from
- * the start: a relay that does not find the extension would give it back.
+ * This database's slot; NULL if it can get none.  A slot that is taken for an
+ * extension not yet committed says so from the start: a relay that does not find
+ * the extension would give it back.
  */
 static Database *
 take_slot(void)
