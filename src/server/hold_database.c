@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * hold_database.c
- *	  Keeping relays out of a database that a command needs for itself.
+ *	  Sending relays away, and keeping them out of a database that a command
+ *	  needs for itself.
  *
  * The commands are DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE
  * RENAME and SET TABLESPACE.  The session holds the slot until its transaction

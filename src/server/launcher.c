@@ -181,8 +181,8 @@ view_slot(Database *database, SlotView *view)
 
 /*
  * The slot's relay has ended.  Wait longer after each that ended too soon; one
- * that was asked to leave, or terminated, did not.  (No lock: nobody but a relay
- * and the launcher writes what is read here.)
+ * that was asked to leave, or terminated, did not.  (No lock: if a session frees
+ * the slot just now, at worst the next relay comes after a delay.)
  */
 static void
 note_end(Worker *worker, Database *database)
