@@ -491,15 +491,8 @@ reader_claim_valid(Claim *claim)
 bool
 reader_shall_step_aside(Claim *claim)
 {
-	Subscription *subscription = claim->own.subscription;
-	bool		wanted;
-
-	if (claim->own.uncommitted)
-		return false;
-	SpinLockAcquire(&subscription->reader.mutex);
-	wanted = subscription->reader.wanted > 0;
-	SpinLockRelease(&subscription->reader.mutex);
-	return wanted;
+	return claim->own.subscription->reader.wanted > 0 &&
+		!claim->own.uncommitted;
 }
 
 /*
