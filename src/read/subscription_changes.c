@@ -312,9 +312,7 @@ drop_temporary_at_exit(int code, Datum arg)
 	drop_temporary();
 }
 
-/*
- * This session is about to have a temporary subscription.
- */
+/* This session is about to have a temporary subscription. */
 void
 temporary_subscription_begins(void)
 {
@@ -368,9 +366,7 @@ read_pre_prepare(void)
 				 errhint("Commit it with COMMIT.")));
 }
 
-/*
- * The transaction has committed.  Cannot fail.
- */
+/* The transaction has committed.  Cannot fail. */
 void
 read_at_commit(void)
 {
@@ -421,9 +417,7 @@ read_at_subcommit(int level)
 	reader_at_subcommit(level);
 }
 
-/*
- * The subtransaction of that level was rolled back.  Cannot fail.
- */
+/* The subtransaction of that level was rolled back.  Cannot fail. */
 void
 read_at_subabort(int level)
 {

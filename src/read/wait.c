@@ -388,9 +388,7 @@ sleep_until_ready(Wait *wait)
 	return false;
 }
 
-/*
- * CALL pgpubsub.wait(subscription text, timeout interval)
- */
+/* CALL pgpubsub.wait(subscription text, timeout interval) */
 Datum
 pgpubsub_wait(PG_FUNCTION_ARGS)
 {
