@@ -61,10 +61,6 @@ PG_FUNCTION_INFO_V1(pgpubsub_subscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe_1_1);
 
-/*
- * Arguments
- */
-
 /* Parse on_full; raises 22023, or 42501 if the user must not have it. */
 static void
 parse_on_full(Request *request)
@@ -130,10 +126,6 @@ parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
 	parse_on_full(request);
 	parse_start_at(request, text_to_cstring(PG_GETARG_TEXT_PP(3)));
 }
-
-/*
- * Positions
- */
 
 /*
  * The number after which the request wants to read the channel; *pos is the
@@ -277,10 +269,6 @@ place_bindings(Claim *claim, Request *request, bool created)
 }
 
 /*
- * subscribe() and unsubscribe()
- */
-
-/*
  * Wait for other transactions that change a subscription of this name.  The
  * extension cannot be dropped from then on.
  */
@@ -409,7 +397,6 @@ subscribe_again(Database *database, Request *request, Oid owner,
 	if (subscription)
 	{
 		temporary = subscription->temporary;
-
 		session_pid = subscription->session_pid;
 		same = subscription->on_full == request->on_full &&
 			bindings_same(database, subscription, request->channels,
