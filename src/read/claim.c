@@ -449,7 +449,7 @@ reader_at_subabort(int level)
 	}
 }
 
-/* Is what was claimed still there?  It stays while its database's lock is held. */
+/* Is what was claimed there?  It stays while the database's lock is held. */
 bool
 reader_claim_valid(Claim *claim)
 {

@@ -258,7 +258,7 @@ position_publish(Claim *claim)
 	pg_atomic_fetch_add_u64(&subscription->stats.lost, lost);
 }
 
-/* A subtransaction has committed: its parent gets what it has saved, if needed. */
+/* A subtransaction has committed: what it saved is its parent's, if needed. */
 void
 position_subcommit(Claim *claim, int level)
 {

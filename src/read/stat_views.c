@@ -36,7 +36,7 @@ PG_FUNCTION_INFO_V1(pgpubsub_channel_stats);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_stats);
 PG_FUNCTION_INFO_V1(pgpubsub_stat_reset);
 
-/* The name of a relay's state; asked_for: the first one was asked for just now. */
+/* The name of a relay's state; asked_for: the first was asked for just now. */
 static const char *
 relay_state_name(uint32 state, bool asked_for)
 {
@@ -493,7 +493,7 @@ put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 	pfree(view.channels);
 }
 
-/* pgpubsub.subscription_stats() RETURNS SETOF record: those of stat_subscriptions */
+/* pgpubsub.subscription_stats() RETURNS SETOF record: for stat_subscriptions */
 Datum
 pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
 {
@@ -533,7 +533,7 @@ reset_subscription(Database *database, Subscription *subscription)
 	LWLockRelease(database->lock);
 }
 
-/* Zero the channel's counters, if the slot has one.  Takes the database's lock. */
+/* Zero the slot's channel's counters, if any.  Takes the database's lock. */
 static void
 reset_channel(Database *database, int slot)
 {

@@ -308,7 +308,7 @@ temporary_subscription_begins(void)
 }
 
 /*
- * DISCARD ALL has run: the session's temporary subscriptions end when it commits,
+ * DISCARD ALL has run: with its commit the session's temporary subscriptions end,
  * as a pooler hands the session on to another client then.
  */
 void
@@ -329,7 +329,7 @@ subscription_table_written(void)
 	changes.written_in = registry_my_database(true);
 }
 
-/* Raise 0A000 if there is anything that would have to outlive PREPARE TRANSACTION. */
+/* PREPARE TRANSACTION: raise 0A000 if COMMIT PREPARED would have work here. */
 void
 read_pre_prepare(void)
 {
@@ -363,7 +363,7 @@ read_at_commit(void)
 	changes.discarding = false;
 }
 
-/* It has aborted; or was prepared, and so has changed nothing.  Cannot fail. */
+/* The transaction was aborted; or prepared, with nothing done.  Cannot fail. */
 void
 read_at_abort(void)
 {
@@ -373,7 +373,7 @@ read_at_abort(void)
 	changes.discarding = false;
 }
 
-/* The subtransaction's doings are its parent's from now on.  Cannot fail. */
+/* What the subtransaction has done is now its parent's.  Cannot fail. */
 void
 read_at_subcommit(int level)
 {

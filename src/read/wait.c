@@ -12,7 +12,7 @@
  * 2. The other waits go on, as statements of a dead client do in core, for at
  *	  most pgpubsub.publish_timeout: subscribe(), unsubscribe() and ack() say
  *	  what is to be done, and a writer has work to commit, whether or not anybody
- *	  hears of it.  client_connection_check_interval ends these waits too.
+ *	  hears of it.  (Core's client_connection_check_interval ends them too.)
  *
  * 3. A poll() that waits has the snapshot of its statement all the while, for
  *	  which CREATE INDEX CONCURRENTLY waits and behind which VACUUM cleans up
@@ -23,8 +23,9 @@
  *	  that transaction.  Called by itself, it then sleeps outside of any, so that
  *	  nobody waits for its virtual transaction id.  Called by a procedure or a DO
  *	  block, whose language keeps its state in SPI, it sleeps in a new transaction
- *	  that has no snapshot.  Asleep, it looks at shared memory alone: an interrupt,
- *	  or a changed subscription, is dealt with in the next transaction.
+ *	  that has no snapshot.  Asleep, it looks at shared memory alone, and raises
+ *	  nothing: an interrupt, or a subscription that is not what it was, is dealt
+ *	  with in the next transaction.
  *
  * 5. wait() claims nothing, so several sessions may wait for one subscription.
  *	  While a session reads or changes that, they sleep until it lets go: only
@@ -255,7 +256,7 @@ anything_pending(Database *database, Subscription *subscription)
 	return false;
 }
 
-/* Look, after entering the lists of those who are woken when the answer changes. */
+/* Look, after entering the lists of those who are woken when that changes. */
 static Finding
 look_at(Wait *wait, Subscription *subscription)
 {
@@ -361,7 +362,7 @@ pgpubsub_wait(PG_FUNCTION_ARGS)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									reader_timeout(PG_GETARG_INTERVAL_P(1)));
 	check_may_end_transaction(fcinfo);
-	/* SPI tells so whether it is connected at all */
+	/* is a procedural language above?  SPI tells whether it is connected */
 	wait.in_spi = SPI_unregister_relation("") != SPI_ERROR_UNCONNECTED;
 	wait.context = CurrentMemoryContext;
 
