@@ -325,6 +325,8 @@ statement_rows_open(ChangeEvent *event, TupleDesc tupdesc,
 	source_close(&statement->old_rows);
 	source_close(&statement->new_rows);
 	MemoryContextDelete(statement->scratch);
+	pfree(statement->row.data);
+	pfree(statement->short_row.data);
 
 	event->part = 0;
 	event->parts = 1;
@@ -373,8 +375,6 @@ statement_rows_close(StatementRows *statement)
 	if (statement->spool)
 		BufFileClose(statement->spool);
 	statement->event->rows = statement->event->short_rows = NULL;
-	pfree(statement->row.data);
-	pfree(statement->short_row.data);
 	pfree(statement->rows.data);
 	pfree(statement->short_rows.data);
 	pfree(statement);
