@@ -40,11 +40,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-/* ----------------------------------------------------------------------
- * Shapes
- * ----------------------------------------------------------------------
- */
-
 /* Is name in the list of char *? */
 static bool
 name_in_list(const List *names, const char *name)
@@ -254,11 +249,6 @@ change_shape_create(Relation rel, const ChangeNames *names,
 	warn_unknown_columns(options->watch, "watch", shape, rel);
 	return shape;
 }
-
-/* ----------------------------------------------------------------------
- * Rows
- * ----------------------------------------------------------------------
- */
 
 /*
  * Are two values of the column the same bytes, once detoasted?  Two compressed

@@ -61,11 +61,6 @@ static const char *const cloud_ops[CHANGE_NUM_OPS] =
 #define APPEND_LITERAL(buf, literal) \
 	appendBinaryStringInfo(buf, literal, sizeof(literal) - 1)
 
-/* ----------------------------------------------------------------------
- * What is written once per shape
- * ----------------------------------------------------------------------
- */
-
 /* Append the label, which includes comma and colon, and a name as string. */
 static void
 append_name(StringInfo buf, const char *label, const char *name)
@@ -151,11 +146,6 @@ change_shape_format(ChangeShape *shape, const ChangeNames *names)
 												names->statement);
 	}
 }
-
-/* ----------------------------------------------------------------------
- * What is written per event
- * ----------------------------------------------------------------------
- */
 
 /*
  * Give the event its id, time and transaction.  number is the event's number
@@ -454,11 +444,6 @@ change_event_write(StringInfo buf, const ChangeEvent *event, int what)
 	return !event->shape->too_large &&
 		(Size) buf->len <= event->shape->max_payload;
 }
-
-/* ----------------------------------------------------------------------
- * What subscribers and native listeners get
- * ----------------------------------------------------------------------
- */
 
 /* Make the buffers of a text, in the current context. */
 void

@@ -67,11 +67,6 @@ struct StatementRows
 	uint32		nspooled;
 };
 
-/* ----------------------------------------------------------------------
- * Reading
- * ----------------------------------------------------------------------
- */
-
 /* Begin to read a transition table from its start; store may be NULL. */
 static void
 source_open(RowSource *source, Tuplestorestate *store, TupleDesc tupdesc)
@@ -105,11 +100,6 @@ source_close(RowSource *source)
 	if (source->store)
 		ExecDropSingleTupleTableSlot(source->slot);
 }
-
-/* ----------------------------------------------------------------------
- * Writing
- * ----------------------------------------------------------------------
- */
 
 /* Make an object of buf's members, before each of which there is a comma. */
 static void
@@ -204,11 +194,6 @@ envelope_size(const ChangeEvent *event, StringInfo no_rows)
 	pfree(buf.data);
 	return size;
 }
-
-/* ----------------------------------------------------------------------
- * Parts
- * ----------------------------------------------------------------------
- */
 
 /* How a part lies in the file; its rows and their short form follow. */
 typedef struct PartHeader

@@ -71,11 +71,6 @@ typedef struct TriggerPlan
 /* The most plans of an attachment: one for rows, and one per operation. */
 #define PLANS_MAX (1 + ATTACHED_OPERATIONS)
 
-/* ----------------------------------------------------------------------
- * Which triggers an attachment has
- * ----------------------------------------------------------------------
- */
-
 /*
  * The name of the trigger for a channel: !pgpubsub_<channel>_<purpose>.  If that
  * is too long, the channel is clipped at the end of a character and followed by
@@ -130,11 +125,6 @@ plan_triggers(const Attachment *attachment, TriggerPlan *plans)
 	}
 	return nplans;
 }
-
-/* ----------------------------------------------------------------------
- * Which triggers a table has
- * ----------------------------------------------------------------------
- */
 
 /* The name of our trigger function, as a list of String nodes. */
 static List *
@@ -231,11 +221,6 @@ attached_any_cloned(const List *triggers)
 	return false;
 }
 
-/* ----------------------------------------------------------------------
- * Whether a table has the triggers of an attachment
- * ----------------------------------------------------------------------
- */
-
 /* Is the transition table of that name there if wanted, and else none? */
 static bool
 table_as_planned(const char *table, bool wanted, const char *name)
@@ -325,11 +310,6 @@ attached_stands(const Attachment *attachment, const List *triggers)
 	}
 	return conditions_stand(attachment, triggers);
 }
-
-/* ----------------------------------------------------------------------
- * Commands
- * ----------------------------------------------------------------------
- */
 
 /* Run a command, given as its parse tree, as if the caller had typed it. */
 static void

@@ -75,11 +75,6 @@ static TriggerStates states = {NULL, 0, STALE_STATES_MAX};
 
 PG_FUNCTION_INFO_V1(pgpubsub_notify_change);
 
-/* ----------------------------------------------------------------------
- * Invalidation.  Callbacks only mark: they may run at any catalog access.
- * ----------------------------------------------------------------------
- */
-
 /* A table changed, or any table may have (InvalidOid). */
 static void
 relation_changed(Datum arg, Oid relid)
@@ -154,11 +149,6 @@ create_trigger_states(void)
 								  (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, schema_changed, (Datum) 0);
 }
-
-/* ----------------------------------------------------------------------
- * Building a state
- * ----------------------------------------------------------------------
- */
 
 /* Find the names that events on rel carry; attached is the attached table. */
 static void
@@ -320,11 +310,6 @@ get_state(TriggerData *trigdata)
 		rebuild_state(state, trigdata);
 	return state;
 }
-
-/* ----------------------------------------------------------------------
- * Events
- * ----------------------------------------------------------------------
- */
 
 /* Give the event its identity, write and publish it. */
 static void

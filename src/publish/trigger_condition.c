@@ -151,11 +151,6 @@ condition_parse(const char *text)
 	return condition;
 }
 
-/* ----------------------------------------------------------------------
- * Operators whose schema a dump would leave out
- * ----------------------------------------------------------------------
- */
-
 /* The OID of an operator's schema. */
 static Oid
 operator_schema(Oid operator)
@@ -290,11 +285,6 @@ refuse_operator(ParseState *state, const LostOperator *use)
 					 quote_identifier(get_namespace_name(operator_schema(use->operator)))),
 			 parser_errposition(state, exprLocation(use->node))));
 }
-
-/* ----------------------------------------------------------------------
- * IS DISTINCT FROM, written with an operator
- * ----------------------------------------------------------------------
- */
 
 /* A constant true or false, as a raw parse tree. */
 static Node *
@@ -484,11 +474,6 @@ write_operators(Node *node, void *context)
 	}
 	return false;
 }
-
-/* ----------------------------------------------------------------------
- * What a condition means
- * ----------------------------------------------------------------------
- */
 
 /* Let the expression name the table's row as old or new. */
 static void
