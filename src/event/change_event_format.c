@@ -88,17 +88,6 @@ append_uri_segment(StringInfo buf, const char *name)
 	}
 }
 
-/* What follows the id in a plain object, up to the names. */
-static char *
-plain_head(const ChangeShape *shape, ChangeOp op)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "\",\"op\":\"%s\"%s", plain_ops[op], shape->names);
-	return buf.data;
-}
-
 /* What follows the id in a cloud event, up to the type. */
 static char *
 cloud_head(const ChangeShape *shape, ChangeOp op, const char *db,
@@ -140,7 +129,8 @@ change_shape_format(ChangeShape *shape, const ChangeNames *names)
 
 	for (int op = 0; op < CHANGE_NUM_OPS; op++)
 	{
-		shape->heads[op] = plain_head(shape, op);
+		shape->heads[op] = psprintf("\",\"op\":\"%s\"%s", plain_ops[op],
+									shape->names);
 		if (shape->format == EVENT_CLOUDEVENTS)
 			shape->cloud_heads[op] = cloud_head(shape, op, db,
 												names->statement);
@@ -263,9 +253,8 @@ append_end(StringInfo buf, int what)
 static TupleTableSlot *
 key_row(const ChangeEvent *event)
 {
-	if (event->shape->nkeys == 0)
-		return NULL;
-	return event->new_row ? event->new_row : event->old_row;
+	return event->shape->nkeys == 0 ? NULL :
+		event->new_row ? event->new_row : event->old_row;
 }
 
 /* Append how many rows of a statement the event has, and the rows. */
@@ -443,14 +432,6 @@ change_event_write(StringInfo buf, const ChangeEvent *event, int what)
 		return false;
 	return !event->shape->too_large &&
 		(Size) buf->len <= event->shape->max_payload;
-}
-
-/* Make the buffers of a text, in the current context. */
-void
-change_text_init(ChangeText *text)
-{
-	initStringInfo(&text->text);
-	initStringInfo(&text->short_text);
 }
 
 /* Empty a buffer for the next event; give back what a large one took. */

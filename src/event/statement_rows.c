@@ -101,15 +101,22 @@ source_close(RowSource *source)
 		ExecDropSingleTupleTableSlot(source->slot);
 }
 
-/* Make an object of buf's members, before each of which there is a comma. */
+/*
+ * Make an object of buf's members, before each of which there is a comma; or
+ * empty buf if they exceed max_payload.
+ */
 static void
-close_object(StringInfo buf)
+close_object(StringInfo buf, const ChangeShape *shape)
 {
-	if (buf->len == 0)
-		appendStringInfoChar(buf, '{');
+	if (shape->too_large)
+		resetStringInfo(buf);
+	else if (buf->len == 0)
+		appendStringInfoString(buf, "{}");
 	else
+	{
 		buf->data[0] = '{';
-	appendStringInfoChar(buf, '}');
+		appendStringInfoChar(buf, '}');
+	}
 }
 
 /*
@@ -126,19 +133,13 @@ write_row(StatementRows *statement, TupleTableSlot *old_row,
 	resetStringInfo(&statement->short_row);
 	shape->too_large = false;
 	change_append_row(&statement->row, shape, old_row, new_row);
-	if (shape->too_large)
-		resetStringInfo(&statement->row);
-	else
-		close_object(&statement->row);
+	close_object(&statement->row, shape);
 	if (statement->row.len > 0 && (Size) statement->row.len <= statement->limit)
 		return;
 
 	shape->too_large = false;
 	change_append_keys(&statement->short_row, shape, old_row, new_row);
-	if (shape->too_large)
-		resetStringInfo(&statement->short_row);
-	else
-		close_object(&statement->short_row);
+	close_object(&statement->short_row, shape);
 }
 
 /*
