@@ -92,7 +92,10 @@ relation_changed(Datum arg, Oid relid)
 			state->valid = false;
 }
 
-/* The type with that hash value changed, or any type may have (0). */
+/*
+ * The type with that hash value changed, or any type may have (0); or a function
+ * or a cast did, which matters to users' types only.
+ */
 static void
 type_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -103,26 +106,19 @@ type_changed(Datum arg, int cacheid, uint32 hashvalue)
 	hash_seq_init(&seq, states.table);
 	while ((state = hash_seq_search(&seq)) != NULL)
 	{
-		if (hashvalue == 0)
-			state->valid = false;
-		for (int i = 0; state->valid && i < state->shape->ncolumns; i++)
+		if (!state->valid)
+			continue;
+		if (cacheid != TYPEOID)
+		{
+			state->valid = !state->shape->runs_user_code;
+			continue;
+		}
+		for (int i = 0; i < state->shape->ncolumns; i++)
 			if (state->shape->type_hashes[i] == hashvalue)
 				state->valid = false;
-	}
-}
-
-/* A function or a cast changed, which matters to users' types only. */
-static void
-function_changed(Datum arg, int cacheid, uint32 hashvalue)
-{
-	HASH_SEQ_STATUS seq;
-	TriggerState *state;
-
-	states.changes++;
-	hash_seq_init(&seq, states.table);
-	while ((state = hash_seq_search(&seq)) != NULL)
-		if (state->valid && state->shape->runs_user_code)
+		if (hashvalue == 0)
 			state->valid = false;
+	}
 }
 
 /* A schema changed; perhaps it was renamed. */
@@ -144,9 +140,8 @@ create_trigger_states(void)
 							   HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, type_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(CASTSOURCETARGET, function_changed,
-								  (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, type_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(CASTSOURCETARGET, type_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, schema_changed, (Datum) 0);
 }
 
@@ -217,7 +212,8 @@ fill_state(TriggerState *state, TriggerData *trigdata)
 	state->shape = change_shape_create(rel, &names, &options);
 	publish_channel_init(&state->channel, names.channel);
 	state->channel.mode = options.publish_mode;
-	change_text_init(&state->text);
+	initStringInfo(&state->text.text);
+	initStringInfo(&state->text.short_text);
 }
 
 /* Remove the invalid states: most are of triggers that were dropped. */
@@ -248,7 +244,6 @@ find_state(const TriggerKey *key)
 	state = hash_search(states.table, key, HASH_FIND, NULL);
 	if (state)
 		return state;
-
 	if (hash_get_num_entries(states.table) >= states.purge_at)
 	{
 		remove_stale_states();
@@ -292,11 +287,10 @@ rebuild_state(TriggerState *state, TriggerData *trigdata)
 static TriggerState *
 get_state(TriggerData *trigdata)
 {
-	TriggerKey	key;
+	const TriggerKey key = {trigdata->tg_trigger->tgoid,
+	RelationGetRelid(trigdata->tg_relation)};
 	TriggerState *state;
 
-	key.trigger = trigdata->tg_trigger->tgoid;
-	key.relation = RelationGetRelid(trigdata->tg_relation);
 	if (states.table == NULL)
 		create_trigger_states();
 	state = find_state(&key);
@@ -329,13 +323,10 @@ publish_change(TriggerState *state, ChangeEvent *event)
 static ChangeOp
 fired_by(const TriggerData *trigdata)
 {
-	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-		return CHANGE_INSERT;
-	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
-		return CHANGE_UPDATE;
-	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
-		return CHANGE_DELETE;
-	return CHANGE_TRUNCATE;
+	return TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ? CHANGE_INSERT :
+		TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ? CHANGE_UPDATE :
+		TRIGGER_FIRED_BY_DELETE(trigdata->tg_event) ? CHANGE_DELETE :
+		CHANGE_TRUNCATE;
 }
 
 /* Publish the change of one row, unless the trigger does not watch it. */
