@@ -309,21 +309,6 @@ append_plain(StringInfo buf, const ChangeEvent *event, int what)
 	append_end(buf, what);
 }
 
-/* Append the before and after of a Debezium envelope. */
-static void
-append_before_after(StringInfo buf, const ChangeEvent *event)
-{
-	ChangeShape *shape = event->shape;
-
-	APPEND_LITERAL(buf, ",\"before\":");
-	change_append_before(buf, shape, event->old_row, event->new_row);
-	APPEND_LITERAL(buf, ",\"after\":");
-	if (event->new_row)
-		change_append_new(buf, shape, event->new_row);
-	else
-		APPEND_LITERAL(buf, "null");
-}
-
 /* Append Debezium's "source", which says where the event comes from. */
 static void
 append_debezium_source(StringInfo buf, const ChangeEvent *event)
@@ -364,7 +349,15 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 	else if (what & CHANGE_WITH_KEY)
 		change_append_keys(buf, shape, event->old_row, event->new_row);
 	if (what & CHANGE_WITH_BODY)
-		append_before_after(buf, event);
+	{
+		APPEND_LITERAL(buf, ",\"before\":");
+		change_append_before(buf, shape, event->old_row, event->new_row);
+		APPEND_LITERAL(buf, ",\"after\":");
+		if (event->new_row)
+			change_append_new(buf, shape, event->new_row);
+		else
+			APPEND_LITERAL(buf, "null");
+	}
 	append_debezium_source(buf, event);
 	APPEND_LITERAL(buf, ",\"op\":\"");
 	appendStringInfoString(buf, debezium_ops[event->op]);
@@ -373,10 +366,7 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 	append_end(buf, what);
 }
 
-/*
- * Append the event as a cloud event.  Its subject is the key's JSON text, as a
- * string.
- */
+/* Append the event as a cloud event, whose subject is the key's JSON text. */
 static void
 append_cloud_event(StringInfo buf, const ChangeEvent *event, int what)
 {

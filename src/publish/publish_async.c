@@ -302,12 +302,11 @@ find_bound_channel(void)
 			StagedEvent *event = (StagedEvent *) (chunk->data + pos);
 			const char *channel = staged_event_channel(event);
 
-			pos += event->length;
-			if (last && strcmp(last, channel) == 0)
-				continue;
-			last = channel;
-			if (registry_find_bound_channel(async.database, channel) >= 0)
+			if ((!last || strcmp(last, channel) != 0) &&
+				registry_find_bound_channel(async.database, channel) >= 0)
 				result = channel;
+			last = channel;
+			pos += event->length;
 		}
 	}
 	LWLockRelease(async.database->lock);
@@ -463,10 +462,9 @@ stage(void)
 	/*
 	 * Who ends a relay for good marks the database as left out first; then
 	 * the relay looks whether any place is taken, and if so takes the events.
-	 * We have taken our place, and look for that mark after it.  So either
-	 * the relay sees our place or we see the mark.  Were the mark read before
-	 * the place is there to be seen, both could miss the other, and the
-	 * events would lie in the queue with nobody to take them.
+	 * We look for that mark once our place is taken.  So either the relay
+	 * sees our place or we see the mark.  Were the mark read earlier, both
+	 * could miss the other, and nobody would take the events.
 	 */
 	pg_memory_barrier();
 	if (left_out(async.database))

@@ -198,10 +198,9 @@ fill_state(TriggerState *state, TriggerData *trigdata)
 	Relation	rel = trigdata->tg_relation;
 	TriggerOptions options;
 	ChangeNames names;
-	Oid			attached;
+	Oid			attached = trigger_clone_root(trigger, RelationGetRelid(rel),
+											  &state->ancestors);
 
-	attached = trigger_clone_root(trigger, RelationGetRelid(rel),
-								  &state->ancestors);
 	trigger_options_parse(&options, trigger->tgnargs, trigger->tgargs);
 	check_level(&options, trigger);
 	find_names(&names, rel, attached);
@@ -319,16 +318,6 @@ publish_change(TriggerState *state, ChangeEvent *event)
 		publish_count_truncated(&state->channel);
 }
 
-/* The operation that fired the trigger. */
-static ChangeOp
-fired_by(const TriggerData *trigdata)
-{
-	return TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ? CHANGE_INSERT :
-		TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ? CHANGE_UPDATE :
-		TRIGGER_FIRED_BY_DELETE(trigdata->tg_event) ? CHANGE_DELETE :
-		CHANGE_TRUNCATE;
-}
-
 /* Publish the change of one row, unless the trigger does not watch it. */
 static void
 publish_row(TriggerState *state, ChangeEvent *event, TriggerData *trigdata)
@@ -383,7 +372,10 @@ publish_trigger_event(TriggerState *state, TriggerData *trigdata)
 	memset(&event, 0, sizeof(event));
 	event.shape = state->shape;
 	event.shape->reading = NULL;	/* an error may have left it */
-	event.op = fired_by(trigdata);
+	event.op = TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ? CHANGE_INSERT :
+		TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ? CHANGE_UPDATE :
+		TRIGGER_FIRED_BY_DELETE(trigdata->tg_event) ? CHANGE_DELETE :
+		CHANGE_TRUNCATE;
 	event.shape->max_payload = publish_max_payload();
 	error_context_stack = &callback;
 	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
