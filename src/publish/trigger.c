@@ -9,9 +9,9 @@
  * hash look-up and no catalog access.  The rules:
  *
  * 1. A state belongs to a trigger's OID and its table's.  Invalidation
- *	  callbacks only mark it invalid, and the next call rebuilds it.  A callback
- *	  may look into a state only while the state is valid: an invalid one may
- *	  be half built.
+ *	  callbacks, which may run at any catalog access, only mark it invalid, and
+ *	  the next call rebuilds it.  They look into a state only while it is valid:
+ *	  an invalid one may be half built.
  * 2. Writing a value of a user's type may run any SQL, also SQL that fires the
  *	  trigger again.  A state that is being written from is "busy".  It is not
  *	  rebuilt, and a nested call makes a state for itself alone.  A state stops
