@@ -227,9 +227,9 @@ COMMENT ON FUNCTION pgpubsub.poll(text, bigint, interval, boolean) IS
 'Reads events of the subscription, oldest first. They are consumed when this transaction commits; if it rolls back, the next poll returns them again. A poll whose client has closed its connection consumes nothing. Never put LIMIT or WHERE on it: events that they hide are consumed too.
 subscription: a name of 1 to 63 bytes.
 max_messages: the greatest number of events to return.
-timeout: how long to wait for the first event, at most pgpubsub.max_poll_wait. A poll that waits keeps its snapshot, for which CREATE INDEX CONCURRENTLY and VACUUM have to wait: CALL pgpubsub.wait() first instead, and poll without a timeout.
+timeout: how long to wait for the first event, at most pgpubsub.max_poll_wait. While a poll waits it keeps its snapshot, so that CREATE INDEX CONCURRENTLY waits for it and VACUUM keeps the rows that die meanwhile: CALL pgpubsub.wait() first instead, and poll without a timeout.
 consume: false returns the events and leaves the position of the subscription as it is.
-Result: seq is the event''s number, which increases within a database; pid is the process id of the session that published it; relayed_at is when the relay queued it. Where events were missed, a row comes first in which channel and payload are NULL and lost is how many were missed, or -1 if that cannot be known.
+Result: seq is the event''s number, which increases within a database; pid is the process id of the session that published it; relayed_at is when it was queued. Where events were missed, a row comes first in which channel and payload are NULL and lost is how many were missed, or -1 if that cannot be known.
 Errors: 22004 a null; 22023 a bad argument; 25006 on a standby; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
 
 CREATE FUNCTION pgpubsub.ack(
@@ -293,7 +293,7 @@ CREATE PROCEDURE pgpubsub.wait(
     LANGUAGE C;
 
 COMMENT ON PROCEDURE pgpubsub.wait(text, interval) IS
-'Waits until the subscription has something to poll: an event, or missed events. Poll right after it, without a timeout. While it waits it holds no snapshot, so that CREATE INDEX CONCURRENTLY and VACUUM do not wait for it, but it keeps a pooled connection busy. It ends the transaction that it is called in, and so cannot run in a transaction block, a function, or a block with EXCEPTION. It claims nothing: several sessions may wait for one subscription, and while another session reads the subscription, they go on waiting.
+'Waits until the subscription has something to poll: an event, or missed events. Poll right after it, without a timeout. While it waits it holds no snapshot, so that it hinders neither CREATE INDEX CONCURRENTLY nor VACUUM, but it keeps a pooled connection busy. It ends the transaction that it is called in, and so cannot run in a transaction block, a function, or a block with EXCEPTION. It claims nothing: several sessions may wait for one subscription, and while another session reads the subscription, they go on waiting.
 subscription: a name of 1 to 63 bytes.
 timeout: how long to wait, at most pgpubsub.max_poll_wait.
 Errors: 22004 a null; 22023 a bad name, or a negative timeout; 25001 in a transaction block; 25006 on a standby; 42501 the user does not own the subscription; 42704 the subscription does not exist, or was dropped meanwhile; 55000 pgpubsub is not preloaded, or there is no relay.';
@@ -339,7 +339,7 @@ COMMENT ON TRIGGER subscription_changed ON pgpubsub.subscription IS
 'Has the relay read the table again when somebody writes it directly, pg_restore for instance.';
 
 COMMENT ON FUNCTION pgpubsub.relay_start() IS
-'Starts the relay of this database if none runs; CREATE EXTENSION calls it. Returns false if pgpubsub is not preloaded, or the setting pgpubsub.databases leaves this database out, or all pgpubsub.max_databases relays are taken; then it warns.';
+'Starts the relay of this database if none runs; CREATE EXTENSION calls it. Returns false if pgpubsub is not preloaded; also, with a warning, if the setting pgpubsub.databases leaves this database out or pgpubsub.max_databases others have a relay.';
 
 --
 -- Monitor
@@ -413,7 +413,7 @@ COMMENT ON COLUMN pgpubsub.stat_queue.peak_used_bytes IS 'The highest used_bytes
 COMMENT ON COLUMN pgpubsub.stat_queue.messages IS 'How many events are in the queue, read or not.';
 COMMENT ON COLUMN pgpubsub.stat_queue.oldest_seq IS 'The seq of the oldest event in the queue; NULL if the queue is empty.';
 COMMENT ON COLUMN pgpubsub.stat_queue.newest_seq IS 'The last seq that was given out.';
-COMMENT ON COLUMN pgpubsub.stat_queue.oldest_at IS 'When the relay queued the oldest event in the queue; NULL if the queue is empty.';
+COMMENT ON COLUMN pgpubsub.stat_queue.oldest_at IS 'When the oldest event in the queue was queued; NULL if the queue is empty.';
 COMMENT ON COLUMN pgpubsub.stat_queue.published IS 'How many events were queued since stats_reset.';
 COMMENT ON COLUMN pgpubsub.stat_queue.published_bytes IS 'How many bytes the payloads had of the events that were queued since stats_reset.';
 COMMENT ON COLUMN pgpubsub.stat_queue.full_count IS 'How often since stats_reset the relay had to wait for room in the queue.';
@@ -438,7 +438,7 @@ COMMENT ON COLUMN pgpubsub.stat_channels.published IS 'How many events of the ch
 COMMENT ON COLUMN pgpubsub.stat_channels.published_bytes IS 'How many bytes the payloads had of the events of the channel that were queued since stats_reset.';
 COMMENT ON COLUMN pgpubsub.stat_channels.delivered IS 'How many events of the channel were consumed since stats_reset, summed over its subscriptions.';
 COMMENT ON COLUMN pgpubsub.stat_channels.lost IS 'How many events of the channel were missed since stats_reset, summed over its subscriptions.';
-COMMENT ON COLUMN pgpubsub.stat_channels.last_at IS 'When the relay queued the channel''s newest event; NULL if it had none since the server''s start.';
+COMMENT ON COLUMN pgpubsub.stat_channels.last_at IS 'When the channel''s newest event was queued; NULL if it had none since the server''s start.';
 COMMENT ON COLUMN pgpubsub.stat_channels.truncated IS 'How many change events made for the channel since stats_reset exceeded pgpubsub.max_payload and were published in their short form; those of transactions that rolled back are among them.';
 
 COMMENT ON VIEW pgpubsub.stat_subscriptions IS
@@ -453,7 +453,7 @@ COMMENT ON COLUMN pgpubsub.stat_subscriptions.pid IS 'The process id of the sess
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.seq IS 'The seq of the last event that was consumed; NULL before the first.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.pending IS 'How many events in the queue wait for the subscription.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.pending_bytes IS 'How many bytes the payloads have of the events in the queue that wait for the subscription.';
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.oldest_pending_at IS 'When the relay queued the oldest event that waits for the subscription; NULL if none does.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.oldest_pending_at IS 'When the oldest event that waits for the subscription was queued; NULL if none does.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered IS 'How many events the subscription has consumed since stats_reset.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered_bytes IS 'How many bytes the payloads had of the events that the subscription has consumed since stats_reset.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.lost IS 'How many events the subscription has missed since stats_reset, as far as the number is known; events that a poll with consume => false returned, and that were overwritten before the ack, are among them.';

@@ -40,11 +40,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-/* ----------------------------------------------------------------------
- * Shapes
- * ----------------------------------------------------------------------
- */
-
 /* Is name in the list of char *? */
 static bool
 name_in_list(const List *names, const char *name)
@@ -52,10 +47,8 @@ name_in_list(const List *names, const char *name)
 	ListCell   *lc;
 
 	foreach(lc, names)
-	{
 		if (strcmp((const char *) lfirst(lc), name) == 0)
-			return true;
-	}
+		return true;
 	return false;
 }
 
@@ -156,7 +149,11 @@ static void
 set_columns(ChangeShape *shape, TupleDesc tupdesc,
 			const TriggerOptions *options)
 {
-	shape->columns = palloc0(Max(tupdesc->natts, 1) * sizeof(ChangeColumn));
+	int			most = Max(tupdesc->natts, 1);
+
+	shape->columns = palloc0(most * sizeof(ChangeColumn));
+	shape->changed = palloc0(most * sizeof(bool));
+	shape->type_hashes = palloc(most * sizeof(uint32));
 	for (int i = 0; i < tupdesc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
@@ -165,20 +162,13 @@ set_columns(ChangeShape *shape, TupleDesc tupdesc,
 		if (att->attisdropped || PGPUBSUB_IS_VIRTUAL(att))
 			continue;
 		set_column(column, att, options);
-		if (column->type.runs_user_code)
-			shape->runs_user_code = true;
+		shape->runs_user_code |= column->type.runs_user_code;
 
 		/* if no watched column is left, every UPDATE is an event */
-		if (column->watched)
-			shape->watching = true;
-		shape->ncolumns++;
+		shape->watching |= column->watched;
+		shape->type_hashes[shape->ncolumns++] =
+			GetSysCacheHashValue1(TYPEOID, ObjectIdGetDatum(column->type.base));
 	}
-	shape->changed = palloc0(Max(shape->ncolumns, 1) * sizeof(bool));
-	shape->type_hashes = palloc(Max(shape->ncolumns, 1) * sizeof(uint32));
-	for (int i = 0; i < shape->ncolumns; i++)
-		shape->type_hashes[i] =
-			GetSysCacheHashValue1(TYPEOID,
-								  ObjectIdGetDatum(shape->columns[i].type.base));
 }
 
 /* Sum up what the types of the columns need that are ever written. */
@@ -211,12 +201,7 @@ warn_unknown_columns(const List *names, const char *option,
 		bool		found = false;
 
 		for (int i = 0; i < shape->ncolumns && !found; i++)
-		{
-			int			index = shape->columns[i].index;
-
-			found = strcmp(NameStr(TupleDescAttr(RelationGetDescr(rel),
-												 index)->attname), name) == 0;
-		}
+			found = strcmp(shape->columns[i].name, name) == 0;
 		if (!found)
 			ereport(WARNING,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -254,11 +239,6 @@ change_shape_create(Relation rel, const ChangeNames *names,
 	warn_unknown_columns(options->watch, "watch", shape, rel);
 	return shape;
 }
-
-/* ----------------------------------------------------------------------
- * Rows
- * ----------------------------------------------------------------------
- */
 
 /*
  * Are two values of the column the same bytes, once detoasted?  Two compressed
@@ -378,15 +358,11 @@ append_object(StringInfo buf, ChangeShape *shape, TupleTableSlot *row,
 	for (int i = 0; i < shape->ncolumns; i++)
 	{
 		ChangeColumn *column = &shape->columns[i];
-		int			in = 0;
+		int			carried = shape->changed[i] ?
+			COLUMNS_CARRIED | COLUMNS_CHANGED : COLUMNS_CARRIED;
 
-		if (column->carried)
-			in |= COLUMNS_CARRIED;
-		if (column->carried && shape->changed[i])
-			in |= COLUMNS_CHANGED;
-		if (column->in_key)
-			in |= COLUMNS_KEY;
-		if ((in & set) == 0)
+		if (!(column->carried && (set & carried)) &&
+			!(column->in_key && (set & COLUMNS_KEY)))
 			continue;
 		append_column(buf, shape, column, row, first);
 		first = false;
@@ -398,8 +374,7 @@ append_object(StringInfo buf, ChangeShape *shape, TupleTableSlot *row,
 
 /* Append the row's key, an object; the table must have a key. */
 void
-change_append_key(StringInfo buf, ChangeShape *shape,
-				  TupleTableSlot *row)
+change_append_key(StringInfo buf, ChangeShape *shape, TupleTableSlot *row)
 {
 	for (int i = 0; i < shape->nkeys; i++)
 		append_column(buf, shape, &shape->columns[shape->keys[i]], row,
@@ -409,8 +384,7 @@ change_append_key(StringInfo buf, ChangeShape *shape,
 
 /* Append the columns that the event shows of a new row, an object. */
 void
-change_append_new(StringInfo buf, ChangeShape *shape,
-				  TupleTableSlot *row)
+change_append_new(StringInfo buf, ChangeShape *shape, TupleTableSlot *row)
 {
 	append_object(buf, shape, row, COLUMNS_CARRIED);
 }
@@ -419,9 +393,8 @@ change_append_new(StringInfo buf, ChangeShape *shape,
 static bool
 has_old(const ChangeShape *shape, TupleTableSlot *row)
 {
-	if (row == NULL || shape->old_values == OLD_VALUES_NONE)
-		return false;
-	return shape->old_values != OLD_VALUES_KEY || shape->nkeys > 0;
+	return row && shape->old_values != OLD_VALUES_NONE &&
+		(shape->old_values != OLD_VALUES_KEY || shape->nkeys > 0);
 }
 
 /*

@@ -132,7 +132,7 @@ typedef struct ChangeEvent
 	uint32		parts;
 } ChangeEvent;
 
-/* An event as text, in buffers that are kept from one event to the next. */
+/* An event as text, in buffers that the caller makes and keeps. */
 typedef struct ChangeText
 {
 	StringInfoData text;		/* what subscribers get */
@@ -180,7 +180,6 @@ extern void change_error_context(void *arg);
 
 /* change_event_format.c */
 extern void change_event_identify(ChangeEvent *event, uint64 number);
-extern void change_text_init(ChangeText *text);
 extern void change_event_compose(ChangeEvent *event, ChangeText *text);
 
 /* statement_rows.c */

@@ -61,11 +61,6 @@ static const char *const cloud_ops[CHANGE_NUM_OPS] =
 #define APPEND_LITERAL(buf, literal) \
 	appendBinaryStringInfo(buf, literal, sizeof(literal) - 1)
 
-/* ----------------------------------------------------------------------
- * What is written once per shape
- * ----------------------------------------------------------------------
- */
-
 /* Append the label, which includes comma and colon, and a name as string. */
 static void
 append_name(StringInfo buf, const char *label, const char *name)
@@ -91,17 +86,6 @@ append_uri_segment(StringInfo buf, const char *name)
 		else
 			appendStringInfo(buf, "%%%02X", c);
 	}
-}
-
-/* What follows the id in a plain object, up to the names. */
-static char *
-plain_head(const ChangeShape *shape, ChangeOp op)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "\",\"op\":\"%s\"%s", plain_ops[op], shape->names);
-	return buf.data;
 }
 
 /* What follows the id in a cloud event, up to the type. */
@@ -145,17 +129,13 @@ change_shape_format(ChangeShape *shape, const ChangeNames *names)
 
 	for (int op = 0; op < CHANGE_NUM_OPS; op++)
 	{
-		shape->heads[op] = plain_head(shape, op);
+		shape->heads[op] = psprintf("\",\"op\":\"%s\"%s", plain_ops[op],
+									shape->names);
 		if (shape->format == EVENT_CLOUDEVENTS)
 			shape->cloud_heads[op] = cloud_head(shape, op, db,
 												names->statement);
 	}
 }
-
-/* ----------------------------------------------------------------------
- * What is written per event
- * ----------------------------------------------------------------------
- */
 
 /*
  * Give the event its id, time and transaction.  number is the event's number
@@ -273,9 +253,8 @@ append_end(StringInfo buf, int what)
 static TupleTableSlot *
 key_row(const ChangeEvent *event)
 {
-	if (event->shape->nkeys == 0)
-		return NULL;
-	return event->new_row ? event->new_row : event->old_row;
+	return event->shape->nkeys == 0 ? NULL :
+		event->new_row ? event->new_row : event->old_row;
 }
 
 /* Append how many rows of a statement the event has, and the rows. */
@@ -330,21 +309,6 @@ append_plain(StringInfo buf, const ChangeEvent *event, int what)
 	append_end(buf, what);
 }
 
-/* Append the before and after of a Debezium envelope. */
-static void
-append_before_after(StringInfo buf, const ChangeEvent *event)
-{
-	ChangeShape *shape = event->shape;
-
-	APPEND_LITERAL(buf, ",\"before\":");
-	change_append_before(buf, shape, event->old_row, event->new_row);
-	APPEND_LITERAL(buf, ",\"after\":");
-	if (event->new_row)
-		change_append_new(buf, shape, event->new_row);
-	else
-		APPEND_LITERAL(buf, "null");
-}
-
 /* Append Debezium's "source", which says where the event comes from. */
 static void
 append_debezium_source(StringInfo buf, const ChangeEvent *event)
@@ -385,7 +349,15 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 	else if (what & CHANGE_WITH_KEY)
 		change_append_keys(buf, shape, event->old_row, event->new_row);
 	if (what & CHANGE_WITH_BODY)
-		append_before_after(buf, event);
+	{
+		APPEND_LITERAL(buf, ",\"before\":");
+		change_append_before(buf, shape, event->old_row, event->new_row);
+		APPEND_LITERAL(buf, ",\"after\":");
+		if (event->new_row)
+			change_append_new(buf, shape, event->new_row);
+		else
+			APPEND_LITERAL(buf, "null");
+	}
 	append_debezium_source(buf, event);
 	APPEND_LITERAL(buf, ",\"op\":\"");
 	appendStringInfoString(buf, debezium_ops[event->op]);
@@ -394,10 +366,7 @@ append_debezium(StringInfo buf, const ChangeEvent *event, int what)
 	append_end(buf, what);
 }
 
-/*
- * Append the event as a cloud event.  Its subject is the key's JSON text, as a
- * string.
- */
+/* Append the event as a cloud event, whose subject is the key's JSON text. */
 static void
 append_cloud_event(StringInfo buf, const ChangeEvent *event, int what)
 {
@@ -453,19 +422,6 @@ change_event_write(StringInfo buf, const ChangeEvent *event, int what)
 		return false;
 	return !event->shape->too_large &&
 		(Size) buf->len <= event->shape->max_payload;
-}
-
-/* ----------------------------------------------------------------------
- * What subscribers and native listeners get
- * ----------------------------------------------------------------------
- */
-
-/* Make the buffers of a text, in the current context. */
-void
-change_text_init(ChangeText *text)
-{
-	initStringInfo(&text->text);
-	initStringInfo(&text->short_text);
 }
 
 /* Empty a buffer for the next event; give back what a large one took. */

@@ -18,8 +18,7 @@ typedef enum JsonKind
 	JSON_KIND_INT4,
 	JSON_KIND_INT8,
 	JSON_KIND_NUMBER,			/* output function; quoted if no number */
-	JSON_KIND_DATE,
-	JSON_KIND_TIMESTAMP,
+	JSON_KIND_DATETIME,			/* date or timestamp */
 	JSON_KIND_TIMESTAMPTZ,
 	JSON_KIND_TEXT,				/* text, varchar and char */
 	JSON_KIND_JSON,				/* json: copied */

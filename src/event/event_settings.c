@@ -51,24 +51,20 @@ typedef struct SettingValues
 static pg_tz *event_zone = NULL;
 static const char *event_zone_name = "UTC";
 
-/* Look the time zone of events up, once per session. */
-static void
-find_event_zone(void)
-{
-	event_zone = pg_tzset("UTC");
-	if (event_zone == NULL)
-	{
-		event_zone_name = "GMT";
-		event_zone = pg_tzset("GMT");
-	}
-}
-
-/* Do the settings have the values of events now? */
+/*
+ * Do the settings have the values of events now?  Must be asked before these are
+ * set: the first call of the session looks their time zone up.
+ */
 static bool
 settings_hold(void)
 {
 	if (unlikely(event_zone == NULL))
-		find_event_zone();
+		event_zone = pg_tzset("UTC");
+	if (unlikely(event_zone == NULL))
+	{
+		event_zone_name = "GMT";
+		event_zone = pg_tzset(event_zone_name);
+	}
 	return session_timezone == event_zone &&
 		DateStyle == USE_ISO_DATES && DateOrder == DATEORDER_MDY &&
 		IntervalStyle == INTSTYLE_POSTGRES &&
@@ -155,10 +151,8 @@ run_with_values(void (*work) (void *arg), void *arg)
 
 /*
  * Call work(arg) while the settings have the values of events.  runs_sql says
- * that work may run SQL.  Raises what work raises.
- *
- * This takes a function because only one of the three ways of doing it needs a
- * PG_TRY block, in which the caller's code would have to stand.
+ * that work may run SQL.  Raises what work raises.  This takes a function so
+ * that only the third way of doing it needs a PG_TRY block.
  */
 void
 event_settings_run(bool runs_sql, void (*work) (void *arg), void *arg)

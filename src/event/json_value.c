@@ -79,11 +79,9 @@ find_json_cast(Oid typid)
 {
 	Oid			cast;
 
-	if (typid >= FirstNormalObjectId &&
+	return typid >= FirstNormalObjectId &&
 		find_coercion_pathway(JSONOID, typid, COERCION_EXPLICIT,
-							  &cast) == COERCION_PATH_FUNC)
-		return cast;
-	return InvalidOid;
+							  &cast) == COERCION_PATH_FUNC ? cast : InvalidOid;
 }
 
 /* May the function run SQL?  One in C without SET clauses is trusted not to. */
@@ -250,10 +248,8 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 			use_output_function(type, typid, context);
 			break;
 		case DATEOID:
-			type->kind = JSON_KIND_DATE;
-			break;
 		case TIMESTAMPOID:
-			type->kind = JSON_KIND_TIMESTAMP;
+			type->kind = JSON_KIND_DATETIME;
 			break;
 		case TIMESTAMPTZOID:
 			type->kind = JSON_KIND_TIMESTAMPTZ;
@@ -344,33 +340,16 @@ json_least_length(const JsonType *type, Datum value)
 static void
 append_escaped_char(StringInfo buf, unsigned char c)
 {
-	switch (c)
-	{
-		case '\b':
-			appendBinaryStringInfo(buf, "\\b", 2);
-			break;
-		case '\f':
-			appendBinaryStringInfo(buf, "\\f", 2);
-			break;
-		case '\n':
-			appendBinaryStringInfo(buf, "\\n", 2);
-			break;
-		case '\r':
-			appendBinaryStringInfo(buf, "\\r", 2);
-			break;
-		case '\t':
-			appendBinaryStringInfo(buf, "\\t", 2);
-			break;
-		case '"':
-			appendBinaryStringInfo(buf, "\\\"", 2);
-			break;
-		case '\\':
-			appendBinaryStringInfo(buf, "\\\\", 2);
-			break;
-		default:
-			appendStringInfo(buf, "\\u%04x", (int) c);
-			break;
-	}
+	static const char letters['\\' + 1] = {
+		['\b'] = 'b',['\f'] = 'f',['\n'] = 'n',['\r'] = 'r',['\t'] = 't',
+		['"'] = '"',['\\'] = '\\'
+	};
+	const char	escape[2] = {'\\', letters[c]};
+
+	if (letters[c])
+		appendBinaryStringInfo(buf, escape, 2);
+	else
+		appendStringInfo(buf, "\\u%04x", (int) c);
 }
 
 /*
@@ -515,11 +494,8 @@ json_append_value(StringInfo buf, JsonType *type, Datum value)
 		case JSON_KIND_NUMBER:
 			append_number(buf, type, value);
 			break;
-		case JSON_KIND_DATE:
-			append_datetime(buf, value, DATEOID);
-			break;
-		case JSON_KIND_TIMESTAMP:
-			append_datetime(buf, value, TIMESTAMPOID);
+		case JSON_KIND_DATETIME:
+			append_datetime(buf, value, type->base);
 			break;
 		case JSON_KIND_TIMESTAMPTZ:
 			append_timestamptz(buf, type->kept, value);

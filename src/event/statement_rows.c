@@ -67,11 +67,6 @@ struct StatementRows
 	uint32		nspooled;
 };
 
-/* ----------------------------------------------------------------------
- * Reading
- * ----------------------------------------------------------------------
- */
-
 /* Begin to read a transition table from its start; store may be NULL. */
 static void
 source_open(RowSource *source, Tuplestorestate *store, TupleDesc tupdesc)
@@ -106,20 +101,22 @@ source_close(RowSource *source)
 		ExecDropSingleTupleTableSlot(source->slot);
 }
 
-/* ----------------------------------------------------------------------
- * Writing
- * ----------------------------------------------------------------------
+/*
+ * Make an object of buf's members, before each of which there is a comma; or
+ * empty buf if they exceed max_payload.
  */
-
-/* Make an object of buf's members, before each of which there is a comma. */
 static void
-close_object(StringInfo buf)
+close_object(StringInfo buf, const ChangeShape *shape)
 {
-	if (buf->len == 0)
-		appendStringInfoChar(buf, '{');
+	if (shape->too_large)
+		resetStringInfo(buf);
+	else if (buf->len == 0)
+		appendStringInfoString(buf, "{}");
 	else
+	{
 		buf->data[0] = '{';
-	appendStringInfoChar(buf, '}');
+		appendStringInfoChar(buf, '}');
+	}
 }
 
 /*
@@ -136,19 +133,13 @@ write_row(StatementRows *statement, TupleTableSlot *old_row,
 	resetStringInfo(&statement->short_row);
 	shape->too_large = false;
 	change_append_row(&statement->row, shape, old_row, new_row);
-	if (shape->too_large)
-		resetStringInfo(&statement->row);
-	else
-		close_object(&statement->row);
+	close_object(&statement->row, shape);
 	if (statement->row.len > 0 && (Size) statement->row.len <= statement->limit)
 		return;
 
 	shape->too_large = false;
 	change_append_keys(&statement->short_row, shape, old_row, new_row);
-	if (shape->too_large)
-		resetStringInfo(&statement->short_row);
-	else
-		close_object(&statement->short_row);
+	close_object(&statement->short_row, shape);
 }
 
 /*
@@ -204,11 +195,6 @@ envelope_size(const ChangeEvent *event, StringInfo no_rows)
 	pfree(buf.data);
 	return size;
 }
-
-/* ----------------------------------------------------------------------
- * Parts
- * ----------------------------------------------------------------------
- */
 
 /* How a part lies in the file; its rows and their short form follow. */
 typedef struct PartHeader
@@ -325,6 +311,8 @@ statement_rows_open(ChangeEvent *event, TupleDesc tupdesc,
 	source_close(&statement->old_rows);
 	source_close(&statement->new_rows);
 	MemoryContextDelete(statement->scratch);
+	pfree(statement->row.data);
+	pfree(statement->short_row.data);
 
 	event->part = 0;
 	event->parts = 1;
@@ -373,8 +361,6 @@ statement_rows_close(StatementRows *statement)
 	if (statement->spool)
 		BufFileClose(statement->spool);
 	statement->event->rows = statement->event->short_rows = NULL;
-	pfree(statement->row.data);
-	pfree(statement->short_row.data);
 	pfree(statement->rows.data);
 	pfree(statement->short_rows.data);
 	pfree(statement);

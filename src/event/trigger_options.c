@@ -9,7 +9,7 @@
  *
  *	channel=text		any text of 1 to 63 bytes
  *	columns=a,"B c"		a list of names, quoted as SQL quotes them
- *	watch=a,"B c"		a list of names, quoted as SQL quotes them
+ *	watch=a,"B c"		another
  *	old_values=none | key | changed | full
  *	format=plain | debezium | cloudevents
  *	publish_mode=transactional | async
@@ -126,9 +126,7 @@ trigger_options_init(TriggerOptions *options)
 	options->publish_mode = PUBLISH_MODE_SETTING;
 }
 
-/*
- * If the argument is "name=value", return where the value begins, else NULL.
- */
+/* Where the value begins if the argument is "name=value", else NULL. */
 static const char *
 argument_value(const char *arg, const char *name)
 {
@@ -182,17 +180,12 @@ trigger_options_parse(TriggerOptions *options, int nargs, char **args)
 const char *
 trigger_options_find(int nargs, char **args, const char *name)
 {
-	const char *found = NULL;
+	const char *value = NULL;
 
-	for (int i = 0; i < nargs; i++)
-	{
-		const char *value = argument_value(args[i], name);
-
-		/* the last one counts, as it does in trigger_options_parse() */
-		if (value)
-			found = value;
-	}
-	return found;
+	/* the last one counts, as it does in trigger_options_parse() */
+	while (nargs > 0 && value == NULL)
+		value = argument_value(args[--nargs], name);
+	return value;
 }
 
 /*
@@ -211,56 +204,51 @@ quote_if_needed(const char *name)
 	return quoted;
 }
 
-/* Append "name=a,b" to a list of arguments, unless there are no names. */
+/* Append "option=value" to a list of arguments. */
+static List *
+add_argument(List *args, const char *option, const char *value)
+{
+	return lappend(args, makeString(psprintf("%s=%s", option, value)));
+}
+
+/* Append "option=a,b" to a list of arguments, unless there are no names. */
 static List *
 add_name_list(List *args, const char *option, const List *names)
 {
-	StringInfoData arg;
+	StringInfoData value;
 	ListCell   *lc;
 
 	if (names == NIL)
 		return args;
-	initStringInfo(&arg);
-	appendStringInfo(&arg, "%s=", option);
+	initStringInfo(&value);
 	foreach(lc, names)
-		appendStringInfo(&arg, "%s%s", lc == list_head(names) ? "" : ",",
+		appendStringInfo(&value, "%s%s", lc == list_head(names) ? "" : ",",
 						 quote_if_needed(lfirst(lc)));
-	return lappend(args, makeString(arg.data));
+	return add_argument(args, option, value.data);
 }
 
-/*
- * The arguments, a list of String nodes, from which trigger_options_parse()
- * reads these options.
- */
+/* What trigger_options_parse() reads these options from: String nodes. */
 List *
 trigger_options_arguments(const TriggerOptions *options)
 {
 	List	   *args = NIL;
 
 	if (options->channel)
-		args = lappend(args,
-					   makeString(psprintf("channel=%s", options->channel)));
+		args = add_argument(args, "channel", options->channel);
 	args = add_name_list(args, "columns", options->columns);
 	args = add_name_list(args, "watch", options->watch);
 	if (options->old_values != OLD_VALUES_CHANGED)
-		args = lappend(args,
-					   makeString(psprintf("old_values=%s",
-										   old_values_words[options->old_values])));
+		args = add_argument(args, "old_values",
+							old_values_words[options->old_values]);
 	if (options->format != EVENT_PLAIN)
-		args = lappend(args,
-					   makeString(psprintf("format=%s",
-										   format_words[options->format])));
+		args = add_argument(args, "format", format_words[options->format]);
 	if (options->publish_mode != PUBLISH_MODE_SETTING)
-		args = lappend(args,
-					   makeString(psprintf("publish_mode=%s",
-										   publish_mode_words[options->publish_mode])));
+		args = add_argument(args, "publish_mode",
+							publish_mode_words[options->publish_mode]);
 	return args;
 }
 
-/*
- * Split pg_trigger.tgargs into its strings, each of which ends with a zero byte
- * there.  Sets *nargs to how many there are.
- */
+/* Split pg_trigger.tgargs into its *nargs strings, which end with zero bytes. */
 char	  **
 trigger_options_split(bytea *arguments, int *nargs)
 {

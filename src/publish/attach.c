@@ -54,11 +54,6 @@ static const char *const level_words[] = {"row", "statement"};
 PG_FUNCTION_INFO_V1(pgpubsub_attach);
 PG_FUNCTION_INFO_V1(pgpubsub_detach);
 
-/* ----------------------------------------------------------------------
- * Arguments
- * ----------------------------------------------------------------------
- */
-
 /* Raise 25006 on a standby, for the SQL function of that name. */
 static void
 check_not_standby(const char *function)
@@ -230,11 +225,6 @@ check_combination(const Attachment *attachment)
 	if (condition->names_new && (events & TRIGGER_TYPE_TRUNCATE))
 		condition_lacks_row("NEW", "TRUNCATE");
 }
-
-/* ----------------------------------------------------------------------
- * The table
- * ----------------------------------------------------------------------
- */
 
 /* Raise 42P01: there is no relation with this OID. */
 static void
@@ -491,11 +481,6 @@ notice_children(const Attachment *attachment)
 		break;
 	}
 }
-
-/* ----------------------------------------------------------------------
- * attach() and detach()
- * ----------------------------------------------------------------------
- */
 
 /*
  * Does the attachment exist already, exactly as asked for?  Sets *triggers to

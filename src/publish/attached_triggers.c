@@ -71,16 +71,7 @@ typedef struct TriggerPlan
 /* The most plans of an attachment: one for rows, and one per operation. */
 #define PLANS_MAX (1 + ATTACHED_OPERATIONS)
 
-/* ----------------------------------------------------------------------
- * Which triggers an attachment has
- * ----------------------------------------------------------------------
- */
-
-/*
- * The name of the trigger for a channel: !pgpubsub_<channel>_<purpose>.  If that
- * is too long, the channel is clipped at the end of a character and followed by
- * a hash of the whole.
- */
+/* The name of the channel's trigger for rows, or for an operation. */
 static char *
 trigger_name(const char *channel, const char *purpose)
 {
@@ -130,11 +121,6 @@ plan_triggers(const Attachment *attachment, TriggerPlan *plans)
 	}
 	return nplans;
 }
-
-/* ----------------------------------------------------------------------
- * Which triggers a table has
- * ----------------------------------------------------------------------
- */
 
 /* The name of our trigger function, as a list of String nodes. */
 static List *
@@ -231,11 +217,6 @@ attached_any_cloned(const List *triggers)
 	return false;
 }
 
-/* ----------------------------------------------------------------------
- * Whether a table has the triggers of an attachment
- * ----------------------------------------------------------------------
- */
-
 /* Is the transition table of that name there if wanted, and else none? */
 static bool
 table_as_planned(const char *table, bool wanted, const char *name)
@@ -325,11 +306,6 @@ attached_stands(const Attachment *attachment, const List *triggers)
 	}
 	return conditions_stand(attachment, triggers);
 }
-
-/* ----------------------------------------------------------------------
- * Commands
- * ----------------------------------------------------------------------
- */
 
 /* Run a command, given as its parse tree, as if the caller had typed it. */
 static void
@@ -483,7 +459,8 @@ create_trigger(const Attachment *attachment, Relation rel,
 	CreateTrigStmt *create = makeNode(CreateTrigStmt);
 	Condition  *condition = attachment->condition;
 	List	   *relname = qualified_name(rel);
-	ErrorContextCallback callback;
+	ErrorContextCallback callback = {error_context_stack,
+	condition_error_context, condition};
 
 	create->trigname = plan->name;
 	create->relation = makeRangeVar(strVal(linitial(relname)),
@@ -507,9 +484,6 @@ create_trigger(const Attachment *attachment, Relation rel,
 
 	/* errors in the condition point into its text */
 	create->whenClause = copyObject(condition->expression);
-	callback.callback = condition_error_context;
-	callback.arg = condition;
-	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	run_command((Node *) create, condition->text);
 	error_context_stack = callback.previous;
@@ -528,41 +502,28 @@ attached_covered_children(const Attachment *attachment)
 }
 
 /*
- * Create the triggers of an attachment.  The caller has the table locked, and
- * the table has no triggers of these names.  Raises what CREATE TRIGGER does,
- * and 0A000 for a condition that a dump would not keep.
- */
-static void
-create_triggers(const Attachment *attachment, Relation rel)
-{
-	TriggerPlan plans[PLANS_MAX];
-	int			nplans = plan_triggers(attachment, plans);
-
-	if (attachment->condition)
-		(void) condition_analyze(attachment->condition, rel);
-	for (int i = 0; i < nplans; i++)
-		create_trigger(attachment, rel, &plans[i]);
-}
-
-/*
  * Replace the triggers, which are all that the table has for the channel, by
  * those of the attachment.  A table that inherits and had a clone gets a clone
  * of the new trigger for rows, if there is one and the table does not have it
- * yet.  Raises what attached_drop() and create_triggers() do.
+ * yet.  The caller has the table locked.  Raises what attached_drop() and CREATE
+ * TRIGGER do, and 0A000 for a condition that a dump would not keep.
  */
 void
 attached_replace(const Attachment *attachment, Relation rel,
 				 const List *triggers)
 {
 	TriggerPlan plans[PLANS_MAX];
+	int			nplans = plan_triggers(attachment, plans);
 	List	   *clones = find_clones(RelationGetRelid(rel), triggers);
 	ListCell   *lc;
 
 	attached_drop(rel, triggers);
-	create_triggers(attachment, rel);
+	if (attachment->condition)
+		(void) condition_analyze(attachment->condition, rel);
+	for (int i = 0; i < nplans; i++)
+		create_trigger(attachment, rel, &plans[i]);
 	if (!ATTACHED_BY_ROW(attachment))
 		return;
-	(void) plan_triggers(attachment, plans);
 	foreach(lc, clones)
 	{
 		const Clone *clone = lfirst(lc);

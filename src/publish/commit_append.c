@@ -171,15 +171,6 @@ find_channels(Database *database, const StagedView *view, Size *bytes)
 	return waiting <= MOST_WAITING && *bytes <= MOST_BYTES;
 }
 
-/* Is there room for records of so many bytes, with nobody holding the ring? */
-static bool
-have_room(Ring *ring, Size bytes)
-{
-	uint64		number;
-
-	return ring_make_room(ring, bytes, &number) < 0;
-}
-
 /* Does somebody hold half of the ring, of which the relay is to warn? */
 static bool
 is_half_held(Ring *ring)
@@ -237,6 +228,7 @@ append_place(Database *database, StagedTransaction *place, TimestampTz now,
 {
 	StagedView	view;
 	Size		bytes;
+	uint64		held;
 	int			nslots;
 
 	Assert(LWLockHeldByMe(database->lock));
@@ -244,7 +236,7 @@ append_place(Database *database, StagedTransaction *place, TimestampTz now,
 	if (!staging_comes_next(database->staging, place, &view) ||
 		view.nevents > MOST_EVENTS ||
 		!find_channels(database, &view, &bytes) ||
-		(bytes > 0 && !have_room(database->ring, bytes)))
+		(bytes > 0 && ring_make_room(database->ring, bytes, &held) >= 0))
 		return -1;
 	staging_take_next(database->staging, &view);
 	commit_append_count(database, view.pid);

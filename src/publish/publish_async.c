@@ -40,27 +40,24 @@
 
 /*
  * Bytes of chunks.  The first should fit into what a small transaction's memory
- * context has anyway.  Each of the next has twice the size of the one before,
- * up to LAST_CHUNK_SIZE.
+ * context has anyway.  Each of the next is twice as large as the one before it.
  */
 #define FIRST_CHUNK_SIZE	1024
 #define LAST_CHUNK_SIZE		(512 * 1024)
 
 /*
  * Bytes of each chunk after these.  What the C library got from the system in
- * small pieces it often cannot give back, so that the session would keep the
- * memory of its largest transaction.  A chunk of this size is always a mapping
- * of its own: glibc's malloc() raises the size from which it makes mappings,
- * when such memory is freed, to 32 MB and no further.  Pages of a mapping that
- * are not used cost nothing.
+ * small pieces it often cannot give back: the session would keep the memory of
+ * its largest transaction.  So large a chunk is always a mapping of its own,
+ * since glibc's malloc() raises the size from which it makes mappings to 32 MB
+ * at most.  Pages of a mapping that are not used cost nothing.
  */
 #define MAPPED_CHUNK_SIZE	(33 * 1024 * 1024)
 
 /*
  * How long transactions that do not come to their end may hold a full staging
  * queue, from when the first of them took its place, before others stop waiting
- * for them.  It does not matter what the others wait for in the meantime, nor
- * whether one holder follows another.
+ * for them, even if one holder follows another.
  */
 #define PATIENCE_MS	1000
 
@@ -166,14 +163,10 @@ drop_saved_end(void)
 static Size
 next_chunk_size(Size length)
 {
-	Size		size;
+	Size		size = async.end.chunk == NULL ? FIRST_CHUNK_SIZE :
+		async.end.chunk->size < LAST_CHUNK_SIZE ? 2 * async.end.chunk->size :
+		MAPPED_CHUNK_SIZE;
 
-	if (async.end.chunk == NULL)
-		size = FIRST_CHUNK_SIZE;
-	else if (async.end.chunk->size < LAST_CHUNK_SIZE)
-		size = 2 * async.end.chunk->size;
-	else
-		size = MAPPED_CHUNK_SIZE;
 	return Max(size, length);
 }
 
@@ -216,9 +209,9 @@ note_unstaged(void)
 
 /*
  * Add an event to those that are staged at commit.  my_database is what
- * registry_my_database() has just returned, and the other arguments are those
- * of publish_event().  Returns false if it is too late for that, or there is no
- * relay: the caller then publishes the event at once.
+ * registry_my_database() has just returned; the other arguments are those of
+ * publish_event().  Returns false if it is too late, or there is no relay: then
+ * the caller publishes the event at once.
  */
 bool
 async_add(Database *my_database, const char *channel, const char *id,
@@ -286,11 +279,9 @@ wait_until_notified(void)
 	TimestampTz start = room_begin_staging(async.database);
 
 	while (!staging_pass_done(async.database->staging, pass) &&
-		   !staging_idle(async.database->staging) && !nobody_comes())
-	{
-		if (!room_sleep_staging(async.database, start, LONG_MAX))
-			break;
-	}
+		   !staging_idle(async.database->staging) && !nobody_comes() &&
+		   room_sleep_staging(async.database, start, LONG_MAX))
+		 /* look again */ ;
 	room_end_wait(start);
 }
 
@@ -311,12 +302,11 @@ find_bound_channel(void)
 			StagedEvent *event = (StagedEvent *) (chunk->data + pos);
 			const char *channel = staged_event_channel(event);
 
-			pos += event->length;
-			if (last && strcmp(last, channel) == 0)
-				continue;
-			last = channel;
-			if (registry_find_bound_channel(async.database, channel) >= 0)
+			if ((!last || strcmp(last, channel) != 0) &&
+				registry_find_bound_channel(async.database, channel) >= 0)
 				result = channel;
+			last = channel;
+			pos += event->length;
 		}
 	}
 	LWLockRelease(async.database->lock);
@@ -472,10 +462,9 @@ stage(void)
 	/*
 	 * Who ends a relay for good marks the database as left out first; then
 	 * the relay looks whether any place is taken, and if so takes the events.
-	 * We have taken our place, and look for that mark after it.  So either
-	 * the relay sees our place or we see the mark.  Were the mark read before
-	 * the place is there to be seen, both could miss the other, and the
-	 * events would lie in the queue with nobody to take them.
+	 * We look for that mark once our place is taken.  So either the relay
+	 * sees our place or we see the mark.  Were the mark read earlier, both
+	 * could miss the other, and nobody would take the events.
 	 */
 	pg_memory_barrier();
 	if (left_out(async.database))
@@ -510,18 +499,16 @@ async_pre_commit(void)
 StagedEvent *
 async_next_unstaged(void)
 {
-	Chunk	   *chunk = async.first_chunk;
+	Chunk	   *chunk;
 	StagedEvent *event;
 
 	if (async.place)
 		return NULL;
-	while (chunk && async.unstaged_pos == chunk->used)
+	while ((chunk = async.first_chunk) && async.unstaged_pos == chunk->used)
 	{
 		async.first_chunk = chunk->next;
 		async.unstaged_pos = 0;
-
 		pfree(chunk);
-		chunk = async.first_chunk;
 	}
 	if (chunk == NULL)
 	{

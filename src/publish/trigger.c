@@ -9,9 +9,9 @@
  * hash look-up and no catalog access.  The rules:
  *
  * 1. A state belongs to a trigger's OID and its table's.  Invalidation
- *	  callbacks only mark it invalid, and the next call rebuilds it.  A callback
- *	  may look into a state only while the state is valid: an invalid one may
- *	  be half built.
+ *	  callbacks, which may run at any catalog access, only mark it invalid, and
+ *	  the next call rebuilds it.  They look into a state only while it is valid:
+ *	  an invalid one may be half built.
  * 2. Writing a value of a user's type may run any SQL, also SQL that fires the
  *	  trigger again.  A state that is being written from is "busy".  It is not
  *	  rebuilt, and a nested call makes a state for itself alone.  A state stops
@@ -75,11 +75,6 @@ static TriggerStates states = {NULL, 0, STALE_STATES_MAX};
 
 PG_FUNCTION_INFO_V1(pgpubsub_notify_change);
 
-/* ----------------------------------------------------------------------
- * Invalidation.  Callbacks only mark: they may run at any catalog access.
- * ----------------------------------------------------------------------
- */
-
 /* A table changed, or any table may have (InvalidOid). */
 static void
 relation_changed(Datum arg, Oid relid)
@@ -97,7 +92,10 @@ relation_changed(Datum arg, Oid relid)
 			state->valid = false;
 }
 
-/* The type with that hash value changed, or any type may have (0). */
+/*
+ * The type with that hash value changed, or any type may have (0); or a function
+ * or a cast did, which matters to users' types only.
+ */
 static void
 type_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -108,26 +106,19 @@ type_changed(Datum arg, int cacheid, uint32 hashvalue)
 	hash_seq_init(&seq, states.table);
 	while ((state = hash_seq_search(&seq)) != NULL)
 	{
-		if (hashvalue == 0)
-			state->valid = false;
-		for (int i = 0; state->valid && i < state->shape->ncolumns; i++)
+		if (!state->valid)
+			continue;
+		if (cacheid != TYPEOID)
+		{
+			state->valid = !state->shape->runs_user_code;
+			continue;
+		}
+		for (int i = 0; i < state->shape->ncolumns; i++)
 			if (state->shape->type_hashes[i] == hashvalue)
 				state->valid = false;
-	}
-}
-
-/* A function or a cast changed, which matters to users' types only. */
-static void
-function_changed(Datum arg, int cacheid, uint32 hashvalue)
-{
-	HASH_SEQ_STATUS seq;
-	TriggerState *state;
-
-	states.changes++;
-	hash_seq_init(&seq, states.table);
-	while ((state = hash_seq_search(&seq)) != NULL)
-		if (state->valid && state->shape->runs_user_code)
+		if (hashvalue == 0)
 			state->valid = false;
+	}
 }
 
 /* A schema changed; perhaps it was renamed. */
@@ -149,16 +140,10 @@ create_trigger_states(void)
 							   HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, type_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
-	CacheRegisterSyscacheCallback(CASTSOURCETARGET, function_changed,
-								  (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, type_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(CASTSOURCETARGET, type_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, schema_changed, (Datum) 0);
 }
-
-/* ----------------------------------------------------------------------
- * Building a state
- * ----------------------------------------------------------------------
- */
 
 /* Find the names that events on rel carry; attached is the attached table. */
 static void
@@ -213,10 +198,9 @@ fill_state(TriggerState *state, TriggerData *trigdata)
 	Relation	rel = trigdata->tg_relation;
 	TriggerOptions options;
 	ChangeNames names;
-	Oid			attached;
+	Oid			attached = trigger_clone_root(trigger, RelationGetRelid(rel),
+											  &state->ancestors);
 
-	attached = trigger_clone_root(trigger, RelationGetRelid(rel),
-								  &state->ancestors);
 	trigger_options_parse(&options, trigger->tgnargs, trigger->tgargs);
 	check_level(&options, trigger);
 	find_names(&names, rel, attached);
@@ -227,7 +211,8 @@ fill_state(TriggerState *state, TriggerData *trigdata)
 	state->shape = change_shape_create(rel, &names, &options);
 	publish_channel_init(&state->channel, names.channel);
 	state->channel.mode = options.publish_mode;
-	change_text_init(&state->text);
+	initStringInfo(&state->text.text);
+	initStringInfo(&state->text.short_text);
 }
 
 /* Remove the invalid states: most are of triggers that were dropped. */
@@ -258,7 +243,6 @@ find_state(const TriggerKey *key)
 	state = hash_search(states.table, key, HASH_FIND, NULL);
 	if (state)
 		return state;
-
 	if (hash_get_num_entries(states.table) >= states.purge_at)
 	{
 		remove_stale_states();
@@ -302,11 +286,10 @@ rebuild_state(TriggerState *state, TriggerData *trigdata)
 static TriggerState *
 get_state(TriggerData *trigdata)
 {
-	TriggerKey	key;
+	const TriggerKey key = {trigdata->tg_trigger->tgoid,
+	RelationGetRelid(trigdata->tg_relation)};
 	TriggerState *state;
 
-	key.trigger = trigdata->tg_trigger->tgoid;
-	key.relation = RelationGetRelid(trigdata->tg_relation);
 	if (states.table == NULL)
 		create_trigger_states();
 	state = find_state(&key);
@@ -321,11 +304,6 @@ get_state(TriggerData *trigdata)
 	return state;
 }
 
-/* ----------------------------------------------------------------------
- * Events
- * ----------------------------------------------------------------------
- */
-
 /* Give the event its identity, write and publish it. */
 static void
 publish_change(TriggerState *state, ChangeEvent *event)
@@ -338,19 +316,6 @@ publish_change(TriggerState *state, ChangeEvent *event)
 				  text->text.len, text->native);
 	if (text->truncated)
 		publish_count_truncated(&state->channel);
-}
-
-/* The operation that fired the trigger. */
-static ChangeOp
-fired_by(const TriggerData *trigdata)
-{
-	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-		return CHANGE_INSERT;
-	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
-		return CHANGE_UPDATE;
-	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
-		return CHANGE_DELETE;
-	return CHANGE_TRUNCATE;
 }
 
 /* Publish the change of one row, unless the trigger does not watch it. */
@@ -407,7 +372,10 @@ publish_trigger_event(TriggerState *state, TriggerData *trigdata)
 	memset(&event, 0, sizeof(event));
 	event.shape = state->shape;
 	event.shape->reading = NULL;	/* an error may have left it */
-	event.op = fired_by(trigdata);
+	event.op = TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ? CHANGE_INSERT :
+		TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ? CHANGE_UPDATE :
+		TRIGGER_FIRED_BY_DELETE(trigdata->tg_event) ? CHANGE_DELETE :
+		CHANGE_TRUNCATE;
 	event.shape->max_payload = publish_max_payload();
 	error_context_stack = &callback;
 	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))

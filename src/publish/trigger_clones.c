@@ -42,11 +42,6 @@ typedef struct TriggerLook
 	bytea	   *args;
 } TriggerLook;
 
-/* ----------------------------------------------------------------------
- * Catalogs
- * ----------------------------------------------------------------------
- */
-
 /* Describe the first trigger that the index has for the keys; false if none. */
 static bool
 look_at(TriggerLook *look, Oid index, int nkeys, ScanKey keys)
@@ -124,11 +119,6 @@ inheritance_parents(Oid relation)
 	table_close(catalog, AccessShareLock);
 	return parents;
 }
-
-/* ----------------------------------------------------------------------
- * Clones
- * ----------------------------------------------------------------------
- */
 
 /* May one of these triggers, of two tables and of one name, be the clone? */
 static bool
@@ -234,11 +224,6 @@ trigger_clones_on_children(Oid relation, const char *name)
 		return NIL;
 	return add_clones(NIL, &look);
 }
-
-/* ----------------------------------------------------------------------
- * Hypertables
- * ----------------------------------------------------------------------
- */
 
 /* The number of the table's column of that name and of type name, or 0. */
 static AttrNumber

@@ -126,13 +126,11 @@ Condition *
 condition_parse(const char *text)
 {
 	Condition  *condition = palloc0(sizeof(Condition));
-	ErrorContextCallback callback;
+	ErrorContextCallback callback = {error_context_stack,
+	condition_error_context, condition};
 	RawStmt    *parsed;
 
 	condition->text = text;
-	callback.callback = condition_error_context;
-	callback.arg = condition;
-	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	parsed = linitial_node(RawStmt,
 						   raw_parser(text, RAW_PARSE_PLPGSQL_EXPR));
@@ -150,11 +148,6 @@ condition_parse(const char *text)
 	(void) find_row_names(condition->expression, condition);
 	return condition;
 }
-
-/* ----------------------------------------------------------------------
- * Operators whose schema a dump would leave out
- * ----------------------------------------------------------------------
- */
 
 /* The OID of an operator's schema. */
 static Oid
@@ -291,11 +284,6 @@ refuse_operator(ParseState *state, const LostOperator *use)
 			 parser_errposition(state, exprLocation(use->node))));
 }
 
-/* ----------------------------------------------------------------------
- * IS DISTINCT FROM, written with an operator
- * ----------------------------------------------------------------------
- */
-
 /* A constant true or false, as a raw parse tree. */
 static Node *
 boolean_constant(bool value, int location)
@@ -423,7 +411,6 @@ static bool
 can_be_written(const LostOperator *use)
 {
 	DistinctExpr *distinct = (DistinctExpr *) use->node;
-	Node	   *arg;
 
 	/* a volatile function that stands twice in the tree is called twice */
 	if (!IsA(distinct, DistinctExpr) ||
@@ -435,11 +422,8 @@ can_be_written(const LostOperator *use)
 		return true;
 
 	/* IS NULL looks at a row's fields, but IS DISTINCT FROM at the row */
-	arg = linitial(distinct->args);
-	if (type_is_rowtype(exprType(arg)))
-		return false;
-	arg = lsecond(distinct->args);
-	return !type_is_rowtype(exprType(arg));
+	return !type_is_rowtype(exprType(linitial(distinct->args))) &&
+		!type_is_rowtype(exprType(lsecond(distinct->args)));
 }
 
 /* What write_operators() is to do, and whether it did anything. */
@@ -485,11 +469,6 @@ write_operators(Node *node, void *context)
 	return false;
 }
 
-/* ----------------------------------------------------------------------
- * What a condition means
- * ----------------------------------------------------------------------
- */
-
 /* Let the expression name the table's row as old or new. */
 static void
 add_row(ParseState *state, Relation rel, const char *name)
@@ -508,10 +487,10 @@ add_row(ParseState *state, Relation rel, const char *name)
 static Node *
 transform(ParseState *state, const Condition *condition, List **lost)
 {
-	Node	   *analyzed;
+	Node	   *analyzed =
+	transformWhereClause(state, copyObject(condition->expression),
+						 EXPR_KIND_TRIGGER_WHEN, "WHEN");
 
-	analyzed = transformWhereClause(state, copyObject(condition->expression),
-									EXPR_KIND_TRIGGER_WHEN, "WHEN");
 	assign_expr_collations(state, analyzed);
 	*lost = NIL;
 	(void) find_lost_operators(analyzed, lost);
@@ -528,14 +507,12 @@ Node *
 condition_analyze(Condition *condition, Relation rel)
 {
 	ParseState *state = make_parsestate(NULL);
-	ErrorContextCallback callback;
+	ErrorContextCallback callback = {error_context_stack,
+	condition_error_context, condition};
 	Node	   *analyzed;
 	WriteOperators write;
 	List	   *lost;
 
-	callback.callback = condition_error_context;
-	callback.arg = condition;
-	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	state->p_sourcetext = condition->text;
 	add_row(state, rel, "old");
