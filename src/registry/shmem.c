@@ -265,6 +265,21 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	init_counters(database);
 }
 
+/*
+ * Begin to count, for a subscription that nobody reads yet.  Where eight bytes
+ * are atomic, as ring.c demands, the first write is like any other.
+ */
+void
+registry_init_stats(SubscriptionStats *stats)
+{
+	pg_atomic_write_u64(&stats->delivered, 0);
+	pg_atomic_write_u64(&stats->delivered_bytes, 0);
+	pg_atomic_write_u64(&stats->lost, 0);
+	pg_atomic_write_u64(&stats->polls, 0);
+	pg_atomic_write_u64(&stats->empty_polls, 0);
+	pg_atomic_write_u64(&stats->last_poll_at, 0);
+}
+
 /* Lay out one subscription's slot. */
 static void
 init_subscription(Subscription *subscription)
@@ -277,12 +292,7 @@ init_subscription(Subscription *subscription)
 	pg_atomic_init_u64(&subscription->seq, 0);
 	pg_atomic_init_u64(&subscription->gap_seen, 0);
 	pg_atomic_init_u64(&subscription->gap_epoch, 0);
-	pg_atomic_init_u64(&subscription->stats.delivered, 0);
-	pg_atomic_init_u64(&subscription->stats.delivered_bytes, 0);
-	pg_atomic_init_u64(&subscription->stats.lost, 0);
-	pg_atomic_init_u64(&subscription->stats.polls, 0);
-	pg_atomic_init_u64(&subscription->stats.empty_polls, 0);
-	pg_atomic_init_u64(&subscription->stats.last_poll_at, 0);
+	registry_init_stats(&subscription->stats);
 	dlist_push_tail(&pgpubsub_control->free_subscriptions,
 					&subscription->node);
 }

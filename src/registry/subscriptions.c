@@ -39,10 +39,7 @@ subscription_key(SubscriptionKey *key, Oid database, const char *name)
 	strlcpy(key->name, name, NAMEDATALEN);
 }
 
-/*
- * The subscription of that name, in whatever state; NULL if there is none.
- * database->lock must be held.
- */
+/* The subscription of that name, in whatever state; NULL if there is none. */
 Subscription *
 registry_find_subscription(Database *database, const char *name)
 {
@@ -73,25 +70,23 @@ take_subscription_slot(Oid database, const char *name, bool *replaces)
 
 	subscription_key(&key, database, name);
 	LWLockAcquire(pgpubsub_control->subscription_lock, LW_EXCLUSIVE);
-	if (!dlist_is_empty(&pgpubsub_control->free_subscriptions))
+
+	/* it may have the entry of one that this transaction is dropping */
+	entry = dlist_is_empty(&pgpubsub_control->free_subscriptions) ? NULL :
+		hash_search(registry_subscription_hash, &key, HASH_ENTER_NULL, replaces);
+	if (entry)
 	{
-		/* replaces the entry of one that this transaction is dropping */
-		entry = hash_search(registry_subscription_hash, &key, HASH_ENTER_NULL,
-							replaces);
-		if (entry)
-		{
-			subscription = dlist_container(Subscription, node,
-										   dlist_pop_head_node(&pgpubsub_control->free_subscriptions));
-			entry->slot = subscription - pgpubsub_control->subscriptions;
-		}
+		subscription = dlist_container(Subscription, node,
+									   dlist_pop_head_node(&pgpubsub_control->free_subscriptions));
+		entry->slot = subscription - pgpubsub_control->subscriptions;
 	}
 	LWLockRelease(pgpubsub_control->subscription_lock);
 	return subscription;
 }
 
 /*
- * Make a subscription in state creating, without bindings.  Returns NULL if
- * the pool is empty.  database->lock must be held, exclusive.
+ * Make a subscription in state creating, without bindings.  Returns NULL if the
+ * pool is empty.
  */
 Subscription *
 registry_make_subscription(Database *database, const char *name, Oid owner,
@@ -122,12 +117,7 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 	pg_atomic_write_u64(&subscription->gap_epoch, 0);
 	pg_atomic_write_u64(&subscription->gap_seen,
 						registry_gap_epoch(database, subscription));
-	pg_atomic_write_u64(&subscription->stats.delivered, 0);
-	pg_atomic_write_u64(&subscription->stats.delivered_bytes, 0);
-	pg_atomic_write_u64(&subscription->stats.lost, 0);
-	pg_atomic_write_u64(&subscription->stats.polls, 0);
-	pg_atomic_write_u64(&subscription->stats.empty_polls, 0);
-	pg_atomic_write_u64(&subscription->stats.last_poll_at, 0);
+	registry_init_stats(&subscription->stats);
 	subscription->told_gap = subscription->told_seq = 0;
 	dlist_push_tail(&database->subscriptions, &subscription->node);
 	return subscription;
@@ -136,7 +126,6 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 /*
  * Have the name mean this subscription again, after the one that replaced it
  * was dropped: there is room in the hash, as that one just left it.
- * database->lock must be held, exclusive.
  */
 void
 registry_restore_name(Database *database, Subscription *subscription)
@@ -154,9 +143,8 @@ registry_restore_name(Database *database, Subscription *subscription)
 }
 
 /*
- * Drop the subscription with its bindings, at once.  The caller is its
- * reader or has made sure that it has none, and sends the relay a request
- * afterwards.  database->lock must be held, exclusive.
+ * Drop the subscription with its bindings, at once.  The caller is its reader or
+ * has made sure that it has none, and sends the relay a request afterwards.
  */
 void
 registry_drop_subscription(Database *database, Subscription *subscription)
@@ -254,10 +242,7 @@ unhash_binding(Database *database, Binding *binding)
 	*link = binding->hash_next;
 }
 
-/*
- * The subscription's binding to the channel, or NULL.  The lock of its
- * database must be held.
- */
+/* The subscription's binding to the channel, or NULL. */
 Binding *
 registry_find_binding(Subscription *subscription, int channel)
 {
@@ -279,9 +264,8 @@ registry_find_binding(Subscription *subscription, int channel)
 }
 
 /*
- * Bind the subscription to the channel, to which it has no binding; it has
- * no position yet.  Returns NULL if the pool is empty.  database->lock must
- * be held, exclusive.
+ * Bind the subscription to the channel, to which it has no binding; it has no
+ * position yet.  Returns NULL if the pool is empty.
  */
 Binding *
 registry_bind(Database *database, Subscription *subscription, int channel,
@@ -324,8 +308,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 /*
  * Write the binding's position: the number of the last event consumed and, to
  * find the next one at once, the place of that event or of one before, or
- * RING_NONE.  The lock of its database must be held; exclusive, unless the
- * caller is the subscription's reader.
+ * RING_NONE.  The lock must be exclusive unless the caller is the reader.
  *
  * The barrier pairs with the one in registry_position(), by which others read
  * pos and then number, while the reader commits.  So the number that they get is
@@ -343,8 +326,7 @@ registry_set_position(Binding *binding, uint64 number, RingPos pos)
 
 /*
  * Read the binding's position: the number, BINDING_UNPLACED if there is none
- * yet, and in *pos a place that is not behind it.  The lock of its database must
- * be held.
+ * yet, and in *pos a place that is not behind it.
  */
 uint64
 registry_position(Binding *binding, RingPos *pos)
@@ -373,9 +355,8 @@ count_lost(Database *database, Binding *binding)
 }
 
 /*
- * Remove the binding.  The caller is the subscription's reader or has made
- * sure that it has none, and sends the relay a request afterwards.
- * database->lock must be held, exclusive.
+ * Remove the binding.  The caller is the subscription's reader or has made sure
+ * that it has none, and sends the relay a request afterwards.
  */
 void
 registry_unbind(Database *database, Binding *binding)
@@ -408,12 +389,8 @@ static bool
 subscription_matches(Database *database, Subscription *subscription,
 					 const char *name)
 {
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &subscription->patterns)
+	foreach_dlist(Binding, binding, pattern_node, &subscription->patterns)
 	{
-		Binding    *binding = dlist_container(Binding, pattern_node, iter.cur);
-
 		if (registry_pattern_matches(database->channels[binding->channel].name,
 									 name))
 			return true;
