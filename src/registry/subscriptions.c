@@ -220,28 +220,6 @@ binding_bucket(Subscription *subscription, int channel)
 	return &database->binding_buckets[hash & (registry_num_buckets() - 1)];
 }
 
-/* Put the binding into its bucket. */
-static void
-hash_binding(Database *database, Binding *binding)
-{
-	int		   *bucket = binding_bucket(binding->subscription,
-										binding->channel);
-
-	binding->hash_next = *bucket;
-	*bucket = binding - database->bindings;
-}
-
-/* Take the binding out of its bucket. */
-static void
-unhash_binding(Database *database, Binding *binding)
-{
-	int		   *link = binding_bucket(binding->subscription, binding->channel);
-
-	while (&database->bindings[*link] != binding)
-		link = &database->bindings[*link].hash_next;
-	*link = binding->hash_next;
-}
-
 /* The subscription's binding to the channel, or NULL. */
 Binding *
 registry_find_binding(Subscription *subscription, int channel)
@@ -272,6 +250,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 			  uint32 flags)
 {
 	Channel    *slot = &database->channels[channel];
+	int		   *bucket = binding_bucket(subscription, channel);
 	Binding    *binding;
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
@@ -289,7 +268,8 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	binding->waiting = false;
 	dlist_push_tail(&slot->bindings, &binding->channel_node);
 	dlist_push_tail(&subscription->bindings, &binding->subscription_node);
-	hash_binding(database, binding);
+	binding->hash_next = *bucket;
+	*bucket = binding - database->bindings;
 	subscription->bindings_version++;
 	if (pg_atomic_fetch_add_u32(&slot->nbindings, 1) == 0)
 		move_channel(slot, slot->is_pattern ? &database->table.bound_patterns :
@@ -362,13 +342,16 @@ void
 registry_unbind(Database *database, Binding *binding)
 {
 	Channel    *channel = &database->channels[binding->channel];
+	int		   *link = binding_bucket(binding->subscription, binding->channel);
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	registry_expel_binding(database, binding);
 	count_lost(database, binding);
 	dlist_delete(&binding->channel_node);
 	dlist_delete(&binding->subscription_node);
-	unhash_binding(database, binding);
+	while (&database->bindings[*link] != binding)
+		link = &database->bindings[*link].hash_next;
+	*link = binding->hash_next;
 	binding->subscription->bindings_version++;
 	if (channel->is_pattern)
 	{

@@ -110,7 +110,8 @@ registry_expel_binding(Database *database, Binding *binding)
 /*
  * Have this process woken by events of the subscription, by new bindings of it
  * and by its end.  The caller looks for new events afterwards, and calls
- * registry_stop_waiting() whatever comes; a session that exits need not.
+ * registry_stop_waiting() whatever comes; a session that exits need not.  The
+ * subscription must be there.
  */
 void
 registry_start_waiting(Database *database, Subscription *subscription)
