@@ -199,8 +199,8 @@ first_seq(void)
 }
 
 /*
- * Begin anew to count what the views count; but published only grows.  Called
- * with database->lock held, exclusive, or for a slot that nobody uses yet.
+ * Begin anew to count what the views show; from what was published they subtract
+ * the base.  database->lock is held, exclusive, or nobody uses the slot yet.
  */
 void
 registry_reset_counts(Database *database)

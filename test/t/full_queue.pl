@@ -388,7 +388,7 @@ $reader->run("SET pgpubsub.publish_timeout = '1s'");
 $reader->run("BEGIN; SELECT FROM pgpubsub.poll('looked_at', consume => false)");
 $admin->run(
 	"UPDATE pgpubsub.subscription SET on_full = 'block' WHERE name = 'looked_at'");
-wait_until(sub { subscription('looked_at', 'on_full') eq 'block' },
+wait_until(sub { $admin->subscription('looked_at', 'on_full') eq 'block' },
 	'looked_at: the relay has read the table');
 fill('looked_at');
 $reader->query("SELECT pgpubsub.publish('looked_at', 'mine')");
