@@ -8,8 +8,6 @@
 #include "base/pgpubsub.h"
 
 #include "base/debug.h"
-#include "fmgr.h"
-#include "miscadmin.h"
 #include "registry/registry.h"
 #include "server/server.h"
 #include "transaction.h"

@@ -3,9 +3,8 @@
  * transaction.c
  *	  What the end of a transaction means for every part, in order.
  *
- * Core calls XACT_EVENT_PRE_COMMIT and XACT_EVENT_PRE_PREPARE while the
- * transaction may still fail, and the others when nothing may fail any more:
- * what is called for them raises no error and allocates nothing.
+ * What is called for XACT_EVENT_PRE_COMMIT and XACT_EVENT_PRE_PREPARE may fail
+ * the transaction; what is called for the others must not fail.
  *
  * 1. Before commit, the positions of the subscriptions that were read are
  *	  brought up to date, and then the events of async mode get their places

@@ -22,14 +22,27 @@
 #error "pgpubsub needs PostgreSQL 15 or newer"
 #endif
 
-/*
- * From 16 on the server builds extensions with hidden symbols, and exports
- * what the function manager and the worker launcher look up.  15 leaves all
- * of that to the extension.
- */
 #include "fmgr.h"
 
-#if PG_VERSION_NUM < 160000
+/*
+ * 16 and newer build extensions with hidden symbols, and export what the
+ * function manager and the worker launcher look up: 15 leaves all of that to
+ * the extension.  They have the VARDATA family outside of postgres.h, a read
+ * that raises an error if it gets less, one ownership check for all kinds of
+ * objects, and an UPDATE that says which kinds of indexes it touches.
+ */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#define PGPUBSUB_BUFFILE_READ(file, ptr, size) \
+	BufFileReadExact(file, ptr, size)
+#define PGPUBSUB_OWNS_DATABASE(dboid, role) \
+	object_ownercheck(DatabaseRelationId, dboid, role)
+#define PGPUBSUB_OWNS_TABLE(reloid, role) \
+	object_ownercheck(RelationRelationId, reloid, role)
+#define PGPUBSUB_UPDATE_INDEXES TU_UpdateIndexes
+#define PGPUBSUB_UPDATE_INDEXES_NONE TU_None
+#define PGPUBSUB_UPDATE_INDEXES_ALL TU_All
+#else
 #undef PGDLLEXPORT
 #define PGDLLEXPORT __attribute__((visibility("default")))
 #undef PG_FUNCTION_INFO_V1
@@ -43,114 +56,37 @@ pg_finfo_##funcname(void) \
 		return &my_finfo; \
 } \
 extern int no_such_variable
-#endif
-
-/* 16 moved the VARDATA family out of postgres.h. */
-#if PG_VERSION_NUM >= 160000
-#include "varatt.h"
-#endif
-
-/*
- * 17 renamed backend ids to ProcNumber.  pgpubsub only ever means the index
- * into ProcGlobal->allProcs, which 15 and 16 call pgprocno.
- */
-#if PG_VERSION_NUM >= 170000
-#define PGPUBSUB_MY_PROCNO ((int) MyProcNumber)
-#else
-#define PGPUBSUB_MY_PROCNO (MyProc->pgprocno)
-#endif
-
-/* 17 moved a backend's local transaction id. */
-#if PG_VERSION_NUM >= 170000
-#define PGPUBSUB_LXID(proc) ((proc)->vxid.lxid)
-#else
-#define PGPUBSUB_LXID(proc) ((proc)->lxid)
-#endif
-
-/*
- * 17 lets extensions name their wait events; before, all extensions share
- * one.
- */
-#if PG_VERSION_NUM >= 170000
-#define PGPUBSUB_NEW_WAIT_EVENT(name) WaitEventExtensionNew(name)
-#else
-#define PGPUBSUB_NEW_WAIT_EVENT(name) ((void) (name), PG_WAIT_EXTENSION)
-#endif
-
-/* 19 dropped the hash's initial size. */
-#if PG_VERSION_NUM >= 190000
-#define PGPUBSUB_SHMEM_HASH(name, size, ctl, flags) \
-	ShmemInitHash(name, size, ctl, flags)
-#else
-#define PGPUBSUB_SHMEM_HASH(name, size, ctl, flags) \
-	ShmemInitHash(name, size, size, ctl, flags)
-#endif
-
-/* 16 added a read that raises an error if it gets less. */
-#if PG_VERSION_NUM >= 160000
 #define PGPUBSUB_BUFFILE_READ(file, ptr, size) \
-	BufFileReadExact(file, ptr, size)
-#else
-#define PGPUBSUB_BUFFILE_READ(file, ptr, size) \
-	do { \
+		do { \
 		if (BufFileRead(file, ptr, size) != (size_t) (size)) \
 			ereport(ERROR, \
 					(errcode_for_file_access(), \
 					 errmsg("could not read from temporary file: %m"))); \
-	} while (0)
-#endif
-
-/* 16 replaced the ownership checks per kind of object. */
-#if PG_VERSION_NUM >= 160000
+		} while (0)
 #define PGPUBSUB_OWNS_DATABASE(dboid, role) \
-	object_ownercheck(DatabaseRelationId, dboid, role)
-#else
-#define PGPUBSUB_OWNS_DATABASE(dboid, role) \
-	pg_database_ownercheck(dboid, role)
-#endif
-
-#if PG_VERSION_NUM >= 160000
+		pg_database_ownercheck(dboid, role)
 #define PGPUBSUB_OWNS_TABLE(reloid, role) \
-	object_ownercheck(RelationRelationId, reloid, role)
-#else
-#define PGPUBSUB_OWNS_TABLE(reloid, role) \
-	pg_class_ownercheck(reloid, role)
-#endif
-
-/* 16 lets an UPDATE say which kinds of indexes it touches. */
-#if PG_VERSION_NUM >= 160000
-#define PGPUBSUB_UPDATE_INDEXES TU_UpdateIndexes
-#define PGPUBSUB_UPDATE_INDEXES_NONE TU_None
-#define PGPUBSUB_UPDATE_INDEXES_ALL TU_All
-#else
+		pg_class_ownercheck(reloid, role)
 #define PGPUBSUB_UPDATE_INDEXES bool
 #define PGPUBSUB_UPDATE_INDEXES_NONE false
 #define PGPUBSUB_UPDATE_INDEXES_ALL true
 #endif
 
 /*
- * 19 gives the access method's delete and update options, among them whether
- * the row moves to another partition, and makes all options unsigned.
+ * 17 renamed backend ids to ProcNumber (pgpubsub only ever means the index into
+ * ProcGlobal->allProcs, which 15 and 16 call pgprocno), moved a backend's local
+ * transaction id, added transaction_timeout, and lets extensions name their
+ * wait events: before, all extensions share one.
  */
-#if PG_VERSION_NUM >= 190000
-#define PGPUBSUB_INSERT_OPTIONS uint32
-#define PGPUBSUB_UPDATE_OPTIONS uint32 options,
-#define PGPUBSUB_DELETE_PARAMETERS \
-	Relation relation, ItemPointer tid, CommandId cid, uint32 options, \
-	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd
-#define PGPUBSUB_HEAP_DELETE(relation, tid, cid, snapshot, crosscheck, wait, tmfd) \
-	GetHeapamTableAmRoutine()->tuple_delete(relation, tid, cid, 0, snapshot, \
-											crosscheck, wait, tmfd)
+#if PG_VERSION_NUM >= 170000
+#define PGPUBSUB_MY_PROCNO ((int) MyProcNumber)
+#define PGPUBSUB_LXID(proc) ((proc)->vxid.lxid)
+#define PGPUBSUB_HAVE_TRANSACTION_TIMEOUT 1
+#define PGPUBSUB_NEW_WAIT_EVENT(name) WaitEventExtensionNew(name)
 #else
-#define PGPUBSUB_INSERT_OPTIONS int
-#define PGPUBSUB_UPDATE_OPTIONS
-#define PGPUBSUB_DELETE_PARAMETERS \
-	Relation relation, ItemPointer tid, CommandId cid, \
-	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd, \
-	bool changingPart
-#define PGPUBSUB_HEAP_DELETE(relation, tid, cid, snapshot, crosscheck, wait, tmfd) \
-	GetHeapamTableAmRoutine()->tuple_delete(relation, tid, cid, snapshot, \
-											crosscheck, wait, tmfd, false)
+#define PGPUBSUB_MY_PROCNO (MyProc->pgprocno)
+#define PGPUBSUB_LXID(proc) ((proc)->lxid)
+#define PGPUBSUB_NEW_WAIT_EVENT(name) ((void) (name), PG_WAIT_EXTENSION)
 #endif
 
 /* 18 added virtual generated columns, whose values no tuple has. */
@@ -161,12 +97,36 @@ extern int no_such_variable
 #define PGPUBSUB_IS_VIRTUAL(att) false
 #endif
 
-/* 19 keeps what a session listens to in a hash table, before it was a list. */
+/*
+ * 19 dropped the initial size of a hash in shared memory.  It gives the access
+ * method's delete and update options, among them whether the row moves to
+ * another partition, and makes all options unsigned.  It keeps what a session
+ * listens to in a hash table; before, that was a list.
+ */
 #define PGPUBSUB_LISTENS_BY_LIST (PG_VERSION_NUM < 190000)
-
-/* 17 added transaction_timeout. */
-#if PG_VERSION_NUM >= 170000
-#define PGPUBSUB_HAVE_TRANSACTION_TIMEOUT 1
+#if PG_VERSION_NUM >= 190000
+#define PGPUBSUB_SHMEM_HASH(name, size, ctl, flags) \
+	ShmemInitHash(name, size, ctl, flags)
+#define PGPUBSUB_INSERT_OPTIONS uint32
+#define PGPUBSUB_UPDATE_OPTIONS uint32 options,
+#define PGPUBSUB_DELETE_PARAMETERS \
+	Relation relation, ItemPointer tid, CommandId cid, uint32 options, \
+	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd
+#define PGPUBSUB_HEAP_DELETE(relation, tid, cid, snapshot, crosscheck, wait, tmfd) \
+	GetHeapamTableAmRoutine()->tuple_delete(relation, tid, cid, 0, snapshot, \
+											crosscheck, wait, tmfd)
+#else
+#define PGPUBSUB_SHMEM_HASH(name, size, ctl, flags) \
+	ShmemInitHash(name, size, size, ctl, flags)
+#define PGPUBSUB_INSERT_OPTIONS int
+#define PGPUBSUB_UPDATE_OPTIONS
+#define PGPUBSUB_DELETE_PARAMETERS \
+	Relation relation, ItemPointer tid, CommandId cid, \
+	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd, \
+	bool changingPart
+#define PGPUBSUB_HEAP_DELETE(relation, tid, cid, snapshot, crosscheck, wait, tmfd) \
+	GetHeapamTableAmRoutine()->tuple_delete(relation, tid, cid, snapshot, \
+											crosscheck, wait, tmfd, false)
 #endif
 
 #endif							/* PGPUBSUB_COMPAT_H */

@@ -3,22 +3,16 @@
  * debug.c
  *	  What only builds with assertions have, for tests.
  *
- * 1. Points.  DEBUG_POINT("name") in the code marks a window that a test may
- *	  want to keep open: between two steps of which another process must not
- *	  see the first alone, or where a crash must do no harm.  While there is a
- *	  file of that name in the directory pgpubsub.debug_points, whoever comes to
- *	  the point waits there.  It says so in the server log, once when it comes
- *	  and once when it goes on:
- *
- *		  pgpubsub debug point relay_exit: waiting
- *		  pgpubsub debug point relay_exit: going on
- *
- *	  So a test makes the file, has something done that comes to the point,
- *	  waits for the line (the log_line_prefix has the pid), looks at what the
- *	  others do meanwhile, or kills the process, and removes the file.  A
- *	  point may stand anywhere where an LWLock may be held or not, in commit
- *	  and exit callbacks too: interrupts are not served there, and nothing is
- *	  raised.
+ * 1. DEBUG_POINT("name") in the code marks a window that a test may want to
+ *	  keep open: between two steps of which another process must not see the
+ *	  first alone, or where a crash must do no harm.  While there is a file of
+ *	  that name in the directory pgpubsub.debug_points, whoever comes to the
+ *	  point waits there, and says so in the server log when it comes and when it
+ *	  goes on.  So a test makes the file, has something done that comes to the
+ *	  point, waits for the line (the log_line_prefix has the pid), looks at what
+ *	  the others do meanwhile, or kills the process, and removes the file.  A
+ *	  point may stand anywhere, under an LWLock and in commit and exit callbacks
+ *	  too: interrupts are not served there, and nothing is raised.
  *
  * 2. pgpubsub.debug_inbox_divisor makes the bounds of the relay's memory and
  *	  temporary file so many times smaller, to reach them with little.
@@ -48,16 +42,14 @@ debug_init(void)
 	DefineCustomStringVariable("pgpubsub.debug_points",
 							   "Sets the directory whose files name points to wait at.",
 							   NULL,
-							   &debug_points,
-							   "",
+							   &debug_points, "",
 							   PGC_POSTMASTER,
 							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
 							   NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.debug_inbox_divisor",
 							"Sets by how much the bounds of the relay's buffer are divided.",
 							NULL,
-							&debug_inbox_divisor,
-							1, 1, 1024,
+							&debug_inbox_divisor, 1, 1, 1024,
 							PGC_POSTMASTER,
 							GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
 							NULL, NULL, NULL);

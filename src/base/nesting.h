@@ -35,8 +35,7 @@ nesting_note(int *done)
 }
 
 /*
- * The subtransaction of that level has committed: what it has done is its
- * parent's.
+ * The subtransaction of that level has committed.
  */
 static inline void
 nesting_subcommit(int *done, int level)
@@ -46,8 +45,8 @@ nesting_subcommit(int *done, int level)
 }
 
 /*
- * The subtransaction of that level was rolled back.  Returns true if what it
- * has done is undone by that, and *done is then 0.
+ * The subtransaction of that level was rolled back.  Returns whether that has
+ * undone it.
  */
 static inline bool
 nesting_subabort(int *done, int level)

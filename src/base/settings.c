@@ -15,7 +15,6 @@
 #include <limits.h>
 
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
@@ -99,45 +98,34 @@ settings_define_session(void)
 {
 	DefineCustomEnumVariable("pgpubsub.publish_mode",
 							 "Sets how triggers and publish() publish where they do not say it themselves.",
-							 NULL,
-							 &pgpubsub_publish_mode,
-							 PUBLISH_TRANSACTIONAL, publish_modes,
+							 NULL, &pgpubsub_publish_mode, PUBLISH_TRANSACTIONAL, publish_modes,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.publish_timeout",
 							"Sets how long a transaction waits on a full queue, all its waits together.",
 							"Also how long subscribe() waits for the relay.",
-							&pgpubsub_publish_timeout,
-							5000, 0, INT_MAX,
+							&pgpubsub_publish_timeout, 5000, 0, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.evict_timeout",
 							"Sets how long subscriptions with on_full => 'evict' may hold a full queue.",
-							NULL,
-							&pgpubsub_evict_timeout,
-							1000, 0, INT_MAX,
+							NULL, &pgpubsub_evict_timeout, 1000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.max_payload",
 							"Sets the longest payload that can be published.",
 							"A quarter of pgpubsub.queue_size and of pgpubsub.staging_size bound it too.",
-							&pgpubsub_max_payload,
-							1024 * 1024, 1024, PGPUBSUB_PAYLOAD_MAX,
+							&pgpubsub_max_payload, 1024 * 1024, 1024, PGPUBSUB_PAYLOAD_MAX,
 							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.max_poll_wait",
 							"Sets how long poll() and wait wait at most, whatever their timeout.",
-							NULL,
-							&pgpubsub_max_poll_wait,
-							60 * 1000, 0, INT_MAX,
+							NULL, &pgpubsub_max_poll_wait, 60 * 1000, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomBoolVariable("pgpubsub.muted",
 							 "Has this session's triggers emit nothing.",
 							 "For bulk loads and migrations.",
-							 &pgpubsub_muted,
-							 false,
+							 &pgpubsub_muted, false,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("pgpubsub.node_name",
 							   "Sets the name that every change event carries as \"node\", if any.",
-							   NULL,
-							   &pgpubsub_node_name,
-							   "",
+							   NULL, &pgpubsub_node_name, "",
 							   PGC_SIGHUP, 0, check_node_name, NULL, NULL);
 }
 
@@ -149,39 +137,28 @@ settings_define_server(void)
 {
 	DefineCustomIntVariable("pgpubsub.queue_size",
 							"Sets the size of the queue of each database.",
-							NULL,
-							&pgpubsub_queue_size,
-							16 * 1024, 64, MAX_KILOBYTES,
+							NULL, &pgpubsub_queue_size, 16 * 1024, 64, MAX_KILOBYTES,
 							PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.staging_size",
 							"Sets the size of the staging queue of each database, for async publishing.",
-							NULL,
-							&pgpubsub_staging_size,
-							4 * 1024, 64, MAX_KILOBYTES,
+							NULL, &pgpubsub_staging_size, 4 * 1024, 64, MAX_KILOBYTES,
 							PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.max_databases",
 							"Sets the number of databases that can have a relay.",
-							NULL,
-							&pgpubsub_max_databases,
-							4, 1, 1000,
+							NULL, &pgpubsub_max_databases, 4, 1, 1000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.max_subscriptions",
 							"Sets the number of subscriptions in all databases.",
-							NULL,
-							&pgpubsub_max_subscriptions,
-							1024, 1, 1000000,
+							NULL, &pgpubsub_max_subscriptions, 1024, 1, 1000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.max_channels",
 							"Sets the number of channels and patterns that can be known in each database.",
-							NULL,
-							&pgpubsub_max_channels,
-							1024, 8, 1000000,
+							NULL, &pgpubsub_max_channels, 1024, 8, 1000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("pgpubsub.databases",
 							   "Lists the databases that get a relay, where the extension is installed.",
 							   "Names separated by commas; * stands for all.",
-							   &pgpubsub_databases,
-							   "*",
+							   &pgpubsub_databases, "*",
 							   PGC_SIGHUP, GUC_LIST_INPUT,
 							   check_databases, NULL, NULL);
 }

@@ -7,9 +7,8 @@
  * them or not.  Their seqs went with them, so the ack covers missing events of a
  * channel only where these are sure not to be above the given seq:
  *
- * 1. If the ack covers a later event of the channel, or the newest one that it
- *	  ever had, it covers all that are missing before that.
- *
+ * 1. If it covers a later event of the channel, or the newest one that there ever
+ *	  was, it covers all that are missing before that.
  * 2. If it covers the last gap row that a look has shown, it covers the events
  *	  that this row has told.
  *
@@ -36,58 +35,45 @@ typedef struct Ack
 	uint64		last_seq;		/* the highest of theirs */
 } Ack;
 
-/* Move the cursor to number, over events that are no longer there. */
-static void
-ack_missing(Cursor *cursor, uint64 number)
-{
-	cursor->lost += number - cursor->number;
-	cursor->number = number;
-	cursor->pos = RING_NONE;
-}
-
 /* Consume the channel's events up to and including ack->seq. */
 static void
 ack_channel(Ack *ack, Cursor *cursor)
 {
 	Ring	   *ring = ack->claim->database->ring;
+	RingChannelState state;
+	RingRecord	record;
+	RingNext	found;
+	uint64		newest;
+	uint64		upto = 0;
 
 	for (;;)
 	{
-		RingChannelState state;
-		RingRecord	record;
-		uint64		newest;
-		uint64		upto = 0;
-		RingNext	found;
-
 		CHECK_FOR_INTERRUPTS();
 		ring_channel_state(ring, cursor->channel, &state);
 		found = ring_next(ring, cursor->channel, cursor->number, cursor->pos,
 						  &record, &newest);
-		if (found == RING_FOUND && record.seq <= ack->seq)
-		{
-			if (record.number > cursor->number + 1)
-				ack_missing(cursor, record.number - 1);
-			cursor->number = record.number;
-			cursor->pos = record.pos;
-			cursor->delivered++;
-			ack->consumed++;
-			ack->bytes += record.payload_len;
-			ack->last_seq = Max(ack->last_seq, record.seq);
-			continue;
-		}
-		if (found == RING_UP_TO_DATE)
-			return;
-
-		/* the next events are gone; up to which are they covered? */
-		if (found == RING_ALL_GONE && newest == state.newest_number &&
-			ack->seq >= state.newest_seq)
-			upto = newest;
-		else if (ack->seq >= ack->claim->own.subscription->told_seq)
-			upto = cursor->binding->told;
-		if (upto > cursor->number)
-			ack_missing(cursor, upto);
-		return;
+		if (found != RING_FOUND || record.seq > ack->seq)
+			break;
+		if (record.number > cursor->number + 1)
+			position_skip(cursor, record.number - 1);
+		cursor->number = record.number;
+		cursor->pos = record.pos;
+		cursor->delivered++;
+		ack->consumed++;
+		ack->bytes += record.payload_len;
+		ack->last_seq = Max(ack->last_seq, record.seq);
 	}
+	if (found == RING_UP_TO_DATE)
+		return;
+
+	/* the next events are gone; up to which are they covered? */
+	if (found == RING_ALL_GONE && newest == state.newest_number &&
+		ack->seq >= state.newest_seq)
+		upto = newest;
+	else if (ack->seq >= ack->claim->own.subscription->told_seq)
+		upto = cursor->binding->told;
+	if (upto > cursor->number)
+		position_skip(cursor, upto);
 }
 
 /* Raise 22023 if the seq is negative, or if no event has it yet. */
@@ -141,19 +127,14 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 	PG_RETURN_INT64((int64) ack.consumed);
 }
 
-/*
- * pgpubsub.ack_1_0(subscription name, seq bigint) RETURNS bigint: ack() of
- * version 1.0
- */
+/* ack() of version 1.0: its subscription is a name. */
 Datum
 pgpubsub_ack(PG_FUNCTION_ARGS)
 {
 	return ack_subscription(fcinfo, reader_name(fcinfo));
 }
 
-/*
- * pgpubsub.ack(subscription text, seq bigint) RETURNS bigint
- */
+/* pgpubsub.ack(subscription text, seq bigint) RETURNS bigint */
 Datum
 pgpubsub_ack_1_1(PG_FUNCTION_ARGS)
 {

@@ -12,7 +12,7 @@
  *	  publishing side whether a full queue may wait for this transaction.
  *
  * 3. A subscription stays as long as it has a reader, unless the slot of its
- *	  database is freed; the generations that the claim has noted show that.
+ *	  database is freed; the generations in the claim show that.
  *
  * 4. A reader that waits in poll() and has consumed nothing gives the claim up
  *	  for a moment when a session wants to change or drop the subscription and
@@ -134,19 +134,7 @@ enter_claim(Claim *claim, Database *database, Subscription *subscription)
 	slist_push_head(&own_readings, &claim->own.node);
 }
 
-/* Count this session among those that want to change the subscription. */
-static void
-want_subscription(Subscription *subscription)
-{
-	reading.wanted = subscription;
-
-	SpinLockAcquire(&subscription->reader.mutex);
-	subscription->reader.wanted++;
-	subscription->reader.wanted_pid = MyProcPid;
-	SpinLockRelease(&subscription->reader.mutex);
-}
-
-/* Count this session out again, if it was counted.  Cannot fail. */
+/* Count this session out of those that want a subscription.  Cannot fail. */
 static void
 unwant_subscription(void)
 {
@@ -155,11 +143,24 @@ unwant_subscription(void)
 	if (subscription == NULL)
 		return;
 	reading.wanted = NULL;
-
 	SpinLockAcquire(&subscription->reader.mutex);
 	subscription->reader.wanted--;
 	SpinLockRelease(&subscription->reader.mutex);
 	ConditionVariableBroadcast(&subscription->reader.cv);
+}
+
+/* Count this session among those that want to change the subscription. */
+static void
+want_subscription(Subscription *subscription)
+{
+	if (reading.wanted == subscription)
+		return;
+	unwant_subscription();
+	reading.wanted = subscription;
+	SpinLockAcquire(&subscription->reader.mutex);
+	subscription->reader.wanted++;
+	subscription->reader.wanted_pid = MyProcPid;
+	SpinLockRelease(&subscription->reader.mutex);
 }
 
 /*
@@ -197,26 +198,26 @@ try_claim(Database *database, const char *name, Oid owner, bool change,
 }
 
 /*
- * Wait until the reader lets go; may return early.  Returns false at the
- * deadline.  A session that is to change or drop the subscription does so even
- * if its client has gone; one that would read it ends then.
+ * Wait until the reader, which has that pid, lets go; may return early.  Raises
+ * 55006 at the deadline.  A session that is to change or drop the subscription
+ * does so even if its client has gone; one that would read it ends then.
  */
-static bool
-wait_for_reader(Subscription *subscription, TimestampTz deadline, bool change)
+static void
+wait_for_reader(Subscription *subscription, const char *name, int pid,
+				TimestampTz deadline, bool change)
 {
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 													   deadline);
 	uint32		event = pgpubsub_wait_event(PGPUBSUB_WAIT_READER);
 
 	if (left <= 0)
-		return false;
+		subscription_in_use(name, pid, change);
 	if (!change)
 	{
 		client_sleep(left, event);
 		left = 0;
 	}
 	(void) ConditionVariableTimedSleep(&subscription->reader.cv, left, event);
-	return true;
 }
 
 /* The loop of reader_claim(), which cleans up after it. */
@@ -236,14 +237,10 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 		if (!OidIsValid(owner))
 		{
 			subscription = reader_find_replacing(database, name, &pid);
-			if (subscription == NULL)
-			{
-				if (!OidIsValid(reader_wanted_owner(database, name)))
-					reader_no_subscription(name);
-				continue;
-			}
-			if (!wait_for_reader(subscription, deadline, change))
-				subscription_in_use(name, pid, change);
+			if (subscription)
+				wait_for_reader(subscription, name, pid, deadline, change);
+			else if (!OidIsValid(reader_wanted_owner(database, name)))
+				reader_no_subscription(name);
 			continue;
 		}
 		reader_check_owner(name, owner);
@@ -253,27 +250,22 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 			return claim;
 		if (subscription == NULL)
 			continue;
-		if (change && waits)
+		if (change && !waits)
+			subscription_in_use(name, pid, change);
+		if (change)
 		{
-			if (reading.wanted != subscription)
-			{
-				unwant_subscription();
-				want_subscription(subscription);
-			}
+			want_subscription(subscription);
 			registry_wake_reader(subscription);
 		}
-		if ((change && !waits) ||
-			!wait_for_reader(subscription, deadline, change))
-			subscription_in_use(name, pid, change);
+		wait_for_reader(subscription, name, pid, deadline, change);
 	}
 }
 
 /*
  * Claim the subscription for this transaction.  Waits until deadline for another
- * reader, then raises 55006 with its pid.  If the subscription is to be changed
- * or dropped, only a reader that waits in poll() is waited for, as that lets go.
- * Raises 42704 if there is no such subscription, 42501 if it is not the current
- * user's, 55000 without a relay.  No LWLock may be held.
+ * reader, then raises 55006; for a change or drop only if that waits in poll(),
+ * as it lets go then.  Raises 42704 if there is no such subscription, 42501 if
+ * it is not the current user's, 55000 without a relay.  No LWLock may be held.
  */
 Claim *
 reader_claim(Database *database, const char *name, TimestampTz deadline,
@@ -305,20 +297,14 @@ reader_claim(Database *database, const char *name, TimestampTz deadline,
 	return claim;
 }
 
-/*
- * Note that the SQL function that is running reads or changes subscriptions
- * with its transaction, which can therefore not be prepared.
- */
+/* The SQL function that is running forbids to prepare its transaction. */
 void
 reader_note_call(void)
 {
 	nesting_note(&reading.called_level);
 }
 
-/*
- * Before PREPARE TRANSACTION: raise 0A000 if this transaction has called what
- * would have to be kept until COMMIT PREPARED.
- */
+/* Raise 0A000 if reader_note_call() was called in this transaction. */
 void
 reader_pre_prepare(void)
 {
@@ -352,11 +338,7 @@ read_pre_commit(void)
 	}
 }
 
-/*
- * The transaction has committed: show its positions.  Its changes of
- * subscriptions come after: a binding that goes counts as lost what its position
- * leaves.  Cannot fail.
- */
+/* The transaction has committed: show its positions.  Cannot fail. */
 void
 reader_publish_at_commit(void)
 {
@@ -383,14 +365,14 @@ static void
 end_claim(Claim *claim, bool commit)
 {
 	Database   *database = claim->database;
+	Subscription *subscription = claim->own.subscription;
 	bool		awaited = false;
 
 	LWLockAcquire(database->lock, LW_SHARED);
 	if (reader_claim_valid(claim))
 	{
-		awaited = claim->own.subscription->doomed ||
-			claim->own.subscription->stale;
-		release_subscription(claim->own.subscription);
+		awaited = subscription->doomed || subscription->stale;
+		release_subscription(subscription);
 	}
 	LWLockRelease(database->lock);
 	if (awaited)
@@ -408,9 +390,7 @@ end_claim(Claim *claim, bool commit)
 	}
 }
 
-/*
- * The transaction has ended, and its claims end with it.  Cannot fail.
- */
+/* The transaction has ended, and its claims end with it.  Cannot fail. */
 void
 reader_at_end(bool commit)
 {
@@ -424,10 +404,7 @@ reader_at_end(bool commit)
 	reading.called_level = 0;
 }
 
-/*
- * The subtransaction of that level has committed: what it has done is its
- * parent's.  Cannot fail.
- */
+/* A subtransaction has committed; see read_at_subcommit(). */
 void
 reader_at_subcommit(int level)
 {
@@ -472,10 +449,7 @@ reader_at_subabort(int level)
 	}
 }
 
-/*
- * Is what the claim points to still what was claimed?  The answer stays true
- * while the database's lock is held.
- */
+/* Is what was claimed there?  It stays while the database's lock is held. */
 bool
 reader_claim_valid(Claim *claim)
 {
@@ -491,21 +465,14 @@ reader_claim_valid(Claim *claim)
 bool
 reader_shall_step_aside(Claim *claim)
 {
-	Subscription *subscription = claim->own.subscription;
-	bool		wanted;
-
-	if (claim->own.uncommitted)
-		return false;
-	SpinLockAcquire(&subscription->reader.mutex);
-	wanted = subscription->reader.wanted > 0;
-	SpinLockRelease(&subscription->reader.mutex);
-	return wanted;
+	return claim->own.subscription->reader.wanted > 0 &&
+		!claim->own.uncommitted;
 }
 
 /*
  * End the claim and return false if reader_shall_step_aside(), or if the
  * subscription is gone or about to go.  (Whoever makes it go wakes the reader
- * afterwards, so it is enough to look without the lock.)
+ * afterwards, so a look without the lock is enough.)
  */
 bool
 reader_step_aside(Claim *claim)

@@ -63,9 +63,7 @@ reader_text_name(FunctionCallInfo fcinfo)
 	return name;
 }
 
-/*
- * Raise 22023 if the name is empty.
- */
+/* Raise 22023 if the name is empty. */
 void
 reader_check_name(const char *name)
 {
@@ -145,8 +143,7 @@ reader_database(const char *function)
 }
 
 /*
- * Raise 55000 if the slot is no longer this database's, because the extension
- * was dropped or the settings leave the database out.  The error releases an
+ * Raise 55000 if the slot is no longer this database's.  The error releases an
  * LWLock that the caller holds.
  */
 static void
@@ -181,10 +178,7 @@ relay_unavailable(Database *database)
 			 errhint("Look at the server log and at pgpubsub.stat_queue; a relay needs a free slot of max_worker_processes.")));
 }
 
-/*
- * Has the relay of this database left for good, so that no more events will
- * come?
- */
+/* Has the relay left for good, so that no more events will come? */
 bool
 reader_relay_left(Database *database)
 {
@@ -192,14 +186,20 @@ reader_relay_left(Database *database)
 		pg_atomic_read_u32(&database->relay.state) == RELAY_STOPPED;
 }
 
-/*
- * Raise 55000 if the relay of this database has left for good.
- */
+/* Raise 55000 if the relay of this database has left for good. */
 void
 reader_expect_relay(Database *database)
 {
 	if (reader_relay_left(database))
 		no_relay_here();
+}
+
+/* When what begins now has lasted for pgpubsub.publish_timeout. */
+TimestampTz
+reader_deadline(void)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									   pgpubsub_publish_timeout);
 }
 
 /*
@@ -238,26 +238,16 @@ reader_wait_for_relay(Database *database, TimestampTz deadline)
 bool
 reader_visible(Subscription *subscription)
 {
+	bool		changing = subscription->changer_pid == MyProcPid;
+
 	Assert(LWLockHeldByMe(subscription_lock(subscription)));
-	if (subscription->doomed)
-		return false;
-	switch (subscription->state)
-	{
-		case SUBSCRIPTION_FREE:
-			return false;
-		case SUBSCRIPTION_CREATING:
-			return subscription->changer_pid == MyProcPid;
-		case SUBSCRIPTION_ACTIVE:
-			return true;
-		case SUBSCRIPTION_DROPPING:
-			return subscription->changer_pid != MyProcPid;
-	}
-	return false;
+	return !subscription->doomed &&
+		(subscription->state == SUBSCRIPTION_ACTIVE ||
+		 (subscription->state == SUBSCRIPTION_CREATING && changing) ||
+		 (subscription->state == SUBSCRIPTION_DROPPING && !changing));
 }
 
-/*
- * Raise 42704 for a subscription that does not exist.
- */
+/* Raise 42704 for a subscription that does not exist. */
 void
 reader_no_subscription(const char *name)
 {
@@ -331,9 +321,7 @@ Oid
 reader_subscription_owner(Database *database, const char *name)
 {
 	if (pg_atomic_read_u32(&database->relay.loaded) == 0)
-		reader_wait_for_relay(database,
-							  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														  pgpubsub_publish_timeout));
+		reader_wait_for_relay(database, reader_deadline());
 	return loaded_owner(database, name);
 }
 
@@ -351,9 +339,7 @@ reader_wanted_owner(Database *database, const char *name)
 	if (OidIsValid(owner) || !subscription_table_has(name))
 		return owner;
 	pg_atomic_fetch_add_u64(&database->requests.reload, 1);
-	reader_wait_for_relay(database,
-						  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													  pgpubsub_publish_timeout));
+	reader_wait_for_relay(database, reader_deadline());
 	owner = loaded_owner(database, name);
 	if (!OidIsValid(owner))
 		ereport(ERROR,

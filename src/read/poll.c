@@ -72,7 +72,6 @@ typedef struct Poll
 	/* what was returned */
 	uint64		delivered_bytes;
 	uint64		last_seq;
-	int			rows;
 
 	/* the result */
 	Tuplestorestate *store;
@@ -232,18 +231,11 @@ put_gap(Poll *poll)
 	values[0] = Int64GetDatum((int64) poll->gap_seq);
 	values[5] = Int64GetDatum(poll->gap_unknown ? -1 : (int64) poll->missed);
 	tuplestore_putvalues(poll->store, poll->desc, values, nulls);
-	poll->rows++;
 
 	for (int i = 0; i < poll->ncursors; i++)
 	{
-		Cursor	   *cursor = &poll->cursors[i];
-		uint64		upto = poll->heads[i].missed_upto;
-
-		if (upto == 0)
-			continue;
-		cursor->lost += upto - cursor->number;
-		cursor->number = upto;
-		cursor->pos = RING_NONE;
+		if (poll->heads[i].missed_upto > 0)
+			position_skip(&poll->cursors[i], poll->heads[i].missed_upto);
 	}
 }
 
@@ -282,7 +274,6 @@ put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 	cursor->delivered++;
 	poll->delivered_bytes += record->payload_len;
 	poll->last_seq = record->seq;
-	poll->rows++;
 }
 
 /*
@@ -316,27 +307,24 @@ return_messages(Poll *poll, int max_messages)
 	if (poll->consume)
 		position_consume(poll->claim);
 
-	while (!binaryheap_empty(poll->heap) && max_messages-- > 0)
+	while (!binaryheap_empty(poll->heap) && max_messages > 0)
 	{
 		int			i = DatumGetInt32(binaryheap_first(poll->heap));
 
 		CHECK_FOR_INTERRUPTS();
-		while (!fetch_payload(poll, &poll->heads[i].record))
+		if (!fetch_payload(poll, &poll->heads[i].record))
 		{
 			if (!first)
 				return true;
 			/* the result is still empty, and more is missing now */
 			(void) find_heads(poll);
-			if (binaryheap_empty(poll->heap))
-				break;
-			i = DatumGetInt32(binaryheap_first(poll->heap));
+			continue;
 		}
-		if (binaryheap_empty(poll->heap))
-			break;
 		if (first)
 			put_gap(poll);
 		first = false;
 		put_message(poll, &poll->cursors[i], &poll->heads[i].record);
+		max_messages--;
 		if (!advance_heap(poll, i))
 			return true;
 	}
@@ -510,43 +498,45 @@ end_poll(Claim *claim, bool any)
 						(uint64) GetCurrentTimestamp());
 }
 
-/*
- * Poll until there is something to return, or until deadline.
- */
+/* Poll until there is something to return, or until deadline. */
 static void
 poll_until(Database *database, const char *name, int max_messages,
 		   TimestampTz deadline, bool consume, ReturnSetInfo *result)
 {
 	Claim	   *claim = reader_claim(database, name, deadline, false);
+	bool		any;
 
 	hold_again(database, claim->own.subscription, claim->generation);
-	while (!poll_once(claim, max_messages, consume, result))
+	while (!(any = poll_once(claim, max_messages, consume, result)))
 	{
 		long		left =
 		TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 
 		reader_expect_relay(database);
 		if (left <= 0)
-		{
-			end_poll(claim, false);
-			return;
-		}
+			break;
 		(void) set_waiting(claim, true);
 		sleep_until_new(claim, left);
 		if (!reader_step_aside(claim))
 			claim = reader_claim(database, name, deadline, false);
 	}
-	end_poll(claim, true);
+	end_poll(claim, any);
 }
 
-/* poll() on the subscription of that name; the call has the other arguments. */
+/*
+ * poll() on the subscription of that name; the call has the other arguments.
+ * wide tells whether max_messages is a bigint.
+ */
 static Datum
-poll_subscription(FunctionCallInfo fcinfo, const char *name,
-				  int64 max_messages)
+poll_subscription(FunctionCallInfo fcinfo, const char *name, bool wide)
 {
-	Database   *database = reader_database("pgpubsub.poll");
+	Database   *database;
+	int64		max_messages;
 	int64		timeout;
 
+	check_not_null(fcinfo, 1, "max_messages");
+	max_messages = wide ? PG_GETARG_INT64(1) : PG_GETARG_INT32(1);
+	database = reader_database("pgpubsub.poll");
 	check_not_null(fcinfo, 2, "timeout");
 	check_not_null(fcinfo, 3, "consume");
 	if (max_messages < 1)
@@ -568,17 +558,11 @@ poll_subscription(FunctionCallInfo fcinfo, const char *name,
 	return (Datum) 0;
 }
 
-/*
- * pgpubsub.poll_1_0(subscription name, max_messages integer, timeout interval,
- * consume boolean) RETURNS TABLE (as poll()): poll() of version 1.0
- */
+/* poll() of version 1.0: its subscription is a name, max_messages an integer. */
 Datum
 pgpubsub_poll(PG_FUNCTION_ARGS)
 {
-	const char *name = reader_name(fcinfo);
-
-	check_not_null(fcinfo, 1, "max_messages");
-	return poll_subscription(fcinfo, name, PG_GETARG_INT32(1));
+	return poll_subscription(fcinfo, reader_name(fcinfo), false);
 }
 
 /*
@@ -589,8 +573,5 @@ pgpubsub_poll(PG_FUNCTION_ARGS)
 Datum
 pgpubsub_poll_1_1(PG_FUNCTION_ARGS)
 {
-	const char *name = reader_text_name(fcinfo);
-
-	check_not_null(fcinfo, 1, "max_messages");
-	return poll_subscription(fcinfo, name, PG_GETARG_INT64(1));
+	return poll_subscription(fcinfo, reader_text_name(fcinfo), true);
 }

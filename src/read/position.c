@@ -86,12 +86,11 @@ carry_cursors(Claim *claim, bool dropped, Cursor *cursors, int count)
 static Cursor *
 alloc_cursors(Claim *claim)
 {
-	Subscription *subscription = claim->own.subscription;
 	Cursor	   *cursors;
 	dlist_iter	iter;
 	int			count = 0;
 
-	dlist_foreach(iter, &subscription->bindings)
+	dlist_foreach(iter, &claim->own.subscription->bindings)
 		count++;
 	cursors = MemoryContextAllocExtended(TopTransactionContext,
 										 Max(count, 1) * sizeof(Cursor),
@@ -103,7 +102,7 @@ alloc_cursors(Claim *claim)
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory"),
 				 errdetail("Failed on %d positions of subscription \"%s\".",
-						   count, subscription->name)));
+						   count, claim->own.subscription->name)));
 	}
 	return cursors;
 }
@@ -119,9 +118,8 @@ free_cursors(Position *position)
 /*
  * Have the claim's cursors reflect the subscription's bindings, as patterns may
  * have got new ones.  Bindings that this transaction drops are not read any
- * more.  If it has consumed from them, their cursors are kept behind the
- * others: that is counted, and reading goes on from there if it names the
- * channel again.
+ * more.  The cursors by which it has consumed from them are kept behind the
+ * others: that is counted, and read on from there if it names the channel again.
  *
  * A relay that ends gives the numbers of what it had received and not queued
  * to other events, and takes back bindings that are beyond; the next relay
@@ -173,9 +171,7 @@ drop_saved(Claim *claim)
 	pfree(saved);
 }
 
-/*
- * Free a claim that ends before its transaction.
- */
+/* Free a claim that ends before its transaction. */
 void
 free_claim(Claim *claim)
 {
@@ -209,9 +205,7 @@ position_save(Claim *claim)
 	claim->saved = saved;
 }
 
-/*
- * The claim's position is about to move, and commit shall write it.
- */
+/* The claim's position is about to move, and commit shall write it. */
 void
 position_consume(Claim *claim)
 {
@@ -220,9 +214,16 @@ position_consume(Claim *claim)
 	claim->own.uncommitted = true;
 }
 
-/*
- * Write the position of a valid claim to where others see it.  Cannot fail.
- */
+/* Move the cursor to number, over events that are no longer there. */
+void
+position_skip(Cursor *cursor, uint64 number)
+{
+	cursor->lost += number - cursor->number;
+	cursor->number = number;
+	cursor->pos = RING_NONE;
+}
+
+/* Write the position of a valid claim to where others see it.  Cannot fail. */
 void
 position_publish(Claim *claim)
 {
@@ -257,10 +258,7 @@ position_publish(Claim *claim)
 	pg_atomic_fetch_add_u64(&subscription->stats.lost, lost);
 }
 
-/*
- * The subtransaction of that level has committed: what it has saved is its
- * parent's, if that needs it.  Cannot fail.
- */
+/* A subtransaction has committed: what it saved is its parent's, if needed. */
 void
 position_subcommit(Claim *claim, int level)
 {
@@ -275,10 +273,7 @@ position_subcommit(Claim *claim, int level)
 		drop_saved(claim);
 }
 
-/*
- * The subtransaction of that level was rolled back: the position is what it was
- * before.  Cannot fail.
- */
+/* A subtransaction was rolled back: the position is what it was before. */
 void
 position_subabort(Claim *claim, int level)
 {

@@ -117,6 +117,10 @@ typedef struct Action
 	dlist_node	node;			/* in the transaction's actions */
 } Action;
 
+/* subscribe.c */
+#define ON_FULL_VALUES	(ON_FULL_BLOCK + 1)
+extern const char *const on_full_names[ON_FULL_VALUES];
+
 /* find_subscription.c */
 extern const char *reader_name(FunctionCallInfo fcinfo);
 extern const char *reader_text_name(FunctionCallInfo fcinfo);
@@ -125,6 +129,7 @@ extern int64 reader_timeout(const Interval *timeout);
 extern Database *reader_database(const char *function);
 extern bool reader_relay_left(Database *database);
 extern void reader_expect_relay(Database *database);
+extern TimestampTz reader_deadline(void);
 extern void reader_wait_for_relay(Database *database, TimestampTz deadline);
 extern bool reader_visible(Subscription *subscription);
 extern void reader_no_subscription(const char *name);
@@ -151,6 +156,7 @@ extern void reader_at_subabort(int level);
 extern void position_sync(Claim *claim);
 extern void position_save(Claim *claim);
 extern void position_consume(Claim *claim);
+extern void position_skip(Cursor *cursor, uint64 number);
 extern void position_publish(Claim *claim);
 extern void position_subcommit(Claim *claim, int level);
 extern void position_subabort(Claim *claim, int level);

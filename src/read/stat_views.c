@@ -9,8 +9,8 @@
  * the lock is held does not depend on how many events there are.  Catalogs are
  * not looked at meanwhile.
  *
- * The functions of version 1.0's script have fewer columns than the rows here;
- * the columns that were added since are the last ones, and are left off.
+ * The functions of version 1.0's script have fewer columns than the rows here:
+ * the last ones, which were added since, are left off.
  *
  * stat_reset() zeroes counters that others only add to, atomically.  One that
  * its writer writes as a whole it leaves, and notes the value, which the views
@@ -36,42 +36,46 @@ PG_FUNCTION_INFO_V1(pgpubsub_channel_stats);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_stats);
 PG_FUNCTION_INFO_V1(pgpubsub_stat_reset);
 
-/* The name of a relay's state; asked_for: the first one was asked for just now. */
+/* The name of a relay's state; asked_for: the first was asked for just now. */
 static const char *
 relay_state_name(uint32 state, bool asked_for)
 {
-	switch ((RelayState) state)
-	{
-		case RELAY_STOPPED:
-			return asked_for ? "starting" : "stopped";
-		case RELAY_STARTING:
-			return "starting";
-		case RELAY_LISTENING:
-			return "listening";
-		case RELAY_FULL:
-			return "full";
-	}
-	return "unknown";
+	static const char *const names[] = {
+		[RELAY_STOPPED] = "stopped",
+		[RELAY_STARTING] = "starting",
+		[RELAY_LISTENING] = "listening",
+		[RELAY_FULL] = "full"
+	};
+
+	return names[state == RELAY_STOPPED && asked_for ? RELAY_STARTING : state];
 }
 
-/* What the control lock guards of a database. */
+/* What the control lock guards of a database; all zero before the first one. */
 typedef struct DatabaseView
 {
+	int			next;			/* index of the slot that is looked at next */
 	Oid			oid;
 	int			relay_pid;
 	uint32		relay_starts;
 } DatabaseView;
 
-/* Copy it; false if the slot has no database.  Takes the control lock. */
-static bool
-view_database(Database *database, DatabaseView *view)
+/* The next database, copied into the view; or NULL.  Takes the control lock. */
+static Database *
+next_database(DatabaseView *view)
 {
-	LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
-	view->oid = database->dropping ? InvalidOid : database->oid;
-	view->relay_pid = database->relay.pid;
-	view->relay_starts = database->relay.starts;
-	LWLockRelease(pgpubsub_control->lock);
-	return OidIsValid(view->oid);
+	while (pgpubsub_preloaded() && view->next < pgpubsub_max_databases)
+	{
+		Database   *database = &pgpubsub_control->databases[view->next++];
+
+		LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+		view->oid = database->dropping ? InvalidOid : database->oid;
+		view->relay_pid = database->relay.pid;
+		view->relay_starts = database->relay.starts;
+		LWLockRelease(pgpubsub_control->lock);
+		if (OidIsValid(view->oid))
+			return database;
+	}
+	return NULL;
 }
 
 /* How long the relay has waited for room, this time included; in ms. */
@@ -89,7 +93,7 @@ full_ms(Database *database)
 /* The row of stat_queue for the database. */
 static void
 put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
-		  double notify_usage)
+		  Datum notify_usage)
 {
 	ViewRow		row = {.column = 0};
 	RingState	ring;
@@ -129,43 +133,32 @@ put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 	view_add_int64(&row, pg_atomic_read_u64(&database->relay.bad_frames));
 	view_add_int64(&row, (uint64) pgpubsub_staging_size * 1024);
 	view_add_int64(&row, staging_used(database->staging));
-	view_add(&row, Float8GetDatum(notify_usage));
+	view_add(&row, notify_usage);
 	view_add_int64(&row, view->relay_starts > 0 ? view->relay_starts - 1 : 0);
 	view_add(&row, TimestampTzGetDatum(stats_reset));
 	view_add_int64(&row, pg_atomic_read_u64(&database->stats.truncated));
 	view_put(fcinfo, &row);
 }
 
-/*
- * pgpubsub.queue_stats() RETURNS SETOF record: the rows of stat_queue
- */
+/* pgpubsub.queue_stats() RETURNS SETOF record: the rows of stat_queue */
 Datum
 pgpubsub_queue_stats(PG_FUNCTION_ARGS)
 {
-	double		notify_usage;
+	Datum		notify_usage = DirectFunctionCall1(pg_notification_queue_usage,
+												   (Datum) 0);
+	Database   *database;
+	DatabaseView view = {0};
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (!pgpubsub_preloaded())
-		return (Datum) 0;
-
-	notify_usage =
-		DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage,
-										   (Datum) 0));
-	for (int i = 0; i < pgpubsub_max_databases; i++)
-	{
-		Database   *database = &pgpubsub_control->databases[i];
-		DatabaseView view;
-
-		if (view_database(database, &view))
-			put_queue(fcinfo, database, &view, notify_usage);
-	}
+	while ((database = next_database(&view)) != NULL)
+		put_queue(fcinfo, database, &view, notify_usage);
 	return (Datum) 0;
 }
 
 /*
  * Log, for the tests, how many events this session has passed over to find the
  * first one pending, which must be none; and how many bindings and channels to
- * find others, which must be few, however many there are.
+ * find others, which must be few.
  */
 static void
 report_passed_over(void)
@@ -202,13 +195,26 @@ without_predecessor(Channel *channel, RingChannelState *ring)
 							 ring->newest_number - channel->base_number);
 }
 
+/* How many events subscriptions have lost of the channel and were not told of. */
+static uint64
+untold_losses(Channel *channel)
+{
+	Backlog		backlog = {0};
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &channel->bindings)
+		hold_add_backlog(channel->database,
+						 dlist_container(Binding, channel_node, iter.cur),
+						 &backlog);
+	return backlog.lost;
+}
+
 /* Copy the slot's channel; false if it has none.  Takes the database's lock. */
 static bool
 view_channel(Database *database, int slot, ChannelView *view)
 {
 	Channel    *channel = &database->channels[slot];
-	Backlog		backlog = {0};
-	dlist_iter	iter;
+	uint64		untold;
 
 	LWLockAcquire(database->lock, LW_SHARED);
 	if (!channel->in_use || channel->is_pattern)
@@ -216,10 +222,7 @@ view_channel(Database *database, int slot, ChannelView *view)
 		LWLockRelease(database->lock);
 		return false;
 	}
-	dlist_foreach(iter, &channel->bindings)
-		hold_add_backlog(database,
-						 dlist_container(Binding, channel_node, iter.cur),
-						 &backlog);
+	untold = untold_losses(channel);
 	strlcpy(view->name, channel->name, NAMEDATALEN);
 	view->subscriptions = pg_atomic_read_u32(&channel->nbindings);
 	ring_channel_state(database->ring, slot, &view->ring);
@@ -227,7 +230,7 @@ view_channel(Database *database, int slot, ChannelView *view)
 	view->published_bytes = view->ring.bytes - channel->published_bytes_base;
 	without_predecessor(channel, &view->ring);
 	view->delivered = pg_atomic_read_u64(&channel->delivered);
-	view->lost = pg_atomic_read_u64(&channel->lost) + backlog.lost;
+	view->lost = pg_atomic_read_u64(&channel->lost) + untold;
 	view->truncated = pg_atomic_read_u64(&channel->truncated);
 	LWLockRelease(database->lock);
 	return true;
@@ -254,25 +257,18 @@ put_channel(FunctionCallInfo fcinfo, Oid oid, int encoding, ChannelView *view)
 	view_put(fcinfo, &row);
 }
 
-/*
- * pgpubsub.channel_stats() RETURNS SETOF record: the rows of stat_channels
- */
+/* pgpubsub.channel_stats() RETURNS SETOF record: the rows of stat_channels */
 Datum
 pgpubsub_channel_stats(PG_FUNCTION_ARGS)
 {
+	Database   *database;
+	DatabaseView view = {0};
+
 	InitMaterializedSRF(fcinfo, 0);
-	if (!pgpubsub_preloaded())
-		return (Datum) 0;
-
-	for (int i = 0; i < pgpubsub_max_databases; i++)
+	while ((database = next_database(&view)) != NULL)
 	{
-		Database   *database = &pgpubsub_control->databases[i];
-		DatabaseView view;
-		int			encoding;
+		int			encoding = shown_name_encoding(view.oid);
 
-		if (!view_database(database, &view))
-			continue;
-		encoding = shown_name_encoding(view.oid);
 		for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 		{
 			ChannelView channel;
@@ -354,7 +350,10 @@ view_bindings(Database *database, Subscription *subscription,
 	}
 }
 
-/* Does the slot have a subscription of the database? */
+/*
+ * Does the slot have a subscription of the database?  Without the database's
+ * lock, whoever asks asks again with it.
+ */
 static bool
 is_of(Database *database, Subscription *subscription)
 {
@@ -411,22 +410,6 @@ subscription_state_name(SubscriptionView *view)
 	return view->waiting ? "waiting" : "reading";
 }
 
-/* The name of an on_full. */
-static const char *
-on_full_name(OnFull on_full)
-{
-	switch (on_full)
-	{
-		case ON_FULL_DROP:
-			return "drop";
-		case ON_FULL_EVICT:
-			return "evict";
-		case ON_FULL_BLOCK:
-			return "block";
-	}
-	return "unknown";
-}
-
 /* The row of stat_subscriptions for the subscription. */
 static void
 put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
@@ -452,7 +435,7 @@ put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
 	view_add(&row, NameGetDatum(&short_name));
 	view_add(&row, ObjectIdGetDatum(view->owner));
 	view_add(&row, PointerGetDatum(channels));
-	view_add(&row, CStringGetTextDatum(on_full_name(view->on_full)));
+	view_add(&row, CStringGetTextDatum(on_full_names[view->on_full]));
 	view_add(&row, CStringGetTextDatum(subscription_state_name(view)));
 	view_add_if(&row, view->reader_pid != 0, Int32GetDatum(view->reader_pid));
 	view_add_if(&row, view->seq > 0, Int64GetDatum((int64) view->seq));
@@ -510,100 +493,77 @@ put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 	pfree(view.channels);
 }
 
-/*
- * pgpubsub.subscription_stats() RETURNS SETOF record: the rows of
- * stat_subscriptions
- */
+/* pgpubsub.subscription_stats() RETURNS SETOF record: for stat_subscriptions */
 Datum
 pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
 {
 	bool		see_all = has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+	Database   *database;
+	DatabaseView view = {0};
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (!pgpubsub_preloaded())
-		return (Datum) 0;
-
-	for (int i = 0; i < pgpubsub_max_databases; i++)
-	{
-		Database   *database = &pgpubsub_control->databases[i];
-		DatabaseView view;
-
-		if (view_database(database, &view))
-			put_subscriptions(fcinfo, database, view.oid, see_all);
-	}
+	while ((database = next_database(&view)) != NULL)
+		put_subscriptions(fcinfo, database, view.oid, see_all);
 	report_passed_over();
 	return (Datum) 0;
 }
 
-/*
- * Zero the subscription's counters, if its slot has one of the database.  Takes
- * the database's lock.
- */
+/* Zero the counters of a subscription of the database, whose lock it takes. */
 static void
 reset_subscription(Database *database, Subscription *subscription)
 {
 	dlist_iter	iter;
 	Backlog		backlog = {0};
 
-	if (!is_of(database, subscription))
-		return;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	if (!is_of(database, subscription))
+	if (is_of(database, subscription))
 	{
-		LWLockRelease(database->lock);
-		return;
-	}
-	dlist_foreach(iter, &subscription->bindings)
-		hold_add_backlog(database, dlist_container(Binding, subscription_node,
-												   iter.cur), &backlog);
-	pg_atomic_write_u64(&subscription->stats.delivered, 0);
-	pg_atomic_write_u64(&subscription->stats.delivered_bytes, 0);
-	pg_atomic_write_u64(&subscription->stats.polls, 0);
-	pg_atomic_write_u64(&subscription->stats.empty_polls, 0);
+		dlist_foreach(iter, &subscription->bindings)
+			hold_add_backlog(database,
+							 dlist_container(Binding, subscription_node,
+											 iter.cur), &backlog);
+		pg_atomic_write_u64(&subscription->stats.delivered, 0);
+		pg_atomic_write_u64(&subscription->stats.delivered_bytes, 0);
+		pg_atomic_write_u64(&subscription->stats.polls, 0);
+		pg_atomic_write_u64(&subscription->stats.empty_polls, 0);
 
-	/* losses that no gap row has told yet are counted when one does */
-	pg_atomic_write_u64(&subscription->stats.lost, -backlog.lost);
+		/* losses that no gap row has told yet are counted when one does */
+		pg_atomic_write_u64(&subscription->stats.lost, -backlog.lost);
+	}
 	LWLockRelease(database->lock);
 }
 
-/* Zero the channel's counters, if the slot has one.  Takes the database's lock. */
+/* Zero the slot's channel's counters, if any.  Takes the database's lock. */
 static void
 reset_channel(Database *database, int slot)
 {
 	Channel    *channel = &database->channels[slot];
 	RingChannelState state;
-	Backlog		backlog = {0};
-	dlist_iter	iter;
 
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	if (!channel->in_use)
+	if (channel->in_use)
 	{
-		LWLockRelease(database->lock);
-		return;
+		pg_atomic_write_u64(&channel->lost, -untold_losses(channel));
+		ring_channel_state(database->ring, slot, &state);
+		channel->published_base = state.newest_number;
+		channel->published_bytes_base = state.bytes;
+		pg_atomic_write_u64(&channel->delivered, 0);
+		pg_atomic_write_u64(&channel->truncated, 0);
 	}
-	dlist_foreach(iter, &channel->bindings)
-		hold_add_backlog(database,
-						 dlist_container(Binding, channel_node, iter.cur),
-						 &backlog);
-	ring_channel_state(database->ring, slot, &state);
-	channel->published_base = state.newest_number;
-	channel->published_bytes_base = state.bytes;
-	pg_atomic_write_u64(&channel->delivered, 0);
-	pg_atomic_write_u64(&channel->truncated, 0);
-	pg_atomic_write_u64(&channel->lost, -backlog.lost);
 	LWLockRelease(database->lock);
 }
 
-/*
- * pgpubsub.stat_reset() RETURNS void
- */
+/* pgpubsub.stat_reset() RETURNS void */
 Datum
 pgpubsub_stat_reset(PG_FUNCTION_ARGS)
 {
 	Database   *database = reader_database("pgpubsub.stat_reset");
 
 	for (int i = 0; i < pgpubsub_max_subscriptions; i++)
-		reset_subscription(database, &pgpubsub_control->subscriptions[i]);
+	{
+		if (is_of(database, &pgpubsub_control->subscriptions[i]))
+			reset_subscription(database, &pgpubsub_control->subscriptions[i]);
+	}
 	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 	{
 		if (database->channels[slot].in_use)

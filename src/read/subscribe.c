@@ -50,32 +50,32 @@ typedef struct Request
 	bool		temporary;
 } Request;
 
+const char *const on_full_names[ON_FULL_VALUES] = {
+	[ON_FULL_DROP] = "drop",
+	[ON_FULL_EVICT] = "evict",
+	[ON_FULL_BLOCK] = "block"
+};
+
 PG_FUNCTION_INFO_V1(pgpubsub_subscribe);
 PG_FUNCTION_INFO_V1(pgpubsub_subscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe_1_1);
-
-/*
- * Arguments
- */
 
 /* Parse on_full; raises 22023, or 42501 if the user must not have it. */
 static void
 parse_on_full(Request *request)
 {
 	const char *name = request->on_full_name;
+	int			on_full = 0;
 
-	if (strcmp(name, "drop") == 0)
-		request->on_full = ON_FULL_DROP;
-	else if (strcmp(name, "evict") == 0)
-		request->on_full = ON_FULL_EVICT;
-	else if (strcmp(name, "block") == 0)
-		request->on_full = ON_FULL_BLOCK;
-	else
+	while (on_full < ON_FULL_VALUES && strcmp(name, on_full_names[on_full]) != 0)
+		on_full++;
+	if (on_full == ON_FULL_VALUES)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unrecognized on_full: \"%s\"", name),
 				 errhint("Give drop, evict or block.")));
+	request->on_full = (OnFull) on_full;
 
 	if (request->on_full == ON_FULL_BLOCK && !superuser() &&
 		!PGPUBSUB_OWNS_DATABASE(MyDatabaseId, GetUserId()))
@@ -91,25 +91,18 @@ static void
 parse_start_at(Request *request, const char *start_at)
 {
 	char	   *end;
-	int64		seq;
 
-	if (strcmp(start_at, "now") == 0)
-		request->start = START_NOW;
-	else if (strcmp(start_at, "oldest") == 0)
-		request->start = START_OLDEST;
-	else
-	{
-		errno = 0;
-		seq = strtoll(start_at, &end, 10);
-		if (errno != 0 || start_at[0] < '0' || start_at[0] > '9' ||
-			*end != '\0')
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unrecognized start_at: \"%s\"", start_at),
-					 errhint("Give now, oldest or a sequence number.")));
-		request->start = START_SEQ;
-		request->start_seq = (uint64) seq;
-	}
+	request->start = strcmp(start_at, "now") == 0 ? START_NOW :
+		strcmp(start_at, "oldest") == 0 ? START_OLDEST : START_SEQ;
+	if (request->start != START_SEQ)
+		return;
+	errno = 0;
+	request->start_seq = (uint64) strtoll(start_at, &end, 10);
+	if (errno != 0 || start_at[0] < '0' || start_at[0] > '9' || *end != '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unrecognized start_at: \"%s\"", start_at),
+				 errhint("Give now, oldest or a sequence number.")));
 }
 
 /* Parse the arguments of subscribe(), of which the caller gives the name. */
@@ -133,10 +126,6 @@ parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
 	parse_on_full(request);
 	parse_start_at(request, text_to_cstring(PG_GETARG_TEXT_PP(3)));
 }
-
-/*
- * Positions
- */
 
 /*
  * The number after which the request wants to read the channel; *pos is the
@@ -280,10 +269,6 @@ place_bindings(Claim *claim, Request *request, bool created)
 }
 
 /*
- * subscribe() and unsubscribe()
- */
-
-/*
  * Wait for other transactions that change a subscription of this name.  The
  * extension cannot be dropped from then on.
  */
@@ -412,7 +397,6 @@ subscribe_again(Database *database, Request *request, Oid owner,
 	if (subscription)
 	{
 		temporary = subscription->temporary;
-
 		session_pid = subscription->session_pid;
 		same = subscription->on_full == request->on_full &&
 			bindings_same(database, subscription, request->channels,
@@ -453,8 +437,7 @@ subscribe_name(FunctionCallInfo fcinfo, const char *name)
 						   (unsigned long long) ring_newest_seq(database->ring)),
 				 errhint("Give now, oldest or the seq of an event.")));
 	lock_name(request.name);
-	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										   pgpubsub_publish_timeout);
+	deadline = reader_deadline();
 
 	/* the relay may not have read the table yet */
 	reader_wait_for_relay(database, deadline);
@@ -466,10 +449,7 @@ subscribe_name(FunctionCallInfo fcinfo, const char *name)
 	PG_RETURN_BOOL(!OidIsValid(owner));
 }
 
-/*
- * pgpubsub.subscribe_1_0(subscription name, channels text[], on_full text,
- * start_at text, temporary boolean) RETURNS boolean: subscribe() of version 1.0
- */
+/* subscribe() of version 1.0: its subscription is a name. */
 Datum
 pgpubsub_subscribe(PG_FUNCTION_ARGS)
 {
@@ -492,9 +472,7 @@ unsubscribe_name(const char *name)
 {
 	Database   *database = reader_database("pgpubsub.unsubscribe");
 	Action	   *action;
-	Claim	   *claim;
 	Subscription *subscription;
-	TimestampTz deadline;
 	bool		temporary;
 	bool		deleted;
 
@@ -509,14 +487,11 @@ unsubscribe_name(const char *name)
 		PG_RETURN_BOOL(deleted);
 	}
 
-	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										   pgpubsub_publish_timeout);
-	claim = reader_claim(database, name, deadline, true);
+	subscription = reader_claim(database, name, reader_deadline(),
+								true)->own.subscription;
 	action = action_prepare(ACTION_DROP, database, 0);
-	subscription = claim->own.subscription;
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	temporary = subscription->temporary;
-
 	action_enter(action, subscription);
 	subscription->state = SUBSCRIPTION_DROPPING;
 	subscription->changer_pid = MyProcPid;
@@ -526,19 +501,14 @@ unsubscribe_name(const char *name)
 	PG_RETURN_BOOL(true);
 }
 
-/*
- * pgpubsub.unsubscribe_1_0(subscription name) RETURNS boolean: unsubscribe() of
- * version 1.0
- */
+/* unsubscribe() of version 1.0: its subscription is a name. */
 Datum
 pgpubsub_unsubscribe(PG_FUNCTION_ARGS)
 {
 	return unsubscribe_name(reader_name(fcinfo));
 }
 
-/*
- * pgpubsub.unsubscribe(subscription text) RETURNS boolean
- */
+/* pgpubsub.unsubscribe(subscription text) RETURNS boolean */
 Datum
 pgpubsub_unsubscribe_1_1(PG_FUNCTION_ARGS)
 {

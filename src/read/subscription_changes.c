@@ -46,12 +46,8 @@ typedef struct Temporary
 static Temporary temporary = {false};
 
 /*
- * Actions
- */
-
-/*
- * Make an action that does nothing until it is entered.  The caller writes what
- * a change changes into it: on_full, and the slots of nchannels channels.
+ * Make an action that does nothing until it is entered.  Into a change the caller
+ * writes on_full, and the slots of nchannels channels.
  */
 Action *
 action_prepare(ActionKind kind, Database *database, int nchannels)
@@ -150,19 +146,15 @@ commit_action(Action *action)
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	if (action_valid(action))
 	{
-		switch (action->kind)
+		if (action->kind == ACTION_CREATE)
 		{
-			case ACTION_CREATE:
-				subscription->state = SUBSCRIPTION_ACTIVE;
-				subscription->replaces = false;
-				break;
-			case ACTION_CHANGE:
-				commit_change(action);
-				break;
-			case ACTION_DROP:
-				registry_drop_subscription(database, subscription);
-				break;
+			subscription->state = SUBSCRIPTION_ACTIVE;
+			subscription->replaces = false;
 		}
+		else if (action->kind == ACTION_CHANGE)
+			commit_change(action);
+		else
+			registry_drop_subscription(database, subscription);
 		database->commits++;
 		if (action->kind != ACTION_DROP)
 			hold_start(database, subscription);
@@ -206,18 +198,14 @@ undo_action(Action *action)
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	if (!action_valid(action))
 		return;
-	switch (action->kind)
+	if (action->kind == ACTION_CREATE)
+		registry_drop_subscription(database, subscription);
+	else if (action->kind == ACTION_CHANGE)
+		undo_change(action);
+	else
 	{
-		case ACTION_CREATE:
-			registry_drop_subscription(database, subscription);
-			break;
-		case ACTION_CHANGE:
-			undo_change(action);
-			break;
-		case ACTION_DROP:
-			subscription->state = action->old_state;
-			registry_restore_name(database, subscription);
-			break;
+		subscription->state = action->old_state;
+		registry_restore_name(database, subscription);
 	}
 }
 
@@ -261,10 +249,6 @@ undo_actions(int level)
 	unlock_and_request(locked);
 }
 
-/*
- * Temporary subscriptions
- */
-
 /* End the temporary subscriptions of this session.  Cannot fail. */
 static void
 drop_temporary(void)
@@ -298,7 +282,6 @@ drop_temporary(void)
 	}
 	LWLockRelease(database->lock);
 	temporary.may_exist = false;
-
 	registry_request(database);
 }
 
@@ -312,9 +295,7 @@ drop_temporary_at_exit(int code, Datum arg)
 	drop_temporary();
 }
 
-/*
- * This session is about to have a temporary subscription.
- */
+/* This session is about to have a temporary subscription. */
 void
 temporary_subscription_begins(void)
 {
@@ -327,9 +308,8 @@ temporary_subscription_begins(void)
 }
 
 /*
- * DISCARD ALL has run in this transaction: the session's temporary
- * subscriptions end when it commits, as a pooler hands the session on to
- * another client then.
+ * DISCARD ALL has run: with its commit the session's temporary subscriptions end,
+ * as a pooler hands the session on to another client then.
  */
 void
 discard_temporary_subscriptions(void)
@@ -338,12 +318,8 @@ discard_temporary_subscriptions(void)
 }
 
 /*
- * The ends of transactions
- */
-
-/*
- * This transaction has written into the table what shared memory does not have:
- * the relay has to read the table again when that is committed.
+ * The table was written, but not shared memory: the relay has to read the table
+ * again when that is committed.
  */
 void
 subscription_table_written(void)
@@ -353,10 +329,7 @@ subscription_table_written(void)
 	changes.written_in = registry_my_database(true);
 }
 
-/*
- * Before PREPARE TRANSACTION: raise 0A000 if there is anything that would have
- * to be kept until COMMIT PREPARED.
- */
+/* PREPARE TRANSACTION: raise 0A000 if COMMIT PREPARED would have work here. */
 void
 read_pre_prepare(void)
 {
@@ -368,9 +341,7 @@ read_pre_prepare(void)
 				 errhint("Commit it with COMMIT.")));
 }
 
-/*
- * The transaction has committed.  Cannot fail.
- */
+/* The transaction has committed.  Cannot fail. */
 void
 read_at_commit(void)
 {
@@ -392,10 +363,7 @@ read_at_commit(void)
 	changes.discarding = false;
 }
 
-/*
- * The transaction has aborted; or it was prepared, and so has changed nothing
- * here.  Cannot fail.
- */
+/* The transaction was aborted; or prepared, with nothing done.  Cannot fail. */
 void
 read_at_abort(void)
 {
@@ -405,10 +373,7 @@ read_at_abort(void)
 	changes.discarding = false;
 }
 
-/*
- * The subtransaction of that level has committed: what it has done is its
- * parent's.  Cannot fail.
- */
+/* What the subtransaction has done is now its parent's.  Cannot fail. */
 void
 read_at_subcommit(int level)
 {
@@ -421,9 +386,7 @@ read_at_subcommit(int level)
 	reader_at_subcommit(level);
 }
 
-/*
- * The subtransaction of that level was rolled back.  Cannot fail.
- */
+/* The subtransaction of that level was rolled back.  Cannot fail. */
 void
 read_at_subabort(int level)
 {

@@ -45,9 +45,7 @@
 /* This file is writing the table. */
 static bool writing_table = false;
 
-/*
- * Is it pgpubsub itself that writes the table just now in this session?
- */
+/* Is it pgpubsub itself that writes the table just now in this session? */
 bool
 subscription_table_writing(void)
 {
@@ -141,9 +139,7 @@ subscription_table_check_schema(void)
 				 errhint("Give the schema to a superuser with ALTER SCHEMA ... OWNER TO.")));
 }
 
-/*
- * Oid of the extension's table.  Raises 42P01 if it is not there.
- */
+/* Oid of the extension's table.  Raises 42P01 if it is not there. */
 Oid
 subscription_table_oid(void)
 {
@@ -246,9 +242,7 @@ finds_row(const char *sql, Oid type, Datum value)
 	return found;
 }
 
-/*
- * Can this transaction see a row of the table for the subscription?
- */
+/* Can this transaction see a row of the table for the subscription? */
 bool
 subscription_table_has(const char *name)
 {
@@ -338,9 +332,7 @@ subscription_table_insert(const char *name, ArrayType *channels,
 				origin ? 6 : 5, types, values, SPI_OK_INSERT, false);
 }
 
-/*
- * Insert a row that was in the table before; row_type is the table's.
- */
+/* Insert a row that was in the table before; row_type is the table's. */
 void
 subscription_table_put_back(Oid row_type, Datum row)
 {

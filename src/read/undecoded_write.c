@@ -147,9 +147,7 @@ undecoded_begin(Relation relation)
 	return true;
 }
 
-/*
- * The relation is written like any other again.  Cannot fail.
- */
+/* The relation is written like any other again.  Cannot fail. */
 void
 undecoded_end(void)
 {

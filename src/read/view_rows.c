@@ -28,9 +28,7 @@
 /* Stands for a character that cannot be shown. */
 #define SUBSTITUTE		"?"
 
-/*
- * Set the row's next column.
- */
+/* Set the row's next column. */
 void
 view_add(ViewRow *row, Datum value)
 {
@@ -38,18 +36,14 @@ view_add(ViewRow *row, Datum value)
 	row->values[row->column++] = value;
 }
 
-/*
- * Set the row's next column to a number.
- */
+/* Set the row's next column to a number. */
 void
 view_add_int64(ViewRow *row, uint64 value)
 {
 	view_add(row, Int64GetDatum((int64) value));
 }
 
-/*
- * Set the row's next column to the value if it is present, else to null.
- */
+/* Set the row's next column to the value if it is present, else to null. */
 void
 view_add_if(ViewRow *row, bool present, Datum value)
 {
@@ -57,9 +51,7 @@ view_add_if(ViewRow *row, bool present, Datum value)
 	row->values[row->column++] = value;
 }
 
-/*
- * Add the row to the SQL function's result, and begin the next one.
- */
+/* Add the row to the SQL function's result, and begin the next one. */
 void
 view_put(FunctionCallInfo fcinfo, ViewRow *row)
 {

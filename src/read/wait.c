@@ -9,24 +9,23 @@
  *	  wait() end when the socket is closed, and poll() looks at the socket again
  *	  before it hands out rows and, in autocommit, before they are consumed.
  *
- * 2. The other waits do what a statement of a dead client does in core: they go
- *	  on, here for at most pgpubsub.publish_timeout.  subscribe(), unsubscribe()
- *	  and ack() say what is to be done, and a writer has work to commit, whether
- *	  or not anybody hears of it.  Where client_connection_check_interval ends
- *	  statements, it ends these waits too.
+ * 2. The other waits go on, as statements of a dead client do in core, for at
+ *	  most pgpubsub.publish_timeout: subscribe(), unsubscribe() and ack() say
+ *	  what is to be done, and a writer has work to commit, whether or not anybody
+ *	  hears of it.  (Core's client_connection_check_interval ends them too.)
  *
  * 3. A poll() that waits has the snapshot of its statement all the while, for
  *	  which CREATE INDEX CONCURRENTLY waits and behind which VACUUM cleans up
- *	  nothing.  A procedure may end its caller's transaction, and the snapshot
- *	  with it; wait() does so before it sleeps.
+ *	  nothing.  wait() is a procedure, and ends its caller's transaction before
+ *	  it sleeps, and the snapshot with it.
  *
  * 4. What can raise an error, and whatever looks at catalogs, wait() does within
  *	  that transaction.  Called by itself, it then sleeps outside of any, so that
- *	  not even its virtual transaction id is to be waited for.  Called by a
- *	  procedure or a DO block, whose language keeps its state in SPI, it sleeps
- *	  in a new transaction that has no snapshot.  While it sleeps it looks at
- *	  shared memory alone, and raises nothing: an interrupt, or a subscription
- *	  that is not what it was, is dealt with in the next transaction.
+ *	  nobody waits for its virtual transaction id.  Called by a procedure or a DO
+ *	  block, whose language keeps its state in SPI, it sleeps in a new transaction
+ *	  that has no snapshot.  Asleep, it looks at shared memory alone, and raises
+ *	  nothing: an interrupt, or a subscription that is not what it was, is dealt
+ *	  with in the next transaction.
  *
  * 5. wait() claims nothing, so several sessions may wait for one subscription.
  *	  While a session reads or changes that, they sleep until it lets go: only
@@ -83,10 +82,6 @@ typedef enum Finding
 } Finding;
 
 PG_FUNCTION_INFO_V1(pgpubsub_wait);
-
-/*
- * Sleeps that end with the client
- */
 
 /* Is there a client whose connection can break?  A background worker has none. */
 static bool
@@ -159,8 +154,8 @@ client_sleep(long timeout, uint32 wait_event)
 }
 
 /*
- * To be called before events that are consumed are given to the client: ends
- * the session, and with it the transaction, if the connection is closed.
+ * Before consumed events are given to the client: end the session, and with it
+ * the transaction, if the connection is closed.
  */
 void
 client_expect(void)
@@ -169,10 +164,6 @@ client_expect(void)
 		note_lost();
 	CHECK_FOR_INTERRUPTS();
 }
-
-/*
- * CALL wait()
- */
 
 /* Raise 25001 unless the procedure may end its caller's transaction. */
 static void
@@ -193,19 +184,8 @@ check_may_end_transaction(FunctionCallInfo fcinfo)
 }
 
 /*
- * Is no SPI connection open, so that no procedural language is above whose state
- * would end with the transaction?  (SPI tells whether it is connected at all.)
- */
-static bool
-spi_is_unused(void)
-{
-	return SPI_unregister_relation("") == SPI_ERROR_UNCONNECTED;
-}
-
-/*
- * Remember the subscription's owner.  Raises 42704 if there is no such
- * subscription, 42501 if it is not the current user's, 55000 if the relay has
- * left for good.  To be called in a transaction.
+ * Note the subscription's owner.  Raises 42704 if there is no such subscription,
+ * 42501 if it is not the current user's, 55000 if the relay has left for good.
  */
 static void
 check_subscription(Wait *wait)
@@ -230,47 +210,32 @@ check_subscription(Wait *wait)
 	PopActiveSnapshot();
 }
 
-/* End the transaction of the language that has called us, and begin the next. */
+/*
+ * Before the sleep, end the transaction, and with it all snapshots that this
+ * process has; after the sleep, begin one, so that now() and transaction_timeout
+ * do not count the sleep.  A language that has called us needs one at any time,
+ * so one that ends is followed by the next at once.
+ */
 static void
-next_spi_transaction(void)
-{
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	SPI_commit();
-	SPI_finish();
-}
-
-/* End the transaction, and with it all snapshots that this process has. */
-static void
-end_transaction(Wait *wait)
+next_transaction(Wait *wait, bool before)
 {
 	if (wait->in_spi)
-		next_spi_transaction();
-	else
+	{
+		SPI_connect_ext(SPI_OPT_NONATOMIC);
+		SPI_commit();
+		SPI_finish();
+	}
+	else if (before)
 	{
 		ForgetPortalSnapshots();
 		CommitTransactionCommand();
 	}
-	MemoryContextSwitchTo(wait->context);
-}
-
-/*
- * Begin a transaction after the sleep, so that now() and transaction_timeout do
- * not count the sleep.
- */
-static void
-begin_transaction(Wait *wait)
-{
-	if (wait->in_spi)
-		next_spi_transaction();
 	else
 		StartTransactionCommand();
 	MemoryContextSwitchTo(wait->context);
 }
 
-/*
- * Is there an event, or a gap, that no committed transaction has consumed?
- * The subscription must have no reader.
- */
+/* Is there an event or a gap to poll?  The subscription must have no reader. */
 static bool
 anything_pending(Database *database, Subscription *subscription)
 {
@@ -291,10 +256,7 @@ anything_pending(Database *database, Subscription *subscription)
 	return false;
 }
 
-/*
- * Look at the subscription, after entering the lists of those who are woken
- * when the answer changes.
- */
+/* Look, after entering the lists of those who are woken when that changes. */
 static Finding
 look_at(Wait *wait, Subscription *subscription)
 {
@@ -366,16 +328,15 @@ look_and_sleep(Wait *wait, long left)
 /*
  * Sleep until there is something to poll, or until the deadline, and return
  * true then.  Returns false if the subscription has to be checked again, or if
- * there is an interrupt.  Raises nothing, as there may be no transaction.
+ * there is an interrupt.  Raises nothing.
  */
 static bool
 sleep_until_ready(Wait *wait)
 {
 	while (!InterruptPending)
 	{
-		long		left =
-		TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										wait->deadline);
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+														   wait->deadline);
 		Finding		found = look_and_sleep(wait, left);
 
 		if (found == FOUND_READY)
@@ -388,9 +349,7 @@ sleep_until_ready(Wait *wait)
 	return false;
 }
 
-/*
- * CALL pgpubsub.wait(subscription text, timeout interval)
- */
+/* CALL pgpubsub.wait(subscription text, timeout interval) */
 Datum
 pgpubsub_wait(PG_FUNCTION_ARGS)
 {
@@ -403,15 +362,16 @@ pgpubsub_wait(PG_FUNCTION_ARGS)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									reader_timeout(PG_GETARG_INTERVAL_P(1)));
 	check_may_end_transaction(fcinfo);
-	wait.in_spi = !spi_is_unused();
+	/* is a procedural language above?  SPI tells whether it is connected */
+	wait.in_spi = SPI_unregister_relation("") != SPI_ERROR_UNCONNECTED;
 	wait.context = CurrentMemoryContext;
 
 	while (!over)
 	{
 		check_subscription(&wait);
-		end_transaction(&wait);
+		next_transaction(&wait, true);
 		over = sleep_until_ready(&wait);
-		begin_transaction(&wait);
+		next_transaction(&wait, false);
 	}
 	CHECK_FOR_INTERRUPTS();
 	PG_RETURN_VOID();

@@ -200,7 +200,6 @@ typedef struct Subscription
 	int			changer_pid;	/* who is creating or dropping it */
 	char		name[NAMEDATALEN];
 	Oid			owner;
-	OnFull		on_full;
 	bool		temporary;
 	int			session_pid;	/* whose temporary one it is */
 	bool		replaces;		/* one of that name, which is being dropped */
@@ -221,6 +220,7 @@ typedef struct Subscription
 	 */
 	uint32		generation;		/* grows when the slot is freed */
 	uint32		bindings_version;	/* grows when its bindings change */
+	OnFull		on_full;
 	bool		doomed;			/* to be dropped once nobody reads it */
 	bool		evicted;		/* holds nothing until it is polled */
 	bool		foreign;		/* made in another database, and holds nothing

@@ -103,7 +103,7 @@ append_event(int channel, int pid, const char *payload, Size len)
 	append->num_appended++;
 }
 
-/* When subscriptions with on_full evict have held the full queue too long. */
+/* See 5 at the head of this file. */
 static TimestampTz
 evict_due(void)
 {
@@ -197,10 +197,7 @@ end_full(RelayState state)
 	ConditionVariableBroadcast(&database->full.room_cv);
 }
 
-/*
- * Wake the readers of what was appended if that is much, or at the end of a
- * round.
- */
+/* Wake the readers of what was appended if that is much, or at_end. */
 static void
 wake_now_and_then(bool at_end)
 {
@@ -213,10 +210,7 @@ wake_now_and_then(bool at_end)
 	append->round_time = GetCurrentTimestamp();
 }
 
-/*
- * Append the staged events that were taken, up to that number.  Returns false
- * if there was no room for one.
- */
+/* Append the staged events up to that number.  Returns whether all had room. */
 static bool
 append_staged(uint64 upto)
 {
@@ -238,10 +232,7 @@ append_staged(uint64 upto)
 	return true;
 }
 
-/*
- * Append what there is room for, and wake its readers.  Returns whether that
- * was all.
- */
+/* Append what has room, and wake its readers.  Returns whether that was all. */
 static bool
 append_received(void)
 {
@@ -269,8 +260,7 @@ append_received(void)
 static TimestampTz
 warning_due(void)
 {
-	TimestampTz warned =
-	(TimestampTz) pg_atomic_read_u64(&relay.database->full.warned_at);
+	TimestampTz warned = pg_atomic_read_u64(&relay.database->full.warned_at);
 
 	return TimestampTzPlusMilliseconds(warned,
 									   append->full_warned ?
@@ -359,9 +349,8 @@ relay_append(void)
 }
 
 /*
- * How long the relay may sleep before it has to call relay_append() again, in
- * ms; 0: not at all, as something has become due since the last call; -1: until
- * it is woken.
+ * How long the relay may sleep before it calls relay_append() again, in ms; 0 if
+ * something has become due since the last call; -1: until it is woken.
  */
 long
 relay_append_timeout(void)

@@ -38,7 +38,6 @@
 #include "base/debug.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
-#include "utils/wait_event.h"
 
 /* Bytes of a chunk that holds no larger message. */
 #define CHUNK_SIZE		(256 * 1024)
@@ -124,8 +123,7 @@ add_segment(Inbox *inbox)
 }
 
 /*
- * An empty inbox, in the context.  May raise an error, as OpenTemporaryFile()
- * does.
+ * An empty inbox, in the context.  May raise an error, as add_segment() does.
  */
 Inbox *
 inbox_create(MemoryContext context)
@@ -140,9 +138,9 @@ inbox_create(MemoryContext context)
 }
 
 /*
- * Begin another segment, if the last one is long enough.  To be called outside
- * of core's transaction, before messages are put in.  Raises nothing: if it
- * fails, the last segment grows by SEGMENT_SIZE before the next try.
+ * Begin another segment, if the last one is long enough.  Must not be in core's
+ * transaction.  Raises nothing: if it fails, the last segment grows by
+ * SEGMENT_SIZE before the next try.
  */
 void
 inbox_reserve(Inbox *inbox)
@@ -194,7 +192,7 @@ make_chunk(Inbox *inbox, Size needed)
 	return chunk;
 }
 
-/* Put the chunk back for later, or free it. */
+/* Keep the chunk for later, or free it. */
 static void
 recycle_chunk(Inbox *inbox, Chunk *chunk)
 {
@@ -212,7 +210,7 @@ link_chunk(Inbox *inbox, Chunk *chunk)
 	inbox->memory += chunk->size;
 }
 
-/* Take the chunk, which is the first, out of the list. */
+/* Take the chunk out of the list. */
 static void
 unlink_chunk(Inbox *inbox, Chunk *chunk)
 {
@@ -369,15 +367,6 @@ load_chunk(Inbox *inbox)
 	return true;
 }
 
-/* The files are used up: messages stay in memory again. */
-static void
-stop_spilling(Inbox *inbox)
-{
-	if (inbox->spill)
-		link_chunk(inbox, inbox->spill);
-	inbox->spill = NULL;
-}
-
 /*
  * The first chunk, which is read from the file if it is there; NULL if there is
  * no chunk.  Raises an error if the file cannot be read.
@@ -385,24 +374,29 @@ stop_spilling(Inbox *inbox)
 static Chunk *
 first_chunk(Inbox *inbox)
 {
-	if (dlist_is_empty(&inbox->chunks))
+	if (!dlist_is_empty(&inbox->chunks))
+		return dlist_head_element(Chunk, node, &inbox->chunks);
+	if (file_unread(inbox))
 	{
-		if (!file_unread(inbox))
-			stop_spilling(inbox);
-		else if (!load_chunk(inbox))
+		if (!load_chunk(inbox))
 			ereport(ERROR,
 					(errcode_for_file_access(),
 					 errmsg("could not read the relay's temporary file: %m")));
-		if (dlist_is_empty(&inbox->chunks))
-			return NULL;
 	}
+	else if (inbox->spill)
+	{
+		/* the files are used up: messages stay in memory again */
+		link_chunk(inbox, inbox->spill);
+		inbox->spill = NULL;
+	}
+	else
+		return NULL;
 	return dlist_head_element(Chunk, node, &inbox->chunks);
 }
 
 /*
  * The first message, which stays.  Returns false if there is none.  Raises an
- * error if the file cannot be read: that ends the relay, and the next one tells
- * the subscriptions that they missed something.
+ * error if the file cannot be read: that ends the relay, and opens a gap.
  */
 bool
 inbox_peek(Inbox *inbox, InboxMessage *message)
@@ -410,10 +404,7 @@ inbox_peek(Inbox *inbox, InboxMessage *message)
 	Chunk	   *chunk = first_chunk(inbox);
 	Entry	   *entry;
 
-	/*
-	 * a spill chunk is empty when it was written and no larger one could be
-	 * had
-	 */
+	/* a spill chunk is empty if it was written, and no larger one was had */
 	while (chunk && chunk->start == chunk->end)
 	{
 		unlink_chunk(inbox, chunk);

@@ -37,8 +37,8 @@ relay_listen_init(void)
 }
 
 /*
- * The slot of a channel that somebody reads; -1 if nobody does.  It is
- * pinned: nobody reuses it until the caller calls registry_leave_channel().
+ * The slot of a channel that somebody reads; -1 if nobody does.  Nobody reuses
+ * it until the caller calls registry_leave_channel().
  */
 int
 relay_pin_bound_channel(const char *name)
@@ -121,7 +121,7 @@ list_changes(void)
 }
 
 /*
- * Let go of the channels that a change was under way for.
+ * Let go of the channels that list_changes() has pinned.
  */
 void
 relay_listen_exit(void)
@@ -131,29 +131,23 @@ relay_listen_exit(void)
 	listening->num_changes = 0;
 }
 
-/* The change has committed: from now on we listen to it, or no more. */
+/* The change has committed. */
 static void
 apply_change(ListenChange *change)
 {
-	Listened   *entry;
+	Listened   *entry = hash_search(listening->channels, change->name,
+									change->listen ? HASH_ENTER : HASH_REMOVE,
+									NULL);
 
 	if (change->listen)
 	{
-		entry = hash_search(listening->channels, change->name, HASH_ENTER,
-							NULL);
 		entry->slot = change->slot;
 		entry->events = 0;
 		entry->idle = false;
 		dlist_push_tail(&listening->order, &entry->node);
 	}
 	else
-	{
-		entry = hash_search(listening->channels, change->name, HASH_FIND,
-							NULL);
 		dlist_delete(&entry->node);
-		(void) hash_search(listening->channels, change->name, HASH_REMOVE,
-						   NULL);
-	}
 }
 
 /* Have core make the listed changes; the first time also listen for frames. */

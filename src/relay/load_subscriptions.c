@@ -25,32 +25,23 @@
 
 #include "access/genam.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "event/change_event.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
-#include "pgstat.h"
 #include "read/read.h"
 #include "registry/channel_lists.h"
 #include "registry/holders.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
-#include "storage/proc.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/relcache.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 
 /* A row of the table. */
 typedef struct Row
@@ -87,19 +78,16 @@ lock_indexes(Oid table)
 	bool		locked = true;
 
 	foreach(lc, indexes)
-	{
-		locked = ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock);
-		if (!locked)
-			break;
-	}
+		locked = locked &&
+		ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock);
 	list_free(indexes);
 	table_close(rel, NoLock);
 	return locked;
 }
 
 /*
- * Lock the table for reading, if it is there.  Returns false if somebody has
- * it or an index of it locked: the relay does not wait for that.
+ * Lock the table for reading, if it is there.  Does not wait: returns false if
+ * somebody has it or an index of it locked.
  */
 static bool
 lock_table(Oid *table)
@@ -107,10 +95,7 @@ lock_table(Oid *table)
 	*table = subscription_table_find();
 	if (!OidIsValid(*table))
 	{
-		/*
-		 * A commit wakes us before its invalidation messages are sent; what
-		 * we remember as missing may just have been created.
-		 */
+		/* a commit wakes us before it sends its invalidation messages */
 		InvalidateSystemCaches();
 		*table = subscription_table_find();
 	}
@@ -240,11 +225,11 @@ static BindResult
 create_from_row(Row *row)
 {
 	Database   *database = relay.database;
-	Subscription *subscription;
+	Subscription *subscription =
+	registry_make_subscription(database, row->name, row->owner,
+							   row->on_full, false);
 	BindResult	result;
 
-	subscription = registry_make_subscription(database, row->name, row->owner,
-											  row->on_full, false);
 	if (subscription == NULL)
 		return BIND_NO_SUBSCRIPTION;
 	subscription->created_at = row->created_at;
@@ -452,9 +437,8 @@ make_channels_known(const List *channels)
 
 /*
  * Read the table of subscriptions and bring shared memory in line with it; the
- * first time, also make the channels of triggers known.  In transactions of its
- * own.  Returns false if the table is locked, or a row that is to be removed is:
- * try again later.
+ * first time, also make the channels of triggers known.  Returns false if the
+ * table is locked, or a row that is to be removed is.
  */
 static bool
 load_table(void)
@@ -532,9 +516,8 @@ drop_doomed(void)
 
 /*
  * Bring subscriptions in line with the table if it may have changed, and write
- * there what it does not say yet.  The caller listens to what was bound,
- * afterwards.  Must not be in a transaction.  Returns false if it has to be
- * called again later.
+ * there what it does not say yet.  The caller listens to what was bound.  Must
+ * not be in a transaction.  Returns false if it has to be called again later.
  */
 bool
 relay_load_subscriptions(void)

@@ -27,8 +27,6 @@
 #include "commands/async.h"
 #include "libpq/libpq.h"
 #include "libpq/pqcomm.h"
-#include "miscadmin.h"
-#include "pgstat.h"
 #include "port/pg_bswap.h"
 #include "publish/publish.h"
 #include "tcop/dest.h"
@@ -45,14 +43,12 @@ static RelayReceive *const receive = &relay.receive;
 static void
 receive_event(int slot, int pid, const char *payload, Size len)
 {
-	Database   *database = relay.database;
-
 	relay_pace_event(pid);
 	if (inbox_put(receive->inbox, slot, pid, relay_staged_taken(),
 				  payload, len))
-		pg_atomic_fetch_add_u64(&database->channels[slot].received, 1);
+		pg_atomic_fetch_add_u64(&relay.database->channels[slot].received, 1);
 	else
-		database->relay.lost_events = true;
+		relay.database->relay.lost_events = true;
 }
 
 /* Take a notification on the reserved channel: one frame of an event. */
@@ -125,8 +121,7 @@ receive_native(int pid, const char *channel, const char *payload, Size len)
 /*
  * Core sends a message to the frontend.  NotificationResponse is an int32 in
  * network order, the channel and the payload, each terminated.  All other
- * messages (NOTICEs, ERRORs) are in the server log, and end here.  Must not
- * raise anything, must not wait.
+ * messages (NOTICEs, ERRORs) are in the server log, and end here.
  */
 static int
 receive_message(char msgtype, const char *s, size_t len)
@@ -157,20 +152,18 @@ receive_message(char msgtype, const char *s, size_t len)
 	return 0;
 }
 
-/* There is nothing to reset. */
+/* Core has nothing to reset, to flush, or to wait for. */
 static void
 receive_comm_reset(void)
 {
 }
 
-/* There is nothing to flush. */
 static int
 receive_flush(void)
 {
 	return 0;
 }
 
-/* Nothing is ever pending. */
 static bool
 receive_is_send_pending(void)
 {
@@ -194,8 +187,8 @@ static const PQcommMethods receive_methods = {
 };
 
 /*
- * Make the inbox, before anything is received.  May raise an error, as
- * inbox_create() does.
+ * Make the inbox, and have what core sends to a frontend from now on.  May raise
+ * an error, as inbox_create() does.
  */
 void
 relay_receive_init(void)
@@ -205,14 +198,6 @@ relay_receive_init(void)
 										   "pgpubsub inbox",
 										   ALLOCSET_DEFAULT_SIZES));
 	receive->assembly.context = TopMemoryContext;
-}
-
-/*
- * Have what core sends to a frontend, from now on.
- */
-void
-relay_receive_start(void)
-{
 	whereToSendOutput = DestRemote;
 	FrontendProtocol = PG_PROTOCOL_LATEST;
 	PqCommMethods = &receive_methods;

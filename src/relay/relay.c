@@ -18,11 +18,10 @@
  * 3. When the relay starts, it cannot know what was sent while there was
  *	  none: every subscription is told so by the database's gap epoch.
  *
- * 4. An event that comes alone is handled at once.  Under load that would be
- *	  wasteful: each commit wakes the relay, which has a transaction, a look at
- *	  core's queue and a signal to every waiting reader for one event; all of
- *	  it takes the CPU from writers and readers.  So the relay lets some time
- *	  pass between two rounds, in which nobody has to wake it:
+ * 4. An event that comes alone is handled at once.  Under load that would take
+ *	  the CPU from writers and readers: a transaction, a look at core's queue and
+ *	  a signal to every waiting reader for one event.  So the relay lets some
+ *	  time pass between two rounds, in which nobody has to wake it:
  *
  *	  - 1 ms while many sessions publish at once.  That is seen by how often the
  *		writer changes from one event to the next: more often than there are
@@ -46,14 +45,11 @@
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
-#include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "publish/publish.h"
 #include "relay/relay_internal.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -100,8 +96,7 @@ worker_exit_if_terminated(int code)
 }
 
 /*
- * Begin a transaction of the relay; activity is what pg_stat_activity shows
- * meanwhile.
+ * Begin a transaction; pg_stat_activity shows the activity meanwhile.
  */
 void
 relay_begin(const char *activity)
@@ -120,10 +115,6 @@ relay_end(void)
 	CommitTransactionCommand();
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
-
-/*
- * How the relay starts and exits
- */
 
 /*
  * What is in the inbox for this channel is lost, as the next relay will say by
@@ -158,9 +149,9 @@ forget_received(int slot)
 
 /*
  * At exit, however it comes about: let others know that no relay runs.  What
- * they see of the relay changes in one step under the control lock, of which
- * giving up relay.pid is a part: from then on the slot may be the next relay's,
- * or another database's, and this process writes nothing there any more.
+ * they see of it changes in one step under the control lock.  When relay.pid is
+ * given up, the slot may be the next relay's, or another database's: this
+ * process writes nothing there any more.
  */
 static void
 relay_exit(int code, Datum arg)
@@ -257,8 +248,8 @@ claim_database(bool installed)
 
 /*
  * Is the extension in this database, committed?  Learns the database's name,
- * too, for messages and the process's title.  The name cannot change while we
- * are connected, but it may have changed since the launcher looked it up.
+ * too, which may have changed since the launcher looked it up, and cannot
+ * change any more.
  */
 static bool
 extension_installed(void)
@@ -294,9 +285,8 @@ extension_being_created(void)
 }
 
 /*
- * Override settings that a relay depends on, and that a database, its owner or
- * a role may have changed for sessions.  Before it connects: connecting applies
- * their settings, and ignores those that were set from a higher source.
+ * Override settings that a relay depends on, before it connects: that applies
+ * those of the database and the role, except to what a higher source has set.
  */
 static void
 override_settings(void)
@@ -340,14 +330,12 @@ override_settings(void)
 }
 
 /*
- * Set up what the relay keeps in memory.  Override the settings that could not
- * be overridden before it was connected.  Then have what core sends to a
- * frontend.
+ * Set up what the relay keeps in memory, override the settings that could not
+ * be overridden before it was connected, and receive what core sends.
  */
 static void
 set_up(void)
 {
-	relay_receive_init();
 	MessageContext = AllocSetContextCreate(TopMemoryContext,
 										   "MessageContext",
 										   ALLOCSET_DEFAULT_SIZES);
@@ -361,17 +349,10 @@ set_up(void)
 	SetSessionAuthorization(BOOTSTRAP_SUPERUSERID, true);
 	SetConfigOption("client_encoding", GetDatabaseEncodingName(), PGC_SUSET,
 					PGC_S_OVERRIDE);
-	relay_receive_start();
+	relay_receive_init();
 }
 
-/*
- * The loop
- */
-
-/*
- * Do what backends have asked for.  Returns false if it has to be tried
- * again, because the table of subscriptions is locked.
- */
+/* Do what backends ask for.  Returns false if a lock has it tried again. */
 static bool
 handle_requests(void)
 {
@@ -403,18 +384,14 @@ handle_requests(void)
 	return done;
 }
 
-/*
- * Begin to listen, tell all subscriptions that they may have a gap, and let
- * others know that there is a relay.
- */
+/* Begin to listen, and let others know: all subscriptions may have a gap. */
 static void
 start_listening(void)
 {
 	Database   *database = relay.database;
 	uint64		requested = pg_atomic_read_u64(&database->requests.made);
-	bool		loaded;
+	bool		loaded = relay_load_subscriptions();
 
-	loaded = relay_load_subscriptions();
 	relay_listen_to_bound(true);
 	relay_staged_init();
 	pg_atomic_fetch_add_u64(&database->gap_epoch, 1);
@@ -445,10 +422,10 @@ asked_to_leave(void)
 }
 
 /*
- * Before the relay leaves: append and notify what is staged, unless somebody
- * needs the database for itself, who lets the next relay in afterwards.  A
- * writer that takes a place from now on sees that it is too late; one that has
- * a place and commits is waited for, FINISH_MS at most.
+ * Before the relay leaves: append and notify what is staged, unless a relay
+ * comes after whoever holds the database.  A writer that takes a place from now
+ * on sees that it is too late; one that has a place and commits is waited for,
+ * FINISH_MS at most.
  */
 static void
 finish_staged(void)
@@ -474,7 +451,7 @@ finish_staged(void)
 }
 
 /*
- * An event of that writer is handled in this round.
+ * Count an event of that writer in this round.
  */
 void
 relay_pace_event(int pid)
@@ -518,10 +495,9 @@ needed_now(void)
 }
 
 /*
- * The round is over: pause as its load and the readers that it woke call for,
- * unless there is a backlog.  The relay's latch does not end the pause, so
- * setting it costs the others no signal; interrupts do within a millisecond,
- * and are served by the caller.
+ * The round is over: pause as 4 at the head of this file says, unless there is a
+ * backlog.  The relay's latch does not end the pause, so setting it costs the
+ * others no signal; interrupts end it within a millisecond.
  */
 static void
 pause_after_round(bool backlog)
@@ -549,10 +525,9 @@ shorter_timeout(long a, long b)
 }
 
 /*
- * Sleep until there is something to do.  While the relay sleeps, and knows of
- * nothing to do, writers may append to the ring themselves.
- *
- * handled: whether all requests are done, or one has to be tried again.
+ * Sleep until there is something to do; handled: no request has to be tried
+ * again.  While the relay sleeps, and knows of nothing to do, writers may append
+ * to the ring themselves.
  */
 static void
 sleep_until_needed(bool handled)

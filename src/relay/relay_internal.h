@@ -4,9 +4,8 @@
  *	  The relay's state, and what its files do for each other.
  *
  * A process is the relay of one database at most, and core calls it back
- * without an argument: so its state is one global object, which the files of
- * this folder reach by its name and share with nobody else.  A file that has a
- * part of it to itself names that by a constant pointer at its head.
+ * without an argument: so its state is one global object, of this folder alone.
+ * A file that has a part of it to itself names that by a constant pointer.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,11 +20,7 @@
 #include "utils/hsearch.h"
 #include "utils/timestamp.h"
 
-/*
- * The native notification that a complete frame was delivered in place of.  It
- * follows the frame at once, if the relay listens to its channel when core
- * comes to it; see relay_receive_twin().
- */
+/* What native listeners get of an event that came in frames; see receive.c. */
 typedef struct Twin
 {
 	bool		expected;
@@ -54,7 +49,7 @@ typedef struct Listened
 	char		name[NAMEDATALEN];	/* hash key */
 	int			slot;
 
-	/* listen_order.c */
+	/* the order */
 	uint64		events;			/* since the last look at the order */
 	bool		idle;			/* had none before that look */
 	dlist_node	node;			/* in core's order */
@@ -85,14 +80,14 @@ typedef struct RelayReceive
 	Inbox	   *inbox;
 } RelayReceive;
 
-/* listen.c and listen_order.c: the channels that the relay listens to. */
+/* listen.c: the channels that the relay listens to. */
 typedef struct RelayListen
 {
 	HTAB	   *channels;		/* of Listened, by name */
 	ListenChange *changes;		/* room for pgpubsub_max_channels */
 	int			num_changes;
 
-	/* listen_order.c */
+	/* the order */
 	dlist_head	order;			/* Listened.node, as core has them */
 	uint64		num_events;		/* since the last look at the order */
 	uint64		to_move;		/* channels that are worth moving */
@@ -184,7 +179,6 @@ extern void relay_pace_event(int pid);
 
 /* receive.c */
 extern void relay_receive_init(void);
-extern void relay_receive_start(void);
 extern void relay_receive(bool force);
 extern void relay_receive_all(void);
 extern void relay_receive_twin(void);
@@ -205,8 +199,6 @@ extern int	relay_listen_receive(const char *name);
 extern int	relay_listen_count_event(const char *name);
 extern void relay_listen_exit(void);
 extern int	relay_pin_bound_channel(const char *name);
-
-/* listen_order.c */
 extern void relay_listen_reorder(void);
 
 /* append.c */

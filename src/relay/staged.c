@@ -45,12 +45,8 @@
 #include "catalog/pg_database.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
-#include "miscadmin.h"
-#include "pgstat.h"
 #include "publish/publish.h"
 #include "relay/relay_internal.h"
-#include "storage/latch.h"
-#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -157,13 +153,7 @@ relay_staged_init(void)
 	}
 }
 
-/*
- * Taking
- */
-
-/*
- * End the pass if all that was committed when it began is taken and notified.
- */
+/* End the pass if all that was committed at its begin is taken and notified. */
 static void
 check_pass(void)
 {
@@ -186,9 +176,7 @@ check_pass(void)
 	}
 }
 
-/*
- * Begin to take what is staged: returns the end of the places that there are.
- */
+/* Begin to take what is staged: returns the end of the places there are. */
 static uint64
 begin_taking(void)
 {
@@ -244,8 +232,8 @@ take(uint64 end)
 }
 
 /*
- * Take what is staged and committed, TAKE_AT_ONCE transactions at most; before
- * that, read core's queue if it may have what must come first.
+ * Take what is staged and committed, TAKE_AT_ONCE transactions at most; first
+ * read core's queue if it may have what must come before.
  */
 void
 relay_staged_take(void)
@@ -294,10 +282,6 @@ relay_staged_taken(void)
 }
 
 /*
- * Appending
- */
-
-/*
  * The next event for the ring, if its number is not above upto; it stays the
  * next.  Returns false if there is none.
  */
@@ -329,10 +313,6 @@ relay_staged_appended(void)
 	staging_set_appended(relay.database->staging, number);
 }
 
-/*
- * Notifying
- */
-
 /* What native listeners get. */
 static const char *
 native_payload(const StagedEvent *event)
@@ -345,9 +325,8 @@ native_payload(const StagedEvent *event)
 /*
  * Would core fold the event with one of this batch?
  *
- * Core sends notifications of one transaction that are alike only once.  But a
- * batch has the events of several transactions, and none may be missing for
- * that, nor one of several that are alike in a writer's transaction.  Core
+ * Core sends notifications of one transaction that are alike only once, but none
+ * of a batch's may be missing, from whichever transactions they are.  Core
  * cannot be asked what it has pending, so a batch keeps hashes of its own.
  * Change events have an id in their text, and are never alike: only those
  * without, of publish(), are looked at.  Where two that differ have an equal
@@ -371,10 +350,7 @@ repeats(const StagedEvent *event)
 	return found;
 }
 
-/*
- * Send as many events as a batch has, from where the walk stands.  In the
- * batch's transaction.
- */
+/* In a transaction: send a batch's events, from where the walk stands. */
 static void
 send_events(StagedWalk *walk)
 {
@@ -493,9 +469,9 @@ fail_batch(void)
 }
 
 /*
- * After a batch has failed: core moves the tail of its queue only when somebody
- * sends, which a full queue forbids, or asks how full it is.  So ask, or the
- * queue would stay full when whoever held it has let go.
+ * Core moves the tail of its queue only when somebody sends, which a full queue
+ * forbids, or asks how full it is.  So ask after a batch has failed, or the queue
+ * would stay full when whoever held it has let go.
  */
 static void
 advance_core_queue(void)
@@ -513,9 +489,7 @@ end_trouble(void)
 	set_trouble(NOTIFY_FINE);
 }
 
-/*
- * Send a batch in a transaction of its own.  Raises an error if that fails.
- */
+/* Send a batch in a transaction of its own.  Raises an error if that fails. */
 static void
 send_batch(void)
 {
@@ -544,7 +518,7 @@ send_batch(void)
 	end_trouble();
 }
 
-/* Nobody listens who would hear of what was taken: count it as notified. */
+/* Nobody listens to what was taken: count it as notified. */
 static void
 skip_notifying(void)
 {

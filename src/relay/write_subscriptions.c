@@ -20,7 +20,6 @@
 
 #include "access/xact.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
 #include "read/read.h"
 #include "storage/lmgr.h"
 #include "utils/guc.h"
@@ -75,9 +74,8 @@ delete_orphans(const TableChange *change)
 }
 
 /*
- * Make the change in a subtransaction: if it fails, as it may where somebody
- * has made the table referenced, a warning says so and the rows stay as they
- * are.  Returns how many are left to be tried again.
+ * Make the change in a subtransaction: if it fails, as it may where the table is
+ * referenced, warn and leave the rows.  Returns how many are to be tried again.
  */
 static int
 try_change(const TableChange *change)
@@ -149,8 +147,8 @@ change_table(const TableChange *change)
 }
 
 /*
- * Remove the rows whose owner is no more, of which there are so many.  In a
- * transaction of its own.  Returns false if some are locked, or the table is.
+ * Remove the rows whose owner is no more, of which there are so many; as
+ * change_table() does.
  */
 bool
 relay_remove_orphans(int orphans)
@@ -166,10 +164,7 @@ relay_remove_orphans(int orphans)
 	return change_table(&change);
 }
 
-/*
- * Write that the subscription is this database's.  Returns how many rows are
- * locked: 0 or 1.
- */
+/* Write that the subscription is this database's.  Returns 1 if it is locked. */
 static int
 adopt(const TableChange *change)
 {
@@ -208,9 +203,7 @@ next_adopted(char *name, uint32 *generation)
 
 /*
  * Write into the table which subscriptions that were made in another database
- * have been polled in this one: they are its own after a restart, too.  In
- * transactions of their own.  Returns false if the table or a row is locked:
- * try again later.
+ * have been polled in this one, each as change_table() does.
  */
 bool
 relay_adopt(void)

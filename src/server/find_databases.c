@@ -28,10 +28,8 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "lib/stringinfo.h"
-#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 #include "utils/varlena.h"
 
 /* So many databases are named in one warning. */
@@ -74,10 +72,6 @@ typedef struct Search
 
 static Search search = {.max = 64};
 
-/*
- * Looking at pg_database
- */
-
 /* May a relay run in the database of that row? */
 static Refusal
 find_refusal(HeapTuple tuple)
@@ -99,18 +93,14 @@ find_refusal(HeapTuple tuple)
 const char *
 describe_refusal(Refusal refusal)
 {
-	switch (refusal)
-	{
-		case REFUSAL_NONE:
-			break;
-		case REFUSAL_NO_CONNECTIONS:
-			return "It does not allow connections (ALLOW_CONNECTIONS).";
-		case REFUSAL_INVALID:
-			return "It is invalid: DROP DATABASE was interrupted.";
-		case REFUSAL_LEFT_OUT:
-			return "The setting pgpubsub.databases leaves it out.";
-	}
-	return "";
+	static const char *const sentences[] = {
+		[REFUSAL_NONE] = "",
+		[REFUSAL_NO_CONNECTIONS] = "It does not allow connections (ALLOW_CONNECTIONS).",
+		[REFUSAL_INVALID] = "It is invalid: DROP DATABASE was interrupted.",
+		[REFUSAL_LEFT_OUT] = "The setting pgpubsub.databases leaves it out."
+	};
+
+	return sentences[refusal];
 }
 
 /* The first of the setting's items that lets in a database of that name. */
@@ -185,12 +175,11 @@ list_candidates(void)
 		if (find_refusal(tuple) != REFUSAL_NONE)
 			continue;
 		candidate = new_candidate();
+		memset(candidate, 0, sizeof(Candidate));
 		candidate->oid = form->oid;
 		strlcpy(candidate->name, NameStr(form->datname), NAMEDATALEN);
 		candidate->rank = find_item(items, NameStr(form->datname));
 		candidate->is_template = form->datistemplate;
-		candidate->again = false;
-		candidate->refused = false;
 	}
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
@@ -235,8 +224,8 @@ look_up_database(Oid oid, char *name, Refusal *refusal)
 }
 
 /*
- * Warn now and then that no worker slot is free to look into databases.  Which
- * of them have the extension is not known, so name all that are still to come.
+ * Warn now and then that no worker slot is free to look into databases, and
+ * name all that are still to come: any may have the extension.
  */
 static void
 warn_no_probe(void)
@@ -371,9 +360,9 @@ search_advance(void)
 }
 
 /*
- * If the probe looks into this database, which has a slot now, the probe is the
- * slot's relay, or is about to find that there is one: the caller is to wait for
- * its end like for that of any relay.  Returns NULL if it does not.
+ * The database has a slot now.  If the probe looks into it, the probe is the
+ * slot's relay, or about to find that there is one: the caller is to wait for
+ * its end, as for any relay's.  NULL if it does not.
  */
 BackgroundWorkerHandle *
 search_give_probe(Oid database, TimestampTz *started_at)
@@ -389,8 +378,7 @@ search_give_probe(Oid database, TimestampTz *started_at)
 }
 
 /*
- * The configuration was read again: look into databases that
- * pgpubsub.databases lets in since it was changed.
+ * The configuration was read: see 4 at the head of this file.
  */
 void
 search_follow_setting(void)
@@ -408,9 +396,8 @@ search_follow_setting(void)
 }
 
 /*
- * Go through the databases again if some could get no slot and one has become
- * free since.  Returns how long the launcher may sleep until that is due, in
- * ms; -1 for ever.
+ * Go through the databases again as 3 at the head of this file says.  Returns
+ * how long the launcher may sleep until that is due, in ms; -1 for ever.
  */
 static long
 look_for_refused(void)

@@ -1,14 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * hold_database.c
- *	  Keeping relays out of a database that a command needs for itself.
+ *	  Sending relays away, and keeping them out of a database that a command
+ *	  needs for itself.
  *
- * DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE RENAME and SET
- * TABLESPACE need the database for themselves.  The session holds the slot
- * until its transaction ends, or the subtransaction that took it is rolled
- * back: the relay leaves, and none is started.  A transaction may rename
- * several databases, so it may hold as many slots as there are.  Only a role
- * that may run the command gets that far.
+ * The commands are DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE
+ * RENAME and SET TABLESPACE.  The session holds the slot until its transaction
+ * ends, or the subtransaction that took it is rolled back: the relay leaves, and
+ * none is started.  A transaction may rename several databases, so it may hold
+ * as many slots as there are.  Only a role that may run the command gets that
+ * far.
+ *
+ * Whoever calls this file does not hold the control lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,12 +23,10 @@
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
-#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 
 /* A slot that this transaction holds. */
 typedef struct Held
@@ -35,16 +36,12 @@ typedef struct Held
 	int			level;			/* nesting level that holds it */
 } Held;
 
-/*
- * What this transaction holds, each slot once.  There is room for all of
- * them before the first is held, so letting go cannot fail.
- */
+/* What this transaction holds, each slot once; there is room for all slots. */
 static Held *held = NULL;
 static int	num_held = 0;
 
 /*
- * Ask the slot's relay to leave, if it is still that database's.  The control
- * lock is not held.
+ * Ask the slot's relay to leave, if it is still that database's.
  */
 void
 ask_to_leave(Database *database, Oid oid)
@@ -52,6 +49,35 @@ ask_to_leave(Database *database, Oid oid)
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 	if (database->oid == oid && database->relay.pid != 0)
 		database->relay.leave = true;
+	LWLockRelease(pgpubsub_control->lock);
+	registry_wake(&database->relay.procno);
+}
+
+/*
+ * That database is to have no relay any more: ask it to leave, or if drop have
+ * the slot freed.  Nothing more is staged from now on; what is staged, the relay
+ * sends before it leaves.
+ */
+void
+send_relay_away(Database *database, Oid oid, bool drop)
+{
+	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
+	if (database->oid == oid && (drop || database->relay.pid != 0))
+	{
+		pg_atomic_write_u32(&database->relay.unavailable, RELAY_LEFT_OUT);
+
+		/*
+		 * A writer takes a place and then looks at unavailable; the relay
+		 * sees that it is to leave and then looks for places.  If it saw that
+		 * before writers see unavailable, both might miss the other, and the
+		 * place would stay with nobody to take it.
+		 */
+		pg_memory_barrier();
+		if (drop)
+			database->dropping = true;
+		else
+			database->relay.leave = true;
+	}
 	LWLockRelease(pgpubsub_control->lock);
 	registry_wake(&database->relay.procno);
 }
@@ -69,8 +95,7 @@ relay_runs(Database *database, Oid oid)
 }
 
 /*
- * Wait until the slot's relay has left, for LEAVE_TIMEOUT_MS at most.  The
- * control lock is not held.
+ * Wait until the slot's relay has left, for LEAVE_TIMEOUT_MS at most.
  */
 void
 wait_until_left(Database *database, Oid oid)
@@ -134,9 +159,8 @@ take_hold(Database *database, Oid oid, bool is_dropped)
 }
 
 /*
- * Keep relays out of the database until this transaction ends, or this
- * subtransaction is rolled back; is_dropped: the database goes away if it
- * commits.  Waits for its relay to leave, for LEAVE_TIMEOUT_MS at most.
+ * Keep relays out of the database; is_dropped: it goes away if this commits.
+ * Waits for its relay as wait_until_left() does.
  */
 void
 hold_database(Oid oid, bool is_dropped)

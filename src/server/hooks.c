@@ -34,7 +34,6 @@
  */
 #include "server/server.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "base/nesting.h"
 #include "catalog/objectaccess.h"
@@ -43,15 +42,12 @@
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
-#include "fmgr.h"
-#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "read/read.h"
 #include "server/server_internal.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
-#include "utils/timestamp.h"
 
 static object_access_hook_type prev_object_access_hook = NULL;
 static ProcessUtility_hook_type prev_process_utility_hook = NULL;
@@ -72,19 +68,14 @@ static Changes changes;
 PG_FUNCTION_INFO_V1(pgpubsub_relay_start);
 
 /*
- * The extension
- */
-
-/*
- * The CREATE EXTENSION of this transaction is committed: have the relay read
- * the table.  Or it is undone: the relay is to leave.  Cannot fail.
+ * CREATE EXTENSION is committed: have the relay read the table.  Or it is
+ * undone: the relay is to leave.  Cannot fail.
  */
 static void
 end_creation(bool commit)
 {
 	Database   *database = registry_my_database(false);
 
-	changes.created = 0;
 	if (database == NULL)
 		return;
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
@@ -107,35 +98,14 @@ commit_drop(void)
 {
 	Database   *database = registry_my_database(false);
 
-	changes.dropped = 0;
 	if (database == NULL)
 		return;
-	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-
-	/*
-	 * nothing more is staged; what is staged, the relay sends before it
-	 * leaves
-	 */
-	if (database->oid == MyDatabaseId)
-	{
-		pg_atomic_write_u32(&database->relay.unavailable, RELAY_LEFT_OUT);
-
-		/* as for relay.leave in send_away() of launcher.c */
-		pg_memory_barrier();
-		database->dropping = true;
-	}
-	LWLockRelease(pgpubsub_control->lock);
-	registry_wake(&database->relay.procno);
+	send_relay_away(database, MyDatabaseId, true);
 	registry_wake(&pgpubsub_control->launcher_procno);
 }
 
 /*
- * Roles
- */
-
-/*
- * The DROP ROLE is committed: have all relays look for subscriptions whose owner
- * is no more.  Cannot fail.
+ * The DROP ROLE is committed: have all relays read their tables.  Cannot fail.
  */
 static void
 commit_role_drop(void)
@@ -166,8 +136,7 @@ role_oids(List *roles)
 
 /*
  * DROP OWNED or REASSIGN OWNED has run, so the user may run it: do to
- * subscriptions what the command has done to core's objects.  The command must
- * not fail because the table of subscriptions is gone.
+ * subscriptions what the command has done to core's objects.
  */
 static void
 follow_command(Node *command)
@@ -193,10 +162,6 @@ follow_command(Node *command)
 		subscription_table_written();
 }
 
-/*
- * Publications
- */
-
 /* A copy of the name of the publication that the command is about, or NULL. */
 static char *
 name_publication(Node *command)
@@ -209,9 +174,8 @@ name_publication(Node *command)
 }
 
 /*
- * The command has run: warn if the table of subscriptions is in the
- * publication; in any publication, if that is NULL.  Where nothing can be
- * replicated core warns of that, and our warning would only be in the way.
+ * Warn if the table of subscriptions is in the publication; in any, if that is
+ * NULL.  Where nothing can be replicated, core warns of that alone.
  */
 static void
 warn_of_publication(const char *publication)
@@ -222,10 +186,6 @@ warn_of_publication(const char *publication)
 	if (OidIsValid(subscription_table_find()))
 		replication_warn(publication);
 }
-
-/*
- * Ends
- */
 
 /*
  * PREPARE TRANSACTION: raise 0A000 if the transaction has created or dropped
@@ -257,12 +217,12 @@ hooks_at_end(bool commit)
 		commit_role_drop();
 	changes.created = changes.dropped = 0;
 	changes.role_dropped = false;
+
 	hold_release(0, commit);
 }
 
 /*
- * The subtransaction of that level has committed: its parent holds what it
- * held.  Cannot fail.
+ * The subtransaction of that level has committed.  Cannot fail.
  */
 void
 hooks_at_subcommit(int level)
@@ -284,10 +244,7 @@ hooks_at_subabort(int level)
 	hold_release(level, false);
 }
 
-/*
- * If the extension was just dropped here, wait until the slot that it had is
- * free.
- */
+/* If the extension was just dropped here, wait until its slot is free. */
 static void
 finish_drop(void)
 {
@@ -309,9 +266,9 @@ finish_drop(void)
 }
 
 /*
- * This database's slot, which it gets if it has none; NULL if it can get
- * none.  A slot that is taken for an extension not yet committed says so from
- * the start: a relay that does not find the extension would give it back.
+ * This database's slot; NULL if it can get none.  A slot that is taken for an
+ * extension not yet committed says so from the start: a relay that does not find
+ * the extension would give it back.
  */
 static Database *
 take_slot(void)
@@ -363,10 +320,6 @@ pgpubsub_relay_start(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(true);
 }
 
-/*
- * Hooks
- */
-
 /* Something is about to be dropped; its owner was checked. */
 static void
 hooks_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
@@ -380,6 +333,7 @@ hooks_object_access(ObjectAccessType access, Oid class_id, Oid object_id,
 		hold_database(object_id, true);
 	else if (class_id == AuthIdRelationId)
 		changes.role_dropped = true;
+
 	else if (class_id == ExtensionRelationId &&
 			 object_id == get_extension_oid(PGPUBSUB_EXTENSION, true))
 	{
@@ -401,10 +355,7 @@ installs_extension(Node *command)
 	return name && strcmp(name, PGPUBSUB_EXTENSION) == 0;
 }
 
-/*
- * An error in a command that creates or updates the extension: where the
- * script wants a function that is not in the library, say how to get it.
- */
+/* An error in such a command; see 6 at the head of this file. */
 static void
 add_restart_hint(void *arg)
 {

@@ -29,18 +29,14 @@
  */
 #include "server/server.h"
 
-#include "miscadmin.h"
-#include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "relay/relay.h"
 #include "server/server_internal.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "storage/procarray.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 /* An error within so long of its start is too soon. */
 #define SOON_MS			10000
@@ -62,24 +58,33 @@ typedef struct Worker
 /* One per database slot. */
 static Worker *workers = NULL;
 
+/* Fill in what the launcher and the relays have in common. */
+static void
+describe_worker(BackgroundWorker *worker, const char *type,
+				const char *function)
+{
+	memset(worker, 0, sizeof(BackgroundWorker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	strlcpy(worker->bgw_library_name, "pgpubsub", BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name, function, BGW_MAXLEN);
+	strlcpy(worker->bgw_name, type, BGW_MAXLEN);
+	strlcpy(worker->bgw_type, type, BGW_MAXLEN);
+}
+
 /*
  * Register the launcher; from _PG_init(), when preloaded.
  */
 void
 launcher_init(void)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 
 	if (IsBinaryUpgrade)
 		return;
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	describe_worker(&worker, "pgpubsub launcher", "pgpubsub_launcher_main");
 	worker.bgw_restart_time = 1;
-	strlcpy(worker.bgw_library_name, "pgpubsub", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "pgpubsub_launcher_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "pgpubsub launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "pgpubsub launcher", BGW_MAXLEN);
 	RegisterBackgroundWorker(&worker);
 }
 
@@ -89,22 +94,16 @@ launcher_init(void)
 BackgroundWorkerHandle *
 launcher_start_relay(Oid database, const char *name)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 	MemoryContext old;
 	bool		started;
 
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	describe_worker(&worker, "pgpubsub relay", "pgpubsub_relay_main");
+	snprintf(worker.bgw_name, BGW_MAXLEN, RELAY_TITLE, name);
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
 	worker.bgw_notify_pid = MyProcPid;
-	strlcpy(worker.bgw_library_name, "pgpubsub", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "pgpubsub_relay_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, RELAY_TITLE, name);
-	strlcpy(worker.bgw_type, "pgpubsub relay", BGW_MAXLEN);
-
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	started = RegisterDynamicBackgroundWorker(&worker, &handle);
 	MemoryContextSwitchTo(old);
@@ -137,10 +136,6 @@ warn_no_worker(Worker *worker, const char *name)
 				 errhint("Raise max_worker_processes (%d) and restart the server.",
 						 max_worker_processes)));
 }
-
-/*
- * Keeping relays running
- */
 
 /*
  * Is the worker that was started still there, or about to be?
@@ -186,8 +181,8 @@ view_slot(Database *database, SlotView *view)
 
 /*
  * The slot's relay has ended.  Wait longer after each that ended too soon; one
- * that was asked to leave, or terminated, did not.  (No lock is needed: nobody
- * but a relay and the launcher writes what is read here.)
+ * that was asked to leave, or terminated, did not.  (No lock: if a session frees
+ * the slot just now, at worst the next relay comes after a delay.)
  */
 static void
 note_end(Worker *worker, Database *database)
@@ -220,36 +215,23 @@ warn_cannot(Worker *worker, const char *name, Refusal refusal)
 			 errhint("Its subscriptions get no events until that is changed and the configuration is reloaded.")));
 }
 
-/* Free the slot of a database that is no more. */
-static void
-drop_slot(Database *database, Oid oid)
+/*
+ * Take the control lock, which the caller releases.  Returns whether the slot
+ * is still that database's, and no relay has it.
+ */
+static bool
+lock_idle_slot(Database *database, Oid oid)
 {
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay.pid == 0)
-		registry_free_database(database);
-	LWLockRelease(pgpubsub_control->lock);
+	return database->oid == oid && database->relay.pid == 0;
 }
 
 /* Let sessions know why the database has no relay, if it still has none. */
 static void
 set_unavailable(Database *database, Oid oid, RelayUnavailable unavailable)
 {
-	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay.pid == 0)
+	if (lock_idle_slot(database, oid))
 		pg_atomic_write_u32(&database->relay.unavailable, unavailable);
-	LWLockRelease(pgpubsub_control->lock);
-}
-
-/*
- * A relay is about to be started.  One that ends before it writes into the slot
- * must not be taken for the last one that listened.
- */
-static void
-expect_relay(Database *database, Oid oid)
-{
-	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay.pid == 0)
-		database->relay.listened = database->relay.failed = false;
 	LWLockRelease(pgpubsub_control->lock);
 }
 
@@ -262,7 +244,10 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 
 	if (!look_up_database(view->oid, name, &refusal))
 	{
-		drop_slot(database, view->oid);
+		/* the database is no more */
+		if (lock_idle_slot(database, view->oid))
+			registry_free_database(database);
+		LWLockRelease(pgpubsub_control->lock);
 		return;
 	}
 	if (refusal != REFUSAL_NONE)
@@ -277,7 +262,15 @@ start_slot_relay(Database *database, Worker *worker, SlotView *view)
 	}
 	worker->refused_at = 0;
 	worker->warned = REFUSAL_NONE;
-	expect_relay(database, view->oid);
+
+	/*
+	 * A relay that ends before it writes into the slot must not be taken for
+	 * the last one that listened.
+	 */
+	if (lock_idle_slot(database, view->oid))
+		database->relay.listened = database->relay.failed = false;
+	LWLockRelease(pgpubsub_control->lock);
+
 	worker->started_at = GetCurrentTimestamp();
 	worker->handle = launcher_start_relay(view->oid, name);
 	if (worker->handle == NULL)
@@ -304,7 +297,7 @@ next_start(Database *database, Worker *worker)
 
 /*
  * See to it that the slot has a relay, if it is to have one.  Returns how long
- * the launcher may sleep as far as this slot is concerned, in ms; -1 for ever.
+ * the launcher may sleep, in ms; -1 for ever.
  */
 static long
 supervise(Database *database, Worker *worker)
@@ -339,10 +332,7 @@ supervise(Database *database, Worker *worker)
 		TimestampDifferenceMilliseconds(now, next_start(database, worker)) + 1;
 }
 
-/*
- * Go through all slots once.  Returns how long the launcher may sleep, in ms;
- * -1 for ever.
- */
+/* Supervise all slots; returns the shortest that supervise() does. */
 static long
 supervise_all(void)
 {
@@ -360,31 +350,6 @@ supervise_all(void)
 }
 
 /*
- * Ask the slot's relay to leave, if it has one.  Nothing more is staged from
- * now on; what is staged, the relay sends before it leaves.
- */
-static void
-send_away(Database *database, Oid oid)
-{
-	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
-	if (database->oid == oid && database->relay.pid != 0)
-	{
-		pg_atomic_write_u32(&database->relay.unavailable, RELAY_LEFT_OUT);
-
-		/*
-		 * A writer takes a place and then looks at unavailable; the relay
-		 * sees that it is to leave and then looks for places.  If it saw that
-		 * before writers see unavailable, both might miss the other, and the
-		 * place would stay with nobody to take it.
-		 */
-		pg_memory_barrier();
-		database->relay.leave = true;
-	}
-	LWLockRelease(pgpubsub_control->lock);
-	registry_wake(&database->relay.procno);
-}
-
-/*
  * The configuration was read again: relays whose databases may have none now
  * leave, and whatever could not be started is tried at once.
  */
@@ -394,14 +359,14 @@ review_slots(void)
 	for (int i = 0; i < pgpubsub_max_databases; i++)
 	{
 		Database   *database = &pgpubsub_control->databases[i];
-		Oid			oid = database->oid;	/* send_away() looks again */
+		Oid			oid = database->oid;	/* send_relay_away() looks again */
 		char		name[NAMEDATALEN];
 		Refusal		refusal;
 
 		workers[i].not_before = 0;
 		if (OidIsValid(oid) && look_up_database(oid, name, &refusal) &&
 			refusal != REFUSAL_NONE)
-			send_away(database, oid);
+			send_relay_away(database, oid, false);
 	}
 }
 
@@ -423,10 +388,7 @@ pgpubsub_launcher_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
-	/*
-	 * connected to no database, the launcher has only what the configuration
-	 * sets
-	 */
+	/* the configuration may say otherwise */
 	SetConfigOption("default_transaction_isolation", "read committed",
 					PGC_SUSET, PGC_S_OVERRIDE);
 

@@ -12,6 +12,7 @@
 #include "nodes/nodes.h"
 #include "postmaster/bgworker.h"
 #include "registry/registry.h"
+#include "utils/timestamp.h"
 
 /* The launcher's delays, where something fails again and again. */
 #define FIRST_DELAY_MS	100
@@ -54,6 +55,7 @@ extern void hold_for_command(Node *command);
 extern void hold_release(int level, bool commit);
 extern void hold_at_subcommit(int level);
 extern void ask_to_leave(Database *database, Oid oid);
+extern void send_relay_away(Database *database, Oid oid, bool drop);
 extern void wait_until_left(Database *database, Oid oid);
 
 #endif							/* PGPUBSUB_SERVER_INTERNAL_H */
