@@ -7,19 +7,15 @@
  *
  *		id SP part SP parts SP crc SP channel-length SP channel data
  *
- * part counts from 1, crc is CRC-32C of the payload of the native
- * notification that the event is delivered in place of, as eight hexadecimal
- * digits; the channel's length is in bytes and its name is not delimited, so
- * it may contain anything.  The data of all parts, one after the other, is
- * the payload; it is split at character boundaries, so that each part is
- * valid text.
+ * part counts from 1; crc, eight hexadecimal digits, is the CRC-32C of the
+ * payload of the native notification that the event is delivered in place of;
+ * the channel's length is in bytes, so its name may contain anything.  The data
+ * of all parts is the payload, split between characters: each part is valid text.
  *
  * Any role can NOTIFY on the reserved channel, so what arrives is hostile.
  * The parts of one event arrive one after the other, from one process.
  * Anything but the next part that is expected ends the assembly.  Its size
  * is bounded, and memory is taken as data arrives, not as parts claims.
- *
- * No shared memory and no transaction here: it can be fuzzed alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -58,9 +54,8 @@ frame_crc(const char *payload, Size len)
 }
 
 /*
- * Bytes of payload that go into the next part: whole characters.  A large
- * event should not be walked through character by character, so encodings
- * in which a border can be seen locally are not.
+ * Bytes of payload that go into the next part: whole characters.  To walk through
+ * them is slow, so that is not done in encodings that show where one begins.
  */
 static Size
 part_length(const char *payload, Size len, Size room)

@@ -124,43 +124,15 @@ ring_init(void *space, Size bytes, int nchannels)
 	ring->data = (char *) space +
 		MAXALIGN(MAXALIGN(sizeof(Ring)) + nchannels * sizeof(RingChain));
 
-	pg_atomic_init_u64(&ring->tail, ring->size);
+	/* where eight bytes are atomic, the first write is like any other */
 	pg_atomic_init_u64(&ring->head, ring->size);
-	pg_atomic_init_u64(&ring->newest_seq, 0);
-	pg_atomic_init_u64(&ring->messages, 0);
-	for (int i = 0; i < nchannels; i++)
-	{
-		RingChain  *chain = &ring->chains[i];
-
-		pg_atomic_init_u64(&chain->first, RING_NONE);
-		pg_atomic_init_u64(&chain->last, RING_NONE);
-		pg_atomic_init_u64(&chain->newest_number, 0);
-		pg_atomic_init_u64(&chain->newest_seq, 0);
-		pg_atomic_init_u64(&chain->bytes, 0);
-		pg_atomic_init_u64(&chain->messages, 0);
-		pg_atomic_init_u64(&chain->last_time, 0);
-		pg_atomic_init_u64(&chain->hold, RING_NO_HOLD);
-	}
+	ring_reset(ring, 0);
 	return ring;
 }
 
-/* Make the channel's chain like new. */
-static void
-reset_chain(RingChain *chain)
-{
-	pg_atomic_write_u64(&chain->first, RING_NONE);
-	pg_atomic_write_u64(&chain->last, RING_NONE);
-	pg_atomic_write_u64(&chain->newest_number, 0);
-	pg_atomic_write_u64(&chain->newest_seq, 0);
-	pg_atomic_write_u64(&chain->bytes, 0);
-	pg_atomic_write_u64(&chain->messages, 0);
-	pg_atomic_write_u64(&chain->last_time, 0);
-	pg_atomic_write_u64(&chain->hold, RING_NO_HOLD);
-}
-
 /*
- * Empty the ring for another database; seqs go on after newest_seq.  The
- * caller has made sure that nobody reads or writes it.
+ * Empty the ring for another database; seqs go on after newest_seq.  Nobody may
+ * write meanwhile; who reads finds the records gone.
  */
 void
 ring_reset(Ring *ring, uint64 newest_seq)
@@ -169,7 +141,18 @@ ring_reset(Ring *ring, uint64 newest_seq)
 	pg_atomic_write_u64(&ring->messages, 0);
 	pg_atomic_write_u64(&ring->newest_seq, newest_seq);
 	for (int i = 0; i < ring->nchannels; i++)
-		reset_chain(&ring->chains[i]);
+	{
+		RingChain  *chain = &ring->chains[i];
+
+		pg_atomic_write_u64(&chain->first, RING_NONE);
+		pg_atomic_write_u64(&chain->last, RING_NONE);
+		pg_atomic_write_u64(&chain->newest_number, 0);
+		pg_atomic_write_u64(&chain->newest_seq, 0);
+		pg_atomic_write_u64(&chain->bytes, 0);
+		pg_atomic_write_u64(&chain->messages, 0);
+		pg_atomic_write_u64(&chain->last_time, 0);
+		pg_atomic_write_u64(&chain->hold, RING_NO_HOLD);
+	}
 }
 
 /* Bytes that a record with this payload takes. */
@@ -189,8 +172,8 @@ pad_length(Ring *ring, RingPos head, Size length)
 }
 
 /*
- * Take the oldest record out of the ring.  Returns false, and leaves it, if
- * its channel's hold forbids it; *channel and *number are then the record's.
+ * Drop the oldest record.  Returns false, and leaves it, if its channel's hold
+ * forbids that; *channel and *number are then the record's.
  */
 static bool
 drop_oldest(Ring *ring, int *channel, uint64 *number)
@@ -220,10 +203,9 @@ drop_oldest(Ring *ring, int *channel, uint64 *number)
 }
 
 /*
- * Make room for records of so many bytes in all, by dropping the oldest ones.
- * Returns -1 if there is room now, else the channel whose hold forbids it,
- * with the number of the record that is held.  The bytes must be at most a
- * third of the ring.
+ * Make room for records of so many bytes in all, at most a third of the ring, by
+ * dropping the oldest ones.  Returns -1 if there is room now, else the channel
+ * whose hold forbids it, and in *number which record it holds.
  *
  * Several records may pad the end of the memory at another place than one of
  * their length would, but with no more bytes.
@@ -261,9 +243,8 @@ append_pad(Ring *ring, RingPos head, Size length)
 }
 
 /*
- * Append a record; returns its seq.  ring_make_room() has returned -1 for this
- * record, or for all that were appended since and this one.  time is when it
- * was received, pid who sent it.
+ * Append a record, received at time from process pid; returns its seq.
+ * ring_make_room() has made room for it and all that were appended since.
  */
 uint64
 ring_append(Ring *ring, int channel, int pid, TimestampTz time,
@@ -346,8 +327,8 @@ read_header(Ring *ring, RingPos pos, RingRecord *record)
 }
 
 /*
- * Copy a record's payload to dst, which has record->payload_len bytes.
- * Returns false if it is gone; dst is rubbish then.
+ * Copy a record's payload to dst, which has record->payload_len bytes.  Returns
+ * false if it is gone; dst is rubbish then.
  */
 bool
 ring_payload(Ring *ring, const RingRecord *record, char *dst)
@@ -360,8 +341,8 @@ ring_payload(Ring *ring, const RingRecord *record, char *dst)
 
 /*
  * Where a reader that is past last_pos starts: the record after it, or the
- * channel's oldest if that record is gone or was never known.  *before is the
- * position of the record before that, as far as it is known.
+ * channel's oldest if last_pos is gone or RING_NONE.  *before is the position of
+ * the record before that, or RING_NONE if that is not known.
  */
 static RingPos
 start_position(Ring *ring, RingChain *chain, RingPos last_pos,
@@ -444,8 +425,7 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 
 /*
  * A last_pos for a reader that begins after that number, near the channel's
- * newest: without it ring_next() would have to walk there from the oldest.
- * RING_NONE if there is none.
+ * newest, so that ring_next() need not walk there from the oldest; or RING_NONE.
  */
 RingPos
 ring_newest_position(Ring *ring, int channel, uint64 number)
@@ -467,10 +447,7 @@ ring_newest_number(Ring *ring, int channel)
 	return pg_atomic_read_u64(&ring->chains[channel].newest_number);
 }
 
-/*
- * How many of the channel's records with a number above the given one are no
- * longer there.  Passes over none.
- */
+/* How many of the channel's records above that number are no longer there. */
 uint64
 ring_lost(Ring *ring, int channel, uint64 number)
 {
@@ -573,8 +550,8 @@ ring_state(Ring *ring, RingState *state)
 }
 
 /*
- * Lower the channel's hold to number, unless it is lower: a subscription
- * that has consumed up to number starts to hold.
+ * A subscription that has consumed up to number starts to hold the channel:
+ * lower the hold to that, unless it is lower.
  */
 void
 ring_lower_hold(Ring *ring, int channel, uint64 number)
@@ -582,11 +559,9 @@ ring_lower_hold(Ring *ring, int channel, uint64 number)
 	pg_atomic_uint64 *hold = &ring->chains[channel].hold;
 	uint64		old = pg_atomic_read_u64(hold);
 
-	while (number < old)
-	{
-		if (pg_atomic_compare_exchange_u64(hold, &old, number))
-			break;
-	}
+	while (number < old &&
+		   !pg_atomic_compare_exchange_u64(hold, &old, number))
+		;
 }
 
 /* The channel's hold. */
@@ -610,10 +585,7 @@ ring_used(Ring *ring)
 	return pg_atomic_read_u64(&ring->head) - pg_atomic_read_u64(&ring->tail);
 }
 
-/*
- * The next record that has become more than half a ring old; it stays the next.
- * Returns false if there is none.
- */
+/* The next record that has become more than half a ring old; false if none. */
 bool
 ring_peek_half(Ring *ring, RingRecord *record)
 {
@@ -632,7 +604,7 @@ ring_peek_half(Ring *ring, RingRecord *record)
 	return false;
 }
 
-/* What ring_peek_half() finds; it goes on to the one behind then. */
+/* Get that record, and go on to the one behind it. */
 bool
 ring_next_half(Ring *ring, RingRecord *record)
 {

@@ -22,9 +22,8 @@
  * 4. A writer that finds no room may queue up for it, and is served in turn.
  *	  As long as anybody queues, nobody else takes a place.  Of those in the
  *	  queue, the first may, and each that leaves enough room for all before it.
- *	  So a large transaction is not starved by small ones.  The mutex
- *	  serializes those in the queue; each leaves it in the moment in which it
- *	  takes its place, or at the latest when its transaction ends.
+ *	  So a large transaction is not starved by small ones.  Each leaves the queue,
+ *	  under the mutex, as it takes its place, or when its transaction ends.
  *
  * Nothing here looks at a catalog or raises an error.
  *
@@ -62,7 +61,7 @@ put_string(char *p, const char *s, Size len)
 
 /*
  * Write the event to where there are staged_event_length() bytes.  native is
- * NULL if there is no other payload for native listeners.
+ * what native listeners get instead of the payload, or NULL.
  */
 void
 staged_event_write(StagedEvent *event, const char *channel, const char *id,
@@ -180,12 +179,10 @@ staging_head(Staging *staging)
 }
 
 /*
- * Bytes in use.
- *
- * Tail is read first, since head only grows: the other way round, the relay
- * could free what was taken since, and tail be beyond our head.  And it is read
- * again last: if it has moved, writers may have gone on into what came free, so
- * that our head is more than the whole queue beyond our tail.
+ * Bytes in use.  Tail is read first, since head only grows: the other way round,
+ * the relay could free what was taken since, and tail be beyond our head.  And
+ * it is read again last: if it has moved, writers may have gone on into what came
+ * free, and our head be more than the whole queue beyond our tail.
  */
 Size
 staging_used(Staging *staging)
@@ -297,10 +294,9 @@ take_place(Staging *staging, Size length)
 }
 
 /*
- * Take the next place, for so many bytes of events, at most
- * staging_max_transaction().  generation is that of the database's slot, now
- * the time.  Returns NULL if there is no room, or others queue for it.  The
- * caller must mark the place when its transaction ends.
+ * Take the next place, for so many bytes of events.  generation is that of the
+ * database's slot.  Returns NULL if there is no room, or others queue for it.
+ * The caller must mark the place when its transaction ends.
  */
 StagedTransaction *
 staging_reserve(Staging *staging, Size len, uint32 nevents, uint32 generation,
@@ -326,8 +322,8 @@ my_waiter(Staging *staging)
 }
 
 /*
- * Queue up for room for so many bytes of events; the caller must leave the
- * queue, or get its place, before its transaction has ended.
+ * Queue up for room for so many bytes of events; the caller must have left the
+ * queue, or got its place, when its transaction ends.
  */
 void
 staging_queue_up(Staging *staging, Size len)
@@ -395,9 +391,9 @@ first_has_room(Staging *staging)
 }
 
 /*
- * Take a place for what this process has queued up for, if it has its turn
- * and there is room; it has left the queue then.  Else returns NULL.  What is
- * said of staging_reserve() holds otherwise.
+ * Take the place that this process has queued up for, if it has its turn and
+ * there is room; it has left the queue then.  Else return NULL.  Otherwise like
+ * staging_reserve().
  */
 StagedTransaction *
 staging_reserve_queued(Staging *staging, uint32 nevents, uint32 generation,
@@ -445,7 +441,7 @@ staging_data(StagedTransaction *transaction)
 }
 
 /*
- * The transaction has ended.  One write; cannot fail.
+ * The transaction has ended.  Cannot fail.
  *
  * The barrier pairs with the one in clear_committed(), which comes between
  * seeing the status and reading the events.  Without the two, the relay could
@@ -487,6 +483,10 @@ staging_pass_done(Staging *staging, uint64 pass)
 /*
  * If the oldest place belongs to a transaction that has not ended, nothing
  * comes free before it does: when it took the place.  Else 0.
+ *
+ * If the relay frees the place meanwhile, another transaction may reuse it, so
+ * that what we read is of no one transaction.  But tail moves before that, and
+ * we look again.  The barriers keep all other reads between the two of tail.
  */
 TimestampTz
 staging_blocked_since(Staging *staging)
@@ -495,12 +495,6 @@ staging_blocked_since(Staging *staging)
 	TimestampTz since;
 	bool		blocked;
 
-	/*
-	 * If the relay has freed the place meanwhile, another transaction may
-	 * have reused it, so that what we read is of no one transaction: then
-	 * tail has moved, which it does before the place is reused, and we look
-	 * again.  The barriers keep all other reads between the two of tail.
-	 */
 	do
 	{
 		StagedTransaction *place;

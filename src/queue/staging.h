@@ -45,10 +45,7 @@ typedef struct StagedView
 	uint64		first;			/* number of its first event */
 } StagedView;
 
-/*
- * The relay's way through the events that were taken, in the order of their
- * numbers.
- */
+/* The relay's way through the events that were taken, by their numbers. */
 typedef struct StagedWalk
 {
 	StagedView	view;			/* transaction NULL: at the end */

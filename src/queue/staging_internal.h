@@ -39,9 +39,8 @@ struct StagedTransaction
 
 	/* whoever has the turn (see AppendTurn) */
 	uint64		first;			/* number of its first event, 0: not taken */
-	uint64		next;			/* until it is taken: the next place in its
-								 * PlaceList; then: the place that was taken
-								 * next; 0: none */
+	uint64		next;			/* the next place in its PlaceList or, once it
+								 * is taken, the one taken next; 0: none */
 };
 
 /* Places in ascending order, each leading to the next; 0: none. */
@@ -108,9 +107,8 @@ struct Staging
  * The place's bytes, 0 if it has no header yet.
  *
  * The barrier pairs with the one in write_header(): who sees the length sees
- * the rest of the header.  Without it, status could be read before the writer
- * has set it to pending, as the 0 that free memory has: the place would be
- * taken for a void one, and its events be lost.
+ * the rest of the header.  Otherwise status could be read as the 0 that free
+ * memory has: the place would be taken for a void one, and its events be lost.
  */
 static inline uint32
 place_length(StagedTransaction *place)

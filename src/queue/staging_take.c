@@ -15,11 +15,10 @@
  *
  * 2. One transaction may stay pending for very long, for want of a synchronous
  *	  standby, say, while others come and go behind it.  So the relay looks at
- *	  a place once on its way to head, and keeps two lists, both in the order
- *	  of places: those that it found pending, and those that it found committed
- *	  and has not taken yet.  One check of those pending clears many that are
- *	  committed.  What is cleared stays so: whoever was in progress after a
- *	  commit can never have been seen by it.
+ *	  a place once on its way to head, and keeps two lists in the order of
+ *	  places: those found pending, and those found committed but not taken yet.
+ *	  One check of those pending clears many that are committed.  What is cleared
+ *	  stays so: whoever was in progress after a commit was not seen by it.
  *
  * 3. Events are numbered in the order in which they are taken.  Two marks on
  *	  that sequence make a restart of the relay exact: appended, up to which
@@ -30,14 +29,12 @@
  * 4. Each transaction that was taken leads to the one that was taken next.  The
  *	  relay walks along there twice: with one walk it appends events, with the
  *	  other it notifies them.  A place that a walk has not passed is not freed,
- *	  since the walk's mark has not passed it either.
+ *	  since the walk's mark has not passed it either.  No walk comes to one that
+ *	  is taken at its own commit, which appends and notifies it at once: both
+ *	  walks are at their ends then.
  *
- *	  A transaction that is taken at its own commit is appended and notified at
- *	  once, and no walk comes to it: both are at their ends then.
- *
- * 5. A pass is one look of the relay at all places.  Whoever has to know that
- *	  all that was committed before is taken and notified waits for a pass to
- *	  end that began after.
+ * 5. A pass is one look of the relay at all places.  When it ends, all that was
+ *	  committed before it began is taken and notified.
  *
  * Nothing here looks at a catalog or raises an error, but for want of memory in
  * staging_recover().
@@ -62,8 +59,10 @@ staging_forget_looks(Staging *staging)
 	uint64		tail = pg_atomic_read_u64(&staging->tail);
 
 	staging->looked = staging->cleared = tail;
-	memset(&staging->pending, 0, sizeof(PlaceList));
-	memset(&staging->committed, 0, sizeof(PlaceList));
+	staging->pending = staging->committed = (PlaceList)
+	{
+		0
+	};
 }
 
 /*
@@ -100,8 +99,8 @@ staging_idle(Staging *staging)
 }
 
 /*
- * Begin to look at all places; returns the end of those there are.  The barrier
- * pairs with the one in staging_next_pass(), which says what it is for.
+ * Begin to look at all places; returns the end of those there are.
+ * staging_next_pass() says what the barrier is for.
  */
 uint64
 staging_begin_pass(Staging *staging)
@@ -153,8 +152,8 @@ list_insert(Staging *staging, PlaceList *list, uint64 before, uint64 pos)
 }
 
 /*
- * Of the places that were found pending, those that are committed by now join
- * the others that are to be taken; void ones are done with.
+ * Of the places found pending, move those that are committed by now to the list
+ * of those to be taken; void ones are done with.
  */
 static void
 look_at_pending(Staging *staging)
@@ -167,10 +166,9 @@ look_at_pending(Staging *staging)
 
 	while ((pos = *list_link(staging, pending, kept)) != 0)
 	{
-		uint32		status;
+		uint32		status = pg_atomic_read_u32(&PLACE_AT(staging, pos)->status);
 		uint64		next;
 
-		status = pg_atomic_read_u32(&PLACE_AT(staging, pos)->status);
 		if (status == STAGED_PENDING)
 		{
 			kept = pos;
@@ -187,9 +185,8 @@ look_at_pending(Staging *staging)
 }
 
 /*
- * Look at the places that follow, up to end, until there is something to
- * take.  Returns false if there is one without a header, behind which nobody
- * may look.
+ * Look at the places that follow, up to end, until there is something to take.
+ * Returns false if one has no header: nobody may look behind that.
  */
 static bool
 look_ahead(Staging *staging, uint64 end)
@@ -260,7 +257,7 @@ look(Staging *staging, uint64 end)
 	StagedTransaction *ended;
 
 	/*
-	 * What lies behind tail is free, or others' places again.  The barrier
+	 * What lies before tail is free, or others' places again.  The barrier
 	 * keeps reads of lengths behind that of end, which is a value of head: so
 	 * a length of 0 means a place without a header, not memory still free.
 	 */
@@ -314,11 +311,10 @@ number_place(Staging *staging, StagedView *view, StagedWalk *append,
 }
 
 /*
- * Take the next transaction, and number its events.  Both walks come to it;
- * they are the relay's, in its own memory.  end: what staging_head() has said,
- * no earlier than in the call before; no place from there on is taken.  What
- * this costs does not grow with what is behind a transaction that stays
- * pending.
+ * Take the next transaction, before end, and number its events.  Both walks,
+ * which are in the relay's own memory, come to it.  end: what staging_head() has
+ * said, no earlier than in the call before.  What this costs does not grow with
+ * what is behind a transaction that stays pending.
  */
 StagedTake
 staging_take(Staging *staging, uint64 end, StagedWalk *append,
@@ -343,8 +339,7 @@ staging_take(Staging *staging, uint64 end, StagedWalk *append,
 
 /*
  * Is this process's transaction, which it has marked as committed, the next one
- * to be taken?  *view describes it then.  All that was taken is appended and
- * notified.
+ * to be taken?  *view describes it then.
  */
 bool
 staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
@@ -381,9 +376,8 @@ staging_comes_next(Staging *staging, StagedTransaction *place, StagedView *view)
 }
 
 /*
- * Take the transaction of which staging_comes_next() has said so, and number
- * its events.  No walk comes to it: before the turn is given up, the caller
- * moves both marks past it and frees it.
+ * Take what staging_comes_next() has described, and number its events.  Before
+ * the turn is given up, the caller moves both marks past it and frees it.
  */
 void
 staging_take_next(Staging *staging, StagedView *view)
@@ -408,8 +402,8 @@ staging_walk_number(const StagedWalk *walk)
 }
 
 /*
- * The walk goes on to the next event that was taken.  What it leaves may be
- * freed once the walk's mark is moved, so move that afterwards.
+ * The walk goes on to the next event that was taken.  Move its mark afterwards:
+ * what it leaves may be freed then.
  */
 void
 staging_walk_advance(Staging *staging, StagedWalk *walk)
@@ -481,8 +475,7 @@ staging_free(Staging *staging)
 		if (length == 0 || status == STAGED_PENDING)
 			break;
 		if (status == STAGED_COMMITTED &&
-			(place->first == 0 ||
-			 place->first + place->nevents - 1 > done))
+			(place->first == 0 || place->first + place->nevents - 1 > done))
 			break;
 
 		/* a void one may have been found pending; then it is the first there */
@@ -527,9 +520,8 @@ list_taken(Staging *staging, size_t *count)
 	{
 		StagedTransaction *place = PLACE_AT(staging, pos);
 
+		/* the last relay has not seen what is behind one without a header */
 		length = place_length(place);
-
-		/* the last relay has not seen what is behind it either */
 		if (length == 0)
 			break;
 		if (pg_atomic_read_u32(&place->status) != STAGED_COMMITTED ||
@@ -551,9 +543,8 @@ resume_walk(Staging *staging, StagedWalk *walk, const StagedView *first,
 			uint64 mark)
 {
 	memset(walk, 0, sizeof(StagedWalk));
-	if (first == NULL)
-		return;
-	enter_transaction(walk, first);
+	if (first != NULL)
+		enter_transaction(walk, first);
 	while (walk->view.transaction != NULL && staging_walk_number(walk) <= mark)
 		staging_walk_advance(staging, walk);
 }

@@ -571,16 +571,7 @@ pgpubsub_stat_reset(PG_FUNCTION_ARGS)
 	}
 	report_passed_over();
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	database->stats.published_base = pg_atomic_read_u64(&database->stats.published);
-	database->stats.published_bytes_base =
-		pg_atomic_read_u64(&database->stats.published_bytes);
-	pg_atomic_write_u64(&database->stats.peak_used, 0);
-	pg_atomic_write_u64(&database->full.count, 0);
-	pg_atomic_write_u64(&database->full.ms, 0);
-	pg_atomic_write_u64(&database->full.evictions, 0);
-	pg_atomic_write_u64(&database->relay.bad_frames, 0);
-	pg_atomic_write_u64(&database->stats.truncated, 0);
-	database->stats.reset_at = GetCurrentTimestamp();
+	registry_reset_counts(database);
 	LWLockRelease(database->lock);
 	PG_RETURN_VOID();
 }

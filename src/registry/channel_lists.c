@@ -3,13 +3,11 @@
  * channel_lists.c
  *	  Binding a subscription to a list of channel names and patterns.
  *
- * A list is what subscribe() was given or the table has: 1 to 63 bytes a
- * name, a wildcard makes it a pattern.  A name binds to its channel; a
- * pattern binds to itself, so that new channels find it, and to every known
- * channel that it matches.
- *
- * Used by subscribe(), whose changes are marked until they are committed, and
- * by the relay, whose are not.
+ * A list is what subscribe() was given, whose changes are marked until they are
+ * committed, or what the relay has found in the table.  A name has 1 to 63 bytes;
+ * a wildcard makes it a pattern.  A name binds to its channel; a pattern binds to
+ * itself, so that new channels find it, and to every known channel that it
+ * matches.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,9 +45,8 @@ check_array(ArrayType *array, int elevel)
 }
 
 /*
- * The names in a text array, without repetitions, in the current memory
- * context.  What is wrong with it is reported at elevel; below ERROR, the
- * result is NULL then.
+ * The names in a text array, without repetitions, in the current memory context.
+ * What is wrong with it is reported at elevel, and the result then NULL.
  */
 char	  **
 bindings_parse(ArrayType *array, int elevel, int *count)
@@ -102,11 +99,8 @@ bind_channel(Database *database, Subscription *subscription, int channel,
 	Binding    *binding = registry_find_binding(subscription, channel);
 
 	if (binding == NULL)
-	{
-		if (registry_bind(database, subscription, channel, flags) == NULL)
-			return BIND_NO_BINDING;
-		return BIND_DONE;
-	}
+		return registry_bind(database, subscription, channel, flags) ?
+			BIND_DONE : BIND_NO_BINDING;
 	binding->flags |= flags & (BINDING_BY_NAME | BINDING_BY_PATTERN);
 	binding->flags &= ~BINDING_DROPPED;
 	return BIND_DONE;
@@ -141,9 +135,8 @@ bind_known(Database *database, Subscription *subscription,
 }
 
 /*
- * Bind the subscription to all the names; bindings that it gets have no
- * position yet, and flag (BINDING_ADDED or 0).  If it fails, what it has done
- * until then stays.  database->lock must be held, exclusive.
+ * Bind the subscription to all the names; bindings that it gets have no position
+ * yet, and flag (BINDING_ADDED or 0).  What was done before a failure stays.
  */
 BindResult
 bindings_add(Database *database, Subscription *subscription, char **names,
@@ -184,14 +177,11 @@ named_pattern_matches(Database *database, Subscription *subscription,
 					  Binding *binding)
 {
 	Channel    *channel = &database->channels[binding->channel];
-	dlist_iter	iter;
 
 	if (channel->is_pattern)
 		return false;
-	dlist_foreach(iter, &subscription->patterns)
+	foreach_dlist(Binding, pattern, pattern_node, &subscription->patterns)
 	{
-		Binding    *pattern = dlist_container(Binding, pattern_node, iter.cur);
-
 		if ((pattern->flags & BINDING_BY_NAME) &&
 			registry_pattern_matches(database->channels[pattern->channel].name,
 									 channel->name))
@@ -201,24 +191,16 @@ named_pattern_matches(Database *database, Subscription *subscription,
 }
 
 /*
- * Set the flags of the subscription's bindings to what the names make of
- * them: by name, by pattern, or to be dropped.  database->lock must be held,
- * exclusive.
+ * Set the flags of the subscription's bindings to what the names make of them:
+ * by name, by pattern, or to be dropped.
  */
 void
 bindings_mark_dropped(Database *database, Subscription *subscription,
 					  char **names, int count)
 {
-	dlist_iter	iter;
-
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
-	dlist_foreach(iter, &subscription->bindings)
-	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
 		binding->flags &= BINDING_ADDED;
-	}
 	for (int i = 0; i < count; i++)
 	{
 		Binding    *binding = find_named(database, subscription, names[i]);
@@ -226,11 +208,8 @@ bindings_mark_dropped(Database *database, Subscription *subscription,
 		if (binding != NULL)
 			binding->flags |= BINDING_BY_NAME;
 	}
-	dlist_foreach(iter, &subscription->bindings)
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
 	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
 		if (named_pattern_matches(database, subscription, binding))
 			binding->flags |= BINDING_BY_PATTERN;
 		if (!(binding->flags & (BINDING_BY_NAME | BINDING_BY_PATTERN)))
@@ -239,26 +218,16 @@ bindings_mark_dropped(Database *database, Subscription *subscription,
 	subscription->bindings_version++;
 }
 
-/*
- * True if the names are just those that the subscription has.
- * database->lock must be held.
- */
+/* True if the names are just those that the subscription has. */
 bool
 bindings_same(Database *database, Subscription *subscription, char **names,
 			  int count)
 {
-	dlist_iter	iter;
 	int			named = 0;
 
 	Assert(LWLockHeldByMe(database->lock));
-	dlist_foreach(iter, &subscription->bindings)
-	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
-		if (binding->flags & BINDING_BY_NAME)
-			named++;
-	}
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
+		named += (binding->flags & BINDING_BY_NAME) != 0;
 	if (named != count)
 		return false;
 	for (int i = 0; i < count; i++)
@@ -271,10 +240,7 @@ bindings_same(Database *database, Subscription *subscription, char **names,
 	return true;
 }
 
-/*
- * The channels, or patterns, of these names: their slots, -1 for one that is
- * not there.  database->lock must be held.
- */
+/* The slots of the channels, or patterns, of these names; -1 for none. */
 void
 bindings_find_slots(Database *database, char **names, int count, int *slots)
 {
@@ -285,9 +251,8 @@ bindings_find_slots(Database *database, char **names, int count, int *slots)
 }
 
 /*
- * Bring the subscription's bindings to these slots into their order, which
- * is the one that the views show.  A slot without a binding is passed over.
- * database->lock must be held, exclusive.
+ * Bring the subscription's bindings to these slots into their order, in which
+ * the views show them.  A slot without a binding is passed over.
  */
 void
 bindings_order(Database *database, Subscription *subscription,
@@ -305,20 +270,13 @@ bindings_order(Database *database, Subscription *subscription,
 	}
 }
 
-/*
- * Give the bindings that have no position one behind the last event that was
- * received.  database->lock must be held, exclusive.
- */
+/* Give bindings without a position one behind the last event received. */
 void
 bindings_place_now(Database *database, Subscription *subscription)
 {
-	dlist_iter	iter;
-
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
-	dlist_foreach(iter, &subscription->bindings)
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
 	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
 		Channel    *channel = &database->channels[binding->channel];
 		uint64		received = pg_atomic_read_u64(&channel->received);
 
@@ -331,10 +289,7 @@ bindings_place_now(Database *database, Subscription *subscription)
 	}
 }
 
-/*
- * Report at elevel which setting the result stands for, if any.  No LWLock
- * may be held.
- */
+/* Report at elevel what was full, if anything.  No LWLock may be held. */
 void
 bindings_report(BindResult result, int elevel)
 {

@@ -34,10 +34,7 @@ channel_key(ChannelKey *key, const char *name, bool is_pattern)
 	key->is_pattern = is_pattern;
 }
 
-/*
- * The slot of the channel, or of the pattern; -1 if it is not known.
- * database->lock must be held.
- */
+/* The slot of the channel, or of the pattern; -1 if it is not known. */
 int
 registry_find_channel(Database *database, const char *name, bool is_pattern)
 {
@@ -51,10 +48,7 @@ registry_find_channel(Database *database, const char *name, bool is_pattern)
 	return entry ? entry->slot : -1;
 }
 
-/*
- * The slot of the channel, if somebody reads it; -1 if nobody does.
- * database->lock must be held.
- */
+/* The slot of the channel, if somebody reads it; -1 if nobody does. */
 int
 registry_find_bound_channel(Database *database, const char *name)
 {
@@ -66,10 +60,7 @@ registry_find_bound_channel(Database *database, const char *name)
 	return slot;
 }
 
-/*
- * Forget all channels of the database, whose slot is being freed.
- * database->lock must be held, exclusive.
- */
+/* Forget all channels of the database, whose slot is being freed. */
 void
 registry_forget_channels(Database *database)
 {
@@ -214,21 +205,15 @@ find_reusable(Database *database)
 static int
 reuse_channel_slot(Database *database)
 {
-	for (;;)
-	{
-		int			slot = find_reusable(database);
+	int			slot;
 
-		if (slot < 0)
-			return -1;
-		if (free_channel_slot(database, slot))
-			return slot;
-	}
+	do
+		slot = find_reusable(database);
+	while (slot >= 0 && !free_channel_slot(database, slot));
+	return slot;
 }
 
-/*
- * True if there is no slot for another channel, and nothing has changed that
- * since one was looked for.  database->lock must be held.
- */
+/* True if no slot was found last, and no more have become free since. */
 bool
 registry_channels_full(Database *database)
 {
@@ -266,6 +251,14 @@ take_channel_slot(Database *database)
 	return slot;
 }
 
+/* The subscription misses events, nobody knows how many: let it look. */
+static void
+miss_events(Database *database, Subscription *subscription)
+{
+	pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+	registry_wake_waiting(database, subscription);
+}
+
 /*
  * Bind the new channel to a subscription with a pattern that matches, by its
  * binding to that pattern: it reads it from its first event on.  If an open
@@ -289,46 +282,61 @@ bind_by_pattern(Database *database, Binding *pattern, int slot)
 	binding = registry_bind(database, subscription, slot,
 							BINDING_BY_PATTERN | dropped);
 	if (binding == NULL)
-		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
-	else
 	{
-		registry_set_position(binding, channel->base_number,
-							  channel->base_pos);
-		if (subscription->on_full != ON_FULL_DROP)
-			ring_lower_hold(database->ring, slot, channel->base_number);
+		miss_events(database, subscription);
+		return;
 	}
-
+	registry_set_position(binding, channel->base_number, channel->base_pos);
+	if (subscription->on_full != ON_FULL_DROP)
+		ring_lower_hold(database->ring, slot, channel->base_number);
 	registry_wake_waiting(database, subscription);
 }
 
-/* Bind the new channel to the subscriptions with a pattern that matches. */
-static void
-bind_matching(Database *database, int slot)
+/*
+ * Bind the new channel to the subscriptions with a pattern that matches its
+ * name; or, if slot is -1, as there is no room for it, tell them that they miss
+ * events.  Returns whether there are any.
+ */
+static bool
+bind_matching(Database *database, const char *name, int slot)
 {
-	const char *name = database->channels[slot].name;
-	dlist_iter	each;
+	bool		any = false;
 
 	if (pg_atomic_read_u32(&database->table.npatterns) == 0)
-		return;
-	dlist_foreach(each, &database->table.bound_patterns)
+		return false;
+	foreach_dlist(Channel, pattern, node, &database->table.bound_patterns)
 	{
-		Channel    *pattern = dlist_container(Channel, node, each.cur);
-		dlist_iter	iter;
-
 		if (!registry_pattern_matches(pattern->name, name))
 			continue;
-		dlist_foreach(iter, &pattern->bindings)
-			bind_by_pattern(database,
-							dlist_container(Binding, channel_node, iter.cur),
-							slot);
+		foreach_dlist(Binding, binding, channel_node, &pattern->bindings)
+		{
+			if (slot >= 0)
+				bind_by_pattern(database, binding, slot);
+			else
+				miss_events(database, binding->subscription);
+			any = true;
+		}
 	}
+	return any;
+}
+
+/*
+ * Tell the subscriptions with a pattern that matches the name of a channel
+ * for which there is no room that they miss events.  Returns whether there
+ * are any.
+ */
+bool
+registry_gap_for_matching(Database *database, const char *name)
+{
+	Assert(LWLockHeldByMe(database->lock));
+	return bind_matching(database, name, -1);
 }
 
 /*
  * The slot of the channel or pattern, which is made known if it is not; -1
  * if the table is full.  A new channel is bound to the subscriptions whose
  * patterns match; the caller sends the relay a request if it has bindings
- * and nobody listens.  database->lock must be held, exclusive.
+ * and nobody listens.
  */
 int
 registry_make_channel(Database *database, const char *name, bool is_pattern)
@@ -376,7 +384,7 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 	channel->in_use = true;
 	pg_atomic_fetch_add_u32(&database->table.version, 1);
 	if (!is_pattern)
-		bind_matching(database, slot);
+		(void) bind_matching(database, name, slot);
 	return slot;
 }
 
@@ -421,37 +429,4 @@ registry_pattern_matches(const char *pattern, const char *name)
 	while (*pattern == PGPUBSUB_WILDCARD)
 		pattern++;
 	return *pattern == '\0';
-}
-
-/*
- * Tell the subscriptions with a pattern that matches the name of a channel
- * for which there is no room that they miss events.  Returns whether there
- * are any.  database->lock must be held.
- */
-bool
-registry_gap_for_matching(Database *database, const char *name)
-{
-	bool		any = false;
-	dlist_iter	each;
-
-	Assert(LWLockHeldByMe(database->lock));
-	if (pg_atomic_read_u32(&database->table.npatterns) == 0)
-		return false;
-	dlist_foreach(each, &database->table.bound_patterns)
-	{
-		Channel    *pattern = dlist_container(Channel, node, each.cur);
-		dlist_iter	iter;
-
-		if (!registry_pattern_matches(pattern->name, name))
-			continue;
-		dlist_foreach(iter, &pattern->bindings)
-		{
-			Binding    *by = dlist_container(Binding, channel_node, iter.cur);
-
-			pg_atomic_fetch_add_u64(&by->subscription->gap_epoch, 1);
-			registry_wake_waiting(database, by->subscription);
-			any = true;
-		}
-	}
-	return any;
 }

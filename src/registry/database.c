@@ -73,21 +73,18 @@ registry_wake_reader(Subscription *subscription)
 		SetLatch(&GetPGProcByNumber(procno)->procLatch);
 }
 
-/* Add to a counter that one process at a time writes. */
-static void
-add_to(pg_atomic_uint64 *counter, uint64 value)
-{
-	pg_atomic_write_u64(counter, pg_atomic_read_u64(counter) + value);
-}
-
 /*
  * Count an event of so many bytes that was appended.  The caller has the turn.
  */
 void
 registry_count_published(Database *database, Size bytes)
 {
-	add_to(&database->stats.published, 1);
-	add_to(&database->stats.published_bytes, bytes);
+	DatabaseStats *stats = &database->stats;
+
+	pg_atomic_write_u64(&stats->published,
+						pg_atomic_read_u64(&stats->published) + 1);
+	pg_atomic_write_u64(&stats->published_bytes,
+						pg_atomic_read_u64(&stats->published_bytes) + bytes);
 }
 
 /* After appending: keep the high-water mark.  The caller has the turn. */
@@ -104,12 +101,9 @@ registry_note_peak(Database *database)
 void
 registry_wake_waiters(Database *database)
 {
-	dlist_iter	iter;
-
 	LWLockAcquire(database->lock, LW_SHARED);
-	dlist_foreach(iter, &database->subscriptions)
-		registry_wake_waiting(database,
-							  dlist_container(Subscription, node, iter.cur));
+	foreach_dlist(Subscription, subscription, node, &database->subscriptions)
+		registry_wake_waiting(database, subscription);
 	LWLockRelease(database->lock);
 }
 
@@ -132,9 +126,7 @@ forget_listener(int code, Datum arg)
 	pg_atomic_fetch_sub_u32(&pgpubsub_control->num_listening, 1);
 }
 
-/*
- * This session is about to LISTEN.  Does nothing if pgpubsub is not preloaded.
- */
+/* This session is about to LISTEN.  Does nothing unless preloaded. */
 void
 registry_note_listener(void)
 {
@@ -176,18 +168,12 @@ registry_lookup_database(Oid oid)
 {
 	Assert(LWLockHeldByMe(pgpubsub_control->lock));
 	for (int i = 0; i < pgpubsub_max_databases; i++)
-	{
-		Database   *database = &pgpubsub_control->databases[i];
-
-		if (database->oid == oid)
-			return database;
-	}
+		if (pgpubsub_control->databases[i].oid == oid)
+			return &pgpubsub_control->databases[i];
 	return NULL;
 }
 
-/*
- * The slot of the database, or NULL if it has none.  Takes the control lock.
- */
+/* The slot of the database, or NULL.  Takes the control lock. */
 Database *
 registry_find_database(Oid oid)
 {
@@ -213,6 +199,25 @@ first_seq(void)
 }
 
 /*
+ * Begin anew to count what the views show; from what was published they subtract
+ * the base.  database->lock is held, exclusive, or nobody uses the slot yet.
+ */
+void
+registry_reset_counts(Database *database)
+{
+	database->stats.reset_at = GetCurrentTimestamp();
+	database->stats.published_base = pg_atomic_read_u64(&database->stats.published);
+	database->stats.published_bytes_base =
+		pg_atomic_read_u64(&database->stats.published_bytes);
+	pg_atomic_write_u64(&database->stats.peak_used, 0);
+	pg_atomic_write_u64(&database->stats.truncated, 0);
+	pg_atomic_write_u64(&database->full.count, 0);
+	pg_atomic_write_u64(&database->full.ms, 0);
+	pg_atomic_write_u64(&database->full.evictions, 0);
+	pg_atomic_write_u64(&database->relay.bad_frames, 0);
+}
+
+/*
  * The slot of the database, which gets one if it has none; NULL if all are
  * taken.  The control lock must be held, exclusive.
  */
@@ -230,13 +235,7 @@ registry_acquire_database(Oid oid)
 	{
 		database->oid = oid;
 		pg_atomic_fetch_add_u32(&pgpubsub_control->given, 1);
-		database->stats.reset_at = GetCurrentTimestamp();
-		pg_atomic_write_u64(&database->stats.peak_used, 0);
-		pg_atomic_write_u64(&database->full.count, 0);
-		pg_atomic_write_u64(&database->full.ms, 0);
-		pg_atomic_write_u64(&database->full.evictions, 0);
-		pg_atomic_write_u64(&database->relay.bad_frames, 0);
-		pg_atomic_write_u64(&database->stats.truncated, 0);
+		registry_reset_counts(database);
 		ring_reset(database->ring, first_seq() - 1);
 	}
 	return database;
@@ -252,15 +251,12 @@ registry_database_allowed(const char *name)
 	bool		allowed = false;
 
 	/* the setting's check hook has made sure that this succeeds */
-	if (SplitGUCList(copy, ',', &names))
+	(void) SplitGUCList(copy, ',', &names);
+	foreach(cell, names)
 	{
-		foreach(cell, names)
-		{
-			const char *item = (const char *) lfirst(cell);
+		const char *item = (const char *) lfirst(cell);
 
-			if (strcmp(item, "*") == 0 || strcmp(item, name) == 0)
-				allowed = true;
-		}
+		allowed |= strcmp(item, "*") == 0 || strcmp(item, name) == 0;
 	}
 	list_free(names);
 	pfree(copy);
@@ -268,8 +264,8 @@ registry_database_allowed(const char *name)
 }
 
 /*
- * Remember the slot as this backend's, or NULL.  The control lock must be
- * held: the slot is not freed in between.
+ * Remember the slot as this backend's, or NULL.  The control lock keeps it from
+ * being freed in between.
  */
 static void
 set_my_database(Database *database)
@@ -280,10 +276,7 @@ set_my_database(Database *database)
 		my_generation = pg_atomic_read_u32(&database->generation);
 }
 
-/*
- * While this does not change, a database that has no slot, and could get none,
- * has none yet.  Takes no lock.
- */
+/* While this does not change, a database that could get no slot has none. */
 static uint64
 slots_state(void)
 {
@@ -347,10 +340,7 @@ registry_my_database(bool create)
 	return my_database;
 }
 
-/*
- * The generation in which the slot that registry_my_database() has returned
- * last is this backend's database's.
- */
+/* The generation of the slot that registry_my_database() has returned last. */
 uint32
 registry_my_generation(void)
 {
@@ -358,8 +348,7 @@ registry_my_generation(void)
 }
 
 /*
- * Free the slot: drop its subscriptions and forget its channels.  The caller
- * holds the control lock, exclusive, and has made sure that no relay runs.
+ * Free the slot: drop its subscriptions and forget its channels.  No relay runs.
  */
 void
 registry_free_database(Database *database)

@@ -5,9 +5,8 @@
  *
  * 1. A committed subscription with on_full evict or block holds each of its
  *	  channels at the number that it has consumed, as committed: no later
- *	  event may be overwritten.  An evicted one holds nothing until it is
- *	  polled, nor does one that was made in another database, of which this is
- *	  a copy.
+ *	  event may be overwritten.  One that was evicted, or made in another
+ *	  database, of which this is a copy, holds nothing until it is polled.
  *
  * 2. The ring keeps, for each channel, a lower bound of those numbers: the
  *	  hold.  Consuming does not raise it; the relay computes it anew when the
@@ -30,9 +29,8 @@ slist_head	own_readings = SLIST_STATIC_INIT(own_readings);
 
 /*
  * May it be this session's transaction that a full queue waits for?  It has
- * consumed or changed something that is not committed, or is the only one
- * that can read a subscription that holds the queue.  (The relay may change
- * on_full under a reader, so it is asked for now.)
+ * consumed or changed something that is not committed, or is the only one that
+ * can read a subscription that holds the queue.
  */
 bool
 transaction_may_be_awaited(void)
@@ -64,7 +62,6 @@ holds(Subscription *subscription)
  * Add up what the binding has not consumed.  The time it takes does not depend
  * on how many events there are: a place too far back, which a binding may have
  * until its first event is consumed, is moved up by who comes first.
- * database->lock must be held.
  */
 void
 hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
@@ -104,33 +101,22 @@ hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 		record.payload_len;
 }
 
-/*
- * The subscription begins to hold, if it is of a kind that does.
- * database->lock must be held, exclusive.
- */
+/* The subscription begins to hold, if it is of a kind that does. */
 void
 hold_start(Database *database, Subscription *subscription)
 {
-	dlist_iter	iter;
-
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	if (!holds(subscription))
 		return;
-	dlist_foreach(iter, &subscription->bindings)
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
 	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
 		if (!database->channels[binding->channel].is_pattern)
 			ring_lower_hold(database->ring, binding->channel,
 							pg_atomic_read_u64(&binding->number));
 	}
 }
 
-/*
- * True if the binding forbids to overwrite its channel's event with that
- * number.  The lock of its database must be held.
- */
+/* Does the binding forbid to overwrite its channel's event of that number? */
 static bool
 stands_at(Binding *binding, uint64 number)
 {
@@ -146,13 +132,11 @@ bool
 hold_recompute(Database *database, int channel, uint64 number)
 {
 	uint64		hold = RING_NO_HOLD;
-	dlist_iter	iter;
 
 	LWLockAcquire(database->lock, LW_SHARED);
-	dlist_foreach(iter, &database->channels[channel].bindings)
+	foreach_dlist(Binding, binding, channel_node,
+				  &database->channels[channel].bindings)
 	{
-		Binding    *binding = dlist_container(Binding, channel_node, iter.cur);
-
 		/* one read: it may be committed anew while we look */
 		uint64		consumed = pg_atomic_read_u64(&binding->number);
 
@@ -165,29 +149,21 @@ hold_recompute(Database *database, int channel, uint64 number)
 }
 
 /*
- * Mark those, and only those, subscriptions as holding that forbid to
- * overwrite the channel's event with that number.  Returns whether any mark
- * has changed.
+ * Mark just those subscriptions as holding that forbid to overwrite the channel's
+ * event with that number.  Returns whether any mark has changed.
  */
 bool
 hold_mark(Database *database, int channel, uint64 number)
 {
-	dlist_iter	iter;
 	bool		changed = false;
 
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	dlist_foreach(iter, &database->subscriptions)
+	foreach_dlist(Subscription, subscription, node, &database->subscriptions)
 	{
-		Subscription *subscription = dlist_container(Subscription, node,
-													 iter.cur);
-		Binding    *binding;
-		bool		holding = false;
+		Binding    *binding = holds(subscription) ?
+			registry_find_binding(subscription, channel) : NULL;
+		bool		holding = binding && stands_at(binding, number);
 
-		if (holds(subscription))
-		{
-			binding = registry_find_binding(subscription, channel);
-			holding = binding && stands_at(binding, number);
-		}
 		changed |= subscription->holding != holding;
 		subscription->holding = holding;
 	}
@@ -199,11 +175,9 @@ hold_mark(Database *database, int channel, uint64 number)
 void
 hold_unmark_all(Database *database)
 {
-	dlist_iter	iter;
-
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	dlist_foreach(iter, &database->subscriptions)
-		dlist_container(Subscription, node, iter.cur)->holding = false;
+	foreach_dlist(Subscription, subscription, node, &database->subscriptions)
+		subscription->holding = false;
 	LWLockRelease(database->lock);
 }
 
@@ -212,18 +186,14 @@ static void
 describe_holder(Database *database, Subscription *subscription,
 				Holder *holder)
 {
-	dlist_iter	iter;
-
 	memset(holder, 0, sizeof(Holder));
 	strlcpy(holder->name, subscription->name, NAMEDATALEN);
 	holder->on_full = subscription->on_full;
 	SpinLockAcquire(&subscription->reader.mutex);
 	holder->reader_pid = subscription->reader.pid;
 	SpinLockRelease(&subscription->reader.mutex);
-	dlist_foreach(iter, &subscription->bindings)
-		hold_add_backlog(database, dlist_container(Binding, subscription_node,
-												   iter.cur),
-						 &holder->backlog);
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
+		hold_add_backlog(database, binding, &holder->backlog);
 }
 
 /*
@@ -235,13 +205,12 @@ bool
 hold_evict(Database *database, int channel, uint64 number, bool whatever,
 		   Holder *evicted)
 {
-	dlist_iter	iter;
 	bool		found = false;
 
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	dlist_foreach(iter, &database->channels[channel].bindings)
+	foreach_dlist(Binding, binding, channel_node,
+				  &database->channels[channel].bindings)
 	{
-		Binding    *binding = dlist_container(Binding, channel_node, iter.cur);
 		Subscription *subscription = binding->subscription;
 
 		if (stands_at(binding, number) &&
@@ -270,12 +239,11 @@ hold_find_holder(Database *database, int channel, uint64 number,
 {
 	Binding    *furthest = NULL;
 	uint64		lowest = RING_NO_HOLD;
-	dlist_iter	iter;
 
 	LWLockAcquire(database->lock, LW_SHARED);
-	dlist_foreach(iter, &database->channels[channel].bindings)
+	foreach_dlist(Binding, binding, channel_node,
+				  &database->channels[channel].bindings)
 	{
-		Binding    *binding = dlist_container(Binding, channel_node, iter.cur);
 		uint64		consumed = pg_atomic_read_u64(&binding->number);
 
 		if (stands_at(binding, number) && consumed < lowest)
@@ -290,22 +258,15 @@ hold_find_holder(Database *database, int channel, uint64 number,
 	return furthest != NULL;
 }
 
-/*
- * A subscription that the full queue waits for, with on_full block if it is to
- * be one of those; false if there is none.
- */
+/* A subscription that the full queue waits for, if block one of that kind. */
 bool
 hold_find_awaited(Database *database, bool block, Holder *holder)
 {
-	dlist_iter	iter;
 	bool		found = false;
 
 	LWLockAcquire(database->lock, LW_SHARED);
-	dlist_foreach(iter, &database->subscriptions)
+	foreach_dlist(Subscription, subscription, node, &database->subscriptions)
 	{
-		Subscription *subscription = dlist_container(Subscription, node,
-													 iter.cur);
-
 		if (subscription->holding &&
 			(!block || subscription->on_full == ON_FULL_BLOCK))
 		{
@@ -345,10 +306,7 @@ hold_again(Database *database, Subscription *subscription, uint32 generation)
 		registry_request(database);
 }
 
-/*
- * A sentence that says who holds the queue and how far it is behind, in the
- * current memory context.
- */
+/* A sentence that says who holds the queue and how far it is behind. */
 char *
 hold_describe(const Holder *holder)
 {

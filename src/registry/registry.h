@@ -22,6 +22,15 @@
 #include "storage/lwlock.h"
 #include "storage/spin.h"
 
+/* Go through a list: var is each structure of that type in it, by its member. */
+#define foreach_dlist(type, var, member, head) \
+	for (type *var = dlist_is_empty(head) ? NULL : \
+		 dlist_head_element(type, member, head); \
+		 var != NULL; \
+		 var = dlist_has_next(head, &var->member) ? \
+		 dlist_container(type, member, dlist_next_node(head, &var->member)) : \
+		 NULL)
+
 /* What is done if the queue is full of events that a subscription has not had. */
 typedef enum OnFull
 {
@@ -503,6 +512,7 @@ extern uint32 registry_my_generation(void);
 extern Database *registry_acquire_database(Oid oid);
 extern bool registry_database_allowed(const char *name);
 extern void registry_free_database(Database *database);
+extern void registry_reset_counts(Database *database);
 extern void registry_wake(pg_atomic_uint32 *procno);
 extern uint64 registry_request(Database *database);
 extern void registry_wake_reader(Subscription *subscription);

@@ -42,7 +42,9 @@ extern HTAB **registry_channel_hashes;
 /* Names of subscriptions; guarded by the subscription lock. */
 extern HTAB *registry_subscription_hash;
 
+/* shmem.c */
 extern int	registry_num_buckets(void);
+extern void registry_init_stats(SubscriptionStats *stats);
 
 /* Put the channel at the end of one of the lists of ChannelTable. */
 static inline void

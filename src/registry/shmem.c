@@ -5,10 +5,9 @@
  *
  * 1. One block has the control structure, the pool of subscriptions, the
  *	  database slots, what there is of each process, and for each slot its
- *	  ring, staging queue, channels and bindings.  Beside it there are the
- *	  hashes of names.  All of it is static: sized from the settings when the
- *	  server starts, and initialized once.  The size functions and the
- *	  initialization go through the same parts in the same order.
+ *	  ring, staging queue, channels and bindings.  Beside it are the hashes of
+ *	  names.  All is sized from the settings when the server starts.  The size
+ *	  functions and the layout go through the parts in the same order.
  *
  * 2. A lock may be taken only while none of a later line is held:
  *
@@ -89,22 +88,26 @@ registry_num_buckets(void)
 	return (int) pg_nextpower2_32((uint32) max_bindings());
 }
 
-/* LWLocks of the tranche. */
-static int
-num_locks(void)
+/* Shared memory of each database's ring, in bytes. */
+static Size
+ring_space(void)
 {
-	return 2 + 2 * pgpubsub_max_databases;
+	return MAXALIGN(ring_shmem_size((Size) pgpubsub_queue_size * 1024,
+									pgpubsub_max_channels));
+}
+
+/* Shared memory of each database's staging queue, in bytes. */
+static Size
+staging_space(void)
+{
+	return MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024));
 }
 
 /* Shared memory of one database, without its channel hash, in bytes. */
 static Size
 database_size(void)
 {
-	Size		size = ring_shmem_size((Size) pgpubsub_queue_size * 1024,
-									   pgpubsub_max_channels);
-
-	size = add_size(MAXALIGN(size),
-					MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024)));
+	Size		size = add_size(ring_space(), staging_space());
 
 	/* the channels begin with a line of the cache */
 	size = add_size(size, PG_CACHE_LINE_SIZE);
@@ -132,27 +135,19 @@ control_size(void)
 	return add_size(size, mul_size(pgpubsub_max_databases, database_size()));
 }
 
-/* All shared memory, in bytes. */
-static Size
-shmem_size(void)
-{
-	Size		size = control_size();
-
-	size = add_size(size, mul_size(pgpubsub_max_databases,
-								   hash_estimate_size(pgpubsub_max_channels,
-													  sizeof(ChannelEntry))));
-	return add_size(size, hash_estimate_size(pgpubsub_max_subscriptions,
-											 sizeof(SubscriptionEntry)));
-}
-
 /* Ask for shared memory and locks. */
 static void
 request_shmem(void)
 {
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
-	RequestAddinShmemSpace(shmem_size());
-	RequestNamedLWLockTranche("pgpubsub", num_locks());
+	RequestAddinShmemSpace(control_size());
+	RequestAddinShmemSpace(mul_size(pgpubsub_max_databases,
+									hash_estimate_size(pgpubsub_max_channels,
+													   sizeof(ChannelEntry))));
+	RequestAddinShmemSpace(hash_estimate_size(pgpubsub_max_subscriptions,
+											  sizeof(SubscriptionEntry)));
+	RequestNamedLWLockTranche("pgpubsub", 2 + 2 * pgpubsub_max_databases);
 }
 
 /*
@@ -241,11 +236,10 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 
 	database->ring = ring_init(space, (Size) pgpubsub_queue_size * 1024,
 							   pgpubsub_max_channels);
-	space += MAXALIGN(ring_shmem_size((Size) pgpubsub_queue_size * 1024,
-									  pgpubsub_max_channels));
+	space += ring_space();
 	database->staging = staging_init(space,
 									 (Size) pgpubsub_staging_size * 1024);
-	space += MAXALIGN(staging_shmem_size((Size) pgpubsub_staging_size * 1024));
+	space += staging_space();
 	space = (char *) CACHELINEALIGN(space);
 	database->channels = (Channel *) space;
 	dlist_init(&database->table.free_channels);
@@ -265,6 +259,21 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	init_counters(database);
 }
 
+/*
+ * Begin to count, for a subscription that nobody reads yet.  Where eight bytes
+ * are atomic, as ring.c demands, the first write is like any other.
+ */
+void
+registry_init_stats(SubscriptionStats *stats)
+{
+	pg_atomic_write_u64(&stats->delivered, 0);
+	pg_atomic_write_u64(&stats->delivered_bytes, 0);
+	pg_atomic_write_u64(&stats->lost, 0);
+	pg_atomic_write_u64(&stats->polls, 0);
+	pg_atomic_write_u64(&stats->empty_polls, 0);
+	pg_atomic_write_u64(&stats->last_poll_at, 0);
+}
+
 /* Lay out one subscription's slot. */
 static void
 init_subscription(Subscription *subscription)
@@ -277,20 +286,16 @@ init_subscription(Subscription *subscription)
 	pg_atomic_init_u64(&subscription->seq, 0);
 	pg_atomic_init_u64(&subscription->gap_seen, 0);
 	pg_atomic_init_u64(&subscription->gap_epoch, 0);
-	pg_atomic_init_u64(&subscription->stats.delivered, 0);
-	pg_atomic_init_u64(&subscription->stats.delivered_bytes, 0);
-	pg_atomic_init_u64(&subscription->stats.lost, 0);
-	pg_atomic_init_u64(&subscription->stats.polls, 0);
-	pg_atomic_init_u64(&subscription->stats.empty_polls, 0);
-	pg_atomic_init_u64(&subscription->stats.last_poll_at, 0);
+	registry_init_stats(&subscription->stats);
 	dlist_push_tail(&pgpubsub_control->free_subscriptions,
 					&subscription->node);
 }
 
-/* Lay out the one block; locks are those of the tranche. */
+/* Lay out the one block. */
 static void
-init_control(LWLockPadded *locks)
+init_control(void)
 {
+	LWLockPadded *locks = GetNamedLWLockTranche("pgpubsub");
 	char	   *space = (char *) pgpubsub_control;
 
 	memset(space, 0, control_size());
@@ -324,30 +329,27 @@ init_control(LWLockPadded *locks)
 	}
 }
 
-/*
- * Create or attach to the shared memory.  locks are those of the tranche.
- * AddinShmemInitLock must be held.
- */
+/* Create the shared memory, or attach to it.  AddinShmemInitLock is held. */
 static void
-attach_shmem(LWLockPadded *locks)
+attach_shmem(void)
 {
 	HASHCTL		ctl = {0};
 	bool		found;
 
 	pgpubsub_control = ShmemInitStruct("pgpubsub", control_size(), &found);
 	if (!found)
-		init_control(locks);
+		init_control();
 
 	registry_channel_hashes = MemoryContextAlloc(TopMemoryContext,
 												 pgpubsub_max_databases *
 												 sizeof(HTAB *));
+	ctl.keysize = sizeof(ChannelKey);
+	ctl.entrysize = sizeof(ChannelEntry);
 	for (int i = 0; i < pgpubsub_max_databases; i++)
 	{
 		char		name[64];
 
 		snprintf(name, sizeof(name), "pgpubsub channels %d", i);
-		ctl.keysize = sizeof(ChannelKey);
-		ctl.entrysize = sizeof(ChannelEntry);
 		registry_channel_hashes[i] = PGPUBSUB_SHMEM_HASH(name, pgpubsub_max_channels, &ctl,
 														 HASH_ELEM | HASH_BLOBS |
 														 HASH_FIXED_SIZE);
@@ -433,7 +435,7 @@ startup_shmem(void)
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	attach_shmem(GetNamedLWLockTranche("pgpubsub"));
+	attach_shmem();
 	if (!IsUnderPostmaster)
 		pgpubsub_control->highest_seq = load_highest_seq();
 	LWLockRelease(AddinShmemInitLock);
@@ -441,10 +443,7 @@ startup_shmem(void)
 		on_shmem_exit(save_highest_seq, (Datum) 0);
 }
 
-/*
- * Have the server ask for shared memory, and set it up; from _PG_init(), when
- * preloaded.
- */
+/* Have the server set up shared memory; from _PG_init(), when preloaded. */
 void
 registry_init(void)
 {

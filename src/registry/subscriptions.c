@@ -39,10 +39,7 @@ subscription_key(SubscriptionKey *key, Oid database, const char *name)
 	strlcpy(key->name, name, NAMEDATALEN);
 }
 
-/*
- * The subscription of that name, in whatever state; NULL if there is none.
- * database->lock must be held.
- */
+/* The subscription of that name, in whatever state; NULL if there is none. */
 Subscription *
 registry_find_subscription(Database *database, const char *name)
 {
@@ -73,25 +70,23 @@ take_subscription_slot(Oid database, const char *name, bool *replaces)
 
 	subscription_key(&key, database, name);
 	LWLockAcquire(pgpubsub_control->subscription_lock, LW_EXCLUSIVE);
-	if (!dlist_is_empty(&pgpubsub_control->free_subscriptions))
+
+	/* it may have the entry of one that this transaction is dropping */
+	entry = dlist_is_empty(&pgpubsub_control->free_subscriptions) ? NULL :
+		hash_search(registry_subscription_hash, &key, HASH_ENTER_NULL, replaces);
+	if (entry)
 	{
-		/* replaces the entry of one that this transaction is dropping */
-		entry = hash_search(registry_subscription_hash, &key, HASH_ENTER_NULL,
-							replaces);
-		if (entry)
-		{
-			subscription = dlist_container(Subscription, node,
-										   dlist_pop_head_node(&pgpubsub_control->free_subscriptions));
-			entry->slot = subscription - pgpubsub_control->subscriptions;
-		}
+		subscription = dlist_container(Subscription, node,
+									   dlist_pop_head_node(&pgpubsub_control->free_subscriptions));
+		entry->slot = subscription - pgpubsub_control->subscriptions;
 	}
 	LWLockRelease(pgpubsub_control->subscription_lock);
 	return subscription;
 }
 
 /*
- * Make a subscription in state creating, without bindings.  Returns NULL if
- * the pool is empty.  database->lock must be held, exclusive.
+ * Make a subscription in state creating, without bindings.  Returns NULL if the
+ * pool is empty.
  */
 Subscription *
 registry_make_subscription(Database *database, const char *name, Oid owner,
@@ -122,12 +117,7 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 	pg_atomic_write_u64(&subscription->gap_epoch, 0);
 	pg_atomic_write_u64(&subscription->gap_seen,
 						registry_gap_epoch(database, subscription));
-	pg_atomic_write_u64(&subscription->stats.delivered, 0);
-	pg_atomic_write_u64(&subscription->stats.delivered_bytes, 0);
-	pg_atomic_write_u64(&subscription->stats.lost, 0);
-	pg_atomic_write_u64(&subscription->stats.polls, 0);
-	pg_atomic_write_u64(&subscription->stats.empty_polls, 0);
-	pg_atomic_write_u64(&subscription->stats.last_poll_at, 0);
+	registry_init_stats(&subscription->stats);
 	subscription->told_gap = subscription->told_seq = 0;
 	dlist_push_tail(&database->subscriptions, &subscription->node);
 	return subscription;
@@ -136,7 +126,6 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 /*
  * Have the name mean this subscription again, after the one that replaced it
  * was dropped: there is room in the hash, as that one just left it.
- * database->lock must be held, exclusive.
  */
 void
 registry_restore_name(Database *database, Subscription *subscription)
@@ -154,9 +143,8 @@ registry_restore_name(Database *database, Subscription *subscription)
 }
 
 /*
- * Drop the subscription with its bindings, at once.  The caller is its
- * reader or has made sure that it has none, and sends the relay a request
- * afterwards.  database->lock must be held, exclusive.
+ * Drop the subscription with its bindings, at once.  The caller is its reader or
+ * has made sure that it has none, and sends the relay a request afterwards.
  */
 void
 registry_drop_subscription(Database *database, Subscription *subscription)
@@ -232,32 +220,7 @@ binding_bucket(Subscription *subscription, int channel)
 	return &database->binding_buckets[hash & (registry_num_buckets() - 1)];
 }
 
-/* Put the binding into its bucket. */
-static void
-hash_binding(Database *database, Binding *binding)
-{
-	int		   *bucket = binding_bucket(binding->subscription,
-										binding->channel);
-
-	binding->hash_next = *bucket;
-	*bucket = binding - database->bindings;
-}
-
-/* Take the binding out of its bucket. */
-static void
-unhash_binding(Database *database, Binding *binding)
-{
-	int		   *link = binding_bucket(binding->subscription, binding->channel);
-
-	while (&database->bindings[*link] != binding)
-		link = &database->bindings[*link].hash_next;
-	*link = binding->hash_next;
-}
-
-/*
- * The subscription's binding to the channel, or NULL.  The lock of its
- * database must be held.
- */
+/* The subscription's binding to the channel, or NULL. */
 Binding *
 registry_find_binding(Subscription *subscription, int channel)
 {
@@ -279,15 +242,15 @@ registry_find_binding(Subscription *subscription, int channel)
 }
 
 /*
- * Bind the subscription to the channel, to which it has no binding; it has
- * no position yet.  Returns NULL if the pool is empty.  database->lock must
- * be held, exclusive.
+ * Bind the subscription to the channel, to which it has no binding; it has no
+ * position yet.  Returns NULL if the pool is empty.
  */
 Binding *
 registry_bind(Database *database, Subscription *subscription, int channel,
 			  uint32 flags)
 {
 	Channel    *slot = &database->channels[channel];
+	int		   *bucket = binding_bucket(subscription, channel);
 	Binding    *binding;
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
@@ -305,7 +268,8 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	binding->waiting = false;
 	dlist_push_tail(&slot->bindings, &binding->channel_node);
 	dlist_push_tail(&subscription->bindings, &binding->subscription_node);
-	hash_binding(database, binding);
+	binding->hash_next = *bucket;
+	*bucket = binding - database->bindings;
 	subscription->bindings_version++;
 	if (pg_atomic_fetch_add_u32(&slot->nbindings, 1) == 0)
 		move_channel(slot, slot->is_pattern ? &database->table.bound_patterns :
@@ -324,8 +288,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 /*
  * Write the binding's position: the number of the last event consumed and, to
  * find the next one at once, the place of that event or of one before, or
- * RING_NONE.  The lock of its database must be held; exclusive, unless the
- * caller is the subscription's reader.
+ * RING_NONE.  The lock must be exclusive unless the caller is the reader.
  *
  * The barrier pairs with the one in registry_position(), by which others read
  * pos and then number, while the reader commits.  So the number that they get is
@@ -343,8 +306,7 @@ registry_set_position(Binding *binding, uint64 number, RingPos pos)
 
 /*
  * Read the binding's position: the number, BINDING_UNPLACED if there is none
- * yet, and in *pos a place that is not behind it.  The lock of its database must
- * be held.
+ * yet, and in *pos a place that is not behind it.
  */
 uint64
 registry_position(Binding *binding, RingPos *pos)
@@ -373,21 +335,23 @@ count_lost(Database *database, Binding *binding)
 }
 
 /*
- * Remove the binding.  The caller is the subscription's reader or has made
- * sure that it has none, and sends the relay a request afterwards.
- * database->lock must be held, exclusive.
+ * Remove the binding.  The caller is the subscription's reader or has made sure
+ * that it has none, and sends the relay a request afterwards.
  */
 void
 registry_unbind(Database *database, Binding *binding)
 {
 	Channel    *channel = &database->channels[binding->channel];
+	int		   *link = binding_bucket(binding->subscription, binding->channel);
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	registry_expel_binding(database, binding);
 	count_lost(database, binding);
 	dlist_delete(&binding->channel_node);
 	dlist_delete(&binding->subscription_node);
-	unhash_binding(database, binding);
+	while (&database->bindings[*link] != binding)
+		link = &database->bindings[*link].hash_next;
+	*link = binding->hash_next;
 	binding->subscription->bindings_version++;
 	if (channel->is_pattern)
 	{
@@ -408,12 +372,8 @@ static bool
 subscription_matches(Database *database, Subscription *subscription,
 					 const char *name)
 {
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &subscription->patterns)
+	foreach_dlist(Binding, binding, pattern_node, &subscription->patterns)
 	{
-		Binding    *binding = dlist_container(Binding, pattern_node, iter.cur);
-
 		if (registry_pattern_matches(database->channels[binding->channel].name,
 									 name))
 			return true;

@@ -32,13 +32,14 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "utils/memutils.h"
 
 /* The database whose wait_lock guards this process's Waiter, while it is in. */
 static Database *waits_in = NULL;
 
-/* Who is to be woken, by number: room for twice MaxBackends. */
-static int *to_wake = NULL;
+/* Who is to be woken: room for twice MaxBackends. */
+static PGPROC **to_wake = NULL;
 
 /* This process's Waiter. */
 static Waiter *
@@ -48,18 +49,11 @@ my_waiter(void)
 	return &pgpubsub_control->waiters[PGPUBSUB_MY_PROCNO];
 }
 
-/* The number of the waiter's process. */
-static int
-waiter_procno(Waiter *waiter)
+/* The waiter's process. */
+static PGPROC *
+waiter_proc(Waiter *waiter)
 {
-	return (int) (waiter - pgpubsub_control->waiters);
-}
-
-/* The latch of the waiter's process. */
-static Latch *
-waiter_latch(Waiter *waiter)
-{
-	return &GetPGProcByNumber(waiter_procno(waiter))->procLatch;
+	return GetPGProcByNumber(waiter - pgpubsub_control->waiters);
 }
 
 /* At the process's exit: wait no more. */
@@ -73,12 +67,8 @@ leave_at_exit(int code, Datum arg)
 static void
 enter_channels(Database *database, Subscription *subscription)
 {
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &subscription->bindings)
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
 	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
 		Channel    *channel = &database->channels[binding->channel];
 
 		if (binding->waiting)
@@ -102,7 +92,7 @@ leave_channel(Database *database, Binding *binding)
 
 /*
  * The binding is about to go: events of its channel wake nobody by it any more.
- * database->lock must be held, exclusive.  So no session can begin to wait;
+ * As database->lock is held, exclusive, no session can begin to wait.
  * take_waiting() goes without that lock, but leaves alone a binding that does
  * not wait.
  */
@@ -118,10 +108,10 @@ registry_expel_binding(Database *database, Binding *binding)
 }
 
 /*
- * Have this process woken by events of the subscription, by new bindings of
- * it and by its end.  The caller looks for new events afterwards, and calls
- * registry_stop_waiting() whatever comes; a session that exits need not.
- * database->lock must be held, and the subscription be there.
+ * Have this process woken by events of the subscription, by new bindings of it
+ * and by its end.  The caller looks for new events afterwards, and calls
+ * registry_stop_waiting() whatever comes; a session that exits need not.  The
+ * subscription must be there.
  */
 void
 registry_start_waiting(Database *database, Subscription *subscription)
@@ -168,37 +158,14 @@ registry_stop_waiting(void)
 		waiter->subscription = NULL;
 		if (dlist_is_empty(&subscription->waiters))
 		{
-			dlist_iter	iter;
-
-			dlist_foreach(iter, &subscription->bindings)
-				leave_channel(database, dlist_container(Binding,
-														subscription_node,
-														iter.cur));
+			foreach_dlist(Binding, binding, subscription_node,
+						  &subscription->bindings)
+				leave_channel(database, binding);
 		}
 	}
 	waits_in = NULL;
 	LWLockRelease(database->wait_lock);
 	LWLockRelease(database->lock);
-}
-
-/*
- * Write the numbers of the processes that wait for the subscription to
- * procnos, which has room for MaxBackends; returns how many there are.
- * database->wait_lock must be held.
- */
-static int
-list_waiting(Subscription *subscription, int *procnos)
-{
-	dlist_iter	iter;
-	int			count = 0;
-
-	dlist_foreach(iter, &subscription->waiters)
-	{
-		Waiter	   *waiter = dlist_container(Waiter, node, iter.cur);
-
-		procnos[count++] = waiter_procno(waiter);
-	}
-	return count;
 }
 
 /*
@@ -210,15 +177,15 @@ registry_prepare_to_wake(void)
 {
 	if (to_wake == NULL)
 		to_wake = MemoryContextAlloc(TopMemoryContext,
-									 2 * MaxBackends * sizeof(int));
+									 2 * MaxBackends * sizeof(PGPROC *));
 }
 
 /*
  * List in to_wake, behind the count that it has, the processes that wait for
  * events of the channel, and take the bindings for which they do out of the
- * channel's list.  A session waits for as many channels as its subscription
- * has, and leaves the lists of the others itself; so there may be repetitions.
- * Returns how many are listed then; from MaxBackends on there may be more.
+ * channel's list.  A session waits in the lists of other channels too, so there
+ * may be repetitions.  Returns how many are listed then; from MaxBackends on
+ * there may be more.
  */
 static int
 take_waiting(Channel *channel, int count)
@@ -235,7 +202,8 @@ take_waiting(Channel *channel, int count)
 						dlist_pop_head_node(&channel->waiters));
 
 		DEBUG_POINT("relay_wakes");
-		count += list_waiting(binding->subscription, &to_wake[count]);
+		foreach_dlist(Waiter, waiter, node, &binding->subscription->waiters)
+			to_wake[count++] = waiter_proc(waiter);
 
 		/*
 		 * waiting becomes false last, and the subtraction is a full barrier.
@@ -254,7 +222,7 @@ static int
 wake_listed(int count)
 {
 	for (int i = 0; i < count; i++)
-		SetLatch(&GetPGProcByNumber(to_wake[i])->procLatch);
+		SetLatch(&to_wake[i]->procLatch);
 	return count;
 }
 
@@ -284,26 +252,20 @@ registry_wake_channels(Database *database, const int *slots, int nslots)
 	return woken + wake_listed(count);
 }
 
-/*
- * Wake all sessions that wait for the subscription.  database->lock must be
- * held.
- */
+/* Wake all sessions that wait for the subscription. */
 void
 registry_wake_waiting(Database *database, Subscription *subscription)
 {
-	dlist_iter	iter;
-
 	Assert(LWLockHeldByMe(database->lock));
 	LWLockAcquire(database->wait_lock, LW_SHARED);
-	dlist_foreach(iter, &subscription->waiters)
-		SetLatch(waiter_latch(dlist_container(Waiter, node, iter.cur)));
+	foreach_dlist(Waiter, waiter, node, &subscription->waiters)
+		SetLatch(&waiter_proc(waiter)->procLatch);
 	LWLockRelease(database->wait_lock);
 }
 
 /*
- * The subscription, which has no bindings any more, is about to go: its
- * waiters wait for nothing, and are woken.  database->lock must be held,
- * exclusive.
+ * The subscription, which has no bindings any more, is about to go: its waiters
+ * wait for nothing, and are woken.
  */
 void
 registry_expel_waiting(Database *database, Subscription *subscription)
@@ -317,15 +279,12 @@ registry_expel_waiting(Database *database, Subscription *subscription)
 						dlist_pop_head_node(&subscription->waiters));
 
 		waiter->subscription = NULL;
-		SetLatch(waiter_latch(waiter));
+		SetLatch(&waiter_proc(waiter)->procLatch);
 	}
 	LWLockRelease(database->wait_lock);
 }
 
-/*
- * The pid of one session that waits for the subscription, or 0.
- * database->lock must be held.
- */
+/* The pid of one session that waits for the subscription, or 0. */
 int
 registry_waiting_pid(Database *database, Subscription *subscription)
 {
@@ -334,12 +293,8 @@ registry_waiting_pid(Database *database, Subscription *subscription)
 	Assert(LWLockHeldByMe(database->lock));
 	LWLockAcquire(database->wait_lock, LW_SHARED);
 	if (!dlist_is_empty(&subscription->waiters))
-	{
-		Waiter	   *waiter = dlist_head_element(Waiter, node,
-												&subscription->waiters);
-
-		pid = GetPGProcByNumber(waiter_procno(waiter))->pid;
-	}
+		pid = waiter_proc(dlist_head_element(Waiter, node,
+											 &subscription->waiters))->pid;
 	LWLockRelease(database->wait_lock);
 	return pid;
 }
