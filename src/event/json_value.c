@@ -189,13 +189,27 @@ note_traits(JsonType *type, Oid typid)
 		type->follows_session = type->runs_sql = true;
 }
 
-/* Decide for a type that core's json.c has no category of its own for. */
+/* Decide for a type that has no kind of its own. */
 static void
 json_type_init_other(JsonType *type, Oid typid, MemoryContext context)
 {
-	Oid			cast = find_json_cast(typid);
+	Oid			cast;
 
-	if (OidIsValid(cast))
+	if (OidIsValid(get_element_type(typid)) || typid == ANYARRAYOID ||
+		typid == ANYCOMPATIBLEARRAYOID || typid == RECORDARRAYOID)
+	{
+		type->kind = JSON_KIND_ARRAY;
+		type->size_tells = typid == TEXTARRAYOID ||
+			typid == VARCHARARRAYOID || typid == BPCHARARRAYOID ||
+			typid == BYTEAARRAYOID;
+		type->runs_user_code = true;	/* its elements may */
+	}
+	else if (type_is_rowtype(typid))
+	{
+		type->kind = JSON_KIND_COMPOSITE;
+		type->runs_user_code = true;
+	}
+	else if (OidIsValid(cast = find_json_cast(typid)))
 	{
 		type->kind = JSON_KIND_CAST;
 		fmgr_info_cxt(cast, &type->function, context);
@@ -272,23 +286,7 @@ json_type_init(JsonType *type, Oid typid, MemoryContext context)
 			use_output_function(type, typid, context);
 			break;
 		default:
-			if (OidIsValid(get_element_type(typid)) ||
-				typid == ANYARRAYOID || typid == ANYCOMPATIBLEARRAYOID ||
-				typid == RECORDARRAYOID)
-			{
-				type->kind = JSON_KIND_ARRAY;
-				type->size_tells = typid == TEXTARRAYOID ||
-					typid == VARCHARARRAYOID || typid == BPCHARARRAYOID ||
-					typid == BYTEAARRAYOID;
-				type->runs_user_code = true;	/* its elements may */
-			}
-			else if (type_is_rowtype(typid))
-			{
-				type->kind = JSON_KIND_COMPOSITE;
-				type->runs_user_code = true;
-			}
-			else
-				json_type_init_other(type, typid, context);
+			json_type_init_other(type, typid, context);
 			break;
 	}
 }
