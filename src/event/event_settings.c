@@ -52,8 +52,8 @@ static pg_tz *event_zone = NULL;
 static const char *event_zone_name = "UTC";
 
 /*
- * Do the settings have the values of events now?  Must be asked before these are
- * set: the first call of the session looks their time zone up.
+ * Do the settings have the values of events now?  Must be asked before these
+ * are set: the first call of the session looks their time zone up.
  */
 static bool
 settings_hold(void)

@@ -329,11 +329,11 @@ statement_rows_open(ChangeEvent *event, TupleDesc tupdesc,
 }
 
 /*
- * Set event->rows, short_rows, count, part and parts for the next part.  Returns
- * false if there is none: at the first call, if the statement had no rows, or
- * none that the trigger watches.  A row that exceeds max_payload even alone is
- * an event whose rows are empty, and its key is in short_rows.  Raises what
- * temporary files raise.
+ * Set event->rows, short_rows, count, part and parts for the next part.
+ * Returns false if there is none: at the first call, if the statement had no
+ * rows, or none that the trigger watches.  A row that exceeds max_payload even
+ * alone is an event whose rows are empty, and its key is in short_rows.
+ * Raises what temporary files raise.
  */
 bool
 statement_rows_next(StatementRows *statement)

@@ -248,7 +248,9 @@ trigger_options_arguments(const TriggerOptions *options)
 	return args;
 }
 
-/* Split pg_trigger.tgargs into its *nargs strings, which end with zero bytes. */
+/*
+ * Split pg_trigger.tgargs into its *nargs strings, which end with zero bytes.
+ */
 char	  **
 trigger_options_split(bytea *arguments, int *nargs)
 {

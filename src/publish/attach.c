@@ -347,8 +347,9 @@ check_column(Oid relid, const char *argument, const char *name)
 
 /*
  * Raise 0A000 if the rows that a statement changes cannot be collected.  In
- * foreign tables, among them partitions and children of the table, the statement
- * would fail; in the chunks of a TimescaleDB hypertable, no trigger gets them.
+ * foreign tables, among them partitions and children of the table, the
+ * statement would fail; in the chunks of a TimescaleDB hypertable, no trigger
+ * gets them.
  */
 static void
 check_statement_level(Oid relid)
@@ -513,10 +514,11 @@ check_replaceable(Relation rel, const char *channel, const List *triggers)
 
 /*
  * The lock on the table that it takes to replace these triggers.  If there are
- * any, it must be that of DROP TRIGGER from the beginning.  Were the lock taken
- * for CREATE TRIGGER raised later, there could be a deadlock: a transaction that
- * has read the table and now writes to it would wait for us, and we for it.  A
- * user who may not drop the triggers does not get the stronger lock.
+ * any, it must be that of DROP TRIGGER from the beginning.  Were the lock
+ * taken for CREATE TRIGGER raised later, there could be a deadlock: a
+ * transaction that has read the table and now writes to it would wait for us,
+ * and we for it.  A user who may not drop the triggers does not get the
+ * stronger lock.
  */
 static LOCKMODE
 replacing_lock(Oid relid, const List *triggers)

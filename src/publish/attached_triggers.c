@@ -12,13 +12,13 @@
  *	  statement has one trigger per operation, since a trigger with transition
  *	  tables must have one operation.  TRUNCATE always has a trigger of its own,
  *	  a statement trigger.
- * 2. A trigger's name is !pgpubsub_<channel>_<row or the operation>.  Where that
- *	  is too long, the channel is clipped and followed by a hash of it.  The
- *	  exclamation mark makes ours fire first: AFTER triggers of a row fire in
- *	  the order of their names' bytes, and no printable character but the space
- *	  sorts before it.  Another trigger that changes the row again makes that
- *	  change's events at once; if it fired before ours, the events would be in
- *	  the wrong order.
+ * 2.  A trigger's name is !pgpubsub_<channel>_<row or the operation>.  Where
+ *	  that is too long, the channel is clipped and followed by a hash of it.
+ *	  The exclamation mark makes ours fire first: AFTER triggers of a row fire
+ *	  in the order of their names' bytes, and no printable character but the
+ *	  space sorts before it.  Another trigger that changes the row again makes
+ *	  that change's events at once; if it fired before ours, the events would
+ *	  be in the wrong order.
  * 3. trigger_clones.c says what counts as a trigger's clone on an inheriting
  *	  table.  Clones are dropped with the original and created again with its
  *	  successor, unless whoever made them does so.
@@ -172,8 +172,8 @@ read_trigger(Relation catalog, HeapTuple tuple)
 }
 
 /*
- * The triggers on the table that call notify_change(), for the channel or, if it
- * is NULL, for any: a list of AttachedTrigger.  Needs no lock on the table.
+ * The triggers on the table that call notify_change(), for the channel or, if
+ * it is NULL, for any: a list of AttachedTrigger.  Needs no lock on the table.
  */
 List *
 attached_find(Oid relid, const char *channel)
@@ -248,8 +248,8 @@ as_planned(const AttachedTrigger *trigger, const TriggerPlan *plan,
 }
 
 /*
- * Do all the triggers have the attachment's condition?  The analyzed expressions
- * are compared, not their texts.
+ * Do all the triggers have the attachment's condition?  The analyzed
+ * expressions are compared, not their texts.
  */
 static bool
 conditions_stand(const Attachment *attachment, const List *triggers)
@@ -281,8 +281,8 @@ conditions_stand(const Attachment *attachment, const List *triggers)
 /*
  * Are the triggers, which are all that the table has for the channel, exactly
  * what the attachment would create?  Whether they are enabled does not matter.
- * Locks the table, with AccessShareLock, only while it analyzes a condition, and
- * raises what condition_analyze() does.
+ * Locks the table, with AccessShareLock, only while it analyzes a condition,
+ * and raises what condition_analyze() does.
  */
 bool
 attached_stands(const Attachment *attachment, const List *triggers)
@@ -451,7 +451,10 @@ transition_table(const char *name, bool is_new)
 	return (Node *) table;
 }
 
-/* Create one of the attachment's triggers on rel; raises what CREATE TRIGGER does. */
+/*
+ * Create one of the attachment's triggers on rel; raises what CREATE TRIGGER
+ * does.
+ */
 static void
 create_trigger(const Attachment *attachment, Relation rel,
 			   const TriggerPlan *plan)
@@ -505,8 +508,8 @@ attached_covered_children(const Attachment *attachment)
  * Replace the triggers, which are all that the table has for the channel, by
  * those of the attachment.  A table that inherits and had a clone gets a clone
  * of the new trigger for rows, if there is one and the table does not have it
- * yet.  The caller has the table locked.  Raises what attached_drop() and CREATE
- * TRIGGER do, and 0A000 for a condition that a dump would not keep.
+ * yet.  The caller has the table locked.  Raises what attached_drop() and
+ * CREATE TRIGGER do, and 0A000 for a condition that a dump would not keep.
  */
 void
 attached_replace(const Attachment *attachment, Relation rel,

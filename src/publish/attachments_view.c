@@ -18,7 +18,9 @@
 PG_FUNCTION_INFO_V1(pgpubsub_trigger_options);
 PG_FUNCTION_INFO_V1(pgpubsub_trigger_condition);
 
-/* Append a list of column names as a JSON array; false if value is malformed. */
+/*
+ * Append a list of column names as a JSON array; false if value is malformed.
+ */
 static bool
 append_name_array(StringInfo buf, const char *value)
 {
@@ -41,8 +43,8 @@ append_name_array(StringInfo buf, const char *value)
 }
 
 /*
- * Append one trigger argument as a member of a JSON object; nothing if it is not
- * valid text, which jsonb_in() would refuse.
+ * Append one trigger argument as a member of a JSON object; nothing if it is
+ * not valid text, which jsonb_in() would refuse.
  */
 static void
 append_argument(StringInfo buf, const char *arg)
@@ -67,8 +69,8 @@ append_argument(StringInfo buf, const char *arg)
 /*
  * pgpubsub.trigger_options(arguments bytea) RETURNS jsonb
  *
- * The arguments of a change trigger (pg_trigger.tgargs) as an object.  Raises no
- * error for arguments that make no sense: the view must show those too.
+ * The arguments of a change trigger (pg_trigger.tgargs) as an object.  Raises
+ * no error for arguments that make no sense: the view must show those too.
  */
 Datum
 pgpubsub_trigger_options(PG_FUNCTION_ARGS)
@@ -131,11 +133,11 @@ find_closing(const char *p)
 /*
  * pgpubsub.trigger_condition(trigger oid) RETURNS text
  *
- * The trigger's condition as SQL; NULL if it has none, or does not exist.  It is
- * cut out of what pg_get_triggerdef() says, because core exports no function
- * that writes an expression over OLD and NEW.  Names in the definition are
- * quoted if they contain spaces or parentheses, so that they are not mistaken
- * for the WHEN or for the end of the condition.
+ * The trigger's condition as SQL; NULL if it has none, or does not exist.  It
+ * is cut out of what pg_get_triggerdef() says, because core exports no
+ * function that writes an expression over OLD and NEW.  Names in the
+ * definition are quoted if they contain spaces or parentheses, so that they
+ * are not mistaken for the WHEN or for the end of the condition.
  */
 Datum
 pgpubsub_trigger_condition(PG_FUNCTION_ARGS)

@@ -52,8 +52,8 @@
 #define TURN_SLEEP_US	1000
 
 /*
- * How busy a database is: how often, within so many ms, the next transaction was
- * another session's than the one before.
+ * How busy a database is: how often, within so many ms, the next transaction
+ * was another session's than the one before.
  */
 #define WINDOW_MS		10
 
@@ -73,8 +73,8 @@ take_free_turn(Database *database, Turn turn)
 }
 
 /*
- * Give the turn up: the relay, which goes to sleep and has nothing to do, or the
- * transaction that had it.
+ * Give the turn up: the relay, which goes to sleep and has nothing to do, or
+ * the transaction that had it.
  */
 void
 commit_append_give_turn(Database *database)

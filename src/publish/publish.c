@@ -202,9 +202,9 @@ channel_table_full(Database *database, PublishChannel *channel)
 }
 
 /*
- * Find the channel's slot, or make one; -1 if there is no room or the database's
- * slot was freed.  Sets *bound to whether somebody reads the channel.  The
- * caller holds the database's lock, exclusive.
+ * Find the channel's slot, or make one; -1 if there is no room or the
+ * database's slot was freed.  Sets *bound to whether somebody reads the
+ * channel.  The caller holds the database's lock, exclusive.
  */
 static int
 make_channel(Database *database, const char *name, bool *bound)
@@ -354,7 +354,9 @@ use_channel(Database *database, PublishChannel *channel)
 	return true;
 }
 
-/* Does any subscription read the channel?  use_channel() must have said true. */
+/*
+ * Does any subscription read the channel?  use_channel() must have said true.
+ */
 static bool
 is_bound(Database *database, PublishChannel *channel)
 {
@@ -379,9 +381,9 @@ notify_frame(const char *text, void *arg)
 }
 
 /*
- * Make an id, of at most FRAME_ID_MAX bytes, from channel and payload.  With it,
- * two identical calls of publish() in one transaction make identical frames,
- * which core folds.
+ * Make an id, of at most FRAME_ID_MAX bytes, from channel and payload.  With
+ * it, two identical calls of publish() in one transaction make identical
+ * frames, which core folds.
  */
 static void
 make_content_id(char *id, const char *channel, const char *payload, Size len)

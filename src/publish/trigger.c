@@ -93,8 +93,8 @@ relation_changed(Datum arg, Oid relid)
 }
 
 /*
- * The type with that hash value changed, or any type may have (0); or a function
- * or a cast did, which matters to users' types only.
+ * The type with that hash value changed, or any type may have (0); or a
+ * function or a cast did, which matters to users' types only.
  */
 static void
 type_changed(Datum arg, int cacheid, uint32 hashvalue)

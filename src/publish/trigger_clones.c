@@ -135,8 +135,8 @@ alike(const TriggerLook *a, const TriggerLook *b)
 }
 
 /*
- * Replace *look by the trigger that it was cloned from; false if it is no clone.
- * Adds the tables on which the answer depends to *tables.
+ * Replace *look by the trigger that it was cloned from; false if it is no
+ * clone.  Adds the tables on which the answer depends to *tables.
  */
 static bool
 look_at_original(TriggerLook *look, List **tables)
@@ -169,8 +169,8 @@ look_at_original(TriggerLook *look, List **tables)
 
 /*
  * The table whose trigger this one was cloned from, through all levels of
- * partitioning or inheritance; its own table if it is no clone.  Sets *tables to
- * the OIDs of the tables on which the answer depends, without its own.
+ * partitioning or inheritance; its own table if it is no clone.  Sets *tables
+ * to the OIDs of the tables on which the answer depends, without its own.
  */
 Oid
 trigger_clone_root(const Trigger *trigger, Oid relation, List **tables)
@@ -273,7 +273,9 @@ listed_as_hypertable(Oid relation)
 	return found;
 }
 
-/* Has the table the trigger that old versions of TimescaleDB give hypertables? */
+/*
+ * Has the table the trigger that old versions of TimescaleDB give hypertables?
+ */
 static bool
 has_insert_blocker(Oid relation)
 {

@@ -434,10 +434,10 @@ typedef struct WriteOperators
 } WriteOperators;
 
 /*
- * Tree walker over the raw parse tree, context a WriteOperators: write the uses
- * of lost operators with these operators, where that is possible.  The uses are
- * nodes of the analyzed tree; a node of the raw tree is found by its location in
- * the text, which both have.
+ * Tree walker over the raw parse tree, context a WriteOperators: write the
+ * uses of lost operators with these operators, where that is possible.  The
+ * uses are nodes of the analyzed tree; a node of the raw tree is found by its
+ * location in the text, which both have.
  */
 static bool
 write_operators(Node *node, void *context)
@@ -499,9 +499,10 @@ transform(ParseState *state, const Condition *condition, List **lost)
 
 /*
  * The condition as CREATE TRIGGER on the table would store it, with the names
- * in it looked up now.  Also rewrites condition->expression so that a dump keeps
- * its meaning.  The caller has the table locked.  Raises 0A000 if it cannot be
- * rewritten so, and what CREATE TRIGGER raises for a wrong expression.
+ * in it looked up now.  Also rewrites condition->expression so that a dump
+ * keeps its meaning.  The caller has the table locked.  Raises 0A000 if it
+ * cannot be rewritten so, and what CREATE TRIGGER raises for a wrong
+ * expression.
  */
 Node *
 condition_analyze(Condition *condition, Relation rel)

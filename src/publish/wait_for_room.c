@@ -72,8 +72,8 @@ queue_full(const char *channel, const Holder *holder)
 }
 
 /*
- * When the relay must have made room, if since unblocked no subscription that is
- * never evicted has held the ring.
+ * When the relay must have made room, if since unblocked no subscription that
+ * is never evicted has held the ring.
  */
 static TimestampTz
 room_due(Database *database, TimestampTz unblocked)

@@ -9,8 +9,9 @@
  *
  * part counts from 1; crc, eight hexadecimal digits, is the CRC-32C of the
  * payload of the native notification that the event is delivered in place of;
- * the channel's length is in bytes, so its name may contain anything.  The data
- * of all parts is the payload, split between characters: each part is valid text.
+ * the channel's length is in bytes, so its name may contain anything.  The
+ * data of all parts is the payload, split between characters: each part is
+ * valid text.
  *
  * Any role can NOTIFY on the reserved channel, so what arrives is hostile.
  * The parts of one event arrive one after the other, from one process.
@@ -54,8 +55,9 @@ frame_crc(const char *payload, Size len)
 }
 
 /*
- * Bytes of payload that go into the next part: whole characters.  To walk through
- * them is slow, so that is not done in encodings that show where one begins.
+ * Bytes of payload that go into the next part: whole characters.  To walk
+ * through them is slow, so that is not done in encodings that show where one
+ * begins.
  */
 static Size
 part_length(const char *payload, Size len, Size room)

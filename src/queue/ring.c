@@ -203,9 +203,9 @@ drop_oldest(Ring *ring, int *channel, uint64 *number)
 }
 
 /*
- * Make room for records of so many bytes in all, at most a third of the ring, by
- * dropping the oldest ones.  Returns -1 if there is room now, else the channel
- * whose hold forbids it, and in *number which record it holds.
+ * Make room for records of so many bytes in all, at most a third of the ring,
+ * by dropping the oldest ones.  Returns -1 if there is room now, else the
+ * channel whose hold forbids it, and in *number which record it holds.
  *
  * Several records may pad the end of the memory at another place than one of
  * their length would, but with no more bytes.
@@ -425,7 +425,8 @@ ring_next(Ring *ring, int channel, uint64 number, RingPos last_pos,
 
 /*
  * A last_pos for a reader that begins after that number, near the channel's
- * newest, so that ring_next() need not walk there from the oldest; or RING_NONE.
+ * newest, so that ring_next() need not walk there from the oldest; or
+ * RING_NONE.
  */
 RingPos
 ring_newest_position(Ring *ring, int channel, uint64 number)

@@ -65,8 +65,8 @@ typedef enum RingNext
 } RingNext;
 
 /*
- * For the tests: records that ring_next() has passed over in this process.  None
- * if each last_pos was that of the record with the number.
+ * For the tests: records that ring_next() has passed over in this process.
+ * None if each last_pos was that of the record with the number.
  */
 extern uint64 ring_passed_over;
 

@@ -22,8 +22,9 @@
  * 4. A writer that finds no room may queue up for it, and is served in turn.
  *	  As long as anybody queues, nobody else takes a place.  Of those in the
  *	  queue, the first may, and each that leaves enough room for all before it.
- *	  So a large transaction is not starved by small ones.  Each leaves the queue,
- *	  under the mutex, as it takes its place, or when its transaction ends.
+ *	  So a large transaction is not starved by small ones.  Each leaves the
+ *	  queue, under the mutex, as it takes its place, or when its transaction
+ *	  ends.
  *
  * Nothing here looks at a catalog or raises an error.
  *
@@ -179,10 +180,11 @@ staging_head(Staging *staging)
 }
 
 /*
- * Bytes in use.  Tail is read first, since head only grows: the other way round,
- * the relay could free what was taken since, and tail be beyond our head.  And
- * it is read again last: if it has moved, writers may have gone on into what came
- * free, and our head be more than the whole queue beyond our tail.
+ * Bytes in use.  Tail is read first, since head only grows: the other way
+ * round, the relay could free what was taken since, and tail be beyond our
+ * head.  And it is read again last: if it has moved, writers may have gone on
+ * into what came free, and our head be more than the whole queue beyond our
+ * tail.
  */
 Size
 staging_used(Staging *staging)

@@ -17,8 +17,9 @@
  *	  standby, say, while others come and go behind it.  So the relay looks at
  *	  a place once on its way to head, and keeps two lists in the order of
  *	  places: those found pending, and those found committed but not taken yet.
- *	  One check of those pending clears many that are committed.  What is cleared
- *	  stays so: whoever was in progress after a commit was not seen by it.
+ *	  One check of those pending clears many that are committed.  What is
+ *	  cleared stays so: whoever was in progress after a commit was not seen by
+ *	  it.
  *
  * 3. Events are numbered in the order in which they are taken.  Two marks on
  *	  that sequence make a restart of the relay exact: appended, up to which
@@ -224,9 +225,9 @@ look_ahead(Staging *staging, uint64 end)
  * The barrier has two purposes.  Let A be pending, and B a later place.  The
  * barrier keeps this check of A behind the read of status by which B was found
  * committed.  The other way round, A could be seen in progress, then commit, B
- * read A's rows and commit, and only then B be found committed; B would be taken
- * before A, whose rows it has seen.  And the barrier keeps the reads of B's
- * events, which follow, behind that of its status: see staging_mark().
+ * read A's rows and commit, and only then B be found committed; B would be
+ * taken before A, whose rows it has seen.  And the barrier keeps the reads of
+ * B's events, which follow, behind that of its status: see staging_mark().
  */
 static StagedTransaction *
 clear_committed(Staging *staging)
@@ -312,9 +313,9 @@ number_place(Staging *staging, StagedView *view, StagedWalk *append,
 
 /*
  * Take the next transaction, before end, and number its events.  Both walks,
- * which are in the relay's own memory, come to it.  end: what staging_head() has
- * said, no earlier than in the call before.  What this costs does not grow with
- * what is behind a transaction that stays pending.
+ * which are in the relay's own memory, come to it.  end: what staging_head()
+ * has said, no earlier than in the call before.  What this costs does not grow
+ * with what is behind a transaction that stays pending.
  */
 StagedTake
 staging_take(Staging *staging, uint64 end, StagedWalk *append,

@@ -3,12 +3,12 @@
  * ack.c
  *	  ack(): consume what a look has shown, up to a seq.
  *
- * Events that are no longer in the queue count as lost, whether a look has shown
- * them or not.  Their seqs went with them, so the ack covers missing events of a
- * channel only where these are sure not to be above the given seq:
+ * Events that are no longer in the queue count as lost, whether a look has
+ * shown them or not.  Their seqs went with them, so the ack covers missing
+ * events of a channel only where these are sure not to be above the given seq:
  *
- * 1. If it covers a later event of the channel, or the newest one that there ever
- *	  was, it covers all that are missing before that.
+ * 1.  If it covers a later event of the channel, or the newest one that there
+ *	  ever was, it covers all that are missing before that.
  * 2. If it covers the last gap row that a look has shown, it covers the events
  *	  that this row has told.
  *

@@ -262,10 +262,11 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 }
 
 /*
- * Claim the subscription for this transaction.  Waits until deadline for another
- * reader, then raises 55006; for a change or drop only if that waits in poll(),
- * as it lets go then.  Raises 42704 if there is no such subscription, 42501 if
- * it is not the current user's, 55000 without a relay.  No LWLock may be held.
+ * Claim the subscription for this transaction.  Waits until deadline for
+ * another reader, then raises 55006; for a change or drop only if that waits
+ * in poll(), as it lets go then.  Raises 42704 if there is no such
+ * subscription, 42501 if it is not the current user's, 55000 without a relay.
+ * No LWLock may be held.
  */
 Claim *
 reader_claim(Database *database, const char *name, TimestampTz deadline,

@@ -23,8 +23,8 @@
 
 /*
  * The subscription that the SQL function's first argument names, which is of
- * type name, as in version 1.0.  Like all names here, it fills NAMEDATALEN bytes,
- * with zeros at the end.  Raises 22004 if it is null.
+ * type name, as in version 1.0.  Like all names here, it fills NAMEDATALEN
+ * bytes, with zeros at the end.  Raises 22004 if it is null.
  */
 const char *
 reader_name(FunctionCallInfo fcinfo)

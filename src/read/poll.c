@@ -173,10 +173,11 @@ find_all_heads(Poll *poll)
 /*
  * Find what to return first.  Returns whether there is anything.
  *
- * A new relay raises the gap epoch, and then queues events whose numbers the old
- * relay may have given to others.  A reader that saw them with the old epoch
- * would skip those that are not beyond cursors placed before.  So it reads the
- * epoch again after the records, behind a read barrier, until it has not grown.
+ * A new relay raises the gap epoch, and then queues events whose numbers the
+ * old relay may have given to others.  A reader that saw them with the old
+ * epoch would skip those that are not beyond cursors placed before.  So it
+ * reads the epoch again after the records, behind a read barrier, until it has
+ * not grown.
  */
 static bool
 find_heads(Poll *poll)
@@ -215,7 +216,9 @@ fetch_payload(Poll *poll, const RingRecord *record)
 	return ring_payload(poll->ring, record, VARDATA(poll->payload));
 }
 
-/* Add the gap row, if there is a gap, and move the cursors over what it tells. */
+/*
+ * Add the gap row, if there is a gap, and move the cursors over what it tells.
+ */
 static void
 put_gap(Poll *poll)
 {
@@ -239,7 +242,9 @@ put_gap(Poll *poll)
 	}
 }
 
-/* The channel's name, made anew only if the row before was of another channel. */
+/*
+ * The channel's name, made anew only if the row before was of another channel.
+ */
 static text *
 channel_name(Poll *poll, int channel)
 {
@@ -254,7 +259,9 @@ channel_name(Poll *poll, int channel)
 	return poll->name;
 }
 
-/* Add the record with poll->payload to the result, and move the cursor to it. */
+/*
+ * Add the record with poll->payload to the result, and move the cursor to it.
+ */
 static void
 put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 {
@@ -407,8 +414,9 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 }
 
 /*
- * Is there a reason not to sleep: events, a gap, a new binding?  It is enough to
- * look without the lock: whoever makes one wakes those in the lists afterwards.
+ * Is there a reason not to sleep: events, a gap, a new binding?  It is enough
+ * to look without the lock: whoever makes one wakes those in the lists
+ * afterwards.
  */
 static bool
 anything_new(Claim *claim)
@@ -558,7 +566,9 @@ poll_subscription(FunctionCallInfo fcinfo, const char *name, bool wide)
 	return (Datum) 0;
 }
 
-/* poll() of version 1.0: its subscription is a name, max_messages an integer. */
+/*
+ * poll() of version 1.0: its subscription is a name, max_messages an integer.
+ */
 Datum
 pgpubsub_poll(PG_FUNCTION_ARGS)
 {

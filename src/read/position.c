@@ -116,10 +116,11 @@ free_cursors(Position *position)
 }
 
 /*
- * Have the claim's cursors reflect the subscription's bindings, as patterns may
- * have got new ones.  Bindings that this transaction drops are not read any
- * more.  The cursors by which it has consumed from them are kept behind the
- * others: that is counted, and read on from there if it names the channel again.
+ * Have the claim's cursors reflect the subscription's bindings, as patterns
+ * may have got new ones.  Bindings that this transaction drops are not read
+ * any more.  The cursors by which it has consumed from them are kept behind
+ * the others: that is counted, and read on from there if it names the channel
+ * again.
  *
  * A relay that ends gives the numbers of what it had received and not queued
  * to other events, and takes back bindings that are beyond; the next relay

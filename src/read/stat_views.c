@@ -3,11 +3,11 @@
  * stat_views.c
  *	  What the views read, and stat_reset().
  *
- * Each channel and subscription is copied under its database's lock, shared, so
- * that it stays; its numbers go on moving.  What is pending and what was lost is
- * computed from numbers read in an order that makes neither negative.  How long
- * the lock is held does not depend on how many events there are.  Catalogs are
- * not looked at meanwhile.
+ * Each channel and subscription is copied under its database's lock, shared,
+ * so that it stays; its numbers go on moving.  What is pending and what was
+ * lost is computed from numbers read in an order that makes neither negative.
+ * How long the lock is held does not depend on how many events there are.
+ * Catalogs are not looked at meanwhile.
  *
  * The functions of version 1.0's script have fewer columns than the rows here:
  * the last ones, which were added since, are left off.
@@ -195,7 +195,9 @@ without_predecessor(Channel *channel, RingChannelState *ring)
 							 ring->newest_number - channel->base_number);
 }
 
-/* How many events subscriptions have lost of the channel and were not told of. */
+/*
+ * How many events subscriptions have lost of the channel and were not told of.
+ */
 static uint64
 untold_losses(Channel *channel)
 {

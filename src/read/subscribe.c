@@ -215,8 +215,9 @@ lock_claimed(Claim *claim)
 
 /*
  * Give a position to the bindings that have none, now that the relay listens.
- * If the subscription was created just now, a relay that has just started is no
- * gap for it.  Raises 55000 if the database's slot was given up in the meantime.
+ * If the subscription was created just now, a relay that has just started is
+ * no gap for it.  Raises 55000 if the database's slot was given up in the
+ * meantime.
  *
  * The event with a given seq may be far to look for.  The lock is not held
  * meanwhile; the bindings stay, as only the reader removes them.

@@ -46,8 +46,8 @@ typedef struct Temporary
 static Temporary temporary = {false};
 
 /*
- * Make an action that does nothing until it is entered.  Into a change the caller
- * writes on_full, and the slots of nchannels channels.
+ * Make an action that does nothing until it is entered.  Into a change the
+ * caller writes on_full, and the slots of nchannels channels.
  */
 Action *
 action_prepare(ActionKind kind, Database *database, int nchannels)
@@ -163,7 +163,9 @@ commit_action(Action *action)
 	registry_request(database);
 }
 
-/* Take a change back: the bindings that it added go, the others are as before. */
+/*
+ * Take a change back: the bindings that it added go, the others are as before.
+ */
 static void
 undo_change(Action *action)
 {
@@ -209,7 +211,9 @@ undo_action(Action *action)
 	}
 }
 
-/* Release the database's lock and send its relay a request, unless it is NULL. */
+/*
+ * Release the database's lock and send its relay a request, unless it is NULL.
+ */
 static void
 unlock_and_request(Database *database)
 {
@@ -308,8 +312,8 @@ temporary_subscription_begins(void)
 }
 
 /*
- * DISCARD ALL has run: with its commit the session's temporary subscriptions end,
- * as a pooler hands the session on to another client then.
+ * DISCARD ALL has run: with its commit the session's temporary subscriptions
+ * end, as a pooler hands the session on to another client then.
  */
 void
 discard_temporary_subscriptions(void)

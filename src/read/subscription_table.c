@@ -204,8 +204,8 @@ become_owner(Identity *before)
 }
 
 /*
- * Run the query, which only reads or locks the table, as the table's owner.  The
- * caller is connected to SPI and finds the result there.
+ * Run the query, which only reads or locks the table, as the table's owner.
+ * The caller is connected to SPI and finds the result there.
  */
 void
 subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
@@ -254,8 +254,9 @@ subscription_table_has(const char *name)
 
 /*
  * Run the statement on the table, as the table's owner.  The caller changes
- * shared memory.  With at_once, constraints that are deferred to the end of the
- * transaction are checked now.  Returns how many rows the statement has written.
+ * shared memory.  With at_once, constraints that are deferred to the end of
+ * the transaction are checked now.  Returns how many rows the statement has
+ * written.
  */
 static uint64
 write_table(const char *sql, int nargs, Oid *types, Datum *values,
@@ -294,8 +295,8 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 }
 
 /*
- * Does the table say in which database a subscription was made?  That of version
- * 1.0 does not.  The caller has locked the table.
+ * Does the table say in which database a subscription was made?  That of
+ * version 1.0 does not.  The caller has locked the table.
  */
 bool
 subscription_table_knows_origin(void)
@@ -445,7 +446,8 @@ subscription_table_adopt(const char *name)
 /*
  * Delete the subscription from the table.  With at_once, this fails now rather
  * than at commit if somebody has made the table referenced.  A row that is
- * missing raises 40001 if this transaction's snapshot may be too old to show it.
+ * missing raises 40001 if this transaction's snapshot may be too old to show
+ * it.
  */
 void
 subscription_table_delete(const char *name, bool at_once)
@@ -461,9 +463,9 @@ subscription_table_delete(const char *name, bool at_once)
 }
 
 /*
- * Delete a subscription that shared memory does not have from the table, if the
- * current user may drop it.  Returns whether there was one: then the relay has to
- * read the table again.
+ * Delete a subscription that shared memory does not have from the table, if
+ * the current user may drop it.  Returns whether there was one: then the relay
+ * has to read the table again.
  */
 bool
 subscription_table_delete_unread(const char *name)
@@ -517,9 +519,9 @@ write_rows_of(const char *sql, int nargs, Oid *types, Datum *values,
 }
 
 /*
- * DROP OWNED BY the roles: delete their subscriptions from the table, which must
- * be there.  Returns whether there were any: then the relay has to read the
- * table again.
+ * DROP OWNED BY the roles: delete their subscriptions from the table, which
+ * must be there.  Returns whether there were any: then the relay has to read
+ * the table again.
  */
 bool
 subscription_table_drop_owned(List *roles)

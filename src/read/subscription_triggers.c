@@ -7,16 +7,17 @@
  *
  * 1. When somebody writes the table by hand, the relay reads it again.
  *
- * 2. Rows that pg_restore brings were made in another database, which may go on.
- *	  So each row says where it was made, and one from elsewhere holds nobody's
- *	  queue until it is polled here.
+ * 2.  Rows that pg_restore brings were made in another database, which may go
+ *	  on.  So each row says where it was made, and one from elsewhere holds
+ *	  nobody's queue until it is polled here.
  *
  * 3. A publication FOR ALL TABLES has the table in it, as an extension cannot
  *	  keep it out.  What pgpubsub writes is not decoded, see undecoded_write.c.
  *	  What a subscriber's workers would write there all the same, the initial
- *	  copy and rows that were written by hand, a trigger discards.  It is enabled
- *	  ALWAYS, for other triggers do not fire in those workers.  A TRUNCATE cannot
- *	  be discarded: the rows are kept aside before it and put back after it.
+ *	  copy and rows that were written by hand, a trigger discards.  It is
+ *	  enabled ALWAYS, for other triggers do not fire in those workers.  A
+ *	  TRUNCATE cannot be discarded: the rows are kept aside before it and put
+ *	  back after it.
  *
  * 4. A subscriber without the extension has no such table: CREATE SUBSCRIPTION
  *	  fails there, and rows written by hand stop it.  A WARNING says so, when
@@ -65,9 +66,9 @@ pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
 
 /*
  * pgpubsub.subscription_inserted() RETURNS trigger, per row: sets the column
- * made_in.  A row without a value there is written by hand, and so made here.  A
- * row with one comes from pg_restore, and so from elsewhere; it gets 0, because
- * its database might by chance have the oid that this one has.
+ * made_in.  A row without a value there is written by hand, and so made here.
+ * A row with one comes from pg_restore, and so from elsewhere; it gets 0,
+ * because its database might by chance have the oid that this one has.
  */
 Datum
 pgpubsub_subscription_inserted(PG_FUNCTION_ARGS)

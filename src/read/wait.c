@@ -11,21 +11,22 @@
  *
  * 2. The other waits go on, as statements of a dead client do in core, for at
  *	  most pgpubsub.publish_timeout: subscribe(), unsubscribe() and ack() say
- *	  what is to be done, and a writer has work to commit, whether or not anybody
- *	  hears of it.  (Core's client_connection_check_interval ends them too.)
+ *	  what is to be done, and a writer has work to commit, whether or not
+ *	  anybody hears of it.  (Core's client_connection_check_interval ends them
+ *	  too.)
  *
  * 3. A poll() that waits has the snapshot of its statement all the while, for
  *	  which CREATE INDEX CONCURRENTLY waits and behind which VACUUM cleans up
  *	  nothing.  wait() is a procedure, and ends its caller's transaction before
  *	  it sleeps, and the snapshot with it.
  *
- * 4. What can raise an error, and whatever looks at catalogs, wait() does within
- *	  that transaction.  Called by itself, it then sleeps outside of any, so that
- *	  nobody waits for its virtual transaction id.  Called by a procedure or a DO
- *	  block, whose language keeps its state in SPI, it sleeps in a new transaction
- *	  that has no snapshot.  Asleep, it looks at shared memory alone, and raises
- *	  nothing: an interrupt, or a subscription that is not what it was, is dealt
- *	  with in the next transaction.
+ * 4.  What can raise an error, and whatever looks at catalogs, wait() does
+ *	  within that transaction.  Called by itself, it then sleeps outside of
+ *	  any, so that nobody waits for its virtual transaction id.  Called by a
+ *	  procedure or a DO block, whose language keeps its state in SPI, it sleeps
+ *	  in a new transaction that has no snapshot.  Asleep, it looks at shared
+ *	  memory alone, and raises nothing: an interrupt, or a subscription that is
+ *	  not what it was, is dealt with in the next transaction.
  *
  * 5. wait() claims nothing, so several sessions may wait for one subscription.
  *	  While a session reads or changes that, they sleep until it lets go: only
@@ -83,7 +84,9 @@ typedef enum Finding
 
 PG_FUNCTION_INFO_V1(pgpubsub_wait);
 
-/* Is there a client whose connection can break?  A background worker has none. */
+/*
+ * Is there a client whose connection can break?  A background worker has none.
+ */
 static bool
 have_client(void)
 {
@@ -184,8 +187,9 @@ check_may_end_transaction(FunctionCallInfo fcinfo)
 }
 
 /*
- * Note the subscription's owner.  Raises 42704 if there is no such subscription,
- * 42501 if it is not the current user's, 55000 if the relay has left for good.
+ * Note the subscription's owner.  Raises 42704 if there is no such
+ * subscription, 42501 if it is not the current user's, 55000 if the relay has
+ * left for good.
  */
 static void
 check_subscription(Wait *wait)
@@ -212,9 +216,9 @@ check_subscription(Wait *wait)
 
 /*
  * Before the sleep, end the transaction, and with it all snapshots that this
- * process has; after the sleep, begin one, so that now() and transaction_timeout
- * do not count the sleep.  A language that has called us needs one at any time,
- * so one that ends is followed by the next at once.
+ * process has; after the sleep, begin one, so that now() and
+ * transaction_timeout do not count the sleep.  A language that has called us
+ * needs one at any time, so one that ends is followed by the next at once.
  */
 static void
 next_transaction(Wait *wait, bool before)

@@ -3,11 +3,11 @@
  * channel_lists.c
  *	  Binding a subscription to a list of channel names and patterns.
  *
- * A list is what subscribe() was given, whose changes are marked until they are
- * committed, or what the relay has found in the table.  A name has 1 to 63 bytes;
- * a wildcard makes it a pattern.  A name binds to its channel; a pattern binds to
- * itself, so that new channels find it, and to every known channel that it
- * matches.
+ * A list is what subscribe() was given, whose changes are marked until they
+ * are committed, or what the relay has found in the table.  A name has 1 to 63
+ * bytes; a wildcard makes it a pattern.  A name binds to its channel; a
+ * pattern binds to itself, so that new channels find it, and to every known
+ * channel that it matches.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,8 +45,9 @@ check_array(ArrayType *array, int elevel)
 }
 
 /*
- * The names in a text array, without repetitions, in the current memory context.
- * What is wrong with it is reported at elevel, and the result then NULL.
+ * The names in a text array, without repetitions, in the current memory
+ * context.  What is wrong with it is reported at elevel, and the result then
+ * NULL.
  */
 char	  **
 bindings_parse(ArrayType *array, int elevel, int *count)
@@ -135,8 +136,9 @@ bind_known(Database *database, Subscription *subscription,
 }
 
 /*
- * Bind the subscription to all the names; bindings that it gets have no position
- * yet, and flag (BINDING_ADDED or 0).  What was done before a failure stays.
+ * Bind the subscription to all the names; bindings that it gets have no
+ * position yet, and flag (BINDING_ADDED or 0).  What was done before a failure
+ * stays.
  */
 BindResult
 bindings_add(Database *database, Subscription *subscription, char **names,
@@ -161,7 +163,10 @@ bindings_add(Database *database, Subscription *subscription, char **names,
 	return result;
 }
 
-/* The subscription's binding to the channel, or pattern, of that name; or NULL. */
+/*
+ * The subscription's binding to the channel, or pattern, of that name; or
+ * NULL.
+ */
 static Binding *
 find_named(Database *database, Subscription *subscription, const char *name)
 {

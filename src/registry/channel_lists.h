@@ -21,7 +21,10 @@ typedef enum BindResult
 	BIND_NO_BINDING				/* the pool of bindings is empty */
 } BindResult;
 
-/* database->lock held, exclusive to change bindings; but for the first and last */
+/*
+ * database->lock held, exclusive to change bindings; but for the first and
+ * last
+ */
 extern char **bindings_parse(ArrayType *array, int elevel, int *count);
 extern BindResult bindings_add(Database *database, Subscription *subscription,
 							   char **names, int count, uint32 flag);

@@ -134,12 +134,13 @@ channel_reusable(Database *database, int slot)
  * Take the slot from its channel.  Returns false, and leaves it, if somebody
  * has begun to publish on it.
  *
- * A publisher that remembers the slot takes no lock: it counts itself among the
- * publishers, and then looks at the generation.  Here the generation grows, and
- * then the publishers are looked at; both first steps are full barriers.  So
- * either the publisher sees that the slot is another's, or we see the publisher.
- * Else its events could go to the next channel of the slot.  If the generation
- * has grown for nothing, publishers look for the slot anew, and find it.
+ * A publisher that remembers the slot takes no lock: it counts itself among
+ * the publishers, and then looks at the generation.  Here the generation
+ * grows, and then the publishers are looked at; both first steps are full
+ * barriers.  So either the publisher sees that the slot is another's, or we
+ * see the publisher.  Else its events could go to the next channel of the slot.
+ * If the generation has grown for nothing, publishers look for the slot anew,
+ * and find it.
  */
 static bool
 free_channel_slot(Database *database, int slot)

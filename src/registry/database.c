@@ -199,8 +199,9 @@ first_seq(void)
 }
 
 /*
- * Begin anew to count what the views show; from what was published they subtract
- * the base.  database->lock is held, exclusive, or nobody uses the slot yet.
+ * Begin anew to count what the views show; from what was published they
+ * subtract the base.  database->lock is held, exclusive, or nobody uses the
+ * slot yet.
  */
 void
 registry_reset_counts(Database *database)
@@ -348,7 +349,8 @@ registry_my_generation(void)
 }
 
 /*
- * Free the slot: drop its subscriptions and forget its channels.  No relay runs.
+ * Free the slot: drop its subscriptions and forget its channels.  No relay
+ * runs.
  */
 void
 registry_free_database(Database *database)

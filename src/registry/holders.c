@@ -149,8 +149,8 @@ hold_recompute(Database *database, int channel, uint64 number)
 }
 
 /*
- * Mark just those subscriptions as holding that forbid to overwrite the channel's
- * event with that number.  Returns whether any mark has changed.
+ * Mark just those subscriptions as holding that forbid to overwrite the
+ * channel's event with that number.  Returns whether any mark has changed.
  */
 bool
 hold_mark(Database *database, int channel, uint64 number)

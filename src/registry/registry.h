@@ -22,7 +22,9 @@
 #include "storage/lwlock.h"
 #include "storage/spin.h"
 
-/* Go through a list: var is each structure of that type in it, by its member. */
+/*
+ * Go through a list: var is each structure of that type in it, by its member.
+ */
 #define foreach_dlist(type, var, member, head) \
 	for (type *var = dlist_is_empty(head) ? NULL : \
 		 dlist_head_element(type, member, head); \
@@ -31,7 +33,9 @@
 		 dlist_container(type, member, dlist_next_node(head, &var->member)) : \
 		 NULL)
 
-/* What is done if the queue is full of events that a subscription has not had. */
+/*
+ * What is done if the queue is full of events that a subscription has not had.
+ */
 typedef enum OnFull
 {
 	ON_FULL_DROP,				/* they are overwritten */
@@ -279,8 +283,8 @@ typedef enum NotifyTrouble
 
 /*
  * Whether a database has a relay.  The process that has attached as its relay
- * is "the relay" in what follows.  While there is none, what it alone writes may
- * be written by whoever gives the slot to a database, or frees it.
+ * is "the relay" in what follows.  While there is none, what it alone writes
+ * may be written by whoever gives the slot to a database, or frees it.
  */
 typedef struct DatabaseRelay
 {
@@ -545,7 +549,9 @@ extern bool registry_gap_for_matching(Database *database, const char *name);
 extern void registry_leave_channel(Channel *channel);
 extern void registry_channel_released(Channel *channel);
 
-/* for the tests: bindings and slots passed over in this process to find others */
+/*
+ * for the tests: bindings and slots passed over in this process to find others
+ */
 extern uint64 registry_passed_over;
 
 /* subscriptions; database->lock held, exclusive to change */

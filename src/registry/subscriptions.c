@@ -143,8 +143,8 @@ registry_restore_name(Database *database, Subscription *subscription)
 }
 
 /*
- * Drop the subscription with its bindings, at once.  The caller is its reader or
- * has made sure that it has none, and sends the relay a request afterwards.
+ * Drop the subscription with its bindings, at once.  The caller is its reader
+ * or has made sure that it has none, and sends the relay a request afterwards.
  */
 void
 registry_drop_subscription(Database *database, Subscription *subscription)
@@ -291,9 +291,9 @@ registry_bind(Database *database, Subscription *subscription, int channel,
  * RING_NONE.  The lock must be exclusive unless the caller is the reader.
  *
  * The barrier pairs with the one in registry_position(), by which others read
- * pos and then number, while the reader commits.  So the number that they get is
- * not before that of pos; else they would begin to look behind events that are
- * pending, and show too few.
+ * pos and then number, while the reader commits.  So the number that they get
+ * is not before that of pos; else they would begin to look behind events that
+ * are pending, and show too few.
  */
 void
 registry_set_position(Binding *binding, uint64 number, RingPos pos)

@@ -169,8 +169,8 @@ registry_stop_waiting(void)
 }
 
 /*
- * Allocate what registry_wake_channels() needs, which cannot fail.  Raises 53200
- * for want of memory.
+ * Allocate what registry_wake_channels() needs, which cannot fail.  Raises
+ * 53200 for want of memory.
  */
 void
 registry_prepare_to_wake(void)
@@ -229,9 +229,9 @@ wake_listed(int count)
 /*
  * Wake the processes that wait for events of these channels; returns how many
  * there were.  The caller has issued a memory barrier since it appended the
- * events; see 3. above.  Latches are set without wait_lock and when all lists are done
- * with, so that nobody who is woken runs into that, or is woken for the next
- * channel again.
+ * events; see 3. above.  Latches are set without wait_lock and when all lists
+ * are done with, so that nobody who is woken runs into that, or is woken for
+ * the next channel again.
  */
 int
 registry_wake_channels(Database *database, const int *slots, int nslots)

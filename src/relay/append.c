@@ -27,12 +27,12 @@
  *	  Those with block stay, unless the inbox has reached its limit: then any
  *	  is evicted, because core's queue must not fill up.
  *
- * 6. A reader commits a position and then looks at the relay's state; the relay
- *	  says that it is full and then looks at positions.  Each has a memory
- *	  barrier between the two, in end_claim() and in become_full().  So a position
- *	  that is committed while the queue becomes full is seen by the relay, or the
- *	  reader sees that it must wake the relay; without a barrier neither might
- *	  happen, and the relay would sleep although there is room.
+ * 6.  A reader commits a position and then looks at the relay's state; the
+ *	  relay says that it is full and then looks at positions.  Each has a
+ *	  memory barrier between the two, in end_claim() and in become_full().  So
+ *	  a position that is committed while the queue becomes full is seen by the
+ *	  relay, or the reader sees that it must wake the relay; without a barrier
+ *	  neither might happen, and the relay would sleep although there is room.
  *
  *-------------------------------------------------------------------------
  */
@@ -349,8 +349,8 @@ relay_append(void)
 }
 
 /*
- * How long the relay may sleep before it calls relay_append() again, in ms; 0 if
- * something has become due since the last call; -1: until it is woken.
+ * How long the relay may sleep before it calls relay_append() again, in ms; 0
+ * if something has become due since the last call; -1: until it is woken.
  */
 long
 relay_append_timeout(void)

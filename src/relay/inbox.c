@@ -219,7 +219,9 @@ unlink_chunk(Inbox *inbox, Chunk *chunk)
 	recycle_chunk(inbox, chunk);
 }
 
-/* Write so many bytes at that place in the last segment; false if that fails. */
+/*
+ * Write so many bytes at that place in the last segment; false if that fails.
+ */
 static bool
 write_file(Inbox *inbox, void *data, Size len, off_t pos)
 {

@@ -5,12 +5,12 @@
  *
  * Up to PostgreSQL 18, a session keeps the channels that it listens to in a
  * list, in the order of the LISTENs, and searches it from its head for each
- * notification of the database (IsListeningOn() of async.c).  With thousands of
- * channels that would be most of the relay's work.  So the relay keeps a list in
- * the order that core's has, and counts what comes on each channel.  Where idle
- * channels stand before busy ones, it UNLISTENs and LISTENs them in one
- * transaction: that puts them at the end, and nothing is missed.  It spends no
- * more comparisons on that than the idle channels have cost.
+ * notification of the database (IsListeningOn() of async.c).  With thousands
+ * of channels that would be most of the relay's work.  So the relay keeps a
+ * list in the order that core's has, and counts what comes on each channel.
+ * Where idle channels stand before busy ones, it UNLISTENs and LISTENs them in
+ * one transaction: that puts them at the end, and nothing is missed.  It
+ * spends no more comparisons on that than the idle channels have cost.
  *
  * 19 has a hash table instead.  When 18 is no longer supported, remove this
  * file, PGPUBSUB_LISTENS_BY_LIST, and the fields for the order in

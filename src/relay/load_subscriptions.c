@@ -16,8 +16,8 @@
  * what it has read.
  *
  * The relay is a superuser, and who owns the schema may put anything in the
- * table's place: the relay looks only at the extension's own table, and reads it
- * as the table's owner.  What it writes there is in write_subscriptions.c.
+ * table's place: the relay looks only at the extension's own table, and reads
+ * it as the table's owner.  What it writes there is in write_subscriptions.c.
  *
  *-------------------------------------------------------------------------
  */

@@ -187,8 +187,8 @@ static const PQcommMethods receive_methods = {
 };
 
 /*
- * Make the inbox, and have what core sends to a frontend from now on.  May raise
- * an error, as inbox_create() does.
+ * Make the inbox, and have what core sends to a frontend from now on.  May
+ * raise an error, as inbox_create() does.
  */
 void
 relay_receive_init(void)

@@ -19,9 +19,9 @@
  *	  none: every subscription is told so by the database's gap epoch.
  *
  * 4. An event that comes alone is handled at once.  Under load that would take
- *	  the CPU from writers and readers: a transaction, a look at core's queue and
- *	  a signal to every waiting reader for one event.  So the relay lets some
- *	  time pass between two rounds, in which nobody has to wake it:
+ *	  the CPU from writers and readers: a transaction, a look at core's queue
+ *	  and a signal to every waiting reader for one event.  So the relay lets
+ *	  some time pass between two rounds, in which nobody has to wake it:
  *
  *	  - 1 ms while many sessions publish at once.  That is seen by how often the
  *		writer changes from one event to the next: more often than there are
@@ -495,9 +495,9 @@ needed_now(void)
 }
 
 /*
- * The round is over: pause as 4 at the head of this file says, unless there is a
- * backlog.  The relay's latch does not end the pause, so setting it costs the
- * others no signal; interrupts end it within a millisecond.
+ * The round is over: pause as 4 at the head of this file says, unless there is
+ * a backlog.  The relay's latch does not end the pause, so setting it costs
+ * the others no signal; interrupts end it within a millisecond.
  */
 static void
 pause_after_round(bool backlog)
@@ -526,8 +526,8 @@ shorter_timeout(long a, long b)
 
 /*
  * Sleep until there is something to do; handled: no request has to be tried
- * again.  While the relay sleeps, and knows of nothing to do, writers may append
- * to the ring themselves.
+ * again.  While the relay sleeps, and knows of nothing to do, writers may
+ * append to the ring themselves.
  */
 static void
 sleep_until_needed(bool handled)

@@ -21,9 +21,9 @@
  * 4. Independently of the ring, the relay NOTIFYs what was taken for native
  *	  listeners, in batches.  A batch is one transaction of the relay; its
  *	  commit moves the mark notified.  It ends before an event that core would
- *	  fold with one of the batch; see repeats().  What comes back to the relay of
- *	  its own notifications is dropped; see receive.c.  While nobody listens in
- *	  this database there is nothing to send.
+ *	  fold with one of the batch; see repeats().  What comes back to the relay
+ *	  of its own notifications is dropped; see receive.c.  While nobody listens
+ *	  in this database there is nothing to send.
  *
  * 5. A batch that fails (core's queue may be full) is rolled back and tried
  *	  again later.  Readers of subscriptions notice nothing of that, until the
@@ -60,7 +60,9 @@
 /* After a failure, the next try comes after so long. */
 #define RETRY_MS		250
 
-/* While another transaction keeps the lock of all that NOTIFY, after so long. */
+/*
+ * While another transaction keeps the lock of all that NOTIFY, after so long.
+ */
 #define LOCK_RETRY_MS	20
 
 /* How long the relay waits for that lock; twice as long each time in a row. */
@@ -301,8 +303,8 @@ relay_staged_peek(uint64 upto, StagedItem *item)
 
 /*
  * The event that relay_staged_peek() has returned is in the ring, or nobody
- * reads it.  No interrupt may be checked for since it was appended: a relay that
- * exited in between would leave it to the next one to append once more.
+ * reads it.  No interrupt may be checked for since it was appended: a relay
+ * that exited in between would leave it to the next one to append once more.
  */
 void
 relay_staged_appended(void)
@@ -325,10 +327,10 @@ native_payload(const StagedEvent *event)
 /*
  * Would core fold the event with one of this batch?
  *
- * Core sends notifications of one transaction that are alike only once, but none
- * of a batch's may be missing, from whichever transactions they are.  Core
- * cannot be asked what it has pending, so a batch keeps hashes of its own.
- * Change events have an id in their text, and are never alike: only those
+ * Core sends notifications of one transaction that are alike only once, but
+ * none of a batch's may be missing, from whichever transactions they are.
+ * Core cannot be asked what it has pending, so a batch keeps hashes of its
+ * own.  Change events have an id in their text, and are never alike: only those
  * without, of publish(), are looked at.  Where two that differ have an equal
  * hash, the batch is just shorter.
  */
@@ -469,9 +471,9 @@ fail_batch(void)
 }
 
 /*
- * Core moves the tail of its queue only when somebody sends, which a full queue
- * forbids, or asks how full it is.  So ask after a batch has failed, or the queue
- * would stay full when whoever held it has let go.
+ * Core moves the tail of its queue only when somebody sends, which a full
+ * queue forbids, or asks how full it is.  So ask after a batch has failed, or
+ * the queue would stay full when whoever held it has let go.
  */
 static void
 advance_core_queue(void)

@@ -74,8 +74,9 @@ delete_orphans(const TableChange *change)
 }
 
 /*
- * Make the change in a subtransaction: if it fails, as it may where the table is
- * referenced, warn and leave the rows.  Returns how many are to be tried again.
+ * Make the change in a subtransaction: if it fails, as it may where the table
+ * is referenced, warn and leave the rows.  Returns how many are to be tried
+ * again.
  */
 static int
 try_change(const TableChange *change)
@@ -164,7 +165,9 @@ relay_remove_orphans(int orphans)
 	return change_table(&change);
 }
 
-/* Write that the subscription is this database's.  Returns 1 if it is locked. */
+/*
+ * Write that the subscription is this database's.  Returns 1 if it is locked.
+ */
 static int
 adopt(const TableChange *change)
 {

@@ -3,10 +3,10 @@
  * find_databases.c
  *	  How the launcher finds the databases that are to have a relay.
  *
- * 1. When the launcher starts it goes through the databases, one at a time, and
- *	  has a relay look into each, the probe: one that does not find the extension
- *	  there leaves at once; one that finds it takes a slot and stays, and is then
- *	  watched over by launcher.c like any other.
+ * 1.  When the launcher starts it goes through the databases, one at a time,
+ *	  and has a relay look into each, the probe: one that does not find the
+ *	  extension there leaves at once; one that finds it takes a slot and stays,
+ *	  and is then watched over by launcher.c like any other.
  *
  * 2. The order is that of pgpubsub.databases; among those that one item of the
  *	  setting lets in, templates come last, and else the oldest first.  So if

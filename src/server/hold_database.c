@@ -6,10 +6,10 @@
  *
  * The commands are DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE
  * RENAME and SET TABLESPACE.  The session holds the slot until its transaction
- * ends, or the subtransaction that took it is rolled back: the relay leaves, and
- * none is started.  A transaction may rename several databases, so it may hold
- * as many slots as there are.  Only a role that may run the command gets that
- * far.
+ * ends, or the subtransaction that took it is rolled back: the relay leaves,
+ * and none is started.  A transaction may rename several databases, so it may
+ * hold as many slots as there are.  Only a role that may run the command gets
+ * that far.
  *
  * Whoever calls this file does not hold the control lock.
  *
@@ -55,8 +55,8 @@ ask_to_leave(Database *database, Oid oid)
 
 /*
  * That database is to have no relay any more: ask it to leave, or if drop have
- * the slot freed.  Nothing more is staged from now on; what is staged, the relay
- * sends before it leaves.
+ * the slot freed.  Nothing more is staged from now on; what is staged, the
+ * relay sends before it leaves.
  */
 void
 send_relay_away(Database *database, Oid oid, bool drop)

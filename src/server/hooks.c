@@ -267,8 +267,8 @@ finish_drop(void)
 
 /*
  * This database's slot; NULL if it can get none.  A slot that is taken for an
- * extension not yet committed says so from the start: a relay that does not find
- * the extension would give it back.
+ * extension not yet committed says so from the start: a relay that does not
+ * find the extension would give it back.
  */
 static Database *
 take_slot(void)

@@ -9,13 +9,13 @@
  *
  * 2. Only the launcher starts relays.  A relay writes its pid into its
  *	  database's slot before it does anything, under the control lock, and
- *	  leaves if there is one: so there are never two.  It takes its pid out again
- *	  under that lock, and touches the slot no more.
+ *	  leaves if there is one: so there are never two.  It takes its pid out
+ *	  again under that lock, and touches the slot no more.
  *
  * 3. A relay that ends wakes the launcher, which starts the next at once when
- *	  the process is gone.  After a relay that ended before it listened, or by an
- *	  error soon after it was started, the next one comes after a delay, which
- *	  grows while they do so.
+ *	  the process is gone.  After a relay that ended before it listened, or by
+ *	  an error soon after it was started, the next one comes after a delay,
+ *	  which grows while they do so.
  *
  * 4. A slot marked dropping is freed when its relay has left.
  *
@@ -181,8 +181,8 @@ view_slot(Database *database, SlotView *view)
 
 /*
  * The slot's relay has ended.  Wait longer after each that ended too soon; one
- * that was asked to leave, or terminated, did not.  (No lock: if a session frees
- * the slot just now, at worst the next relay comes after a delay.)
+ * that was asked to leave, or terminated, did not.  (No lock: if a session
+ * frees the slot just now, at worst the next relay comes after a delay.)
  */
 static void
 note_end(Worker *worker, Database *database)
