@@ -27,7 +27,7 @@
  *	  to warn of a ring that fills up.
  *
  * 4. While many sessions publish, all is left to the relay, which appends the
- *	  events of many transactions at a time; see relay/pace.c.
+ *	  events of many transactions at a time; see relay/relay.c.
  *
  * Nothing here raises an error: the transaction has committed.
  *

@@ -21,7 +21,7 @@
  *	  until the table is next read.)
  *
  * 5. A publication that has the table of subscriptions in it is worth a
- *	  WARNING; see replication_warning.c.
+ *	  WARNING; see read/subscription_triggers.c.
  *
  * 6. Where CREATE or ALTER EXTENSION wants a function that the library lacks, a
  *	  hint says that the server goes on with the library of its start.
