@@ -51,7 +51,31 @@ publish_mode: transactional or async. Default: the setting pgpubsub.publish_mode
 The trigger does nothing while the setting pgpubsub.muted is on. An event that exceeds pgpubsub.max_payload bytes is published in its short form, which has the key at most.
 Errors: 0A000 format debezium in a statement trigger; 22023 a bad argument; 39P01 not called as an AFTER trigger; 42939 the channel is reserved; 53400 the queue stayed full for pgpubsub.publish_timeout; 55000 a statement trigger without transition tables.';
 
-COMMENT ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text) IS
+-- A function whose arguments change becomes a new function.  What was made with
+-- the one of version 1.0, a view say, goes on with that one, which is out of the
+-- way under another name.  See Privileges for what the new one takes over.
+ALTER FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text) RENAME TO attach_1_0;
+
+COMMENT ON FUNCTION pgpubsub.attach_1_0(regclass, text, text[], name[], name[], text, text, text, text, text) IS
+'The function attach() of version 1.0, for views and functions that were made with it. Call pgpubsub.attach() instead, which has the same arguments, one more, and the same errors.';
+
+CREATE FUNCTION pgpubsub.attach(
+    relation     regclass,
+    channel      text    DEFAULT NULL,
+    operations   text[]  DEFAULT '{insert,update,delete}',
+    columns      name[]  DEFAULT NULL,
+    watch        name[]  DEFAULT NULL,
+    condition    text    DEFAULT NULL,
+    old_values   text    DEFAULT 'changed',
+    level        text    DEFAULT 'row',
+    format       text    DEFAULT 'plain',
+    publish_mode text    DEFAULT NULL,
+    durable      boolean DEFAULT NULL
+) RETURNS text
+    AS 'MODULE_PATHNAME', 'pgpubsub_attach_1_1'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text, boolean) IS
 'Creates triggers on the table that publish its changes on the channel, and drops those that it has for this channel. Returns the channel. If the table has exactly these triggers already, nothing changes, and no lock on the table is kept. The user needs the privilege TRIGGER on the table; to replace triggers, the user must own the table.
 relation: the table, partitioned table or foreign table.
 channel: a name of 1 to 63 bytes without *. NULL: the name of the table.
@@ -63,7 +87,8 @@ old_values: what an event shows of the old row: none, key, changed (after an UPD
 level: row (one event per row) or statement (one event per statement, or more if it is too large for one).
 format: plain, debezium or cloudevents.
 publish_mode: transactional or async. NULL: the setting pgpubsub.publish_mode at the time of the event.
-Errors: 0A000 level statement with a condition, with format debezium, for a hypertable, or for a foreign table, also as a partition or child; a virtual generated column; a temporary table of another session; or a condition that pg_dump would not keep. 22004 a null. 2202E an array of more than one dimension. 22023 a bad value, or an array that is empty or has duplicates. 25006 on a standby, or in a read-only transaction. 42501 a missing privilege. 42601 the condition is not one expression. 42703 and 42P10 a column that does not exist, or a system column. 42710 the table is attached through its parent, or a partition is attached to the channel by itself. 42809 not a table. 42939 the channel is reserved. 42P01 the relation does not exist. 42P17 the condition names OLD or NEW, which an operation does not have.';
+durable: whether the channel is durable from now on, as with pgpubsub.set_durable(), which keeps how long its events are retained if it is durable already; false, where the channel is durable, needs EXECUTE on that function, true does not. NULL: the channel is left as it is.
+Errors: 0A000 level statement with a condition, with format debezium, for a hypertable, or for a foreign table, also as a partition or child; a virtual generated column; a temporary table of another session; or a condition that pg_dump would not keep. 22004 a null. 2202E an array of more than one dimension. 22023 a bad value, or an array that is empty or has duplicates. 25006 on a standby, or in a read-only transaction. 42501 a missing privilege. 42601 the condition is not one expression. 42703 and 42P10 a column that does not exist, or a system column. 42710 the table is attached through its parent, or a partition is attached to the channel by itself. 42809 not a table. 42939 the channel is reserved. 42P01 the relation does not exist. 42P17 the condition names OLD or NEW, which an operation does not have. 40001 and 55000 as with pgpubsub.set_durable().';
 
 COMMENT ON FUNCTION pgpubsub.detach(regclass, text) IS
 'Drops the triggers that publish the table''s changes on the channel, and their clones on partitions and on the chunks of hypertables; other triggers stay. Returns how many triggers it dropped, without the clones. The user must own the table.
@@ -165,6 +190,107 @@ payload: at most pgpubsub.max_payload bytes as text; NULL stands for the empty t
 Errors: 22004 channel is null; 22023 channel is empty or too long; 25006 on a standby; 42939 the channel is reserved; 53400 the queue stayed full for pgpubsub.publish_timeout; 54000 the payload is too large.';
 
 --
+-- Durable channels
+--
+
+CREATE TABLE pgpubsub.channel (
+    channel text COLLATE "C" PRIMARY KEY,
+    durable boolean  NOT NULL DEFAULT true,
+    retain  interval NOT NULL DEFAULT '0'
+        CONSTRAINT channel_retain_check
+        CHECK (retain OPERATOR(pg_catalog.>=) '0'::pg_catalog.interval
+               AND retain OPERATOR(pg_catalog.<=) '178000000 years'::pg_catalog.interval)
+);
+
+COMMENT ON TABLE pgpubsub.channel IS
+'Which channels are durable: a channel is as the row with its name says; if there is none, it is durable if a pattern that matches it has a row with durable. pgpubsub.set_durable() writes the table, pg_dump keeps its rows, and every session follows it as soon as a change is committed.';
+COMMENT ON COLUMN pgpubsub.channel.channel IS 'The name of a channel, or a pattern, in which * stands for any run of characters.';
+COMMENT ON COLUMN pgpubsub.channel.durable IS 'Whether it is durable. False makes the channel an exception from the patterns that match it.';
+COMMENT ON COLUMN pgpubsub.channel.retain IS 'For how long at least its events stay in the log, read or not, as far as pgpubsub.log_size goes. Among patterns that match a channel, the longest counts.';
+
+SELECT pg_catalog.pg_extension_config_dump('pgpubsub.channel', '');
+
+CREATE FUNCTION pgpubsub.channel_written() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'pgpubsub_channel_written'
+    LANGUAGE C;
+
+COMMENT ON FUNCTION pgpubsub.channel_written() IS
+'Trigger function of the table pgpubsub.channel. After a statement it has all sessions and the relay read the table again once the transaction has committed; before a row it discards what logical replication would do to the table, so that each database keeps its own durable channels.
+Errors: 39P01 called in another way.';
+
+CREATE TRIGGER channel_written
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON pgpubsub.channel
+    FOR EACH STATEMENT EXECUTE FUNCTION pgpubsub.channel_written();
+CREATE TRIGGER discard_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON pgpubsub.channel
+    FOR EACH ROW EXECUTE FUNCTION pgpubsub.channel_written();
+ALTER TABLE pgpubsub.channel
+    ENABLE ALWAYS TRIGGER channel_written,
+    ENABLE ALWAYS TRIGGER discard_replicated;
+
+COMMENT ON TRIGGER channel_written ON pgpubsub.channel IS
+'Has all sessions and the relay read the table again, whoever writes it.';
+COMMENT ON TRIGGER discard_replicated ON pgpubsub.channel IS
+'Discards rows that come by logical replication, also by its initial copy.';
+
+CREATE FUNCTION pgpubsub.set_durable(
+    channel text,
+    durable boolean  DEFAULT true,
+    retain  interval DEFAULT '0'
+) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'pgpubsub_set_durable'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION pgpubsub.set_durable(text, boolean, interval) IS
+'Makes the channel durable, or no longer durable, when this transaction commits: the events of a durable channel are kept in the log, and are not lost when the server crashes, restarts or fails over. It holds for transactions that begin afterwards. Returns true if this changed something. Other calls that change something wait until this transaction ends.
+channel: a name of 1 to 63 bytes, in which * stands for any run of characters. What is said of a name goes before what is said of patterns that match it; of several patterns, one that is durable is enough.
+durable: false takes back what was said of the name or pattern; a name that a durable pattern matches becomes an exception from it.
+retain: for how long at least events stay in the log, read or not, as far as pgpubsub.log_size goes; 0: until all subscriptions have read them. It does not count if durable is false.
+Errors: 22004 a null; 22023 a bad name, or retain is negative or infinite; 25006 on a standby, or in a read-only transaction; 40001 the channel was changed after this transaction took its snapshot; 42939 the channel is reserved; 55000 the extension''s table is not there or was altered, or its schema is somebody else''s.';
+
+-- The log.  pgpubsub writes these relations below SQL.  They are materialized
+-- views because those are in no publication, and nobody can write or lock them.
+-- How many there are, and the order of their columns, the library knows.
+DO $$
+DECLARE
+    kinds   text[] := ARRAY['row', 'note', 'position'];
+    numbers int[] := ARRAY[8, 8, 2];
+    columns text[] := ARRAY[
+        'NULL::bigint AS xid, NULL::bigint AS lsn, NULL::integer AS number, NULL::integer AS pid,'
+        ' NULL::timestamptz AS at, NULL::boolean AS notified, NULL::text COLLATE "C" AS channel,'
+        ' NULL::text COLLATE "C" AS id, NULL::text COLLATE "C" AS payload, NULL::text COLLATE "C" AS native',
+        'NULL::text COLLATE "C" AS channel, NULL::bigint AS first_seq, NULL::bigint AS last_seq,'
+        ' NULL::bigint AS events_before, NULL::bigint AS bytes_before, NULL::integer AS events,'
+        ' NULL::bigint AS bytes, NULL::timestamptz AS at, NULL::bytea AS runs',
+        'NULL::bigint AS id, NULL::bigint AS version, NULL::bigint AS seq, NULL::bigint AS lost,'
+        ' NULL::text[] COLLATE "C" AS channels, NULL::bigint[] AS seqs'];
+    holds   text[] := ARRAY[
+        'events of durable channels',
+        'which seqs the events of durable channels have',
+        'how far subscriptions have read'];
+    relation text;
+BEGIN
+    FOR kind IN 1 .. 3 LOOP
+        FOR number IN 1 .. numbers[kind] LOOP
+            relation := format('log_%s_%s', kinds[kind], number);
+            EXECUTE format('CREATE MATERIALIZED VIEW pgpubsub.%I'
+                           ' WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false)'
+                           ' AS SELECT %s WITH NO DATA', relation, columns[kind]);
+            IF kinds[kind] = 'note' THEN
+                EXECUTE format('ALTER MATERIALIZED VIEW pgpubsub.%I'
+                               ' ALTER COLUMN channel SET STORAGE PLAIN, ALTER COLUMN runs SET STORAGE PLAIN', relation);
+                EXECUTE format('CREATE INDEX %I ON pgpubsub.%I (channel, last_seq)',
+                               relation || '_channel_last_seq_idx', relation);
+            END IF;
+            EXECUTE format('REVOKE ALL ON TABLE pgpubsub.%I FROM PUBLIC', relation);
+            EXECUTE format('COMMENT ON MATERIALIZED VIEW pgpubsub.%I IS %L', relation,
+                           format('Part of the log: %s. pgpubsub itself writes it, below SQL;'
+                                  ' do not refresh, alter or index it, nor grant anything on it.', holds[kind]));
+        END LOOP;
+    END LOOP;
+END $$;
+
+--
 -- Subscribe
 --
 -- Functions whose arguments change in type become new functions.  What was
@@ -245,6 +371,19 @@ subscription: a name of 1 to 63 bytes.
 seq: the seq of an event that poll() returned.
 Errors: 22004 a null; 22023 a bad name, or a seq that is negative or was not given out yet; 25006 on a standby; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
 
+CREATE FUNCTION pgpubsub.seek(
+    subscription text,
+    start_at     text
+) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'pgpubsub_seek'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION pgpubsub.seek(text, text) IS
+'Moves the position of the subscription, back or ahead, when this transaction commits; if it rolls back, the subscription is where it was. Returns the seq that comes next: that of the first event that the next poll can return. Events that are passed over count as consumed, and those that are no longer there as lost.
+subscription: a name of 1 to 63 bytes.
+start_at: which event is read next, as in pgpubsub.subscribe(): now, oldest, a sequence number, or a timestamp, from which on events of durable channels are read.
+Errors: 22004 a null; 22023 a bad name or start_at; 25006 on a standby, or in a read-only transaction; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
+
 CREATE FUNCTION pgpubsub.unsubscribe(
     subscription text
 ) RETURNS boolean
@@ -310,6 +449,17 @@ END $$;
 COMMENT ON COLUMN pgpubsub.subscription.made_in IS
 'The OID of the database in which the subscription was made or last polled. In any other database, such as a copy of that one, the subscription holds nobody until it is polled there. It cannot be given by hand: a value that is given becomes 0, which is no database, because that is how pg_restore writes rows that come from another database.';
 
+-- By a default of which each row gets a value of its own: this writes the table
+-- anew.  The digit that says of which version a UUID is keeps it above 0.
+ALTER TABLE pgpubsub.subscription ADD COLUMN id pg_catalog.int8 NOT NULL
+    DEFAULT ('x'::pg_catalog.text OPERATOR(pg_catalog.||)
+             pg_catalog.substr(pg_catalog.replace(pg_catalog.gen_random_uuid()::pg_catalog.text,
+                                                  '-'::pg_catalog.text, ''::pg_catalog.text), 1, 15)
+            )::pg_catalog."bit"(60)::pg_catalog.int8;
+
+COMMENT ON COLUMN pgpubsub.subscription.id IS
+'A random number above 0 by which the log knows the subscription: one that is made later under the same name does not get this one''s position.';
+
 CREATE FUNCTION pgpubsub.subscription_inserted() RETURNS trigger
     AS 'MODULE_PATHNAME', 'pgpubsub_subscription_inserted'
     LANGUAGE C;
@@ -350,11 +500,14 @@ COMMENT ON FUNCTION pgpubsub.relay_start() IS
 
 ALTER FUNCTION pgpubsub.queue_stats() RENAME TO queue_stats_1_0;
 ALTER FUNCTION pgpubsub.channel_stats() RENAME TO channel_stats_1_0;
+ALTER FUNCTION pgpubsub.subscription_stats() RENAME TO subscription_stats_1_0;
 
 COMMENT ON FUNCTION pgpubsub.queue_stats_1_0() IS
 'What the view stat_queue was made of in version 1.0, for views and functions that were made with it.';
 COMMENT ON FUNCTION pgpubsub.channel_stats_1_0() IS
 'What the view stat_channels was made of in version 1.0, for views and functions that were made with it.';
+COMMENT ON FUNCTION pgpubsub.subscription_stats_1_0() IS
+'What the view stat_subscriptions was made of in version 1.0, for views and functions that were made with it.';
 
 CREATE FUNCTION pgpubsub.queue_stats(
     OUT datid oid, OUT relay_pid integer, OUT relay_state text,
@@ -377,13 +530,39 @@ CREATE FUNCTION pgpubsub.channel_stats(
     OUT datid oid, OUT channel text, OUT subscriptions integer,
     OUT messages bigint, OUT newest_seq bigint, OUT published bigint,
     OUT published_bytes bigint, OUT delivered bigint, OUT lost bigint,
-    OUT last_at timestamptz, OUT truncated bigint
+    OUT last_at timestamptz, OUT truncated bigint, OUT durable boolean,
+    OUT retain interval
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'pgpubsub_channel_stats'
     LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
 
 COMMENT ON FUNCTION pgpubsub.channel_stats() IS
 'What the view pgpubsub.stat_channels is made of. Returns no rows if pgpubsub is not preloaded.';
+
+CREATE FUNCTION pgpubsub.subscription_stats(
+    OUT datid oid, OUT subscription name, OUT owner regrole,
+    OUT channels text[], OUT on_full text, OUT state text, OUT pid integer,
+    OUT seq bigint, OUT pending bigint, OUT pending_bytes bigint,
+    OUT oldest_pending_at timestamptz, OUT delivered bigint,
+    OUT delivered_bytes bigint, OUT lost bigint, OUT polls bigint,
+    OUT empty_polls bigint, OUT created_at timestamptz,
+    OUT last_poll_at timestamptz, OUT from_log boolean
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'pgpubsub_subscription_stats'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
+
+CREATE FUNCTION pgpubsub.log_stats(
+    OUT datid oid, OUT log_size bigint, OUT used_bytes bigint,
+    OUT segments integer, OUT oldest_seq bigint, OUT newest_seq bigint,
+    OUT oldest_at timestamptz, OUT appended bigint, OUT appended_bytes bigint,
+    OUT read_back bigint, OUT rotations bigint, OUT held_by name,
+    OUT full_count bigint
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'pgpubsub_log_stats'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 4;
+
+COMMENT ON FUNCTION pgpubsub.log_stats() IS
+'What the view pgpubsub.stat_log is made of. Returns no rows if pgpubsub is not preloaded.';
 
 CREATE OR REPLACE VIEW pgpubsub.stat_queue AS
     SELECT d.datname, s.relay_pid, s.relay_state, s.queue_size, s.used_bytes,
@@ -398,8 +577,23 @@ CREATE OR REPLACE VIEW pgpubsub.stat_queue AS
 CREATE OR REPLACE VIEW pgpubsub.stat_channels AS
     SELECT d.datname, s.channel, s.subscriptions, s.messages, s.newest_seq,
            s.published, s.published_bytes, s.delivered, s.lost, s.last_at,
-           s.truncated
+           s.truncated, s.durable, s.retain
       FROM pgpubsub.channel_stats() AS s
+      JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
+
+CREATE OR REPLACE VIEW pgpubsub.stat_subscriptions AS
+    SELECT d.datname, s.subscription, s.owner, s.channels, s.on_full, s.state,
+           s.pid, s.seq, s.pending, s.pending_bytes, s.oldest_pending_at,
+           s.delivered, s.delivered_bytes, s.lost, s.polls, s.empty_polls,
+           s.created_at, s.last_poll_at, s.from_log
+      FROM pgpubsub.subscription_stats() AS s
+      JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
+
+CREATE VIEW pgpubsub.stat_log AS
+    SELECT d.datname, s.log_size, s.used_bytes, s.segments, s.oldest_seq,
+           s.newest_seq, s.oldest_at, s.appended, s.appended_bytes,
+           s.read_back, s.rotations, s.held_by, s.full_count
+      FROM pgpubsub.log_stats() AS s
       JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
 
 COMMENT ON VIEW pgpubsub.stat_queue IS
@@ -440,6 +634,8 @@ COMMENT ON COLUMN pgpubsub.stat_channels.delivered IS 'How many events of the ch
 COMMENT ON COLUMN pgpubsub.stat_channels.lost IS 'How many events of the channel were missed since stats_reset, summed over its subscriptions.';
 COMMENT ON COLUMN pgpubsub.stat_channels.last_at IS 'When the channel''s newest event was queued; NULL if it had none since the server''s start.';
 COMMENT ON COLUMN pgpubsub.stat_channels.truncated IS 'How many change events made for the channel since stats_reset exceeded pgpubsub.max_payload and were published in their short form; those of transactions that rolled back are among them.';
+COMMENT ON COLUMN pgpubsub.stat_channels.durable IS 'Whether the channel is durable; of another database, as its relay knows it.';
+COMMENT ON COLUMN pgpubsub.stat_channels.retain IS 'For how long at least the channel''s events stay in the log, read or not; NULL if the channel is not durable.';
 
 COMMENT ON VIEW pgpubsub.stat_subscriptions IS
 'The subscriptions: one row for each. Members of pg_monitor see all, other roles those that they own.';
@@ -451,8 +647,8 @@ COMMENT ON COLUMN pgpubsub.stat_subscriptions.on_full IS 'What a full queue does
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.state IS 'What the subscription does: waiting (in poll or CALL wait), reading, idle, holding (the full queue waits for it) or evicted (it holds nothing until it is polled, because the queue was full for too long, or because it was made in another database, of which this one is a copy).';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.pid IS 'The process id of the session that reads the subscription, or of one that waits for it; NULL if there is none.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.seq IS 'The seq of the last event that was consumed; NULL before the first.';
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.pending IS 'How many events in the queue wait for the subscription.';
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.pending_bytes IS 'How many bytes the payloads have of the events in the queue that wait for the subscription.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.pending IS 'How many events wait for the subscription, in the queue or in the log; the log of another database is not looked at.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.pending_bytes IS 'How many bytes the payloads have of the events that wait for the subscription; about so many, if some are in the log.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.oldest_pending_at IS 'When the oldest event that waits for the subscription was queued; NULL if none does.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered IS 'How many events the subscription has consumed since stats_reset.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.delivered_bytes IS 'How many bytes the payloads had of the events that the subscription has consumed since stats_reset.';
@@ -461,11 +657,28 @@ COMMENT ON COLUMN pgpubsub.stat_subscriptions.polls IS 'How often poll() was cal
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.empty_polls IS 'How often since stats_reset poll() returned nothing.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.created_at IS 'When the subscription was created.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.last_poll_at IS 'When the subscription was last polled; NULL if it was not since the server''s start.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.from_log IS 'Whether the next event of the subscription is read from the log, because it is no longer in the queue.';
+
+COMMENT ON VIEW pgpubsub.stat_log IS
+'The log of the durable channels of each database that has pgpubsub: one row for each database.';
+COMMENT ON COLUMN pgpubsub.stat_log.datname IS 'The name of the database.';
+COMMENT ON COLUMN pgpubsub.stat_log.log_size IS 'The size that the log may have, in bytes.';
+COMMENT ON COLUMN pgpubsub.stat_log.used_bytes IS 'The size of the log on disk, in bytes; of another database, as its relay has last looked at it.';
+COMMENT ON COLUMN pgpubsub.stat_log.segments IS 'How many of the log''s eight segments are in use: those that have events, and the one that is written to.';
+COMMENT ON COLUMN pgpubsub.stat_log.oldest_seq IS 'The seq of the oldest event in the log; NULL if the log is empty.';
+COMMENT ON COLUMN pgpubsub.stat_log.newest_seq IS 'The seq of the newest event in the log; NULL if the log is empty.';
+COMMENT ON COLUMN pgpubsub.stat_log.oldest_at IS 'When the oldest event in the log was logged; NULL if the log is empty.';
+COMMENT ON COLUMN pgpubsub.stat_log.appended IS 'How many events were logged since stats_reset of pgpubsub.stat_queue.';
+COMMENT ON COLUMN pgpubsub.stat_log.appended_bytes IS 'How many bytes the payloads had of the events that were logged since then.';
+COMMENT ON COLUMN pgpubsub.stat_log.read_back IS 'How many events subscriptions have read from the log, rather than from the queue, since then.';
+COMMENT ON COLUMN pgpubsub.stat_log.rotations IS 'How often the log went on to another segment since then.';
+COMMENT ON COLUMN pgpubsub.stat_log.held_by IS 'The subscription that keeps the oldest segment from being emptied; NULL if none does.';
+COMMENT ON COLUMN pgpubsub.stat_log.full_count IS 'How often since then the log was full, so that events were lost or writers had to wait.';
 
 COMMENT ON FUNCTION pgpubsub.subscription_stats() IS
 'What the view pgpubsub.stat_subscriptions is made of: every subscription for members of pg_monitor, and for other roles those that they own. Returns no rows if pgpubsub is not preloaded.';
 COMMENT ON FUNCTION pgpubsub.stat_reset() IS
-'Sets the counters of this database''s queue, channels and subscriptions to zero, and stats_reset to the current time.
+'Sets the counters of this database''s queue, channels, subscriptions and log to zero, and stats_reset to the current time.
 Errors: 55000 pgpubsub is not preloaded.';
 
 --
@@ -526,7 +739,13 @@ SELECT pgpubsub.take_over('pgpubsub.publish(text, text)'::pg_catalog.regprocedur
        pgpubsub.take_over('pgpubsub.queue_stats_1_0()'::pg_catalog.regprocedure,
                           'pgpubsub.queue_stats()'::pg_catalog.regprocedure),
        pgpubsub.take_over('pgpubsub.channel_stats_1_0()'::pg_catalog.regprocedure,
-                          'pgpubsub.channel_stats()'::pg_catalog.regprocedure);
+                          'pgpubsub.channel_stats()'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.subscription_stats_1_0()'::pg_catalog.regprocedure,
+                          'pgpubsub.subscription_stats()'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.attach_1_0(regclass, text, text[], name[], name[], text, text, text, text, text)'::pg_catalog.regprocedure,
+                          'pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text, boolean)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.ack_1_0(name, bigint)'::pg_catalog.regprocedure,
+                          'pgpubsub.seek(text, text)'::pg_catalog.regprocedure);
 
 DROP FUNCTION pgpubsub.take_over(pg_catalog.regprocedure, pg_catalog.regprocedure);
 
@@ -559,3 +778,12 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION pgpubsub.subscription_inserted() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION pgpubsub.set_durable(text, boolean, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION pgpubsub.channel_written() FROM PUBLIC;
+REVOKE ALL ON FUNCTION pgpubsub.log_stats() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pgpubsub.log_stats() TO pg_monitor;
+
+REVOKE ALL ON TABLE pgpubsub.channel FROM PUBLIC;
+GRANT SELECT ON TABLE pgpubsub.channel, pgpubsub.stat_log TO pg_monitor;
+GRANT SELECT, INSERT ON TABLE pgpubsub.channel TO pg_database_owner;

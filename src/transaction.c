@@ -50,6 +50,7 @@ transaction_callback(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_COMMIT:
 			relay_staged_at_commit();
+			relay_note_at_commit();
 			hooks_at_end(true);
 			read_at_commit();
 			publish_at_end(true);

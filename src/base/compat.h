@@ -29,7 +29,8 @@
  * function manager and the worker launcher look up: 15 leaves all of that to
  * the extension.  They have the VARDATA family outside of postgres.h, a read
  * that raises an error if it gets less, one ownership check for all kinds of
- * objects, and an UPDATE that says which kinds of indexes it touches.
+ * objects, an UPDATE that says which kinds of indexes it touches, and call the
+ * number of a relation's file another name.
  */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
@@ -39,9 +40,13 @@
 	object_ownercheck(DatabaseRelationId, dboid, role)
 #define PGPUBSUB_OWNS_TABLE(reloid, role) \
 	object_ownercheck(RelationRelationId, reloid, role)
+#define PGPUBSUB_FUNCTION_ACLCHECK(function, role) \
+	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
 #define PGPUBSUB_UPDATE_INDEXES TU_UpdateIndexes
 #define PGPUBSUB_UPDATE_INDEXES_NONE TU_None
 #define PGPUBSUB_UPDATE_INDEXES_ALL TU_All
+#define PGPUBSUB_SET_NEW_FILE(rel) \
+	RelationSetNewRelfilenumber(rel, (rel)->rd_rel->relpersistence)
 #else
 #undef PGDLLEXPORT
 #define PGDLLEXPORT __attribute__((visibility("default")))
@@ -67,46 +72,65 @@ extern int no_such_variable
 		pg_database_ownercheck(dboid, role)
 #define PGPUBSUB_OWNS_TABLE(reloid, role) \
 		pg_class_ownercheck(reloid, role)
+#define PGPUBSUB_FUNCTION_ACLCHECK(function, role) \
+		pg_proc_aclcheck(function, role, ACL_EXECUTE)
 #define PGPUBSUB_UPDATE_INDEXES bool
 #define PGPUBSUB_UPDATE_INDEXES_NONE false
 #define PGPUBSUB_UPDATE_INDEXES_ALL true
+#define PGPUBSUB_SET_NEW_FILE(rel) \
+		RelationSetNewRelfilenode(rel, (rel)->rd_rel->relpersistence)
 #endif
 
 /*
  * 17 renamed backend ids to ProcNumber (pgpubsub only ever means the index into
  * ProcGlobal->allProcs, which 15 and 16 call pgprocno), moved a backend's local
- * transaction id, added transaction_timeout, and lets extensions name their
- * wait events: before, all extensions share one.
+ * transaction id, added transaction_timeout, lets extensions name their wait
+ * events: before, all extensions share one; and wants to know the statement for
+ * which it reindexes.
  */
 #if PG_VERSION_NUM >= 170000
 #define PGPUBSUB_MY_PROCNO ((int) MyProcNumber)
 #define PGPUBSUB_LXID(proc) ((proc)->vxid.lxid)
 #define PGPUBSUB_HAVE_TRANSACTION_TIMEOUT 1
 #define PGPUBSUB_NEW_WAIT_EVENT(name) WaitEventExtensionNew(name)
+#define PGPUBSUB_REINDEX_RELATION(oid, flags) \
+	reindex_relation(NULL, oid, flags, &(ReindexParams) {0})
 #else
 #define PGPUBSUB_MY_PROCNO (MyProc->pgprocno)
 #define PGPUBSUB_LXID(proc) ((proc)->lxid)
 #define PGPUBSUB_NEW_WAIT_EVENT(name) ((void) (name), PG_WAIT_EXTENSION)
+#define PGPUBSUB_REINDEX_RELATION(oid, flags) \
+	reindex_relation(oid, flags, &(ReindexParams) {0})
 #endif
 
-/* 18 added virtual generated columns, whose values no tuple has. */
+/*
+ * 18 added virtual generated columns, whose values no tuple has, counts what
+ * index scans do, and marks functions that do not return before their type.
+ */
 #if PG_VERSION_NUM >= 180000
+#define PGPUBSUB_INDEX_BEGINSCAN(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
 #define PGPUBSUB_IS_VIRTUAL(att) \
 	((att)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
 #else
+#define PGPUBSUB_INDEX_BEGINSCAN(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, nkeys, 0)
 #define PGPUBSUB_IS_VIRTUAL(att) false
+#define pg_noreturn __attribute__((noreturn))
 #endif
 
 /*
  * 19 dropped the initial size of a hash in shared memory.  It gives the access
  * method's delete and update options, among them whether the row moves to
- * another partition, and makes all options unsigned.  It keeps what a session
+ * another partition, makes all options unsigned, and has them for scans too.  It keeps what a session
  * listens to in a hash table; before, that was a list.
  */
 #define PGPUBSUB_LISTENS_BY_LIST (PG_VERSION_NUM < 190000)
 #if PG_VERSION_NUM >= 190000
 #define PGPUBSUB_SHMEM_HASH(name, size, ctl, flags) \
 	ShmemInitHash(name, size, ctl, flags)
+#define PGPUBSUB_BEGINSCAN(relation, snapshot) \
+	table_beginscan(relation, snapshot, 0, NULL, 0)
 #define PGPUBSUB_INSERT_OPTIONS uint32
 #define PGPUBSUB_UPDATE_OPTIONS uint32 options,
 #define PGPUBSUB_DELETE_PARAMETERS \
@@ -118,6 +142,8 @@ extern int no_such_variable
 #else
 #define PGPUBSUB_SHMEM_HASH(name, size, ctl, flags) \
 	ShmemInitHash(name, size, size, ctl, flags)
+#define PGPUBSUB_BEGINSCAN(relation, snapshot) \
+	table_beginscan(relation, snapshot, 0, NULL)
 #define PGPUBSUB_INSERT_OPTIONS int
 #define PGPUBSUB_UPDATE_OPTIONS
 #define PGPUBSUB_DELETE_PARAMETERS \

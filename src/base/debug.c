@@ -12,7 +12,9 @@
  *	  point, waits for the line (the log_line_prefix has the pid), looks at what
  *	  the others do meanwhile, or kills the process, and removes the file.  A
  *	  point may stand anywhere, under an LWLock and in commit and exit callbacks
- *	  too: interrupts are not served there, and nothing is raised.
+ *	  too.  Where interrupts are not held off, whoever was told to end meanwhile
+ *	  ends when the point is opened, with the line in the log: so a test has a
+ *	  process end just there.
  *
  * 2. pgpubsub.debug_inbox_divisor makes the bounds of the relay's memory and
  *	  temporary file so many times smaller, to reach them with little.
@@ -56,7 +58,8 @@ debug_init(void)
 }
 
 /*
- * Wait while there is a file of that name.  Raises nothing.
+ * Wait while there is a file of that name.  Interrupts are served at the end,
+ * unless they are held off, as by any message; nothing else is raised.
  */
 void
 debug_point(const char *name)

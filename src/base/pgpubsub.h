@@ -58,6 +58,7 @@ extern char *pgpubsub_databases;
 extern int	pgpubsub_publish_mode;
 extern int	pgpubsub_publish_timeout;	/* ms */
 extern int	pgpubsub_evict_timeout; /* ms */
+extern int	pgpubsub_log_size;	/* kB, per database */
 extern int	pgpubsub_max_payload;	/* bytes */
 extern int	pgpubsub_max_poll_wait; /* ms */
 extern bool pgpubsub_muted;

@@ -27,6 +27,7 @@ char	   *pgpubsub_databases = NULL;
 int			pgpubsub_publish_mode = PUBLISH_TRANSACTIONAL;
 int			pgpubsub_publish_timeout = 5000;
 int			pgpubsub_evict_timeout = 1000;
+int			pgpubsub_log_size = 1024 * 1024;
 int			pgpubsub_max_payload = 1024 * 1024;
 int			pgpubsub_max_poll_wait = 60 * 1000;
 bool		pgpubsub_muted = false;
@@ -109,6 +110,11 @@ settings_define_session(void)
 							"Sets how long subscriptions with on_full => 'evict' may hold a full queue.",
 							NULL, &pgpubsub_evict_timeout, 1000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.log_size",
+							"Sets the size of the log of durable channels, for each database.",
+							"It is in tables of the database, and grows beyond that only where an event would be lost that is being read.",
+							&pgpubsub_log_size, 1024 * 1024, 8 * 1024, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("pgpubsub.max_payload",
 							"Sets the longest payload that can be published.",
 							"A quarter of pgpubsub.queue_size and of pgpubsub.staging_size bound it too.",

@@ -26,6 +26,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "log/log.h"
 #include "publish/publish_internal.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -46,12 +47,14 @@ enum
 	ARG_OLD_VALUES,
 	ARG_LEVEL,
 	ARG_FORMAT,
-	ARG_PUBLISH_MODE
+	ARG_PUBLISH_MODE,
+	ARG_DURABLE					/* since version 1.1 */
 };
 
 static const char *const level_words[] = {"row", "statement"};
 
 PG_FUNCTION_INFO_V1(pgpubsub_attach);
+PG_FUNCTION_INFO_V1(pgpubsub_attach_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_detach);
 
 /* Raise 25006 on a standby, for the SQL function of that name. */
@@ -567,7 +570,7 @@ make_stand(Attachment *attachment, bool default_channel, List *triggers)
  *				   old_values, level, format, publish_mode) RETURNS text
  *
  * Creates the triggers, unless they exist, and returns the channel.  The errors
- * are in the comment on the SQL function.
+ * are in the comment on the SQL function.  This is attach() of version 1.0.
  */
 Datum
 pgpubsub_attach(PG_FUNCTION_ARGS)
@@ -591,6 +594,25 @@ pgpubsub_attach(PG_FUNCTION_ARGS)
 	/* from now on patterns match the channel, before its first event */
 	publish_channel_known(attachment.options.channel);
 	PG_RETURN_TEXT_P(cstring_to_text(attachment.options.channel));
+}
+
+/*
+ * pgpubsub.attach(relation, channel, operations, columns, watch, condition,
+ *				   old_values, level, format, publish_mode, durable)
+ * RETURNS text
+ *
+ * Does the same, and makes the channel durable, or not, if that argument is not
+ * null.
+ */
+Datum
+pgpubsub_attach_1_1(PG_FUNCTION_ARGS)
+{
+	Datum		channel = pgpubsub_attach(fcinfo);
+
+	if (!PG_ARGISNULL(ARG_DURABLE))
+		set_durable_attached(TextDatumGetCString(channel),
+							 PG_GETARG_BOOL(ARG_DURABLE));
+	return channel;
 }
 
 /*

@@ -32,6 +32,7 @@
 #include "base/nesting.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
+#include "log/log.h"
 #include "miscadmin.h"
 #include "queue/frame.h"
 #include "registry/holders.h"
@@ -402,7 +403,7 @@ make_content_id(char *id, const char *channel, const char *payload, Size len)
  * Send the event as a NOTIFY of this transaction, after its frames if framed.
  * The other arguments are as for publish_event().
  */
-static void
+void
 publish_notify(const char *channel, bool framed, const char *id,
 			   const char *payload, Size len, const char *native_payload)
 {
@@ -439,6 +440,20 @@ publish_unstaged(const StagedEvent *event)
 				   staged_event_payload(event), event->payload_len, native);
 }
 
+/* Are the channel's events to be kept in the log? */
+static bool
+is_durable(PublishChannel *channel)
+{
+	uint64		version = durable_rules_version();
+
+	if (channel->rules_version != version)
+	{
+		channel->durable = durable_rules_match(channel->name);
+		channel->rules_version = version;
+	}
+	return channel->durable;
+}
+
 /*
  * Publish an event on the channel in this transaction.
  *
@@ -463,6 +478,11 @@ publish_event(PublishChannel *channel, const char *id, const char *payload,
 
 	Assert(native_payload || len <= PGPUBSUB_NATIVE_MAX);
 	known = database && use_channel(database, channel);
+	if (is_durable(channel))
+	{
+		durable_add(channel->name, id, payload, len, native_payload);
+		return;
+	}
 	if (database && mode == PUBLISH_ASYNC &&
 		async_add(database, channel->name, id, payload, len, native_payload))
 		return;
@@ -599,6 +619,7 @@ publish_pre_commit(void)
 {
 	StagedEvent *event;
 
+	durable_pre_commit();
 	async_pre_commit();
 	while ((event = async_next_unstaged()) != NULL)
 		publish_unstaged(event);
@@ -613,7 +634,7 @@ publish_pre_commit(void)
 void
 publish_pre_prepare(void)
 {
-	if (notified_level == 0 && !async_any())
+	if (notified_level == 0 && !async_any() && !durable_any())
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -626,6 +647,7 @@ publish_pre_prepare(void)
 void
 publish_at_end(bool commit)
 {
+	durable_at_end(commit);
 	async_at_end(commit);
 	forget_used_channels();
 	room_at_end();
@@ -637,6 +659,7 @@ publish_at_end(bool commit)
 void
 publish_at_subcommit(int level)
 {
+	durable_at_subcommit(level);
 	async_at_subcommit(level);
 	nesting_subcommit(&notified_level, level);
 }
@@ -645,6 +668,7 @@ publish_at_subcommit(int level)
 void
 publish_at_subabort(int level)
 {
+	durable_at_subabort(level);
 	async_at_subabort(level);
 	(void) nesting_subabort(&notified_level, level);
 }

@@ -3,9 +3,7 @@
  * publish_async.c
  *	  Events that go through the staging queue.
  *
- * 1. Until commit, events wait in the backend's memory, in chunks, in the
- *	  form that they will have in the staging queue.  A rollback to a savepoint
- *	  cuts off what came after it.
+ * 1. Until commit, events wait in the backend's memory; see pending_events.c.
  *
  * 2. Before commit, while it may still wait or fail, the transaction takes
  *	  the next place in the staging queue and copies its events there.  The
@@ -34,25 +32,7 @@
 #include "publish/publish_internal.h"
 
 #include "access/xact.h"
-#include "base/nesting.h"
 #include "registry/holders.h"
-#include "utils/memutils.h"
-
-/*
- * Bytes of chunks.  The first should fit into what a small transaction's memory
- * context has anyway.  Each of the next is twice as large as the one before it.
- */
-#define FIRST_CHUNK_SIZE	1024
-#define LAST_CHUNK_SIZE		(512 * 1024)
-
-/*
- * Bytes of each chunk after these.  What the C library got from the system in
- * small pieces it often cannot give back: the session would keep the memory of
- * its largest transaction.  So large a chunk is always a mapping of its own,
- * since glibc's malloc() raises the size from which it makes mappings to 32 MB
- * at most.  Pages of a mapping that are not used cost nothing.
- */
-#define MAPPED_CHUNK_SIZE	(33 * 1024 * 1024)
 
 /*
  * How long transactions that do not come to their end may hold a full staging
@@ -61,39 +41,10 @@
  */
 #define PATIENCE_MS	1000
 
-typedef struct Chunk
-{
-	struct Chunk *prev;
-	struct Chunk *next;
-	Size		size;
-	Size		used;
-	char		data[FLEXIBLE_ARRAY_MEMBER];
-} Chunk;
-
-/* How far the events of the transaction go. */
-typedef struct EventsEnd
-{
-	Chunk	   *chunk;			/* the last one */
-	Size		used;			/* bytes of that chunk */
-	Size		bytes;			/* in all chunks */
-	uint32		nevents;
-} EventsEnd;
-
-/* How far they went when a subtransaction added its first event. */
-typedef struct SavedEnd
-{
-	int			level;
-	EventsEnd	end;
-	struct SavedEnd *upper;
-} SavedEnd;
-
 /* The async events of this transaction. */
 typedef struct AsyncTransaction
 {
-	/* in TopTransactionContext */
-	Chunk	   *first_chunk;
-	EventsEnd	end;
-	SavedEnd   *saved_ends;
+	PendingEvents events;
 
 	/* where it publishes: the database's slot, as it was found */
 	Database   *database;
@@ -103,8 +54,6 @@ typedef struct AsyncTransaction
 	bool		in_queue;		/* it stands in the queue for room */
 	bool		settled;		/* the events are staged, or about to be
 								 * published: later ones are published at once */
-	Size		unstaged_pos;	/* of the event in the first chunk that
-								 * async_next_unstaged() returns next */
 	bool		counted_unstaged;	/* it is counted in unstaged.begun */
 } AsyncTransaction;
 
@@ -134,67 +83,6 @@ relay_expected(Database *my_database)
 		!staging_idle(my_database->staging);
 }
 
-/* Remember where the events end, before a subtransaction adds its first. */
-static void
-save_end(void)
-{
-	SavedEnd   *saved;
-
-	if (!nesting_needs_copy(1, async.saved_ends ? async.saved_ends->level : 0))
-		return;
-	saved = MemoryContextAlloc(TopTransactionContext, sizeof(SavedEnd));
-	saved->level = GetCurrentTransactionNestLevel();
-	saved->end = async.end;
-	saved->upper = async.saved_ends;
-	async.saved_ends = saved;
-}
-
-/* Forget the innermost saved end. */
-static void
-drop_saved_end(void)
-{
-	SavedEnd   *saved = async.saved_ends;
-
-	async.saved_ends = saved->upper;
-	pfree(saved);
-}
-
-/* Bytes of the next chunk, which an event of length bytes must fit into. */
-static Size
-next_chunk_size(Size length)
-{
-	Size		size = async.end.chunk == NULL ? FIRST_CHUNK_SIZE :
-		async.end.chunk->size < LAST_CHUNK_SIZE ? 2 * async.end.chunk->size :
-		MAPPED_CHUNK_SIZE;
-
-	return Max(size, length);
-}
-
-/* Room for an event of length bytes; raises out of memory. */
-static StagedEvent *
-make_room(Size length)
-{
-	Chunk	   *chunk = async.end.chunk;
-
-	if (chunk == NULL || chunk->size - chunk->used < length)
-	{
-		Size		size = next_chunk_size(length);
-
-		chunk = MemoryContextAllocHuge(TopTransactionContext,
-									   offsetof(Chunk, data) + size);
-		chunk->size = size;
-		chunk->used = 0;
-		chunk->prev = async.end.chunk;
-		chunk->next = NULL;
-		if (async.end.chunk)
-			async.end.chunk->next = chunk;
-		else
-			async.first_chunk = chunk;
-		async.end.chunk = chunk;
-	}
-	return (StagedEvent *) (chunk->data + chunk->used);
-}
-
 /*
  * Count the transaction among those whose events go by NOTIFY: the relay is to
  * read them before what is staged after them.
@@ -217,42 +105,19 @@ bool
 async_add(Database *my_database, const char *channel, const char *id,
 		  const char *payload, Size len, const char *native)
 {
-	Size		length = staged_event_length(strlen(channel), strlen(id), len,
-											 native ? strlen(native) : 0);
-	StagedEvent *event;
-
 	if (async.database == NULL)
 	{
 		async.database = my_database;
 		async.generation = registry_my_generation();
 	}
 	if (async.settled ||
-		(async.first_chunk == NULL && !relay_expected(my_database)))
+		(async.events.first_chunk == NULL && !relay_expected(my_database)))
 	{
 		note_unstaged();
 		return false;
 	}
-	save_end();
-	event = make_room(length);
-	staged_event_write(event, channel, id, payload, len, native);
-	async.end.chunk->used += length;
-	async.end.used = async.end.chunk->used;
-	async.end.bytes += length;
-	async.end.nevents++;
+	pending_add(&async.events, channel, id, payload, len, native);
 	return true;
-}
-
-/* Copy the events to the place that the transaction has. */
-static void
-copy_events(void)
-{
-	char	   *p = staging_data(async.place);
-
-	for (Chunk *chunk = async.first_chunk; chunk; chunk = chunk->next)
-	{
-		memcpy(p, chunk->data, chunk->used);
-		p += chunk->used;
-	}
 }
 
 /*
@@ -276,11 +141,12 @@ static void
 wait_until_notified(void)
 {
 	uint64		pass = staging_next_pass(async.database->staging);
-	TimestampTz start = room_begin_staging(async.database);
+	TimestampTz start = room_begin_staging(async.database->staging);
 
 	while (!staging_pass_done(async.database->staging, pass) &&
 		   !staging_idle(async.database->staging) && !nobody_comes() &&
-		   room_sleep_staging(async.database, start, LONG_MAX))
+		   room_sleep_staging(async.database, async.database->staging,
+							  start, LONG_MAX))
 		 /* look again */ ;
 	room_end_wait(start);
 }
@@ -293,7 +159,8 @@ find_bound_channel(void)
 	const char *last = NULL;
 
 	LWLockAcquire(async.database->lock, LW_SHARED);
-	for (Chunk *chunk = async.first_chunk; chunk && !result; chunk = chunk->next)
+	for (Chunk *chunk = async.events.first_chunk; chunk && !result;
+		 chunk = chunk->next)
 	{
 		Size		pos = 0;
 
@@ -352,12 +219,13 @@ wait_for_place(TimestampTz *start, long patience)
 	if (channel == NULL)
 		return false;
 	if (pg_atomic_read_u32(&async.database->relay.state) != RELAY_FULL)
-		return room_sleep_staging(async.database, *start, patience);
+		return room_sleep_staging(async.database, async.database->staging,
+								  *start, patience);
 
 	/* the relay waits for room in the ring, so wait for that first */
 	room_end_wait(*start);
 	room = room_wait(async.database, channel);
-	*start = room_begin_staging(async.database);
+	*start = room_begin_staging(async.database->staging);
 	return room;
 }
 
@@ -375,7 +243,7 @@ static bool
 take_queued_place(void)
 {
 	async.place = staging_reserve_queued(async.database->staging,
-										 async.end.nevents, async.generation,
+										 async.events.end.nevents, async.generation,
 										 GetCurrentTimestamp());
 	if (async.place)
 		async.in_queue = false;
@@ -390,7 +258,7 @@ static void
 wait_in_queue(void)
 {
 	uint64		pass = staging_next_pass(async.database->staging);
-	TimestampTz start = room_begin_staging(async.database);
+	TimestampTz start = room_begin_staging(async.database->staging);
 	TimestampTz held_since = 0;
 
 	while (!take_queued_place() && !nobody_comes())
@@ -399,7 +267,8 @@ wait_in_queue(void)
 
 		if (staging_pass_done(async.database->staging, pass) ?
 			!wait_for_place(&start, patience) :
-			!room_sleep_staging(async.database, start, LONG_MAX))
+			!room_sleep_staging(async.database, async.database->staging,
+								start, LONG_MAX))
 			break;
 	}
 	room_end_wait(start);
@@ -412,14 +281,14 @@ wait_in_queue(void)
 static bool
 reserve_place(void)
 {
-	async.place = staging_reserve(async.database->staging, async.end.bytes,
-								  async.end.nevents, async.generation,
+	async.place = staging_reserve(async.database->staging, async.events.end.bytes,
+								  async.events.end.nevents, async.generation,
 								  GetCurrentTimestamp());
 	if (async.place)
 		return true;
 
 	/* who must not wait may still find that it is his turn */
-	staging_queue_up(async.database->staging, async.end.bytes);
+	staging_queue_up(async.database->staging, async.events.end.bytes);
 	async.in_queue = true;
 	if (transaction_may_be_awaited())
 		(void) take_queued_place();
@@ -450,7 +319,7 @@ stage(void)
 	}
 	if (!relay_expected(async.database))
 		return false;
-	if (async.end.bytes > staging_max_transaction(async.database->staging))
+	if (async.events.end.bytes > staging_max_transaction(async.database->staging))
 	{
 		if (!transaction_may_be_awaited())
 			wait_until_notified();
@@ -473,7 +342,7 @@ stage(void)
 		async.place = NULL;
 		return false;
 	}
-	copy_events();
+	pending_copy(&async.events, staging_data(async.place));
 	registry_prepare_to_wake();
 	return true;
 }
@@ -486,45 +355,27 @@ stage(void)
 void
 async_pre_commit(void)
 {
-	if (async.end.nevents > 0 && !stage())
+	if (async.events.end.nevents > 0 && !stage())
 		note_unstaged();
 	async.settled = true;
 }
 
 /*
  * The next event that could not be staged, valid until the next call; NULL if
- * there are no more.  Chunks are freed on the way: core copies what is
+ * there are no more.  Memory is freed on the way: core copies what is
  * published, and a large transaction should not be in memory twice.
  */
 StagedEvent *
 async_next_unstaged(void)
 {
-	Chunk	   *chunk;
-	StagedEvent *event;
-
-	if (async.place)
-		return NULL;
-	while ((chunk = async.first_chunk) && async.unstaged_pos == chunk->used)
-	{
-		async.first_chunk = chunk->next;
-		async.unstaged_pos = 0;
-		pfree(chunk);
-	}
-	if (chunk == NULL)
-	{
-		async.end.chunk = NULL;
-		return NULL;
-	}
-	event = (StagedEvent *) (chunk->data + async.unstaged_pos);
-	async.unstaged_pos += event->length;
-	return event;
+	return async.place ? NULL : pending_shift(&async.events);
 }
 
 /* Has this transaction events of async mode? */
 bool
 async_any(void)
 {
-	return async.end.nevents > 0;
+	return async.events.end.nevents > 0;
 }
 
 /* The top transaction has ended.  Cannot fail. */
@@ -544,48 +395,16 @@ async_at_end(bool commit)
 	memset(&async, 0, sizeof(async));
 }
 
-/*
- * The subtransaction of that level has committed: its events are its parent's.
- * Cannot fail.
- */
+/* The subtransaction of that level has committed.  Cannot fail. */
 void
 async_at_subcommit(int level)
 {
-	if (async.saved_ends == NULL || async.saved_ends->level < level)
-		return;
-	if (nesting_parent_needs_copy(1, async.saved_ends->upper ?
-								  async.saved_ends->upper->level : 0, level))
-		async.saved_ends->level = level - 1;
-	else
-		drop_saved_end();
+	pending_at_subcommit(&async.events, level);
 }
 
-/*
- * The subtransaction of that level was rolled back: cut off its events.  Cannot
- * fail.
- */
+/* The subtransaction of that level was rolled back.  Cannot fail. */
 void
 async_at_subabort(int level)
 {
-	while (async.saved_ends && async.saved_ends->level >= level)
-	{
-		Chunk	   *chunk = async.end.chunk;
-
-		async.end = async.saved_ends->end;
-		drop_saved_end();
-		while (chunk != async.end.chunk)
-		{
-			Chunk	   *prev = chunk->prev;
-
-			pfree(chunk);
-			chunk = prev;
-		}
-		if (async.end.chunk == NULL)
-			async.first_chunk = NULL;
-		else
-		{
-			async.end.chunk->used = async.end.used;
-			async.end.chunk->next = NULL;
-		}
-	}
+	pending_at_subabort(&async.events, level);
 }

@@ -36,6 +36,8 @@ typedef struct PublishChannel
 	int			mode;			/* PublishMode, or PUBLISH_MODE_SETTING */
 	uint32		version;		/* of the channel table when it had no room
 								 * for the channel; else 0 */
+	bool		durable;		/* by the rules of that version */
+	uint64		rules_version;
 } PublishChannel;
 
 /* The operations of attach(), and the TRIGGER_TYPE_ bit of each. */
@@ -85,7 +87,62 @@ typedef struct AttachedTrigger
 	char	   *condition;		/* pg_trigger.tgqual; NULL: none */
 } AttachedTrigger;
 
+typedef struct Chunk
+{
+	struct Chunk *prev;
+	struct Chunk *next;
+	Size		size;
+	Size		used;
+	char		data[FLEXIBLE_ARRAY_MEMBER];
+} Chunk;
+
+/* How far the events of the transaction go. */
+typedef struct EventsEnd
+{
+	Chunk	   *chunk;			/* the last one */
+	Size		used;			/* bytes of that chunk */
+	Size		bytes;			/* in all chunks */
+	uint32		nevents;
+} EventsEnd;
+
+/*
+ * Events that wait for their transaction's commit, in TopTransactionContext;
+ * see pending_events.c.  All zero: there are none.
+ */
+typedef struct PendingEvents
+{
+	Chunk	   *first_chunk;
+	EventsEnd	end;
+	struct SavedEnd *saved_ends;
+	Size		shifted;		/* bytes of the first chunk that were taken
+								 * away */
+} PendingEvents;
+
+/* pending_events.c */
+typedef struct SavedEnd SavedEnd;
+extern void pending_add(PendingEvents *events, const char *channel,
+						const char *id, const char *payload, Size len,
+						const char *native);
+extern void pending_copy(const PendingEvents *events, char *p);
+extern StagedEvent *pending_next(const PendingEvents *events, Chunk **chunk,
+								 Size *pos);
+extern StagedEvent *pending_shift(PendingEvents *events);
+extern void pending_at_subcommit(PendingEvents *events, int level);
+extern void pending_at_subabort(PendingEvents *events, int level);
+
+/* publish_durable.c */
+extern void durable_add(const char *channel, const char *id,
+						const char *payload, Size len, const char *native);
+extern void durable_pre_commit(void);
+extern bool durable_any(void);
+extern void durable_at_end(bool commit);
+extern void durable_at_subcommit(int level);
+extern void durable_at_subabort(int level);
+
 /* publish.c */
+extern void publish_notify(const char *channel, bool framed, const char *id,
+						   const char *payload, Size len,
+						   const char *native_payload);
 extern void publish_channel_init(PublishChannel *channel, const char *name);
 extern void publish_event(PublishChannel *channel, const char *id,
 						  const char *payload, Size len,
@@ -112,9 +169,10 @@ extern bool commit_append(Database *database, uint32 generation,
 
 /* wait_for_room.c */
 extern bool room_wait(Database *database, const char *channel);
-extern TimestampTz room_begin_staging(Database *database);
-extern bool room_sleep_staging(Database *database, TimestampTz start,
-							   long at_most);
+extern TimestampTz room_begin_staging(Staging *staging);
+extern bool room_sleep_staging(Database *database, Staging *staging,
+							   TimestampTz start, long at_most);
+extern void room_wait_log(Database *database);
 extern void room_end_wait(TimestampTz start);
 extern void room_at_end(void);
 

@@ -172,9 +172,9 @@ staging_full(Database *database)
  * time, for the functions below.
  */
 TimestampTz
-room_begin_staging(Database *database)
+room_begin_staging(Staging *staging)
 {
-	ConditionVariablePrepareToSleep(staging_moved(database->staging));
+	ConditionVariablePrepareToSleep(staging_moved(staging));
 	return GetCurrentTimestamp();
 }
 
@@ -184,7 +184,8 @@ room_begin_staging(Database *database)
  * returns false in a worker of logical replication.
  */
 bool
-room_sleep_staging(Database *database, TimestampTz start, long at_most)
+room_sleep_staging(Database *database, Staging *staging, TimestampTz start,
+				   long at_most)
 {
 	long		left = budget_left(start);
 
@@ -199,8 +200,64 @@ room_sleep_staging(Database *database, TimestampTz start, long at_most)
 
 	/* the relay may be asleep again since it was last woken */
 	registry_wake(&database->relay.procno);
-	ConditionVariableTimedSleep(staging_moved(database->staging),
+	ConditionVariableTimedSleep(staging_moved(staging),
 								Min(left, at_most),
 								pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
 	return true;
+}
+
+/* Raise 53400: no segment of the log can be emptied. */
+static void
+log_full(Database *database)
+{
+	char		holder[NAMEDATALEN];
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	strlcpy(holder, database->log.held_by, NAMEDATALEN);
+	LWLockRelease(database->lock);
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("log of durable channels is full"),
+			 holder[0] ? errdetail("Subscription \"%s\" has not read what is in its oldest segment, and %d ms have passed.",
+								   holder, pgpubsub_publish_timeout) :
+			 errdetail("Its oldest segment is still to be read, and %d ms have passed.",
+					   pgpubsub_publish_timeout),
+			 errhint("Have the subscription read or dropped, raise pgpubsub.log_size, or subscribe with another on_full.")));
+}
+
+/*
+ * While a subscription that holds its oldest segment keeps the log full, wait:
+ * until it has read or is evicted.  Raises 53400 if it is never to be evicted,
+ * or the relay hangs; in a worker of logical replication, returns.  The caller
+ * holds no lock on the log.
+ */
+void
+room_wait_log(Database *database)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz hangs = TimestampTzPlusMilliseconds(start,
+													(int64) pgpubsub_evict_timeout +
+													EVICTION_LATE_MS);
+	uint32		full;
+
+	if (pg_atomic_read_u32(&database->log.full) == 0)
+		return;
+	ConditionVariablePrepareToSleep(&database->log.room_cv);
+	while ((full = pg_atomic_read_u32(&database->log.full)) != 0)
+	{
+		long		left = budget_left(start);
+
+		CHECK_FOR_INTERRUPTS();
+		if (left <= 0 && IsLogicalWorker())
+			break;
+		if (left <= 0 && (full == 1 || GetCurrentTimestamp() > hangs))
+		{
+			room_end_wait(start);
+			log_full(database);
+		}
+		registry_wake(&database->relay.procno);
+		ConditionVariableTimedSleep(&database->log.room_cv, Max(left, 100),
+									pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
+	}
+	room_end_wait(start);
 }

@@ -31,6 +31,12 @@
  *	  channel's hold.  The hold is a lower bound of what holding subscriptions
  *	  have consumed; the registry keeps it.
  *
+ * 6. Records of a durable channel are in the log, too, under the same seq, and
+ *	  some of the channel's events are in the log alone: they have passed by.
+ *	  A record says up to which seq there may be such: a reader that has
+ *	  consumed that one need not look there.  The chain's log_newest says the
+ *	  same for who is behind the newest record.
+ *
  * Nothing here takes a lock, looks at a catalog or raises an error.
  *
  *-------------------------------------------------------------------------
@@ -57,7 +63,13 @@ typedef struct RecordHeader
 	TimestampTz time;
 	int32		pid;
 	uint32		payload_len;
+	uint64		log_before;		/* see RingRecord; the highest bit tells
+								 * whether the record is in the log */
+	uint64		logged;
 } RecordHeader;
+
+/* Seqs are below this; see HIGHEST_SEQ in registry/shmem.c. */
+#define IN_LOG			(UINT64CONST(1) << 63)
 
 /*
  * One channel's records.  Written by the writer, but hold also by sessions
@@ -73,6 +85,10 @@ typedef struct RingChain
 	pg_atomic_uint64 messages;
 	pg_atomic_uint64 last_time;
 	pg_atomic_uint64 hold;		/* see 5. above */
+	pg_atomic_uint64 log_newest;	/* no event above this seq is in the log
+									 * and not in the chain */
+	pg_atomic_uint64 logged;	/* records ever that are in the log, too */
+	pg_atomic_uint64 changes;	/* odd while logged and newest_number change */
 } RingChain;
 
 struct Ring
@@ -152,6 +168,9 @@ ring_reset(Ring *ring, uint64 newest_seq)
 		pg_atomic_write_u64(&chain->messages, 0);
 		pg_atomic_write_u64(&chain->last_time, 0);
 		pg_atomic_write_u64(&chain->hold, RING_NO_HOLD);
+		pg_atomic_write_u64(&chain->log_newest, 0);
+		pg_atomic_write_u64(&chain->logged, 0);
+		pg_atomic_write_u64(&chain->changes, 0);
 	}
 }
 
@@ -243,18 +262,19 @@ append_pad(Ring *ring, RingPos head, Size length)
 }
 
 /*
- * Append a record, received at time from process pid; returns its seq.
- * ring_make_room() has made room for it and all that were appended since.
+ * Append a record, received at time from process pid, with that seq; in_log
+ * tells whether it is in the log, too.
  */
-uint64
-ring_append(Ring *ring, int channel, int pid, TimestampTz time,
-			const char *payload, Size payload_len)
+static inline void
+append_record(Ring *ring, int channel, int pid, TimestampTz time,
+			  const char *payload, Size payload_len, uint64 seq, bool in_log)
 {
 	RingChain  *chain = &ring->chains[channel];
 	Size		length = ring_record_size(payload_len);
 	RingPos		head = pg_atomic_read_u64(&ring->head);
 	RingPos		last = pg_atomic_read_u64(&chain->last);
-	uint64		seq = pg_atomic_read_u64(&ring->newest_seq) + 1;
+	uint64		logged = pg_atomic_read_u64(&chain->logged);
+	uint64		changes = pg_atomic_read_u64(&chain->changes);
 	RecordHeader *record;
 	RingPos		pos;
 
@@ -272,6 +292,13 @@ ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 	record->time = time;
 	record->pid = pid;
 	record->payload_len = payload_len;
+	record->log_before = pg_atomic_read_u64(&chain->log_newest);
+	record->logged = logged;
+	if (in_log)
+	{
+		record->log_before |= IN_LOG;
+		record->logged++;
+	}
 	memcpy(record + 1, payload, payload_len);
 
 	/* link it once it is whole: tail does not warn who comes here too early */
@@ -288,6 +315,13 @@ ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 						pg_atomic_read_u64(&chain->messages) + 1);
 	pg_atomic_write_u64(&ring->messages,
 						pg_atomic_read_u64(&ring->messages) + 1);
+	if (in_log)
+	{
+		pg_atomic_write_u64(&chain->changes, changes + 1);
+		pg_write_barrier();
+		pg_atomic_write_u64(&chain->logged, logged + 1);
+		pg_atomic_write_u64(&chain->log_newest, seq);
+	}
 
 	/*
 	 * Give out its number once it is linked: who knows the number and finds
@@ -295,6 +329,11 @@ ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 	 */
 	pg_write_barrier();
 	pg_atomic_write_u64(&chain->newest_number, record->number);
+	if (in_log)
+	{
+		pg_write_barrier();
+		pg_atomic_write_u64(&chain->changes, changes + 2);
+	}
 
 	/*
 	 * Give out its seq last: who knows that takes the events of all channels
@@ -303,7 +342,86 @@ ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 	pg_write_barrier();
 	pg_atomic_write_u64(&ring->newest_seq, seq);
 	pg_atomic_write_u64(&ring->head, pos + length);
+}
+
+/*
+ * Append a record, received at time from process pid; returns its seq.
+ * ring_make_room() has made room for it and all that were appended since.
+ */
+uint64
+ring_append(Ring *ring, int channel, int pid, TimestampTz time,
+			const char *payload, Size payload_len)
+{
+	uint64		seq = pg_atomic_read_u64(&ring->newest_seq) + 1;
+
+	append_record(ring, channel, pid, time, payload, payload_len, seq, false);
 	return seq;
+}
+
+/*
+ * Append a record that is in the log with that seq, above all that were given
+ * out.  Otherwise as ring_append().
+ */
+void
+ring_append_logged(Ring *ring, int channel, int pid, TimestampTz time,
+				   const char *payload, Size payload_len, uint64 seq)
+{
+	Assert(seq > pg_atomic_read_u64(&ring->newest_seq));
+	append_record(ring, channel, pid, time, payload, payload_len, seq, true);
+}
+
+/*
+ * Events up to that seq, above all that were given out, are in the log and not
+ * in the ring; the last one is the channel's, unless channel is -1, as nobody
+ * reads it.  Who sees the new seq sees that the channel has something in the
+ * log.
+ */
+void
+ring_pass(Ring *ring, int channel, uint64 seq)
+{
+	Assert(seq > pg_atomic_read_u64(&ring->newest_seq));
+	if (channel >= 0)
+		ring_set_log_newest(ring, channel, seq);
+	pg_write_barrier();
+	pg_atomic_write_u64(&ring->newest_seq, seq);
+}
+
+/*
+ * Events of the channel may be in the log, and not in the ring, up to that seq;
+ * none that come later, unless ring_pass() says so.
+ */
+void
+ring_set_log_newest(Ring *ring, int channel, uint64 seq)
+{
+	pg_atomic_write_u64(&ring->chains[channel].log_newest, seq);
+}
+
+/* Up to which seq events of the channel may be in the log; 0: none are. */
+uint64
+ring_log_newest(Ring *ring, int channel)
+{
+	return pg_atomic_read_u64(&ring->chains[channel].log_newest);
+}
+
+/*
+ * The number of the channel's newest record, and how many of its records up to
+ * that one are in the log, too; both of one instant.
+ */
+void
+ring_counts(Ring *ring, int channel, uint64 *number, uint64 *logged)
+{
+	RingChain  *chain = &ring->chains[channel];
+	uint64		changes;
+
+	do
+	{
+		changes = pg_atomic_read_u64(&chain->changes);
+		pg_read_barrier();
+		*number = pg_atomic_read_u64(&chain->newest_number);
+		*logged = pg_atomic_read_u64(&chain->logged);
+		pg_read_barrier();
+	} while (changes % 2 != 0 ||
+			 changes != pg_atomic_read_u64(&chain->changes));
 }
 
 /* Copy the header of the record at pos.  Returns false if it is gone. */
@@ -322,6 +440,9 @@ read_header(Ring *ring, RingPos pos, RingRecord *record)
 	record->bytes = header->bytes;
 	record->time = header->time;
 	record->payload_len = header->payload_len;
+	record->in_log = (header->log_before & IN_LOG) != 0;
+	record->log_before = header->log_before & ~IN_LOG;
+	record->logged = header->logged;
 	pg_read_barrier();
 	return pos >= pg_atomic_read_u64(&ring->tail);
 }
@@ -503,6 +624,7 @@ ring_channel_state(Ring *ring, int channel, RingChannelState *state)
 	state->bytes = pg_atomic_read_u64(&chain->bytes);
 	state->messages = pg_atomic_read_u64(&chain->messages);
 	state->last_time = (TimestampTz) pg_atomic_read_u64(&chain->last_time);
+	state->logged = pg_atomic_read_u64(&chain->logged);
 }
 
 /*

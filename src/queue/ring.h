@@ -36,6 +36,11 @@ typedef struct RingRecord
 	uint64		bytes;			/* channel's payload bytes up to and with it */
 	TimestampTz time;
 	uint32		payload_len;
+	bool		in_log;			/* it is in the log, too */
+	uint64		log_before;		/* no event of the channel after this seq, and
+								 * before this record, is in the log alone */
+	uint64		logged;			/* the channel's records up to and with it
+								 * that are in the log, too */
 } RingRecord;
 
 /* What a channel has in the ring; see ring_channel_state. */
@@ -46,6 +51,7 @@ typedef struct RingChannelState
 	uint64		bytes;			/* payload bytes ever */
 	uint64		messages;		/* records in the ring */
 	TimestampTz last_time;
+	uint64		logged;			/* records ever that are in the log, too */
 } RingChannelState;
 
 typedef struct RingState
@@ -81,6 +87,9 @@ extern RingPos ring_newest_position(Ring *ring, int channel, uint64 number);
 extern uint64 ring_newest_number(Ring *ring, int channel);
 extern uint64 ring_lost(Ring *ring, int channel, uint64 number);
 extern uint64 ring_newest_seq(Ring *ring);
+extern uint64 ring_log_newest(Ring *ring, int channel);
+extern void ring_counts(Ring *ring, int channel, uint64 *number,
+						uint64 *logged);
 extern void ring_channel_state(Ring *ring, int channel,
 							   RingChannelState *state);
 extern void ring_state(Ring *ring, RingState *state);
@@ -97,6 +106,11 @@ extern bool ring_peek_half(Ring *ring, RingRecord *record);
 extern bool ring_next_half(Ring *ring, RingRecord *record);
 extern uint64 ring_append(Ring *ring, int channel, int pid, TimestampTz time,
 						  const char *payload, Size payload_len);
+extern void ring_append_logged(Ring *ring, int channel, int pid,
+							   TimestampTz time, const char *payload,
+							   Size payload_len, uint64 seq);
+extern void ring_pass(Ring *ring, int channel, uint64 seq);
+extern void ring_set_log_newest(Ring *ring, int channel, uint64 seq);
 extern void ring_set_hold(Ring *ring, int channel, uint64 number);
 extern uint64 ring_hold(Ring *ring, int channel);
 

@@ -38,6 +38,9 @@
 /* The longest place, header and alignment included, in bytes. */
 #define MAX_PLACE	((Size) 1024 * 1024 * 1024)
 
+StaticAssertDecl(sizeof(StagedEvent) % MAXIMUM_ALIGNOF == 0,
+				 "what follows the header of an event must be aligned");
+
 /*
  * Events
  */
@@ -75,6 +78,8 @@ staged_event_write(StagedEvent *event, const char *channel, const char *id,
 	event->payload_len = payload_len;
 	event->native_len = native ? strlen(native) : 0;
 	event->slot = -1;
+	event->reference = false;
+	event->seq = 0;
 	event->length = staged_event_length(event->channel_len, event->id_len,
 										payload_len, event->native_len);
 	p = put_string(p, channel, event->channel_len);
@@ -82,6 +87,36 @@ staged_event_write(StagedEvent *event, const char *channel, const char *id,
 	p = put_string(p, payload, payload_len);
 	if (native)
 		(void) put_string(p, native, event->native_len);
+}
+
+/*
+ * Write an event that stands for others, which are elsewhere, to where there are
+ * staged_reference_length() bytes; returns where what it says of those goes.
+ */
+void *
+staged_reference_write(StagedEvent *event, Size len)
+{
+	memset(event, 0, sizeof(StagedEvent));
+	event->payload_len = len;
+	event->slot = -1;
+	event->reference = true;
+	event->length = staged_reference_length(len);
+	return staged_event_reference(event);
+}
+
+/* Bytes that such an event takes, with so many of its own. */
+Size
+staged_reference_length(Size len)
+{
+	return MAXALIGN(sizeof(StagedEvent) + len);
+}
+
+/* What such an event says of those that it stands for, MAXALIGNed. */
+void *
+staged_event_reference(StagedEvent *event)
+{
+	Assert(event->reference);
+	return event + 1;
 }
 
 /* The name of its channel, terminated. */
@@ -153,6 +188,7 @@ staging_init(void *space, Size bytes)
 	pg_atomic_init_u64(&staging->tail, staging->size);
 	pg_atomic_init_u64(&staging->notified, 0);
 	pg_atomic_init_u64(&staging->appended, 0);
+	pg_atomic_init_u64(&staging->noted, 0);
 	pg_atomic_init_u64(&staging->passes_begun, 0);
 	pg_atomic_init_u64(&staging->passes_done, 0);
 	staging->numbered = 0;
@@ -238,6 +274,7 @@ write_header(StagedTransaction *place, Size length, uint32 nevents,
 	place->lxid = PGPUBSUB_LXID(MyProc);
 	place->nevents = nevents;
 	place->generation = generation;
+	place->xid = InvalidTransactionId;
 	place->taken_at = now;
 	place->first = 0;
 	pg_write_barrier();
@@ -440,6 +477,16 @@ char *
 staging_data(StagedTransaction *transaction)
 {
 	return (char *) transaction + HEADER_SIZE;
+}
+
+/*
+ * The transaction that has the place, and has not marked it yet, says which it
+ * is: its events are in the log, as rows of this transaction.
+ */
+void
+staging_set_xid(StagedTransaction *transaction, TransactionId xid)
+{
+	transaction->xid = xid;
 }
 
 /*

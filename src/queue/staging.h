@@ -13,6 +13,7 @@
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
+#include "storage/itemptr.h"
 
 typedef struct Staging Staging;
 
@@ -31,6 +32,12 @@ typedef struct StagedEvent
 	int32		slot;			/* of its channel; decided when it is taken */
 	uint16		channel_len;
 	uint16		id_len;
+
+	/* of an event that is in the log */
+	ItemPointerData place;		/* its row's, in the segment */
+	uint8		segment;
+	bool		reference;		/* the payload is a LogReference */
+	uint64		seq;			/* which it was given; valid once noted */
 } StagedEvent;
 
 /* A transaction that the relay has taken. */
@@ -40,6 +47,7 @@ typedef struct StagedView
 	uint64		pos;			/* its place */
 	int			pid;
 	uint32		generation;		/* of the database slot */
+	TransactionId xid;			/* its own, if its events are in the log */
 	uint32		nevents;
 	StagedEvent *events;
 	uint64		first;			/* number of its first event */
@@ -71,6 +79,9 @@ extern const char *staged_event_id(const StagedEvent *event);
 extern const char *staged_event_payload(const StagedEvent *event);
 extern const char *staged_event_native(const StagedEvent *event);
 extern StagedEvent *staged_event_next(StagedEvent *event);
+extern void *staged_reference_write(StagedEvent *event, Size len);
+extern Size staged_reference_length(Size len);
+extern void *staged_event_reference(StagedEvent *event);
 
 /* any process */
 extern Size staging_shmem_size(Size bytes);
@@ -91,6 +102,7 @@ extern StagedTransaction *staging_reserve_queued(Staging *staging,
 												 TimestampTz now);
 extern void staging_leave_queue(Staging *staging);
 extern char *staging_data(StagedTransaction *transaction);
+extern void staging_set_xid(StagedTransaction *transaction, TransactionId xid);
 extern void staging_mark(StagedTransaction *transaction, bool committed);
 extern uint64 staging_next_pass(Staging *staging);
 extern bool staging_pass_done(Staging *staging, uint64 pass);
@@ -116,6 +128,10 @@ extern uint64 staging_notified(Staging *staging);
 extern void staging_set_notified(Staging *staging, uint64 number);
 extern uint64 staging_appended(Staging *staging);
 extern void staging_set_appended(Staging *staging, uint64 number);
+extern uint64 staging_noted(Staging *staging);
+extern void staging_set_noted(Staging *staging, uint64 number);
+extern bool staging_walk_places(Staging *staging, uint64 *pos,
+								StagedView *view, bool *all);
 extern void staging_free(Staging *staging);
 
 #endif							/* PGPUBSUB_STAGING_H */

@@ -35,6 +35,7 @@ struct StagedTransaction
 	LocalTransactionId lxid;
 	uint32		nevents;
 	uint32		generation;		/* of the database slot */
+	TransactionId xid;
 	TimestampTz taken_at;
 
 	/* whoever has the turn (see AppendTurn) */
@@ -79,6 +80,8 @@ struct Staging
 	pg_atomic_uint64 tail;		/* begin of the places that are not free */
 	pg_atomic_uint64 notified;	/* number up to which events are notified */
 	pg_atomic_uint64 appended;	/* number up to which they are in the ring */
+	pg_atomic_uint64 noted;		/* number up to which those that are in the
+								 * log have their seqs for ever */
 	pg_atomic_uint64 passes_begun;
 	pg_atomic_uint64 passes_done;
 

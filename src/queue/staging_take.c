@@ -34,7 +34,11 @@
  *	  is taken at its own commit, which appends and notifies it at once: both
  *	  walks are at their ends then.
  *
- * 5. A pass is one look of the relay at all places.  When it ends, all that was
+ * 5. A queue of events that are in the log has a third mark: noted, up to which
+ *	  their seqs are known for ever.  It goes ahead of appended; what is between
+ *	  the two is to be appended with the seqs that the events have there.
+ *
+ * 6. A pass is one look of the relay at all places.  When it ends, all that was
  *	  committed before it began is taken and notified.
  *
  * Nothing here looks at a catalog or raises an error, but for want of memory in
@@ -84,6 +88,7 @@ view_place(StagedTransaction *place, uint64 pos, StagedView *view)
 	view->pos = pos;
 	view->pid = place->pid;
 	view->generation = place->generation;
+	view->xid = place->xid;
 	view->nevents = place->nevents;
 	view->events = (StagedEvent *) staging_data(place);
 	view->first = place->first;
@@ -450,6 +455,53 @@ staging_set_appended(Staging *staging, uint64 number)
 	pg_atomic_write_u64(&staging->appended, number);
 }
 
+/* Up to which number events of the log are noted, committed. */
+uint64
+staging_noted(Staging *staging)
+{
+	return pg_atomic_read_u64(&staging->noted);
+}
+
+/* Say up to which number they are; one write. */
+void
+staging_set_noted(Staging *staging, uint64 number)
+{
+	pg_atomic_write_u64(&staging->noted, number);
+}
+
+/*
+ * Go through the places that are taken, committed or not, but not void: *pos is
+ * 0 to begin with, and is moved on.  Returns false at the end, when *all is
+ * true, or at a place that has no header yet.
+ */
+bool
+staging_walk_places(Staging *staging, uint64 *pos, StagedView *view, bool *all)
+{
+	uint64		head = pg_atomic_read_u64(&staging->head);
+
+	uint64		tail = pg_atomic_read_u64(&staging->tail);
+
+	pg_read_barrier();
+	*all = true;
+	*pos = Max(*pos, tail);
+	while (*pos < head)
+	{
+		StagedTransaction *place = PLACE_AT(staging, *pos);
+		uint32		length = place_length(place);
+
+		*all = length != 0;
+		if (length == 0)
+			return false;
+		*pos += length;
+		if (pg_atomic_read_u32(&place->status) == STAGED_VOID)
+			continue;
+		pg_read_barrier();
+		view_place(place, *pos - length, view);
+		return true;
+	}
+	return false;
+}
+
 /*
  * Free the places at the tail that are void, or whose events are all in the
  * ring and notified.
@@ -560,8 +612,9 @@ staging_recover(Staging *staging, StagedWalk *append, StagedWalk *notify)
 	size_t		count;
 	StagedView *taken = list_taken(staging, &count);
 
-	staging->numbered = Max(staging_appended(staging),
-							staging_notified(staging));
+	staging->numbered = Max(Max(staging_appended(staging),
+								staging_notified(staging)),
+							staging_noted(staging));
 	staging->last_taken = 0;
 	staging_forget_looks(staging);
 	qsort(taken, count, sizeof(StagedView), compare_views);

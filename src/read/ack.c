@@ -20,6 +20,7 @@
  */
 #include "read/read_internal.h"
 
+#include "log/log.h"
 #include "miscadmin.h"
 
 PG_FUNCTION_INFO_V1(pgpubsub_ack);
@@ -33,47 +34,140 @@ typedef struct Ack
 	uint64		consumed;		/* events that were there, of all channels */
 	uint64		bytes;			/* of their payloads */
 	uint64		last_seq;		/* the highest of theirs */
+	bool		logged;			/* some of them are in the log */
 } Ack;
 
-/* Consume the channel's events up to and including ack->seq. */
+/* The channel's next record in the ring, beyond what is consumed of the log. */
+static RingNext
+next_record(Ring *ring, Cursor *cursor, RingRecord *record, uint64 *newest)
+{
+	for (;;)
+	{
+		RingNext	found = ring_next(ring, cursor->channel, cursor->number,
+									  cursor->pos, record, newest);
+
+		if (found != RING_FOUND || !record->in_log ||
+			record->seq > cursor->seq)
+			return found;
+		cursor->number = record->number;
+		cursor->logged = record->logged;
+		cursor->pos = record->pos;
+	}
+}
+
+/*
+ * Count what the log has of the channel behind the seq had, up to and including
+ * ack->seq.
+ */
+static void
+count_logged(Ack *ack, Cursor *cursor, uint64 had)
+{
+	Database   *database = ack->claim->database;
+	LogReader  *reader = log_reader_create(database);
+	uint64		count;
+
+	count = log_reader_count(reader,
+							 database->channels[cursor->channel].name,
+							 had, ack->seq, &ack->bytes, NULL);
+	log_reader_close(reader);
+	cursor->delivered += count;
+	ack->consumed += count;
+	ack->logged |= count > 0;
+	if (count > 0)
+		ack->last_seq = Max(ack->last_seq, ack->seq);
+}
+
+/*
+ * Consume the channel's events up to and including ack->seq.  From where some of
+ * them are in the log and not in the ring, all that are in the log are counted
+ * there.
+ */
 static void
 ack_channel(Ack *ack, Cursor *cursor)
 {
-	Ring	   *ring = ack->claim->database->ring;
+	Database   *database = ack->claim->database;
+	Ring	   *ring = database->ring;
 	RingChannelState state;
 	RingRecord	record;
 	RingNext	found;
 	uint64		newest;
 	uint64		upto = 0;
+	uint64		upto_logged = 0;
+	uint64		had = cursor->seq;	/* of the log, all up to this is counted */
+	bool		by_log = false; /* and all that is behind */
+	uint64		number;
+	uint64		logged;
 
+	if (database->channels[cursor->channel].is_pattern)
+		return;
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
 		ring_channel_state(ring, cursor->channel, &state);
-		found = ring_next(ring, cursor->channel, cursor->number, cursor->pos,
-						  &record, &newest);
+		ring_counts(ring, cursor->channel, &number, &logged);
+		found = next_record(ring, cursor, &record, &newest);
+		if (!by_log &&
+			Min(found == RING_FOUND ? record.log_before :
+				ring_log_newest(ring, cursor->channel), ack->seq) > had &&
+			pg_atomic_read_u32(&database->log.active) != 0)
+		{
+			count_logged(ack, cursor, had);
+			by_log = true;
+		}
 		if (found != RING_FOUND || record.seq > ack->seq)
 			break;
-		if (record.number > cursor->number + 1)
-			position_skip(cursor, record.number - 1);
+		if (position_missed(cursor, record.number - 1,
+							record.logged - record.in_log) > 0)
+			position_skip(cursor, record.number - 1,
+						  record.logged - record.in_log);
 		cursor->number = record.number;
+		cursor->logged = record.logged;
 		cursor->pos = record.pos;
+		cursor->moved = true;
+		if (record.in_log && by_log)
+			continue;
+		had = Max(had, record.seq);
 		cursor->delivered++;
 		ack->consumed++;
 		ack->bytes += record.payload_len;
 		ack->last_seq = Max(ack->last_seq, record.seq);
+		ack->logged |= record.in_log;
+	}
+	if (cursor->seq < ack->seq)
+	{
+		cursor->seq = ack->seq;
+		cursor->seq_moved = true;
+	}
+	if (ack->seq >= ack->claim->own.subscription->told_seq &&
+		cursor->binding->told_lost > 0)
+	{
+		uint64		told = cursor->binding->told_lost;
+
+		cursor->lost += told;
+		cursor->log_lost += told;
+		cursor->binding->told_lost = 0;
+		ack->logged = true;
 	}
 	if (found == RING_UP_TO_DATE)
 		return;
 
 	/* the next events are gone; up to which are they covered? */
 	if (found == RING_ALL_GONE && newest == state.newest_number &&
-		ack->seq >= state.newest_seq)
+		newest == number && ack->seq >= state.newest_seq)
+	{
 		upto = newest;
+		upto_logged = logged;
+	}
 	else if (ack->seq >= ack->claim->own.subscription->told_seq)
+	{
 		upto = cursor->binding->told;
+		upto_logged = cursor->binding->told_logged;
+	}
 	if (upto > cursor->number)
-		position_skip(cursor, upto);
+	{
+		position_skip(cursor, upto, upto_logged);
+		cursor->moved = true;
+	}
 }
 
 /* Raise 22023 if the seq is negative, or if no event has it yet. */
@@ -124,6 +218,7 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 		position->gap_seen = subscription->told_gap;
 	position->delivered_bytes += ack.bytes;
 	position->seq = Max(position->seq, ack.last_seq);
+	position->logged |= ack.logged;
 	PG_RETURN_INT64((int64) ack.consumed);
 }
 

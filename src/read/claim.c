@@ -334,6 +334,7 @@ read_pre_commit(void)
 		Claim	   *claim = claim_of(iter.cur);
 
 		position_sync(claim);
+		position_write(claim);
 		if (claim->handed_out && !IsTransactionBlock())
 			client_expect();
 	}
@@ -351,9 +352,16 @@ reader_publish_at_commit(void)
 
 		if (!claim->position.consumed)
 			continue;
-		LWLockAcquire(claim->database->lock, LW_SHARED);
+
+		/* who goes back holds what the ring's hold may have passed */
+		LWLockAcquire(claim->database->lock,
+					  claim->position.sought ? LW_EXCLUSIVE : LW_SHARED);
 		if (reader_claim_valid(claim))
+		{
 			position_publish(claim);
+			if (claim->position.sought)
+				hold_start(claim->database, claim->own.subscription);
+		}
 		LWLockRelease(claim->database->lock);
 	}
 }

@@ -26,192 +26,44 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "read/read_internal.h"
+#include "read/merge.h"
 
+#include "access/xact.h"
 #include "funcapi.h"
-#include "lib/binaryheap.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "utils/tuplestore.h"
 
 /* Columns of poll()'s result. */
 #define POLL_COLUMNS	6
 
-/* The next record of a channel. */
-typedef struct Head
-{
-	RingNext	found;
-	RingRecord	record;			/* if RING_FOUND */
-	uint64		missed_upto;	/* number of the last one missed, or 0 */
-} Head;
-
-/* One poll. */
-typedef struct Poll
-{
-	Claim	   *claim;
-	Ring	   *ring;
-	bool		consume;		/* false: it is a look */
-	Cursor	   *cursors;		/* the claim's, or a look's copy of them */
-	int			ncursors;
-	Head	   *heads;
-	binaryheap *heap;			/* indexes of cursors, lowest seq first */
-
-	/* what find_heads() has found */
-	uint64		newest_seq;		/* in the ring, when it began to look */
-	bool		newer;			/* some channel's next record has a higher seq */
-
-	/* the gap row */
-	uint64		gap_epoch;		/* up to which it tells */
-	bool		gap_unknown;	/* nobody knows how many are missing */
-	uint64		missed;			/* how many are missing, as far as is known */
-	uint64		gap_seq;		/* the row's */
-
-	/* what was returned */
-	uint64		delivered_bytes;
-	uint64		last_seq;
-
-	/* the result */
-	Tuplestorestate *store;
-	TupleDesc	desc;
-	text	   *payload;		/* of the current row; reused */
-	Size		payload_size;
-	text	   *name;			/* of the channel of the last row */
-	int			name_channel;
-} Poll;
-
 PG_FUNCTION_INFO_V1(pgpubsub_poll);
 PG_FUNCTION_INFO_V1(pgpubsub_poll_1_1);
 
-/* Order of the heap: the lowest seq is its first. */
-static int
-compare_heads(Datum a, Datum b, void *arg)
-{
-	Head	   *heads = (Head *) arg;
-	uint64		left = heads[DatumGetInt32(a)].record.seq;
-	uint64		right = heads[DatumGetInt32(b)].record.seq;
-
-	return left < right ? 1 : left > right ? -1 : 0;
-}
-
-/* Find the next record of the channel that cursor i reads. */
-static void
-find_head(Poll *poll, int i)
-{
-	Cursor	   *cursor = &poll->cursors[i];
-	Head	   *head = &poll->heads[i];
-	uint64		newest;
-
-	head->missed_upto = 0;
-	head->found = ring_next(poll->ring, cursor->channel, cursor->number,
-							cursor->pos, &head->record, &newest);
-	if (head->found == RING_ALL_GONE)
-		head->missed_upto = newest;
-	else if (head->found == RING_FOUND &&
-			 head->record.number > cursor->number + 1)
-		head->missed_upto = head->record.number - 1;
-
-	/* a record that came after the poll began is for the next poll */
-	if (head->found == RING_FOUND && head->record.seq > poll->newest_seq)
-	{
-		head->found = RING_UP_TO_DATE;
-		poll->newer = true;
-	}
-}
-
 /*
- * Take the claim's cursors as they are now, or for a look a copy of them, in
- * the current memory context.
- */
-static void
-take_cursors(Poll *poll)
-{
-	Claim	   *claim = poll->claim;
-
-	position_sync(claim);
-	poll->ncursors = claim->position.ncursors;
-	poll->cursors = claim->position.cursors;
-	if (!poll->consume)
-	{
-		Size		size = poll->ncursors * sizeof(Cursor);
-
-		poll->cursors = palloc(Max(size, 1));
-		memcpy(poll->cursors, claim->position.cursors, size);
-	}
-	poll->heads = palloc(Max(poll->ncursors, 1) * sizeof(Head));
-	poll->heap = binaryheap_allocate(Max(poll->ncursors, 1), compare_heads,
-									 poll->heads);
-}
-
-/* Find the next record of each channel, and what is missing before it. */
-static void
-find_all_heads(Poll *poll)
-{
-	do
-	{
-		poll->newest_seq = ring_newest_seq(poll->ring);
-		poll->newer = false;
-		poll->missed = 0;
-		binaryheap_reset(poll->heap);
-		for (int i = 0; i < poll->ncursors; i++)
-		{
-			find_head(poll, i);
-			if (poll->heads[i].found == RING_FOUND)
-				binaryheap_add_unordered(poll->heap, Int32GetDatum(i));
-			if (poll->heads[i].missed_upto > 0)
-				poll->missed += poll->heads[i].missed_upto -
-					poll->cursors[i].number;
-		}
-
-		/* if all records are newer, begin again: a gap row needs the first */
-	} while (binaryheap_empty(poll->heap) && poll->newer);
-	binaryheap_build(poll->heap);
-}
-
-/*
- * Find what to return first.  Returns whether there is anything.
- *
- * A new relay raises the gap epoch, and then queues events whose numbers the
- * old relay may have given to others.  A reader that saw them with the old
- * epoch would skip those that are not beyond cursors placed before.  So it
- * reads the epoch again after the records, behind a read barrier, until it has
- * not grown.
+ * Have the event's payload in poll->payload; false if it was overwritten.
  */
 static bool
-find_heads(Poll *poll)
+fetch_payload(Poll *poll, const Head *head)
 {
-	Claim	   *claim = poll->claim;
-
-	do
-	{
-		poll->gap_epoch = registry_gap_epoch(claim->database,
-											 claim->own.subscription);
-		if (poll->gap_epoch != claim->gap_epoch)
-			take_cursors(poll);
-		find_all_heads(poll);
-		pg_read_barrier();
-	} while (registry_gap_epoch(claim->database, claim->own.subscription) !=
-			 poll->gap_epoch);
-	poll->gap_unknown = poll->gap_epoch != claim->position.gap_seen;
-	return !binaryheap_empty(poll->heap) || poll->missed > 0 ||
-		poll->gap_unknown;
-}
-
-/* Copy the record's payload into poll->payload; false if it was overwritten. */
-static bool
-fetch_payload(Poll *poll, const RingRecord *record)
-{
+	const RingRecord *record = &head->record;
 	Size		size = VARHDRSZ + record->payload_len;
 
+	if (head->from_log)
+	{
+		poll->payload = head->event.payload;
+		return true;
+	}
 	if (size > poll->payload_size)
 	{
-		if (poll->payload)
-			pfree(poll->payload);
+		if (poll->buffer)
+			pfree(poll->buffer);
 		poll->payload_size = Max(size, 2 * poll->payload_size);
-		poll->payload = palloc(poll->payload_size);
+		poll->buffer = palloc(poll->payload_size);
 	}
+	poll->payload = poll->buffer;
 	SET_VARSIZE(poll->payload, size);
 	return ring_payload(poll->ring, record, VARDATA(poll->payload));
 }
@@ -230,15 +82,26 @@ put_gap(Poll *poll)
 	poll->gap_seq = poll->newest_seq;
 	if (!binaryheap_empty(poll->heap))
 		poll->gap_seq =
-			poll->heads[DatumGetInt32(binaryheap_first(poll->heap))].record.seq - 1;
+			head_seq(&poll->heads[DatumGetInt32(binaryheap_first(poll->heap))]) - 1;
 	values[0] = Int64GetDatum((int64) poll->gap_seq);
 	values[5] = Int64GetDatum(poll->gap_unknown ? -1 : (int64) poll->missed);
 	tuplestore_putvalues(poll->store, poll->desc, values, nulls);
 
 	for (int i = 0; i < poll->ncursors; i++)
 	{
-		if (poll->heads[i].missed_upto > 0)
-			position_skip(&poll->cursors[i], poll->heads[i].missed_upto);
+		Cursor	   *cursor = &poll->cursors[i];
+		Head	   *head = &poll->heads[i];
+		uint64		untold = merge_untold_loss(poll, i);
+
+		if (head->missed > 0)
+		{
+			position_skip(cursor, head->missed_upto, head->missed_logged);
+			head->told = head->missed_upto;
+			head->told_logged = head->missed_logged;
+		}
+		cursor->lost += untold;
+		cursor->log_lost += untold;
+		poll->logged |= untold > 0;
 	}
 }
 
@@ -260,27 +123,36 @@ channel_name(Poll *poll, int channel)
 }
 
 /*
- * Add the record with poll->payload to the result, and move the cursor to it.
+ * Add the event with poll->payload to the result, and move the cursor to it.
  */
 static void
-put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
+put_message(Poll *poll, Cursor *cursor, const Head *head)
 {
+	const RingRecord *record = &head->record;
+	uint64		seq = head_seq(head);
 	Datum		values[POLL_COLUMNS];
 	bool		nulls[POLL_COLUMNS] = {false, false, false, false, false, true};
 
-	values[0] = Int64GetDatum((int64) record->seq);
+	values[0] = Int64GetDatum((int64) seq);
 	values[1] = PointerGetDatum(channel_name(poll, cursor->channel));
 	values[2] = PointerGetDatum(poll->payload);
-	values[3] = Int32GetDatum(record->pid);
-	values[4] = TimestampTzGetDatum(record->time);
+	values[3] = Int32GetDatum(head->from_log ? head->event.pid : record->pid);
+	values[4] = TimestampTzGetDatum(head->from_log ? head->event.at :
+									record->time);
 	values[5] = (Datum) 0;
 	tuplestore_putvalues(poll->store, poll->desc, values, nulls);
 
-	cursor->number = record->number;
-	cursor->pos = record->pos;
+	if (!head->from_log)
+	{
+		cursor->number = record->number;
+		cursor->logged = record->logged;
+		cursor->pos = record->pos;
+	}
+	cursor->seq = Max(cursor->seq, seq);
 	cursor->delivered++;
-	poll->delivered_bytes += record->payload_len;
-	poll->last_seq = record->seq;
+	poll->logged |= head->from_log || record->in_log;
+	poll->delivered_bytes += VARSIZE(poll->payload) - VARHDRSZ;
+	poll->last_seq = seq;
 }
 
 /*
@@ -290,8 +162,8 @@ put_message(Poll *poll, Cursor *cursor, const RingRecord *record)
 static bool
 advance_heap(Poll *poll, int i)
 {
-	find_head(poll, i);
-	if (poll->heads[i].missed_upto > 0)
+	merge_find_head(poll, i);
+	if (poll->heads[i].missed > 0)
 		return false;
 	if (poll->heads[i].found == RING_FOUND)
 		binaryheap_replace_first(poll->heap, Int32GetDatum(i));
@@ -309,7 +181,7 @@ return_messages(Poll *poll, int max_messages)
 {
 	bool		first = true;
 
-	if (!find_heads(poll))
+	if (!merge_find_heads(poll))
 		return false;
 	if (poll->consume)
 		position_consume(poll->claim);
@@ -319,18 +191,18 @@ return_messages(Poll *poll, int max_messages)
 		int			i = DatumGetInt32(binaryheap_first(poll->heap));
 
 		CHECK_FOR_INTERRUPTS();
-		if (!fetch_payload(poll, &poll->heads[i].record))
+		if (!fetch_payload(poll, &poll->heads[i]))
 		{
 			if (!first)
 				return true;
 			/* the result is still empty, and more is missing now */
-			(void) find_heads(poll);
+			(void) merge_find_heads(poll);
 			continue;
 		}
 		if (first)
 			put_gap(poll);
 		first = false;
-		put_message(poll, &poll->cursors[i], &poll->heads[i].record);
+		put_message(poll, &poll->cursors[i], &poll->heads[i]);
 		max_messages--;
 		if (!advance_heap(poll, i))
 			return true;
@@ -360,10 +232,14 @@ note_told(Poll *poll)
 		for (int i = 0; i < poll->ncursors; i++)
 		{
 			Cursor	   *cursor = &claim->position.cursors[i];
-			uint64		missed = poll->cursors[i].lost - cursor->lost;
+			Head	   *head = &poll->heads[i];
 
-			if (missed > 0)
-				cursor->binding->told = cursor->number + missed;
+			cursor->binding->told_lost = poll->cursors[i].log_lost -
+				cursor->log_lost;
+			if (head->told == 0)
+				continue;
+			cursor->binding->told = head->told;
+			cursor->binding->told_logged = head->told_logged;
 		}
 	}
 	LWLockRelease(claim->database->lock);
@@ -379,6 +255,63 @@ note_consumed(Poll *poll)
 	position->gap_seen = poll->gap_epoch;
 	position->delivered_bytes += poll->delivered_bytes;
 	position->seq = Max(position->seq, poll->last_seq);
+	position->logged |= poll->logged;
+	position_advance(poll->claim, poll->last_seq);
+}
+
+/*
+ * The poll has gone over what was no event, nothing in the log or what had been
+ * read from there: show that, whatever becomes of the transaction, so that
+ * nobody waits or looks for it again.
+ */
+static void
+keep_progress(Poll *poll)
+{
+	Claim	   *claim = poll->claim;
+
+	if (!poll->progress)
+		return;
+	for (int i = 0; i < poll->ncursors && !poll->consume; i++)
+	{
+		Cursor	   *cursor = &claim->position.cursors[i];
+		Cursor	   *looked = &poll->cursors[i];
+
+		if (looked->delivered != cursor->delivered ||
+			looked->lost != cursor->lost)
+			continue;
+		cursor->number = looked->number;
+		cursor->logged = looked->logged;
+		cursor->pos = looked->pos;
+		cursor->seq = looked->seq;
+		cursor->seq_moved |= looked->seq_moved;
+	}
+	LWLockAcquire(claim->database->lock, LW_SHARED);
+	if (reader_claim_valid(claim))
+		position_show_progress(claim);
+	LWLockRelease(claim->database->lock);
+}
+
+/*
+ * Raise 25006 if the poll would have to write a position to the log, and the
+ * transaction must not.
+ */
+static void
+check_may_write(Poll *poll)
+{
+	Database   *database = poll->claim->database;
+
+	if (!poll->consume || !XactReadOnly || poll->claim->own.subscription->id == 0)
+		return;
+	for (int i = 0; i < poll->ncursors; i++)
+	{
+		if (database->channels[poll->cursors[i].channel].durable)
+			ereport(ERROR,
+					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+					 errmsg("cannot consume events of a durable channel in a read-only transaction"),
+					 errdetail("How far subscription \"%s\" has read is written when the transaction commits.",
+							   poll->claim->own.subscription->name),
+					 errhint("Poll in a transaction that may write, or with consume => false.")));
+	}
 }
 
 /*
@@ -400,8 +333,12 @@ poll_once(Claim *claim, int max_messages, bool consume, ReturnSetInfo *result)
 	poll.consume = consume;
 	poll.store = result->setResult;
 	poll.desc = result->setDesc;
-	take_cursors(&poll);
+	merge_begin(&poll);
+	check_may_write(&poll);
 	any = return_messages(&poll, max_messages);
+	if (poll.reader)
+		log_reader_close(poll.reader);
+	keep_progress(&poll);
 	if (any)
 		client_expect();
 	if (any && consume)
@@ -427,15 +364,16 @@ anything_new(Claim *claim)
 	if (claim->generation != subscription->generation ||
 		claim->bindings_version != subscription->bindings_version ||
 		subscription->doomed || reader_shall_step_aside(claim) ||
-		registry_gap_epoch(database, subscription) !=
+		registry_relay_epoch(database, subscription) != claim->relay_epoch ||
+		pg_atomic_read_u64(&subscription->gap_epoch) !=
 		claim->position.gap_seen)
 		return true;
 	for (int i = 0; i < claim->position.ncursors; i++)
 	{
 		Cursor	   *cursor = &claim->position.cursors[i];
 
-		if (ring_newest_number(database->ring, cursor->channel) >
-			cursor->number)
+		if (binding_pending(database, cursor->channel, cursor->number,
+							cursor->seq))
 			return true;
 	}
 	return false;

@@ -18,14 +18,16 @@
 #include "read/read_internal.h"
 
 #include "access/xact.h"
+#include "base/debug.h"
 #include "base/nesting.h"
+#include "log/log.h"
 #include "utils/memutils.h"
 
 /* Has this transaction moved the cursor? */
 static bool
 is_moved(const Cursor *cursor)
 {
-	return cursor->delivered > 0 || cursor->lost > 0;
+	return cursor->delivered > 0 || cursor->lost > 0 || cursor->moved;
 }
 
 /*
@@ -37,6 +39,8 @@ static void
 carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold)
 {
 	int			likely = binding->cursor;
+	uint64		committed = pg_atomic_read_u64(&binding->seq);
+	uint64		seq = 0;
 
 	for (int i = 0; i < nold && likely >= 0; i++)
 	{
@@ -45,16 +49,23 @@ carry_cursor(Cursor *cursor, Binding *binding, Cursor *old, int nold)
 		if (candidate->binding == binding &&
 			candidate->channel == binding->channel)
 		{
-			if (!is_moved(candidate))
-				break;
-			*cursor = *candidate;
-			return;
+			if (is_moved(candidate))
+			{
+				*cursor = *candidate;
+				return;
+			}
+			if (candidate->seq_moved)
+				seq = candidate->seq;
+			break;
 		}
 	}
 	memset(cursor, 0, sizeof(Cursor));
 	cursor->binding = binding;
 	cursor->channel = binding->channel;
 	cursor->number = registry_position(binding, &cursor->pos);
+	cursor->logged = pg_atomic_read_u64(&binding->logged);
+	cursor->seq = Max(committed, seq);
+	cursor->seq_moved = seq > 0;
 }
 
 /*
@@ -124,7 +135,7 @@ free_cursors(Position *position)
  *
  * A relay that ends gives the numbers of what it had received and not queued
  * to other events, and takes back bindings that are beyond; the next relay
- * raises the gap epoch before it queues anything.  A cursor that this
+ * raises the relay epoch before it queues anything.  A cursor that this
  * transaction has not moved may be beyond too, so it is placed anew when the
  * epoch has grown.  Raises 53200 for want of memory.
  */
@@ -136,12 +147,12 @@ position_sync(Claim *claim)
 	Cursor	   *cursors;
 	int			count;
 	int			all;
-	uint64		gap_epoch;
+	uint64		relay_epoch;
 
 	/* relays end with the lock, so one cannot come and go meanwhile */
 	LWLockAcquire(claim->database->lock, LW_SHARED);
-	gap_epoch = registry_gap_epoch(claim->database, subscription);
-	if ((claim->synced && claim->gap_epoch == gap_epoch &&
+	relay_epoch = registry_relay_epoch(claim->database, subscription);
+	if ((claim->synced && claim->relay_epoch == relay_epoch &&
 		 claim->bindings_version == subscription->bindings_version) ||
 		claim->generation != subscription->generation)
 	{
@@ -152,7 +163,7 @@ position_sync(Claim *claim)
 	count = carry_cursors(claim, false, cursors, 0);
 	all = carry_cursors(claim, true, cursors, count);
 	claim->bindings_version = subscription->bindings_version;
-	claim->gap_epoch = gap_epoch;
+	claim->relay_epoch = relay_epoch;
 	claim->synced = true;
 	LWLockRelease(claim->database->lock);
 	free_cursors(position);
@@ -215,13 +226,114 @@ position_consume(Claim *claim)
 	claim->own.uncommitted = true;
 }
 
-/* Move the cursor to number, over events that are no longer there. */
+/*
+ * Move the cursor to number, over events that are no longer there.  logged is
+ * how many of the ring's records up to that number are in the log, too: those
+ * are not lost.
+ */
 void
-position_skip(Cursor *cursor, uint64 number)
+position_skip(Cursor *cursor, uint64 number, uint64 logged)
 {
-	cursor->lost += number - cursor->number;
+	cursor->lost += position_missed(cursor, number, logged);
 	cursor->number = number;
+	cursor->logged = logged;
 	cursor->pos = RING_NONE;
+}
+
+/*
+ * How many events between the cursor and that number, with it, are not in the
+ * log, where logged is how many records up to it are.
+ */
+uint64
+position_missed(const Cursor *cursor, uint64 number, uint64 logged)
+{
+	int64		missed = (int64) (number - cursor->number) -
+		(int64) (logged - cursor->logged);
+
+	/* the two numbers of a position are not read at one instant */
+	return missed > 0 ? (uint64) missed : 0;
+}
+
+/*
+ * Everything of the log up to that seq is consumed, in all channels: what they
+ * have not had is above it.
+ */
+void
+position_advance(Claim *claim, uint64 seq)
+{
+	for (int i = 0; i < claim->position.ncursors; i++)
+	{
+		Cursor	   *cursor = &claim->position.cursors[i];
+
+		if (cursor->seq >= seq)
+			continue;
+		cursor->seq = seq;
+		cursor->seq_moved = true;
+	}
+}
+
+/*
+ * Show where cursors stand that this transaction has moved over no event.  The
+ * lock is held, and the claim is valid.
+ */
+void
+position_show_progress(Claim *claim)
+{
+	for (int i = 0; i < claim->position.ncursors; i++)
+	{
+		Cursor	   *cursor = &claim->position.cursors[i];
+
+		if (!is_moved(cursor) && cursor->number != BINDING_UNPLACED)
+			registry_set_position(cursor->binding, cursor->number, cursor->pos,
+								  cursor->logged, cursor->seq);
+	}
+}
+
+/*
+ * Write the claim's position to the log, before commit, if something that it
+ * has consumed was there.  Raises what writing to the log does.
+ */
+void
+position_write(Claim *claim)
+{
+	Subscription *subscription = claim->own.subscription;
+	Position   *position = &claim->position;
+	LogPosition row = {.id = subscription->id};
+	NameData   *names;
+	MemoryContext context;
+	MemoryContext old;
+
+	if (row.id == 0 || !position->consumed || !position->logged)
+		return;
+	context = AllocSetContextCreate(CurrentMemoryContext, "pgpubsub position",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	row.version = pg_atomic_add_fetch_u64(&subscription->position_version, 1);
+	row.channels = palloc(Max(position->ncursors, 1) * sizeof(char *));
+	row.seqs = palloc(Max(position->ncursors, 1) * sizeof(uint64));
+	names = palloc(Max(position->ncursors, 1) * sizeof(NameData));
+	for (int i = 0; i < position->ncursors; i++)
+		row.seq = Max(row.seq, position->cursors[i].seq);
+
+	LWLockAcquire(claim->database->lock, LW_SHARED);
+	for (int i = 0; i < position->ncursors && reader_claim_valid(claim); i++)
+	{
+		Cursor	   *cursor = &position->cursors[i];
+		Channel    *channel = &claim->database->channels[cursor->channel];
+
+		row.lost += pg_atomic_read_u64(&cursor->binding->log_lost) -
+			cursor->log_lost;
+		if (cursor->seq == row.seq || channel->is_pattern)
+			continue;
+		strlcpy(NameStr(names[row.nchannels]), channel->name, NAMEDATALEN);
+		row.channels[row.nchannels] = NameStr(names[row.nchannels]);
+		row.seqs[row.nchannels++] = cursor->seq;
+	}
+	LWLockRelease(claim->database->lock);
+	log_position_insert(claim->database, &row);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	DEBUG_POINT("durable_position_written");
 }
 
 /* Write the position of a valid claim to where others see it.  Cannot fail. */
@@ -240,12 +352,18 @@ position_publish(Claim *claim)
 		Channel    *channel = &claim->database->channels[cursor->channel];
 
 		/* one that was not moved is not ours to write */
+		if (cursor->seq_moved && !is_moved(cursor))
+			pg_atomic_write_u64(&cursor->binding->seq, cursor->seq);
 		if (!is_moved(cursor))
 			continue;
 		Assert(cursor->number != BINDING_UNPLACED);
 		Assert(cursor->binding->subscription == subscription &&
 			   cursor->binding->channel == cursor->channel);
-		registry_set_position(cursor->binding, cursor->number, cursor->pos);
+		registry_set_position(cursor->binding, cursor->number, cursor->pos,
+							  cursor->logged, cursor->seq);
+		if (cursor->log_lost > 0)
+			pg_atomic_fetch_sub_u64(&cursor->binding->log_lost,
+									cursor->log_lost);
 		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
 		pg_atomic_fetch_add_u64(&channel->lost, cursor->lost);
 		delivered += cursor->delivered;

@@ -31,6 +31,7 @@ extern void subscription_table_check_schema(void);
 extern void subscription_table_read(const char *sql, int nargs, Oid *types,
 									Datum *values, bool read_only);
 extern bool subscription_table_knows_origin(void);
+extern bool subscription_table_has_ids(void);
 extern bool subscription_table_adopt(const char *name);
 extern void subscription_table_delete(const char *name, bool at_once);
 extern bool subscription_table_drop_owned(List *roles);

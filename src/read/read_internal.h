@@ -13,6 +13,7 @@
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "lib/ilist.h"
+#include "log/log.h"
 #include "registry/holders.h"
 #include "registry/registry.h"
 #include "utils/array.h"
@@ -25,8 +26,14 @@ typedef struct Cursor
 	int			channel;
 	uint64		number;			/* of the last event consumed */
 	RingPos		pos;			/* of that event or one before, or RING_NONE */
+	uint64		logged;			/* of the ring's records up to that number,
+								 * those that are in the log, too */
+	uint64		seq;			/* up to which all in the log is consumed */
+	uint64		log_lost;		/* of the binding's log_lost, what was told */
 	uint64		delivered;		/* events that this transaction has consumed */
 	uint64		lost;			/* events that it has found missing */
+	bool		moved;			/* without either, as by seek() */
+	bool		seq_moved;		/* seq alone, over what other channels have */
 } Cursor;
 
 /* All that a rollback to a savepoint has to bring back. */
@@ -39,6 +46,8 @@ typedef struct Position
 	uint64		seq;			/* the last one consumed */
 	uint64		delivered_bytes;
 	bool		consumed;		/* there is something that commit has to write */
+	bool		logged;			/* and some of it was in the log */
+	bool		sought;			/* it may have gone back */
 } Position;
 
 /* A position to which a rollback to a savepoint returns. */
@@ -66,7 +75,7 @@ typedef struct Claim
 	/* What the cursors reflect, if synced. */
 	bool		synced;
 	uint32		bindings_version;
-	uint64		gap_epoch;
+	uint64		relay_epoch;
 
 	bool		handed_out;		/* poll() has consumed, for the client */
 	Position	position;
@@ -78,6 +87,18 @@ static inline LWLock *
 subscription_lock(Subscription *subscription)
 {
 	return pgpubsub_control->databases[subscription->database].lock;
+}
+
+/*
+ * May the channel have something for who has consumed up to that number in the
+ * ring, and up to that seq in the log?  A pattern has nothing.
+ */
+static inline bool
+binding_pending(Database *database, int channel, uint64 number, uint64 seq)
+{
+	return !database->channels[channel].is_pattern &&
+		(ring_newest_number(database->ring, channel) > number ||
+		 ring_log_newest(database->ring, channel) > seq);
 }
 
 typedef enum ActionKind
@@ -116,6 +137,41 @@ typedef struct Action
 
 	dlist_node	node;			/* in the transaction's actions */
 } Action;
+
+/* Where a subscription starts to read. */
+typedef enum StartKind
+{
+	START_NOW,
+	START_OLDEST,
+	START_SEQ,
+	START_TIME
+} StartKind;
+
+typedef struct StartAt
+{
+	StartKind	kind;
+	uint64		seq;			/* START_SEQ: the first to be read */
+	TimestampTz time;			/* START_TIME */
+} StartAt;
+
+/* A binding, and the position that it is to have. */
+typedef struct Placement
+{
+	Binding    *binding;
+	int			channel;
+	uint64		number;
+	RingPos		pos;
+	uint64		logged;
+	uint64		seq;
+} Placement;
+
+/* start_at.c */
+extern void start_at_parse(const char *start_at, StartAt *start);
+extern void start_at_check(Database *database, const StartAt *start);
+extern void start_at_find(Database *database, const StartAt *start,
+						  Placement *places, int count);
+extern bool start_at_gone(Database *database, const StartAt *start,
+						  const Placement *places, int count);
 
 /* subscribe.c */
 #define ON_FULL_VALUES	(ON_FULL_BLOCK + 1)
@@ -156,7 +212,12 @@ extern void reader_at_subabort(int level);
 extern void position_sync(Claim *claim);
 extern void position_save(Claim *claim);
 extern void position_consume(Claim *claim);
-extern void position_skip(Cursor *cursor, uint64 number);
+extern void position_skip(Cursor *cursor, uint64 number, uint64 logged);
+extern uint64 position_missed(const Cursor *cursor, uint64 number,
+							  uint64 logged);
+extern void position_advance(Claim *claim, uint64 seq);
+extern void position_show_progress(Claim *claim);
+extern void position_write(Claim *claim);
 extern void position_publish(Claim *claim);
 extern void position_subcommit(Claim *claim, int level);
 extern void position_subabort(Claim *claim, int level);
@@ -171,6 +232,7 @@ extern Action *action_prepare(ActionKind kind, Database *database,
 							  int nchannels);
 extern void action_enter(Action *action, Subscription *subscription);
 extern void temporary_subscription_begins(void);
+extern void table_written(const char *table);
 
 /* subscription_table.c */
 extern bool subscription_table_writing(void);
@@ -180,18 +242,23 @@ extern bool subscription_table_has(const char *name);
 extern void subscription_table_expect(const char *name);
 extern void subscription_table_insert(const char *name, ArrayType *channels,
 									  const char *on_full,
-									  TimestampTz created_at);
+									  TimestampTz created_at, int64 id);
 extern void subscription_table_put_back(Oid row_type, Datum row);
 extern void subscription_table_update(const char *name, ArrayType *channels,
 									  const char *on_full);
 extern bool subscription_table_delete_unread(const char *name);
 
-/* undecoded_write.c */
-extern bool undecoded_begin(Relation relation);
-extern void undecoded_end(void);
-
 /* view_rows.c */
 #define VIEW_MAX_COLUMNS	22
+
+/* What the control lock guards of a database; all zero before the first one. */
+typedef struct DatabaseView
+{
+	int			next;			/* index of the slot that is looked at next */
+	Oid			oid;
+	int			relay_pid;
+	uint32		relay_starts;
+} DatabaseView;
 
 /* The encoding of names that are shown as they are. */
 #define SHOWN_AS_IS		(-1)
@@ -207,8 +274,27 @@ typedef struct ViewRow
 extern void view_add(ViewRow *row, Datum value);
 extern void view_add_int64(ViewRow *row, uint64 value);
 extern void view_add_if(ViewRow *row, bool present, Datum value);
+extern void view_add_name(ViewRow *row, const char *name, int encoding);
 extern void view_put(FunctionCallInfo fcinfo, ViewRow *row);
+extern Database *view_next_database(DatabaseView *view);
 extern int	shown_name_encoding(Oid database);
 extern const char *shown_name(const char *name, int encoding);
+
+/* stat_log.c */
+
+/* A channel of a subscription of which the log is to be asked. */
+typedef struct LoggedChannel
+{
+	char		name[NAMEDATALEN];
+	uint64		seq;			/* up to which all in the log is consumed */
+	Backlog		ring;			/* what the ring has that is not */
+} LoggedChannel;
+
+extern bool stat_log_try_rules(void);
+extern Interval *stat_log_retain(const char *channel, bool durable,
+								 int64 retain, bool by_rules);
+extern void stat_log_add_backlog(Database *database,
+								 const LoggedChannel *channels, int nchannels,
+								 uint64 upto, Backlog *backlog);
 
 #endif							/* PGPUBSUB_READ_INTERNAL_H */

@@ -9,6 +9,9 @@
  * How long the lock is held does not depend on how many events there are.
  * Catalogs are not looked at meanwhile.
  *
+ * What a subscription of this session's database has not had, and the ring has
+ * not, is counted in the log, without a lock; see stat_log.c.
+ *
  * The functions of version 1.0's script have fewer columns than the rows here:
  * the last ones, which were added since, are left off.
  *
@@ -23,7 +26,6 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -48,34 +50,6 @@ relay_state_name(uint32 state, bool asked_for)
 	};
 
 	return names[state == RELAY_STOPPED && asked_for ? RELAY_STARTING : state];
-}
-
-/* What the control lock guards of a database; all zero before the first one. */
-typedef struct DatabaseView
-{
-	int			next;			/* index of the slot that is looked at next */
-	Oid			oid;
-	int			relay_pid;
-	uint32		relay_starts;
-} DatabaseView;
-
-/* The next database, copied into the view; or NULL.  Takes the control lock. */
-static Database *
-next_database(DatabaseView *view)
-{
-	while (pgpubsub_preloaded() && view->next < pgpubsub_max_databases)
-	{
-		Database   *database = &pgpubsub_control->databases[view->next++];
-
-		LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
-		view->oid = database->dropping ? InvalidOid : database->oid;
-		view->relay_pid = database->relay.pid;
-		view->relay_starts = database->relay.starts;
-		LWLockRelease(pgpubsub_control->lock);
-		if (OidIsValid(view->oid))
-			return database;
-	}
-	return NULL;
 }
 
 /* How long the relay has waited for room, this time included; in ms. */
@@ -150,7 +124,7 @@ pgpubsub_queue_stats(PG_FUNCTION_ARGS)
 	DatabaseView view = {0};
 
 	InitMaterializedSRF(fcinfo, 0);
-	while ((database = next_database(&view)) != NULL)
+	while ((database = view_next_database(&view)) != NULL)
 		put_queue(fcinfo, database, &view, notify_usage);
 	return (Datum) 0;
 }
@@ -182,6 +156,8 @@ typedef struct ChannelView
 	uint64		delivered;
 	uint64		lost;
 	uint64		truncated;
+	bool		durable;		/* as the relay knows it */
+	int64		retain;
 } ChannelView;
 
 /* Leave out what the ring has of the channel that had the slot before. */
@@ -234,16 +210,21 @@ view_channel(Database *database, int slot, ChannelView *view)
 	view->delivered = pg_atomic_read_u64(&channel->delivered);
 	view->lost = pg_atomic_read_u64(&channel->lost) + untold;
 	view->truncated = pg_atomic_read_u64(&channel->truncated);
+	view->durable = channel->durable;
+	view->retain = channel->retain;
 	LWLockRelease(database->lock);
 	return true;
 }
 
 /* The row of stat_channels for the channel. */
 static void
-put_channel(FunctionCallInfo fcinfo, Oid oid, int encoding, ChannelView *view)
+put_channel(FunctionCallInfo fcinfo, Oid oid, int encoding, bool by_rules,
+			ChannelView *view)
 {
 	ViewRow		row = {.column = 0};
 	bool		any = view->ring.newest_number > 0;
+	Interval   *retain = stat_log_retain(view->name, view->durable,
+										 view->retain, by_rules);
 
 	view_add(&row, ObjectIdGetDatum(oid));
 	view_add(&row, CStringGetTextDatum(shown_name(view->name, encoding)));
@@ -256,6 +237,8 @@ put_channel(FunctionCallInfo fcinfo, Oid oid, int encoding, ChannelView *view)
 	view_add_int64(&row, view->lost);
 	view_add_if(&row, any, TimestampTzGetDatum(view->ring.last_time));
 	view_add_int64(&row, view->truncated);
+	view_add(&row, BoolGetDatum(retain != NULL));
+	view_add_if(&row, retain != NULL, IntervalPGetDatum(retain));
 	view_put(fcinfo, &row);
 }
 
@@ -267,9 +250,11 @@ pgpubsub_channel_stats(PG_FUNCTION_ARGS)
 	DatabaseView view = {0};
 
 	InitMaterializedSRF(fcinfo, 0);
-	while ((database = next_database(&view)) != NULL)
+	while ((database = view_next_database(&view)) != NULL)
 	{
 		int			encoding = shown_name_encoding(view.oid);
+		bool		by_rules = view.oid == MyDatabaseId &&
+			stat_log_try_rules();
 
 		for (int slot = 0; slot < pgpubsub_max_channels; slot++)
 		{
@@ -277,7 +262,8 @@ pgpubsub_channel_stats(PG_FUNCTION_ARGS)
 
 			CHECK_FOR_INTERRUPTS();
 			if (view_channel(database, slot, &channel))
-				put_channel(fcinfo, view.oid, encoding, &channel);
+				put_channel(fcinfo, view.oid, encoding, by_rules,
+							&channel);
 		}
 	}
 	report_passed_over();
@@ -290,7 +276,7 @@ typedef struct SubscriptionView
 	char		name[NAMEDATALEN];
 	Oid			owner;
 	OnFull		on_full;
-	NameData   *channels;		/* room for max_channels names */
+	NameData   *channels;		/* room for max_channels names, too */
 	int			nchannels;
 	int			max_channels;
 	int			reader_pid;
@@ -298,7 +284,11 @@ typedef struct SubscriptionView
 	bool		evicted;
 	bool		holding;
 	uint64		seq;
-	Backlog		backlog;
+	Backlog		backlog;		/* but for those in logged */
+	bool		ask_log;		/* the log is this session's database's */
+	LoggedChannel *logged;		/* room for max_channels */
+	int			nlogged;
+	uint64		newest_seq;		/* when these were looked at */
 	uint64		delivered;
 	uint64		delivered_bytes;
 	uint64		lost;
@@ -326,14 +316,42 @@ view_counters(Subscription *subscription, SubscriptionView *view)
 		(TimestampTz) pg_atomic_read_u64(&subscription->stats.last_poll_at);
 }
 
-/* Copy what the bindings say; the channels' names as far as there is room. */
+/* Add what the binding has not consumed; if the log is to be asked, note it. */
+static void
+view_backlog(Database *database, Binding *binding, SubscriptionView *view)
+{
+	LoggedChannel logged = {.ring = {0}};
+
+	if (view->ask_log)
+	{
+		hold_add_backlog(database, binding, &logged.ring);
+		if (logged.ring.in_log)
+		{
+			view->backlog.lost += logged.ring.lost;
+			strlcpy(logged.name, database->channels[binding->channel].name,
+					NAMEDATALEN);
+			logged.seq = pg_atomic_read_u64(&binding->seq);
+			if (view->nlogged < view->max_channels)
+				view->logged[view->nlogged] = logged;
+			view->nlogged++;
+			return;
+		}
+	}
+	hold_add_backlog(database, binding, &view->backlog);
+}
+
+/*
+ * Copy what the bindings say; the channels' names, and those of which the log
+ * is to be asked, as far as there is room.
+ */
 static void
 view_bindings(Database *database, Subscription *subscription,
 			  SubscriptionView *view)
 {
 	dlist_iter	iter;
 
-	view->nchannels = 0;
+	view->nchannels = view->nlogged = 0;
+	view->newest_seq = ring_newest_seq(database->ring);
 	memset(&view->backlog, 0, sizeof(Backlog));
 	dlist_foreach(iter, &subscription->bindings)
 	{
@@ -348,7 +366,7 @@ view_bindings(Database *database, Subscription *subscription,
 						   database->channels[binding->channel].name);
 			view->nchannels++;
 		}
-		hold_add_backlog(database, binding, &view->backlog);
+		view_backlog(database, binding, view);
 	}
 }
 
@@ -417,8 +435,6 @@ static void
 put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
 				 SubscriptionView *view)
 {
-	const char *name = shown_name(view->name, encoding);
-	NameData	short_name;
 	ViewRow		row = {.column = 0};
 	Datum	   *names = palloc(view->nchannels * sizeof(Datum));
 	ArrayType  *channels;
@@ -430,11 +446,7 @@ put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
 							   TYPALIGN_INT);
 
 	view_add(&row, ObjectIdGetDatum(oid));
-	/* in this database's encoding it may be longer than a name can be */
-	memset(&short_name, 0, sizeof(short_name));
-	memcpy(NameStr(short_name), name,
-		   pg_mbcliplen(name, (int) strlen(name), NAMEDATALEN - 1));
-	view_add(&row, NameGetDatum(&short_name));
+	view_add_name(&row, view->name, encoding);
 	view_add(&row, ObjectIdGetDatum(view->owner));
 	view_add(&row, PointerGetDatum(channels));
 	view_add(&row, CStringGetTextDatum(on_full_names[view->on_full]));
@@ -453,7 +465,46 @@ put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
 	view_add(&row, TimestampTzGetDatum(view->created_at));
 	view_add_if(&row, view->last_poll_at != 0,
 				TimestampTzGetDatum(view->last_poll_at));
+	view_add(&row, BoolGetDatum(view->backlog.in_log));
 	view_put(fcinfo, &row);
+}
+
+/* Make room for so many channels.  What the view has of them is lost. */
+static void
+make_room(SubscriptionView *view, int max_channels)
+{
+	if (view->channels)
+	{
+		pfree(view->channels);
+		pfree(view->logged);
+	}
+	view->max_channels = max_channels;
+	view->channels = palloc(max_channels * sizeof(NameData));
+	view->logged = palloc(max_channels * sizeof(LoggedChannel));
+}
+
+/*
+ * Copy the subscription, all of it; false if it is none of the database that
+ * the user may see.
+ */
+static bool
+view_all_of(Database *database, Subscription *subscription, bool see_all,
+			SubscriptionView *view)
+{
+	for (;;)
+	{
+		int			count;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!is_of(database, subscription) ||
+			!view_subscription(database, subscription, view) ||
+			!(see_all || has_privs_of_role(GetUserId(), view->owner)))
+			return false;
+		count = Max(view->nchannels, view->nlogged);
+		if (count <= view->max_channels)
+			return true;
+		make_room(view, 2 * count);
+	}
 }
 
 /* The rows of stat_subscriptions for the database: all, or the user's own. */
@@ -464,35 +515,27 @@ put_subscriptions(FunctionCallInfo fcinfo, Database *database, Oid oid,
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "pgpubsub statistics",
 												  ALLOCSET_DEFAULT_SIZES);
-	SubscriptionView view = {.max_channels = 16};
+	SubscriptionView view = {.ask_log = oid == MyDatabaseId};
 	int			encoding = shown_name_encoding(oid);
 
-	view.channels = palloc(view.max_channels * sizeof(NameData));
+	make_room(&view, 16);
 	for (int i = 0; i < pgpubsub_max_subscriptions; i++)
 	{
-		Subscription *subscription = &pgpubsub_control->subscriptions[i];
 		MemoryContext old;
 
-		CHECK_FOR_INTERRUPTS();
-		if (!is_of(database, subscription) ||
-			!view_subscription(database, subscription, &view))
+		if (!view_all_of(database, &pgpubsub_control->subscriptions[i],
+						 see_all, &view))
 			continue;
-		if (view.nchannels > view.max_channels)
-		{
-			view.max_channels = 2 * view.nchannels;
-			view.channels = repalloc(view.channels,
-									 view.max_channels * sizeof(NameData));
-			i--;
-			continue;
-		}
 		old = MemoryContextSwitchTo(context);
-		if (see_all || has_privs_of_role(GetUserId(), view.owner))
-			put_subscription(fcinfo, oid, encoding, &view);
+		stat_log_add_backlog(database, view.logged, view.nlogged,
+							 view.newest_seq, &view.backlog);
+		put_subscription(fcinfo, oid, encoding, &view);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 	}
 	MemoryContextDelete(context);
 	pfree(view.channels);
+	pfree(view.logged);
 }
 
 /* pgpubsub.subscription_stats() RETURNS SETOF record: for stat_subscriptions */
@@ -504,7 +547,7 @@ pgpubsub_subscription_stats(PG_FUNCTION_ARGS)
 	DatabaseView view = {0};
 
 	InitMaterializedSRF(fcinfo, 0);
-	while ((database = next_database(&view)) != NULL)
+	while ((database = view_next_database(&view)) != NULL)
 		put_subscriptions(fcinfo, database, view.oid, see_all);
 	report_passed_over();
 	return (Datum) 0;

@@ -29,12 +29,6 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-typedef enum StartAt
-{
-	START_NOW,
-	START_OLDEST,
-	START_SEQ
-} StartAt;
 
 /* The arguments of subscribe(). */
 typedef struct Request
@@ -46,7 +40,6 @@ typedef struct Request
 	const char *on_full_name;
 	OnFull		on_full;
 	StartAt		start;
-	uint64		start_seq;		/* of START_SEQ: the first to be read */
 	bool		temporary;
 } Request;
 
@@ -86,25 +79,6 @@ parse_on_full(Request *request)
 				 errhint("Use on_full => 'evict', or ask the database's owner.")));
 }
 
-/* Parse start_at; raises 22023. */
-static void
-parse_start_at(Request *request, const char *start_at)
-{
-	char	   *end;
-
-	request->start = strcmp(start_at, "now") == 0 ? START_NOW :
-		strcmp(start_at, "oldest") == 0 ? START_OLDEST : START_SEQ;
-	if (request->start != START_SEQ)
-		return;
-	errno = 0;
-	request->start_seq = (uint64) strtoll(start_at, &end, 10);
-	if (errno != 0 || start_at[0] < '0' || start_at[0] > '9' || *end != '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unrecognized start_at: \"%s\"", start_at),
-				 errhint("Give now, oldest or a sequence number.")));
-}
-
 /* Parse the arguments of subscribe(), of which the caller gives the name. */
 static void
 parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
@@ -124,76 +98,8 @@ parse_request(FunctionCallInfo fcinfo, const char *name, Request *request)
 	request->channels = bindings_parse(request->channel_array, ERROR,
 									   &request->nchannels);
 	parse_on_full(request);
-	parse_start_at(request, text_to_cstring(PG_GETARG_TEXT_PP(3)));
+	start_at_parse(text_to_cstring(PG_GETARG_TEXT_PP(3)), &request->start);
 }
-
-/*
- * The number after which the request wants to read the channel; *pos is the
- * position of the event with that number or of one before, or RING_NONE.
- */
-static uint64
-start_number(Database *database, Request *request, int channel, RingPos *pos)
-{
-	Ring	   *ring = database->ring;
-	uint64		number = database->channels[channel].base_number;
-
-	*pos = database->channels[channel].base_pos;
-	if (request->start == START_NOW)
-	{
-		number = pg_atomic_read_u64(&database->channels[channel].received);
-		*pos = ring_newest_position(ring, channel, number);
-		return number;
-	}
-	for (;;)
-	{
-		RingRecord	record;
-		uint64		newest;
-
-		CHECK_FOR_INTERRUPTS();
-		if (ring_next(ring, channel, number, *pos, &record,
-					  &newest) != RING_FOUND)
-			return newest;
-		if (request->start == START_OLDEST ||
-			record.seq >= request->start_seq)
-			return record.number - 1;
-		number = record.number;
-		*pos = record.pos;
-	}
-}
-
-/* May events from the seq on be gone from the ring already? */
-static bool
-start_seq_gone(Database *database, uint64 seq)
-{
-	RingState	state;
-
-	ring_state(database->ring, &state);
-	return seq < (state.messages > 0 ? state.oldest.seq :
-				  state.newest_seq + 1);
-}
-
-/*
- * May the channel, or one that the pattern matches, have had events from the
- * seq on that nobody finds any more, as its slot was another's meanwhile?
- */
-static bool
-may_be_forgotten(Database *database, int slot, uint64 seq)
-{
-	Channel    *channel = &database->channels[slot];
-
-	Assert(LWLockHeldByMe(database->lock));
-	return seq <= (channel->is_pattern ? database->table.forgotten :
-				   channel->forgotten);
-}
-
-/* A binding that has no position yet, and the position that it is to have. */
-typedef struct Placement
-{
-	Binding    *binding;
-	int			channel;
-	uint64		number;
-	RingPos		pos;
-} Placement;
 
 /*
  * Take the lock, shared, of the claim's database.  Raises 55000 if the
@@ -229,13 +135,13 @@ place_bindings(Claim *claim, Request *request, bool created)
 	Subscription *subscription = claim->own.subscription;
 	Placement  *places = palloc(pgpubsub_max_channels * sizeof(Placement));
 	int			count = 0;
-	bool		gone = false;
+	bool		gone;
 	dlist_iter	iter;
 
 	lock_claimed(claim);
 	if (created)
 	{
-		claim->position.gap_seen = registry_gap_epoch(database, subscription);
+		claim->position.gap_seen = pg_atomic_read_u64(&subscription->gap_epoch);
 		pg_atomic_write_u64(&subscription->gap_seen, claim->position.gap_seen);
 	}
 	dlist_foreach(iter, &subscription->bindings)
@@ -250,22 +156,15 @@ place_bindings(Claim *claim, Request *request, bool created)
 	}
 	LWLockRelease(database->lock);
 
-	for (int i = 0; i < count; i++)
-		places[i].number = start_number(database, request, places[i].channel,
-										&places[i].pos);
-
+	start_at_find(database, &request->start, places, count);
 	lock_claimed(claim);
 	for (int i = 0; i < count; i++)
-	{
 		registry_set_position(places[i].binding, places[i].number,
-							  places[i].pos);
-		gone |= may_be_forgotten(database, places[i].channel,
-								 request->start_seq);
-	}
+							  places[i].pos, places[i].logged, places[i].seq);
+	gone = start_at_gone(database, &request->start, places, count);
 	LWLockRelease(database->lock);
 	pfree(places);
-	if (count > 0 && request->start == START_SEQ &&
-		(gone || start_seq_gone(database, request->start_seq)))
+	if (gone)
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 }
 
@@ -282,6 +181,23 @@ lock_name(const char *name)
 					   hash_bytes((const unsigned char *) name,
 								  (int) strlen(name)), 0);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+/* What a new subscription is known by in the log; raises XX000. */
+static int64
+make_id(void)
+{
+	int64		id = 0;
+
+	while (id == 0)
+	{
+		if (!pg_strong_random(&id, sizeof(id)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not get random bytes")));
+		id &= PG_INT64_MAX;
+	}
+	return id;
 }
 
 /*
@@ -321,8 +237,15 @@ create_subscription(Database *database, Request *request,
 	claim->synced = false;
 	position_sync(claim);
 	if (!request->temporary)
+	{
+		subscription->id = make_id();
 		subscription_table_insert(request->name, request->channel_array,
-								  request->on_full_name, created_at);
+								  request->on_full_name, created_at,
+								  subscription->id);
+		position_consume(claim);
+		claim->position.logged =
+			pg_atomic_read_u32(&database->log.active) != 0;
+	}
 }
 
 /* Raise 42710 unless the request's lifetime is that of the subscription. */
@@ -377,6 +300,8 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 	place_bindings(claim, request, false);
 	claim->synced = false;
 	position_sync(claim);
+	position_consume(claim);
+	claim->position.logged |= pg_atomic_read_u32(&database->log.active) != 0;
 	if (!request->temporary)
 		subscription_table_update(request->name, request->channel_array,
 								  request->on_full_name);
@@ -428,15 +353,7 @@ subscribe_name(FunctionCallInfo fcinfo, const char *name)
 
 	parse_request(fcinfo, name, &request);
 	reader_note_call();
-	if (request.start == START_SEQ &&
-		request.start_seq > ring_newest_seq(database->ring) + 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("start_at %llu was not given out yet",
-						(unsigned long long) request.start_seq),
-				 errdetail("The newest event of this database has seq %llu.",
-						   (unsigned long long) ring_newest_seq(database->ring)),
-				 errhint("Give now, oldest or the seq of an event.")));
+	start_at_check(database, &request.start);
 	lock_name(request.name);
 	deadline = reader_deadline();
 

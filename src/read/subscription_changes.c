@@ -30,6 +30,7 @@ typedef struct Changes
 {
 	dlist_head	actions;		/* in order, in TopTransactionContext */
 	Database   *written_in;		/* whose table was written by hand, or NULL */
+	const char *written_table;	/* which one it was, last */
 	int			written_level;	/* nesting level at which it was */
 	bool		discarding;		/* temporary subscriptions, when it commits */
 } Changes;
@@ -322,15 +323,23 @@ discard_temporary_subscriptions(void)
 }
 
 /*
- * The table was written, but not shared memory: the relay has to read the table
- * again when that is committed.
+ * The extension's table of that name was written, but not shared memory: the
+ * relay has to read its tables again when that is committed.
  */
 void
-subscription_table_written(void)
+table_written(const char *table)
 {
 	if (changes.written_in == NULL)
 		changes.written_level = GetCurrentTransactionNestLevel();
 	changes.written_in = registry_my_database(true);
+	changes.written_table = table;
+}
+
+/* The same, for the table of subscriptions. */
+void
+subscription_table_written(void)
+{
+	table_written("subscription");
 }
 
 /* PREPARE TRANSACTION: raise 0A000 if COMMIT PREPARED would have work here. */
@@ -341,7 +350,8 @@ read_pre_prepare(void)
 	if (changes.written_in)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot prepare a transaction that has written table pgpubsub.subscription"),
+				 errmsg("cannot prepare a transaction that has written table pgpubsub.%s",
+						changes.written_table),
 				 errhint("Commit it with COMMIT.")));
 }
 

@@ -24,22 +24,18 @@
  */
 #include "read/read_internal.h"
 
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 /* This file is writing the table. */
@@ -67,58 +63,13 @@ check_spi(int result, int expected)
 }
 
 /*
- * The owner of the relation (cache is RELOID) or schema (NAMESPACEOID);
- * InvalidOid if there is none any more.
- */
-static Oid
-owner_of(int cache, Oid object)
-{
-	HeapTuple	tuple = SearchSysCache1(cache, ObjectIdGetDatum(object));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		return InvalidOid;
-	owner = cache == RELOID ? ((Form_pg_class) GETSTRUCT(tuple))->relowner :
-		((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
-/*
- * Could the schema's owner have the role run code?  The owner of a schema can
- * put anything in the place of the extension's objects.
- */
-static bool
-schema_endangers(Oid schema, Oid role)
-{
-	Oid			owner = owner_of(NAMESPACEOID, schema);
-
-	return owner != role && !superuser_arg(owner);
-}
-
-/*
  * Oid of the extension's table, as far as this transaction can see it;
- * InvalidOid if it is not there.  Another relation of that name does not count,
- * and none does if the schema belongs to somebody who could replace it.
+ * InvalidOid if it is not there.
  */
 Oid
 subscription_table_find(void)
 {
-	Oid			schema = get_namespace_oid(PGPUBSUB_SCHEMA, true);
-	Oid			table;
-	Oid			extension;
-
-	if (!OidIsValid(schema))
-		return InvalidOid;
-	table = get_relname_relid("subscription", schema);
-	if (!OidIsValid(table) || get_rel_relkind(table) != RELKIND_RELATION ||
-		schema_endangers(schema, owner_of(RELOID, table)))
-		return InvalidOid;
-	extension = getExtensionOfObject(RelationRelationId, table);
-	if (!OidIsValid(extension) ||
-		extension != get_extension_oid(PGPUBSUB_EXTENSION, true))
-		return InvalidOid;
-	return table;
+	return own_relation_find("subscription", RELKIND_RELATION);
 }
 
 /*
@@ -130,7 +81,8 @@ subscription_table_check_schema(void)
 {
 	Oid			schema = get_namespace_oid(PGPUBSUB_SCHEMA, true);
 
-	if (OidIsValid(schema) && schema_endangers(schema, GetUserId()))
+	if (OidIsValid(schema) &&
+		own_relation_schema_endangers(schema, GetUserId()))
 		ereport(WARNING,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("schema \"%s\" belongs to a role that is no superuser",
@@ -175,34 +127,6 @@ subscription_table_lock(void)
 	}
 }
 
-/* The user and security context before become_owner(). */
-typedef struct Identity
-{
-	Oid			user;
-	int			sec_context;
-} Identity;
-
-/*
- * Become the table's owner, in a restricted context, for what is done to the
- * table: triggers on it may run that role's code.  Policies have no effect, as
- * for any owner.  Raises 42P01 if the table is not there.
- */
-static void
-become_owner(Identity *before)
-{
-	Oid			owner = owner_of(RELOID, subscription_table_oid());
-
-	if (!OidIsValid(owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table pgpubsub.subscription was dropped meanwhile")));
-	GetUserIdAndSecContext(&before->user, &before->sec_context);
-	SetUserIdAndSecContext(owner,
-						   before->sec_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION |
-						   SECURITY_NOFORCE_RLS);
-}
-
 /*
  * Run the query, which only reads or locks the table, as the table's owner.
  * The caller is connected to SPI and finds the result there.
@@ -211,9 +135,9 @@ void
 subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
 						bool read_only)
 {
-	Identity	before;
+	OwnRelationUser before;
 
-	become_owner(&before);
+	own_relation_become_owner(subscription_table_oid(), &before);
 	PG_TRY();
 	{
 		check_spi(SPI_execute_with_args(sql, nargs, types, values, NULL,
@@ -221,7 +145,7 @@ subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
 	}
 	PG_FINALLY();
 	{
-		SetUserIdAndSecContext(before.user, before.sec_context);
+		own_relation_become_user(&before);
 	}
 	PG_END_TRY();
 }
@@ -266,9 +190,9 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 	Relation	table = table_open(subscription_table_oid(), RowExclusiveLock);
 	bool		undecoded;
 	bool		nested = writing_table; /* in a trigger on the table */
-	Identity	before;
+	OwnRelationUser before;
 
-	become_owner(&before);
+	own_relation_become_owner(subscription_table_oid(), &before);
 	writing_table = true;
 	undecoded = undecoded_begin(table);
 	PG_TRY();
@@ -287,7 +211,7 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 		if (undecoded)
 			undecoded_end();
 		writing_table = nested;
-		SetUserIdAndSecContext(before.user, before.sec_context);
+		own_relation_become_user(&before);
 	}
 	PG_END_TRY();
 	table_close(table, NoLock);
@@ -305,32 +229,50 @@ subscription_table_knows_origin(void)
 }
 
 /*
- * Insert the new subscription of the current user into the table.  That role
- * cannot be dropped until this transaction ends; raises 42704 if it already is.
+ * Does the table give subscriptions an id, for their positions in the log?
+ * That of version 1.0 does not.  The caller has locked the table.
+ */
+bool
+subscription_table_has_ids(void)
+{
+	return get_attnum(subscription_table_oid(), "id") != InvalidAttrNumber;
+}
+
+/*
+ * Insert the new subscription of the current user into the table; id is what it
+ * is known by in the log.  That role cannot be dropped until this transaction
+ * ends; raises 42704 if it already is.
  */
 void
 subscription_table_insert(const char *name, ArrayType *channels,
-						  const char *on_full, TimestampTz created_at)
+						  const char *on_full, TimestampTz created_at,
+						  int64 id)
 {
 	Oid			types[] = {NAMEOID, REGROLEOID, TEXTARRAYOID, TEXTOID,
-	TIMESTAMPTZOID, OIDOID};
+	TIMESTAMPTZOID, OIDOID, INT8OID};
 	Datum		values[] = {CStringGetDatum(name),
 		ObjectIdGetDatum(GetUserId()),
 		PointerGetDatum(channels),
 		CStringGetTextDatum(on_full),
 		TimestampTzGetDatum(created_at),
-	ObjectIdGetDatum(MyDatabaseId)};
+		ObjectIdGetDatum(MyDatabaseId),
+	Int64GetDatum(id)};
 	bool		origin = subscription_table_knows_origin();
+	bool		ids = subscription_table_has_ids();
 
 	shdepLockAndCheckObject(AuthIdRelationId, GetUserId());
-	write_table(origin ?
+	write_table(ids ?
+				"INSERT INTO pgpubsub.subscription"
+				" (name, owner, channels, on_full, created_at, made_in, id)"
+				" VALUES ($1, $2, $3, $4, $5, $6, $7)" :
+				origin ?
 				"INSERT INTO pgpubsub.subscription"
 				" (name, owner, channels, on_full, created_at, made_in)"
 				" VALUES ($1, $2, $3, $4, $5, $6)" :
 				"INSERT INTO pgpubsub.subscription"
 				" (name, owner, channels, on_full, created_at)"
 				" VALUES ($1, $2, $3, $4, $5)",
-				origin ? 6 : 5, types, values, SPI_OK_INSERT, false);
+				ids ? 7 : origin ? 6 : 5, types, values, SPI_OK_INSERT, false);
 }
 
 /* Insert a row that was in the table before; row_type is the table's. */

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * subscription_triggers.c
- *	  What becomes of the table of subscriptions when others write it.
+ *	  What becomes of the table of subscriptions, and of the table of durable
+ *	  channels, when others write them.
  *
  * The triggers let pass what pgpubsub itself writes.  Apart from that:
  *
@@ -23,11 +24,16 @@
  *	  fails there, and rows written by hand stop it.  A WARNING says so, when
  *	  the publication or the extension is created.
  *
+ * 5. The table of durable channels is read again by all sessions and the relay,
+ *	  whoever has written it.  What logical replication would write there is
+ *	  discarded too, but for a TRUNCATE.
+ *
  *-------------------------------------------------------------------------
  */
 #include "read/read_internal.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -35,12 +41,14 @@
 #include "replication/logicalworker.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
 /* The rows that are to outlive a TRUNCATE, in TopTransactionContext. */
 static List *kept_rows = NIL;
 
+PG_FUNCTION_INFO_V1(pgpubsub_channel_written);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_changed);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_inserted);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_replicated);
@@ -167,6 +175,36 @@ pgpubsub_subscription_replicated(PG_FUNCTION_ARGS)
 		else
 			put_rows_back(trigger->tg_relation->rd_rel->reltype);
 	}
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * pgpubsub.channel_written() RETURNS trigger, per statement: has all sessions
+ * and the relay read the table of durable channels again, this session at once,
+ * the others when that is committed.  Before a row: discards what logical
+ * replication would do to it.
+ */
+Datum
+pgpubsub_channel_written(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		RelationGetRelid(trigger->tg_relation) !=
+		own_relation_find("channel", RELKIND_RELATION))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("pgpubsub.channel_written() was not called as the trigger of its table"),
+				 errhint("It is the trigger of table pgpubsub.channel, in a schema that belongs to the table's owner or to a superuser.")));
+	if (TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+	{
+		if (IsLogicalWorker() && !set_durable_writing())
+			return PointerGetDatum(NULL);
+		return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+							   trigger->tg_newtuple : trigger->tg_trigtuple);
+	}
+	CacheInvalidateRelcache(trigger->tg_relation);
+	table_written("channel");
 	return PointerGetDatum(NULL);
 }
 

@@ -51,6 +51,21 @@ view_add_if(ViewRow *row, bool present, Datum value)
 	row->values[row->column++] = value;
 }
 
+/*
+ * Set the row's next column to a name in that encoding, cut if in this
+ * database's encoding it is longer than a name can be.
+ */
+void
+view_add_name(ViewRow *row, const char *name, int encoding)
+{
+	const char *shown = shown_name(name, encoding);
+	Name		result = palloc0(sizeof(NameData));
+
+	memcpy(NameStr(*result), shown,
+		   pg_mbcliplen(shown, (int) strlen(shown), NAMEDATALEN - 1));
+	view_add(row, NameGetDatum(result));
+}
+
 /* Add the row to the SQL function's result, and begin the next one. */
 void
 view_put(FunctionCallInfo fcinfo, ViewRow *row)
@@ -60,6 +75,25 @@ view_put(FunctionCallInfo fcinfo, ViewRow *row)
 	tuplestore_putvalues(result->setResult, result->setDesc, row->values,
 						 row->nulls);
 	row->column = 0;
+}
+
+/* The next database, copied into the view; or NULL.  Takes the control lock. */
+Database *
+view_next_database(DatabaseView *view)
+{
+	while (pgpubsub_preloaded() && view->next < pgpubsub_max_databases)
+	{
+		Database   *database = &pgpubsub_control->databases[view->next++];
+
+		LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
+		view->oid = database->dropping ? InvalidOid : database->oid;
+		view->relay_pid = database->relay.pid;
+		view->relay_starts = database->relay.starts;
+		LWLockRelease(pgpubsub_control->lock);
+		if (OidIsValid(view->oid))
+			return database;
+	}
+	return NULL;
 }
 
 /*

@@ -245,7 +245,7 @@ anything_pending(Database *database, Subscription *subscription)
 {
 	dlist_iter	iter;
 
-	if (registry_gap_epoch(database, subscription) !=
+	if (pg_atomic_read_u64(&subscription->gap_epoch) !=
 		pg_atomic_read_u64(&subscription->gap_seen))
 		return true;
 	dlist_foreach(iter, &subscription->bindings)
@@ -253,8 +253,9 @@ anything_pending(Database *database, Subscription *subscription)
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
 
-		if (ring_newest_number(database->ring, binding->channel) >
-			pg_atomic_read_u64(&binding->number))
+		if (binding_pending(database, binding->channel,
+							pg_atomic_read_u64(&binding->number),
+							pg_atomic_read_u64(&binding->seq)))
 			return true;
 	}
 	return false;

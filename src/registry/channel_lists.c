@@ -275,22 +275,31 @@ bindings_order(Database *database, Subscription *subscription,
 	}
 }
 
+/* Give the binding a position behind the last event received. */
+void
+binding_place_now(Database *database, Binding *binding)
+{
+	Channel    *channel = &database->channels[binding->channel];
+	uint64		received = pg_atomic_read_u64(&channel->received);
+	uint64		number;
+	uint64		logged;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	ring_counts(database->ring, binding->channel, &number, &logged);
+	registry_set_position(binding, received,
+						  ring_newest_position(database->ring,
+											   binding->channel, received),
+						  logged, ring_newest_seq(database->ring));
+}
+
 /* Give bindings without a position one behind the last event received. */
 void
 bindings_place_now(Database *database, Subscription *subscription)
 {
-	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
 	{
-		Channel    *channel = &database->channels[binding->channel];
-		uint64		received = pg_atomic_read_u64(&channel->received);
-
-		if (pg_atomic_read_u64(&binding->number) != BINDING_UNPLACED)
-			continue;
-		registry_set_position(binding, received,
-							  ring_newest_position(database->ring,
-												   binding->channel,
-												   received));
+		if (pg_atomic_read_u64(&binding->number) == BINDING_UNPLACED)
+			binding_place_now(database, binding);
 	}
 }
 

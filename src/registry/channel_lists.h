@@ -37,6 +37,7 @@ extern void bindings_find_slots(Database *database, char **names, int count,
 								int *slots);
 extern void bindings_order(Database *database, Subscription *subscription,
 						   const int *slots, int count);
+extern void binding_place_now(Database *database, Binding *binding);
 extern void bindings_place_now(Database *database,
 							   Subscription *subscription);
 extern void bindings_report(BindResult result, int elevel);

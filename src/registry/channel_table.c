@@ -272,6 +272,8 @@ bind_by_pattern(Database *database, Binding *pattern, int slot)
 	Subscription *subscription = pattern->subscription;
 	uint32		dropped = pattern->flags & BINDING_DROPPED;
 	Binding    *binding = registry_find_binding(subscription, slot);
+	uint64		number;
+	uint64		logged;
 
 	if (binding != NULL)
 	{
@@ -287,7 +289,9 @@ bind_by_pattern(Database *database, Binding *pattern, int slot)
 		miss_events(database, subscription);
 		return;
 	}
-	registry_set_position(binding, channel->base_number, channel->base_pos);
+	ring_counts(database->ring, slot, &number, &logged);
+	registry_set_position(binding, channel->base_number, channel->base_pos,
+						  logged, channel->base_seq);
 	if (subscription->on_full != ON_FULL_DROP)
 		ring_lower_hold(database->ring, slot, channel->base_number);
 	registry_wake_waiting(database, subscription);
@@ -372,6 +376,15 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 											 channel->base_number);
 	Assert(pg_atomic_read_u64(&channel->received) == channel->base_number);
 	ring_channel_state(database->ring, slot, &ring);
+
+	/* who begins before this looks whether the log has something */
+	channel->base_seq = ring_newest_seq(database->ring);
+	ring_set_log_newest(database->ring, slot, channel->base_seq);
+	channel->durable = false;
+	channel->retain = 0;
+	pg_atomic_write_u32(&channel->log_counted, 0);
+	pg_atomic_write_u64(&channel->log_events, 0);
+	pg_atomic_write_u64(&channel->log_bytes, 0);
 	channel->forgotten = database->table.forgotten;
 	channel->published_base = channel->base_number;
 	channel->published_bytes_base = ring.bytes;

@@ -216,6 +216,7 @@ registry_reset_counts(Database *database)
 	pg_atomic_write_u64(&database->full.ms, 0);
 	pg_atomic_write_u64(&database->full.evictions, 0);
 	pg_atomic_write_u64(&database->relay.bad_frames, 0);
+	registry_reset_log_counts(database);
 }
 
 /*
@@ -367,6 +368,7 @@ registry_free_database(Database *database)
 								   dlist_head_element(Subscription, node,
 													  &database->subscriptions));
 	registry_forget_channels(database);
+	registry_forget_log(database);
 	pgpubsub_control->highest_seq = Max(pgpubsub_control->highest_seq,
 										newest_seq);
 	ring_reset(database->ring, newest_seq);

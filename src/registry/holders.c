@@ -59,9 +59,44 @@ holds(Subscription *subscription)
 }
 
 /*
- * Add up what the binding has not consumed.  The time it takes does not depend
- * on how many events there are: a place too far back, which a binding may have
- * until its first event is consumed, is moved up by who comes first.
+ * How many events the binding has not had up to another number, up to which so
+ * many records are in the log, too.
+ */
+static uint64
+missed(Binding *binding, uint64 number, uint64 upto, uint64 logged)
+{
+	int64		result = (int64) (upto - number) -
+		(int64) (logged - pg_atomic_read_u64(&binding->logged));
+
+	return result > 0 ? (uint64) result : 0;
+}
+
+/*
+ * Has the binding consumed events that the ring still has, or are some that it
+ * has not consumed in the log alone?  Then the log is to be asked.
+ */
+static bool
+is_in_log(Database *database, Binding *binding, RingNext found,
+		  const RingRecord *record)
+{
+	uint64		seq = pg_atomic_read_u64(&binding->seq);
+	Channel    *channel = &database->channels[binding->channel];
+
+	/* where nothing was ever logged, it is no use to ask */
+	if (!channel->durable && pg_atomic_read_u64(&channel->log_events) == 0)
+		return false;
+	if (found == RING_FOUND)
+		return record->log_before > seq ||
+			(record->in_log && record->seq <= seq);
+	return ring_log_newest(database->ring, binding->channel) > seq;
+}
+
+/*
+ * Add up what the binding has not consumed, as far as the ring has it; in_log
+ * says that who wants to know all has to ask the log.  The time it takes does
+ * not depend on how many events there are: a place too far back, which a
+ * binding may have until its first event is consumed, is moved up by who comes
+ * first.
  */
 void
 hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
@@ -72,17 +107,26 @@ hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 	RingRecord	record;
 	RingChannelState state;
 	uint64		newest;
+	uint64		logged;
+	uint64		pending;
 	RingNext	found;
 
 	Assert(LWLockHeldByMe(database->lock));
 	if (number == BINDING_UNPLACED)
 		return;
+	backlog->lost += pg_atomic_read_u64(&binding->log_lost);
+	if (database->channels[binding->channel].is_pattern)
+		return;
 	found = ring_next(ring, binding->channel, number, pos, &record, &newest);
+	if (pg_atomic_read_u32(&database->log.active) != 0 &&
+		is_in_log(database, binding, found, &record))
+		backlog->in_log = true;
 	if (found == RING_UP_TO_DATE)
 		return;
 	if (found == RING_ALL_GONE)
 	{
-		backlog->lost += newest - number;
+		ring_counts(ring, binding->channel, &newest, &logged);
+		backlog->lost += missed(binding, number, newest, logged);
 		return;
 	}
 
@@ -92,11 +136,16 @@ hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 
 	/* read after the record, so not behind it */
 	ring_channel_state(ring, binding->channel, &state);
-	backlog->lost += record.number - number - 1;
+	backlog->lost += missed(binding, number, record.number - 1,
+							record.logged - record.in_log);
 	if (backlog->pending == 0 || record.time < backlog->oldest_at)
 		backlog->oldest_at = record.time;
-	backlog->pending += Max(state.newest_number, record.number) -
-		record.number + 1;
+	pending = Max(state.newest_number, record.number) - record.number + 1;
+	backlog->pending += pending;
+
+	logged = state.logged + record.in_log;
+	logged -= Min(logged, record.logged);
+	backlog->unlogged += pending - Min(pending, logged);
 	backlog->bytes += Max(state.bytes, record.bytes) - record.bytes +
 		record.payload_len;
 }
@@ -110,7 +159,8 @@ hold_start(Database *database, Subscription *subscription)
 		return;
 	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
 	{
-		if (!database->channels[binding->channel].is_pattern)
+		if (!database->channels[binding->channel].is_pattern &&
+			!database->channels[binding->channel].durable)
 			ring_lower_hold(database->ring, binding->channel,
 							pg_atomic_read_u64(&binding->number));
 	}
@@ -120,7 +170,11 @@ hold_start(Database *database, Subscription *subscription)
 static bool
 stands_at(Binding *binding, uint64 number)
 {
+	Database   *database =
+	&pgpubsub_control->databases[binding->subscription->database];
+
 	return holds(binding->subscription) &&
+		!database->channels[binding->channel].durable &&
 		pg_atomic_read_u64(&binding->number) < number;
 }
 
@@ -140,7 +194,8 @@ hold_recompute(Database *database, int channel, uint64 number)
 		/* one read: it may be committed anew while we look */
 		uint64		consumed = pg_atomic_read_u64(&binding->number);
 
-		if (holds(binding->subscription))
+		if (holds(binding->subscription) &&
+			!database->channels[channel].durable)
 			hold = Min(hold, consumed);
 	}
 	ring_set_hold(database->ring, channel, hold);

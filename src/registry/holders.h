@@ -15,9 +15,11 @@
 typedef struct Backlog
 {
 	uint64		pending;		/* events in the queue */
+	uint64		unlogged;		/* those of them that are not in the log */
 	uint64		bytes;			/* their payloads */
 	uint64		lost;			/* events gone, not reported yet */
 	TimestampTz oldest_at;		/* if pending > 0 */
+	bool		in_log;			/* the log may have more, or was read further */
 } Backlog;
 
 /* A subscription that holds the queue, for messages. */

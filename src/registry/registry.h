@@ -73,12 +73,17 @@ typedef struct Channel
 	char		name[NAMEDATALEN];
 	uint64		base_number;	/* of the slot's last event before this
 								 * channel */
+	uint64		base_seq;		/* up to which events may be in the log of
+								 * which the slot does not know */
 	RingPos		base_pos;		/* that event's place, or RING_NONE */
 	uint64		forgotten;		/* ChannelTable's when it was made known */
 
 	/* database->lock; exclusive to change */
 	dlist_node	node;			/* in one of ChannelTable's lists */
 	dlist_head	bindings;		/* Binding.channel_node */
+	bool		durable;		/* its events are logged, for all that the
+								 * relay, or who made it known, knows */
+	int64		retain;			/* how long events stay in the log, in us */
 	uint64		published_base; /* newest number at stats_reset */
 	uint64		published_bytes_base;
 
@@ -88,6 +93,9 @@ typedef struct Channel
 
 	/* written by the relay alone, seldom; read without a lock */
 	pg_atomic_uint32 listening; /* its LISTEN has committed */
+	pg_atomic_uint32 log_counted;	/* log_events and log_bytes are known */
+	pg_atomic_uint64 log_events;	/* events that were ever logged, ... */
+	pg_atomic_uint64 log_bytes; /* ... and their payloads */
 
 	/* any process, atomically, seldom */
 	pg_atomic_uint32 used;		/* by a trigger or publish(); so it is known */
@@ -149,11 +157,17 @@ typedef struct Binding
 	 */
 	pg_atomic_uint64 number;	/* of the last event consumed */
 	pg_atomic_uint64 pos;		/* of that event or one before, or RING_NONE */
+	pg_atomic_uint64 logged;	/* of the ring's records up to that number,
+								 * those that are in the log, too */
+	pg_atomic_uint64 seq;		/* up to which all in the log is consumed */
+	pg_atomic_uint64 log_lost;	/* events that the log has lost, not told yet */
 
 	/* the reader alone */
 	int			cursor;			/* index of its cursor, mostly; -1: none */
 	uint64		told;			/* number of the last event that the gap row
 								 * of a look told as missing; see told_seq */
+	uint64		told_logged;	/* records up to it that are in the log */
+	uint64		told_lost;		/* what it told of log_lost */
 
 	/* database->wait_lock */
 	dlist_node	wait_node;		/* in Channel.waiters */
@@ -211,6 +225,7 @@ typedef struct Subscription
 								 * the table says */
 	bool		adopted;		/* polled here, made in another database; the
 								 * table is to say so */
+	int64		id;				/* of its positions in the log; 0: it has none */
 	bool		holding;		/* the full queue waits for it */
 	dlist_head	bindings;		/* Binding.subscription_node */
 	dlist_head	patterns;		/* Binding.pattern_node, those to patterns */
@@ -237,14 +252,17 @@ typedef struct Subscription
 
 	/* written by the reader, or before there is one; read by any process */
 	pg_atomic_uint64 seq;		/* of the last event consumed */
-	pg_atomic_uint64 gap_seen;	/* the gap epoch that it was told of */
+	pg_atomic_uint64 gap_seen;	/* the value of gap_epoch that it was told of */
 
 	/* the reader alone: the last gap row that a look has shown */
 	uint64		told_gap;		/* gap epoch */
 	uint64		told_seq;		/* seq of the row; 0: there was none */
 
 	/* any process, atomically */
-	pg_atomic_uint64 gap_epoch; /* part of registry_gap_epoch() */
+	pg_atomic_uint64 gap_epoch; /* grows when it has missed events, nobody
+								 * knows how many */
+	pg_atomic_uint64 position_version;	/* the last one given to a position in
+										 * the log */
 
 	SubscriptionStats stats;
 } Subscription;
@@ -416,6 +434,68 @@ typedef struct AppendTurn
 	bool		window_busy;
 } AppendTurn;
 
+/* Segments of the log, which are used in turn. */
+#define LOG_SEGMENTS	8
+
+/* The relations of the log that have positions, which are used in turn. */
+#define LOG_POSITIONS	2
+
+/* Have all rows of the log a note, or a place in the staging queue? */
+typedef enum LogRecovery
+{
+	LOG_NOT_RECOVERED,
+	LOG_RECOVERING,				/* a relay looks; or has ended meanwhile */
+	LOG_RECOVERED
+} LogRecovery;
+
+/* What is known of a segment of the log. */
+typedef struct LogSegment
+{
+	/* written by the relay alone, read by any process */
+	pg_atomic_uint64 first_seq; /* the lowest one noted in it; 0: none */
+	pg_atomic_uint64 last_seq;	/* the highest one noted in it */
+	pg_atomic_uint64 first_at;	/* TimestampTz of the first note */
+	pg_atomic_uint64 last_at;	/* and of the last */
+	pg_atomic_uint64 bytes;		/* of its relations, when looked at last */
+} LogSegment;
+
+/* The log of a database's durable channels. */
+typedef struct DatabaseLog
+{
+	/* constant */
+	Staging    *staging;		/* of transactions with events in the log */
+
+	/* written by the relay alone, read by any process */
+	pg_atomic_uint32 active;	/* there is a rule, or something in the log */
+	pg_atomic_uint32 current;	/* the segment that writers are to use */
+	pg_atomic_uint32 position;	/* the relation that positions go to */
+	pg_atomic_uint32 full;		/* the segment that is needed next is held: 1:
+								 * for ever, if need be; 2: until its holder
+								 * is evicted, or the relay has noted it */
+	LogSegment	segments[LOG_SEGMENTS];
+	ConditionVariable room_cv;	/* full has become false */
+
+	/*
+	 * A LogRecovery, written by the relay; LOG_NOT_RECOVERED also by a writer
+	 * whose events are in the log without a place.
+	 */
+	pg_atomic_uint32 recovered;
+
+	/* database->lock; exclusive to change */
+	char		held_by[NAMEDATALEN];	/* a subscription that keeps the
+										 * oldest segment; empty: none */
+
+	/* the relay alone */
+	bool		surveyed;		/* what is above was read from the log */
+
+	/* any process, atomically */
+	pg_atomic_uint64 appended;	/* events */
+	pg_atomic_uint64 appended_bytes;	/* of their payloads */
+	pg_atomic_uint64 read_back; /* events that poll() has read from the log */
+	pg_atomic_uint64 rotations;
+	pg_atomic_uint64 full_count;
+} DatabaseLog;
+
 /*
  * One database that has pgpubsub.  The slot is static; generation grows when
  * it is freed.
@@ -457,8 +537,11 @@ typedef struct Database
 	uint64		commits;		/* subscribes and unsubscribes committed */
 
 	/* written by the relay alone, read by any process */
-	pg_atomic_uint64 gap_epoch; /* part of registry_gap_epoch() */
+	pg_atomic_uint64 relay_epoch;	/* grows when a relay begins to listen,
+									 * and may give numbers to other events
+									 * than the one before */
 
+	DatabaseLog log;
 	ChannelTable table;
 	DatabaseStats stats;
 	FullQueue	full;
@@ -546,6 +629,8 @@ extern bool registry_channels_full(Database *database);
 extern bool registry_gap_for_matching(Database *database, const char *name);
 
 /* channels; no lock needed */
+extern bool registry_is_pattern(const char *name);
+extern bool registry_pattern_matches(const char *pattern, const char *name);
 extern void registry_leave_channel(Channel *channel);
 extern void registry_channel_released(Channel *channel);
 
@@ -565,12 +650,15 @@ extern void registry_restore_name(Database *database,
 								  Subscription *subscription);
 extern void registry_drop_subscription(Database *database,
 									   Subscription *subscription);
-extern uint64 registry_gap_epoch(Database *database,
+extern uint64 registry_relay_epoch(Database *database,
+								   Subscription *subscription);
+extern bool registry_all_durable(Database *database,
 								 Subscription *subscription);
 
 /* bindings; database->lock held, exclusive to change */
 extern void registry_unbind(Database *database, Binding *binding);
-extern void registry_set_position(Binding *binding, uint64 number, RingPos pos);
+extern void registry_set_position(Binding *binding, uint64 number, RingPos pos,
+								  uint64 logged, uint64 seq);
 extern uint64 registry_position(Binding *binding, RingPos *pos);
 extern void registry_prune(Database *database, Subscription *subscription);
 

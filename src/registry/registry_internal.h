@@ -45,6 +45,8 @@ extern HTAB *registry_subscription_hash;
 /* shmem.c */
 extern int	registry_num_buckets(void);
 extern void registry_init_stats(SubscriptionStats *stats);
+extern void registry_forget_log(Database *database);
+extern void registry_reset_log_counts(Database *database);
 
 /* Put the channel at the end of one of the lists of ChannelTable. */
 static inline void
@@ -56,8 +58,6 @@ move_channel(Channel *channel, dlist_head *list)
 
 /* channel_table.c */
 extern void registry_forget_channels(Database *database);
-extern bool registry_is_pattern(const char *name);
-extern bool registry_pattern_matches(const char *pattern, const char *name);
 
 /* subscriptions.c; database->lock held, exclusive to bind */
 extern Binding *registry_find_binding(Subscription *subscription,

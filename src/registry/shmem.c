@@ -107,7 +107,7 @@ staging_space(void)
 static Size
 database_size(void)
 {
-	Size		size = add_size(ring_space(), staging_space());
+	Size		size = add_size(ring_space(), mul_size(2, staging_space()));
 
 	/* the channels begin with a line of the cache */
 	size = add_size(size, PG_CACHE_LINE_SIZE);
@@ -165,6 +165,9 @@ init_channel(Database *database, Channel *channel)
 	pg_atomic_init_u32(&channel->generation, 0);
 	pg_atomic_init_u32(&channel->nbindings, 0);
 	pg_atomic_init_u32(&channel->listening, 0);
+	pg_atomic_init_u32(&channel->log_counted, 0);
+	pg_atomic_init_u64(&channel->log_events, 0);
+	pg_atomic_init_u64(&channel->log_bytes, 0);
 	pg_atomic_init_u64(&channel->received, 0);
 	pg_atomic_init_u32(&channel->nwaiters, 0);
 	pg_atomic_init_u32(&channel->used, 0);
@@ -182,11 +185,65 @@ init_bindings(Database *database)
 	{
 		pg_atomic_init_u64(&database->bindings[i].number, 0);
 		pg_atomic_init_u64(&database->bindings[i].pos, RING_NONE);
+		pg_atomic_init_u64(&database->bindings[i].logged, 0);
+		pg_atomic_init_u64(&database->bindings[i].seq, 0);
+		pg_atomic_init_u64(&database->bindings[i].log_lost, 0);
 		dlist_push_tail(&database->table.free_bindings,
 						&database->bindings[i].channel_node);
 	}
 	for (int i = 0; i < registry_num_buckets(); i++)
 		database->binding_buckets[i] = -1;
+}
+
+/*
+ * The slot is another database's, or nobody's: forget the log that it had.
+ * What waits on the condition variable finds that by itself.
+ */
+void
+registry_forget_log(Database *database)
+{
+	DatabaseLog *log = &database->log;
+
+	pg_atomic_write_u32(&log->active, 0);
+	pg_atomic_write_u32(&log->current, 0);
+	pg_atomic_write_u32(&log->position, 0);
+	pg_atomic_write_u32(&log->full, 0);
+	pg_atomic_write_u32(&log->recovered, LOG_NOT_RECOVERED);
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+	{
+		pg_atomic_write_u64(&log->segments[i].first_seq, 0);
+		pg_atomic_write_u64(&log->segments[i].last_seq, 0);
+		pg_atomic_write_u64(&log->segments[i].first_at, 0);
+		pg_atomic_write_u64(&log->segments[i].last_at, 0);
+		pg_atomic_write_u64(&log->segments[i].bytes, 0);
+	}
+	log->held_by[0] = '\0';
+	log->surveyed = false;
+}
+
+/*
+ * Begin anew to count what the views show of the log.
+ */
+void
+registry_reset_log_counts(Database *database)
+{
+	pg_atomic_write_u64(&database->log.appended, 0);
+	pg_atomic_write_u64(&database->log.appended_bytes, 0);
+	pg_atomic_write_u64(&database->log.read_back, 0);
+	pg_atomic_write_u64(&database->log.rotations, 0);
+	pg_atomic_write_u64(&database->log.full_count, 0);
+}
+
+/*
+ * Initialize what is known of a database's log.  Where eight bytes are atomic,
+ * the first write is like any other.
+ */
+static void
+init_log(Database *database)
+{
+	registry_forget_log(database);
+	ConditionVariableInit(&database->log.room_cv);
+	registry_reset_log_counts(database);
 }
 
 /* Initialize what there is of a database's slot but lists and memory. */
@@ -208,7 +265,8 @@ init_counters(Database *database)
 	pg_atomic_init_u64(&database->requests.handled, 0);
 	ConditionVariableInit(&database->requests.cv);
 	pg_atomic_init_u64(&database->requests.reload, 0);
-	pg_atomic_init_u64(&database->gap_epoch, 0);
+	pg_atomic_init_u64(&database->relay_epoch, 0);
+	init_log(database);
 	pg_atomic_init_u64(&database->stats.published, 0);
 	pg_atomic_init_u64(&database->stats.published_bytes, 0);
 	pg_atomic_init_u64(&database->stats.peak_used, 0);
@@ -239,6 +297,9 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	space += ring_space();
 	database->staging = staging_init(space,
 									 (Size) pgpubsub_staging_size * 1024);
+	space += staging_space();
+	database->log.staging = staging_init(space,
+										 (Size) pgpubsub_staging_size * 1024);
 	space += staging_space();
 	space = (char *) CACHELINEALIGN(space);
 	database->channels = (Channel *) space;
@@ -286,6 +347,7 @@ init_subscription(Subscription *subscription)
 	pg_atomic_init_u64(&subscription->seq, 0);
 	pg_atomic_init_u64(&subscription->gap_seen, 0);
 	pg_atomic_init_u64(&subscription->gap_epoch, 0);
+	pg_atomic_init_u64(&subscription->position_version, 0);
 	registry_init_stats(&subscription->stats);
 	dlist_push_tail(&pgpubsub_control->free_subscriptions,
 					&subscription->node);

@@ -115,8 +115,9 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 	subscription->created_at = GetCurrentTimestamp();
 	pg_atomic_write_u64(&subscription->seq, 0);
 	pg_atomic_write_u64(&subscription->gap_epoch, 0);
-	pg_atomic_write_u64(&subscription->gap_seen,
-						registry_gap_epoch(database, subscription));
+	pg_atomic_write_u64(&subscription->gap_seen, 0);
+	pg_atomic_write_u64(&subscription->position_version, 0);
+	subscription->id = 0;
 	registry_init_stats(&subscription->stats);
 	subscription->told_gap = subscription->told_seq = 0;
 	dlist_push_tail(&database->subscriptions, &subscription->node);
@@ -187,14 +188,33 @@ registry_drop_subscription(Database *database, Subscription *subscription)
 }
 
 /*
- * The gap epoch: a number that grows when the subscription has missed events
- * and nobody knows how many, all of the database's or this one alone.
+ * A number that grows when a relay has begun to listen, or the subscription has
+ * missed events and nobody knows how many: what is known of its positions is to
+ * be read anew.
  */
 uint64
-registry_gap_epoch(Database *database, Subscription *subscription)
+registry_relay_epoch(Database *database, Subscription *subscription)
 {
-	return pg_atomic_read_u64(&database->gap_epoch) +
+	return pg_atomic_read_u64(&database->relay_epoch) +
 		pg_atomic_read_u64(&subscription->gap_epoch);
+}
+
+/*
+ * Are all of the subscription's channels durable, so that it misses nothing if
+ * the relay or the server is not there for a while?  A pattern is if all that
+ * it matches is.
+ */
+bool
+registry_all_durable(Database *database, Subscription *subscription)
+{
+	Assert(LWLockHeldByMe(database->lock));
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
+	{
+		if ((binding->flags & BINDING_BY_NAME) &&
+			!database->channels[binding->channel].durable)
+			return false;
+	}
+	return !subscription->temporary;
 }
 
 /*
@@ -263,7 +283,10 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	binding->flags = flags;
 	pg_atomic_write_u64(&binding->number, BINDING_UNPLACED);
 	pg_atomic_write_u64(&binding->pos, RING_NONE);
-	binding->told = 0;
+	pg_atomic_write_u64(&binding->logged, 0);
+	pg_atomic_write_u64(&binding->seq, 0);
+	pg_atomic_write_u64(&binding->log_lost, 0);
+	binding->told = binding->told_logged = binding->told_lost = 0;
 	binding->cursor = -1;
 	binding->waiting = false;
 	dlist_push_tail(&slot->bindings, &binding->channel_node);
@@ -288,7 +311,9 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 /*
  * Write the binding's position: the number of the last event consumed and, to
  * find the next one at once, the place of that event or of one before, or
- * RING_NONE.  The lock must be exclusive unless the caller is the reader.
+ * RING_NONE; of the ring's records up to it, how many are in the log, too; and
+ * the seq up to which all that is in the log is consumed.  The lock must be
+ * exclusive unless the caller is the reader.
  *
  * The barrier pairs with the one in registry_position(), by which others read
  * pos and then number, while the reader commits.  So the number that they get
@@ -296,9 +321,12 @@ registry_bind(Database *database, Subscription *subscription, int channel,
  * are pending, and show too few.
  */
 void
-registry_set_position(Binding *binding, uint64 number, RingPos pos)
+registry_set_position(Binding *binding, uint64 number, RingPos pos,
+					  uint64 logged, uint64 seq)
 {
 	Assert(LWLockHeldByMe(subscription_database(binding->subscription)->lock));
+	pg_atomic_write_u64(&binding->logged, logged);
+	pg_atomic_write_u64(&binding->seq, seq);
 	pg_atomic_write_u64(&binding->number, number);
 	pg_write_barrier();
 	pg_atomic_write_u64(&binding->pos, pos);

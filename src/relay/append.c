@@ -85,6 +85,31 @@ wake_readers(void)
 	append->num_touched = 0;
 }
 
+/*
+ * The readers that wait for the channel are to be woken, by relay_append_wake()
+ * or when more is appended.
+ */
+void
+relay_append_touch(int channel)
+{
+	if (append->is_touched[channel])
+		return;
+	append->is_touched[channel] = true;
+	append->touched[append->num_touched++] = channel;
+}
+
+/*
+ * Wake the readers of all that was touched.
+ */
+void
+relay_append_wake(void)
+{
+	if (append->num_touched == 0)
+		return;
+	registry_note_peak(relay.database);
+	wake_readers();
+}
+
 /* Append the event to the channel; make_room() has made room. */
 static void
 append_event(int channel, int pid, const char *payload, Size len)
@@ -93,11 +118,7 @@ append_event(int channel, int pid, const char *payload, Size len)
 
 	(void) ring_append(database->ring, channel, pid, append->round_time,
 					   payload, len);
-	if (!append->is_touched[channel])
-	{
-		append->is_touched[channel] = true;
-		append->touched[append->num_touched++] = channel;
-	}
+	relay_append_touch(channel);
 	registry_channel_released(&database->channels[channel]);
 	registry_count_published(database, len);
 	append->num_appended++;

@@ -43,6 +43,9 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+/* The first look at the table is taken so often, while there is no room. */
+#define FIRST_LOADS		25
+
 /* A row of the table. */
 typedef struct Row
 {
@@ -54,6 +57,7 @@ typedef struct Row
 	OnFull		on_full;
 	TimestampTz created_at;
 	bool		foreign;		/* made in another database */
+	int64		id;				/* of its positions; 0: it has none */
 } Row;
 
 typedef struct Rows
@@ -139,6 +143,9 @@ parse_row(HeapTuple tuple, TupleDesc desc, Row *row)
 		DatumGetTimestampTz(SPI_getbinval(tuple, desc, 5, &isnull));
 	made_in = DatumGetObjectId(SPI_getbinval(tuple, desc, 7, &isnull));
 	row->foreign = !isnull && made_in != MyDatabaseId;
+	row->id = DatumGetInt64(SPI_getbinval(tuple, desc, 8, &isnull));
+	if (isnull)
+		row->id = 0;
 	return row->channels != NULL && row->name[0] != '\0';
 }
 
@@ -170,12 +177,14 @@ read_rows(Rows *result, MemoryContext context)
 
 	/* the join sees a DROP ROLE that our caches may not have heard of */
 	sql = psprintf("SELECT s.name, s.owner::pg_catalog.oid, s.channels,"
-				   " s.on_full, s.created_at, r.oid IS NULL, %s"
+				   " s.on_full, s.created_at, r.oid IS NULL, %s, %s"
 				   " FROM pgpubsub.subscription AS s"
 				   " LEFT JOIN pg_catalog.pg_roles AS r"
 				   " ON r.oid OPERATOR(pg_catalog.=) s.owner",
 				   subscription_table_knows_origin() ? "s.made_in" :
-				   "NULL::pg_catalog.oid");
+				   "NULL::pg_catalog.oid",
+				   subscription_table_has_ids() ? "s.id" :
+				   "NULL::pg_catalog.int8");
 	subscription_table_read(sql, 0, NULL, NULL, true);
 
 	old = MemoryContextSwitchTo(context);
@@ -234,6 +243,7 @@ create_from_row(Row *row)
 		return BIND_NO_SUBSCRIPTION;
 	subscription->created_at = row->created_at;
 	subscription->foreign = row->foreign;
+	subscription->id = row->id;
 
 	/* if there was no room for the subscription, it has missed events */
 	if (row->created_at < relay.no_room_at)
@@ -241,6 +251,7 @@ create_from_row(Row *row)
 	result = bindings_add(database, subscription, row->channels,
 						  row->nchannels, 0);
 	bindings_place_now(database, subscription);
+	relay_restore_position(subscription);
 	subscription->state = SUBSCRIPTION_ACTIVE;
 	hold_start(database, subscription);
 	return result;
@@ -260,6 +271,7 @@ update_from_row(Subscription *subscription, Row *row)
 
 	subscription->owner = row->owner;
 	subscription->on_full = row->on_full;
+	subscription->id = row->id;
 
 	/* a subscription that was polled here holds events without another poll */
 	if (row->foreign && !subscription->foreign)
@@ -276,7 +288,7 @@ update_from_row(Subscription *subscription, Row *row)
 	}
 	result = bindings_add(database, subscription, row->channels,
 						  row->nchannels, 0);
-	bindings_place_now(database, subscription);
+	relay_place_new(subscription);
 	bindings_mark_dropped(database, subscription, row->channels,
 						  row->nchannels);
 	dlist_foreach_modify(iter, &subscription->bindings)
@@ -333,6 +345,85 @@ doom_missing(Rows *rows)
 	}
 }
 
+/* Has one of the rows a pattern that matches the name? */
+static bool
+is_matched(const Rows *rows, const char *name)
+{
+	for (int i = 0; i < rows->count; i++)
+	{
+		Row		   *row = &rows->rows[i];
+
+		for (int j = 0; j < row->nchannels; j++)
+		{
+			if (registry_is_pattern(row->channels[j]) &&
+				registry_pattern_matches(row->channels[j], name))
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Make known the channels that have something in the log since before the
+ * server's start, as far as patterns match them: so they are read, too.
+ */
+static void
+make_logged_known(const Rows *rows)
+{
+	Database   *database = relay.database;
+	HASH_SEQ_STATUS status;
+	const char *name;
+
+	if (relay.durable.channels == NULL ||
+		pg_atomic_read_u32(&database->relay.loaded) != 0)
+		return;
+	hash_seq_init(&status, relay.durable.channels);
+	while ((name = hash_seq_search(&status)) != NULL)
+	{
+		int			slot;
+
+		if (!is_matched(rows, name))
+			continue;
+		slot = registry_make_channel(database, name, false);
+		if (slot >= 0)
+			pg_atomic_write_u32(&database->channels[slot].used, 1);
+	}
+}
+
+/*
+ * Tell those whose patterns match a channel that has something in the log, and
+ * for which there was no room, that they miss events.
+ */
+static void
+tell_unknown(void)
+{
+	Database   *database = relay.database;
+	HASH_SEQ_STATUS status;
+	const char *name;
+
+	if (relay.durable.channels == NULL ||
+		pg_atomic_read_u32(&database->relay.loaded) != 0)
+		return;
+	hash_seq_init(&status, relay.durable.channels);
+	while ((name = hash_seq_search(&status)) != NULL)
+	{
+		if (registry_find_channel(database, name, false) < 0)
+			(void) registry_gap_for_matching(database, name);
+	}
+}
+
+/*
+ * There was no room for all channels of the subscriptions, and the relay has
+ * just begun: transactions that published before it did may have taken it, and
+ * are about to end.  Try again for a while, so that nobody is left without.
+ */
+static bool
+shall_load_again(void)
+{
+	return relay.no_room && relay.num_loads < FIRST_LOADS &&
+		pg_atomic_read_u32(&relay.database->relay.loaded) == 0;
+}
+
 /*
  * Bring shared memory in line with the rows, unless a subscribe() or
  * unsubscribe() has committed since commits was read; returns whether it did.
@@ -350,6 +441,7 @@ apply_rows(Rows *rows, uint64 commits)
 		return false;
 	}
 	doom_missing(rows);
+	make_logged_known(rows);
 	for (int i = 0; i < rows->count; i++)
 	{
 		BindResult	result = apply_row(&rows->rows[i]);
@@ -357,10 +449,13 @@ apply_rows(Rows *rows, uint64 commits)
 		if (result != BIND_DONE)
 			failure = result;
 	}
+	tell_unknown();
 	LWLockRelease(database->lock);
-	if (failure != BIND_DONE)
+	relay.no_room = failure != BIND_DONE;
+	if (relay.no_room)
 		relay.no_room_at = GetCurrentTimestamp();
-	bindings_report(failure, WARNING);
+	if (!shall_load_again())
+		bindings_report(failure, WARNING);
 	return true;
 }
 
@@ -435,6 +530,20 @@ make_channels_known(const List *channels)
 	LWLockRelease(database->lock);
 }
 
+/* Has one of the rows no subscription? */
+static bool
+any_new(Rows *rows)
+{
+	Database   *database = relay.database;
+	bool		any = false;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	for (int i = 0; i < rows->count && !any; i++)
+		any = registry_find_subscription(database, rows->rows[i].name) == NULL;
+	LWLockRelease(database->lock);
+	return any;
+}
+
 /*
  * Read the table of subscriptions and bring shared memory in line with it; the
  * first time, also make the channels of triggers known.  Returns false if the
@@ -465,16 +574,25 @@ load_table(void)
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (locked && OidIsValid(table))
 			read_rows(&rows, CurTransactionContext);
+		if (locked && pg_atomic_read_u32(&database->relay.loaded) != 0 &&
+			any_new(&rows))
+			(void) relay_read_positions();
 		if (locked && pg_atomic_read_u32(&database->relay.loaded) == 0)
 			attached = find_attached_channels();
 		PopActiveSnapshot();
 		if (locked)
 			done = apply_rows(&rows, commits);
 		if (done)
+		{
 			make_channels_known(attached);
+			relay_write_first_positions();
+		}
 		orphans = rows.orphans;
 		relay_end();
 	}
+	relay.num_loads += done;
+	if (done && shall_load_again())
+		return false;
 	if (!done || orphans == 0 || relay_remove_orphans(orphans))
 		return locked;
 

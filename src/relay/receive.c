@@ -225,7 +225,7 @@ relay_receive(bool force)
 	if (database->relay.lost_events)
 	{
 		database->relay.lost_events = false;
-		pg_atomic_fetch_add_u64(&database->gap_epoch, 1);
+		relay_tell_gaps();
 		ereport(LOG,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("pgpubsub relay has lost events for want of memory")));

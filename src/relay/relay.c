@@ -117,6 +117,27 @@ relay_end(void)
 }
 
 /*
+ * In PG_CATCH(): roll the transaction back, and return the error, which is in
+ * MessageContext, as is what is allocated next.
+ */
+ErrorData *
+relay_abort(void)
+{
+	ErrorData  *error;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(MessageContext);
+	error = CopyErrorData();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	LockTimeout = 0;
+	RESUME_INTERRUPTS();
+	MemoryContextSwitchTo(MessageContext);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return error;
+}
+
+/*
  * What is in the inbox for this channel is lost, as the next relay will say by
  * a gap, and the numbers of its events are given to others.  So no position may
  * be beyond what is in the ring, and a subscription that holds must hold
@@ -161,6 +182,7 @@ relay_exit(int code, Datum arg)
 	LWLockReleaseAll();
 	commit_append_take_turn(database);
 	relay_append_exit();
+	relay_turn_segments_exit();
 	relay_listen_exit();
 	LWLockAcquire(pgpubsub_control->lock, LW_EXCLUSIVE);
 	Assert(database->relay.pid == MyProcPid);
@@ -363,12 +385,17 @@ handle_requests(void)
 	if (requested == pg_atomic_read_u64(&database->requests.handled))
 		return true;
 
+	/* the extension may have been updated since the relay began */
+	if (!database->log.surveyed)
+		relay_recover();
 	done = relay_load_subscriptions();
 	relay_listen_to_bound(false);
+	relay_apply_rules();
 
 	/* what is committed by now was sent before whatever is asked for */
 	relay_staged_take_all();
 	relay_append();
+	relay_durable_work_all();
 
 	/*
 	 * The request does not wait for a table that was written by hand and is
@@ -384,17 +411,40 @@ handle_requests(void)
 	return done;
 }
 
+/*
+ * What was sent until now may be lost, or was lost, nobody knows how much: tell
+ * the subscriptions, but for those all of whose events are in the log.
+ */
+void
+relay_tell_gaps(void)
+{
+	Database   *database = relay.database;
+
+	LWLockAcquire(database->lock, LW_EXCLUSIVE);
+	pg_atomic_fetch_add_u64(&database->relay_epoch, 1);
+	foreach_dlist(Subscription, subscription, node, &database->subscriptions)
+	{
+		if (!registry_all_durable(database, subscription))
+			pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+	}
+	LWLockRelease(database->lock);
+}
+
 /* Begin to listen, and let others know: all subscriptions may have a gap. */
 static void
 start_listening(void)
 {
 	Database   *database = relay.database;
 	uint64		requested = pg_atomic_read_u64(&database->requests.made);
-	bool		loaded = relay_load_subscriptions();
+	bool		loaded;
 
+	relay_durable_init();
+	relay_recover();
+	loaded = relay_load_subscriptions();
 	relay_listen_to_bound(true);
+	relay_apply_rules();
 	relay_staged_init();
-	pg_atomic_fetch_add_u64(&database->gap_epoch, 1);
+	relay_tell_gaps();
 	database->relay.listened = true;
 	pg_atomic_write_u32(&database->relay.state, RELAY_LISTENING);
 	ConditionVariableBroadcast(&database->relay.cv);
@@ -439,11 +489,13 @@ finish_staged(void)
 		LWLockAcquire(pgpubsub_control->lock, LW_SHARED);
 		held = relay.database->hold_pid != 0;
 		LWLockRelease(pgpubsub_control->lock);
-		if (held || staging_idle(relay.database->staging))
+		if (held || (staging_idle(relay.database->staging) &&
+					 staging_idle(relay.database->log.staging)))
 			return;
 		relay_staged_take_all();
 		relay_append();
-		if (relay_staged_notify())
+		relay_durable_work_all();
+		if (relay_queue_notify(&relay.staged) | relay_durable_notify())
 			continue;
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
 						 pgpubsub_wait_event(PGPUBSUB_WAIT_RELAY_EXIT));
@@ -533,15 +585,21 @@ static void
 sleep_until_needed(bool handled)
 {
 	long		timeout = shorter_timeout(relay_append_timeout(),
-										  relay_staged_timeout());
+										  relay_queue_timeout(&relay.staged));
+	bool		idle;
 
 	if (!handled)
 		timeout = shorter_timeout(timeout, RETRY_MS);
 
+	/* what is due for the log later is no reason to keep the turn */
+	idle = timeout < 0;
+	timeout = shorter_timeout(timeout, relay_durable_timeout());
+
 	/* a full queue may have left something to append, whatever is due */
-	if (timeout < 0 &&
+	if (idle && timeout != 0 &&
 		pg_atomic_read_u32(&relay.database->relay.state) == RELAY_LISTENING)
 		commit_append_give_turn(relay.database);
+	timeout = shorter_timeout(timeout, relay_turn_segments_timeout());
 	(void) WaitLatch(MyLatch,
 					 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
 					 (timeout >= 0 ? WL_TIMEOUT : 0),
@@ -573,10 +631,16 @@ work(void)
 		DEBUG_POINT("relay_takes");
 		relay_staged_take();
 		relay_append();
+		relay_durable_work();
 		handled = handle_requests();
-		more = relay_staged_notify();
+		more = relay_queue_notify(&relay.staged);
+		more |= relay_durable_notify();
+		relay_apply_rules_again();
+		relay_recover_again();
+		relay_turn_segments();
 		relay_listen_reorder();
-		pause_after_round(more || relay_staged_backlog());
+		pause_after_round(more || relay_staged_backlog() ||
+						  relay_durable_backlog());
 
 		/* a wait for a lock may have reset the latch that a request has set */
 		if (notifyInterruptPending || more ||

@@ -14,6 +14,7 @@
 
 #include "base/pgpubsub.h"
 #include "lib/ilist.h"
+#include "log/log.h"
 #include "queue/frame.h"
 #include "registry/registry.h"
 #include "storage/lock.h"
@@ -110,9 +111,10 @@ typedef struct RelayAppend
 	bool		full_warned;	/* since it became full */
 } RelayAppend;
 
-/* staged.c: the staging queue. */
+/* staged.c: a staging queue, the async one or the log's. */
 typedef struct RelayStaged
 {
+	Staging    *staging;
 	StagedWalk	append;			/* the next event for the ring */
 	StagedWalk	notify;			/* the next event for native listeners */
 
@@ -129,6 +131,9 @@ typedef struct RelayStaged
 	/* the batch at hand */
 	StagedWalk	batch;			/* where it ends */
 	uint64		batch_number;	/* of its last event; 0: it has none */
+	LogReference *reference;	/* of which it sends a part; NULL: none */
+	BlockNumber notify_block;	/* the next row that is to be sent */
+	OffsetNumber notify_offset;
 	struct seen_hash *seen;		/* its events; see repeats() */
 	TimestampTz retry_at;		/* after a failure; 0: at once */
 	TimestampTz logged_at;		/* when a failure was logged last */
@@ -138,6 +143,71 @@ typedef struct RelayStaged
 	VirtualTransactionId lock_holder;
 	int			lock_wait;		/* the next wait for it, in ms */
 } RelayStaged;
+
+/* A position that was read from the log. */
+typedef struct RelayPosition
+{
+	int64		id;				/* hash key: the subscription's */
+	LogPosition *position;
+} RelayPosition;
+
+/* Something of the log that is to be emptied, when it is not in use. */
+typedef struct RelayEmptying
+{
+	TimestampTz at;				/* not before this time; 0: at once */
+	int			pause;			/* the next pause, in ms; 0: the shortest */
+	bool		unseen;			/* who needs it could not be found out */
+} RelayEmptying;
+
+/* turn_segments.c, turn_positions.c */
+typedef struct RelaySegments
+{
+	TimestampTz looked_at;		/* the last look; 0: there was none */
+	TimestampTz look_at;		/* the next one; 0: when something is noted */
+	int			pause;			/* between looks if nothing is noted, in ms */
+	uint64		events;			/* log.appended, as of the last look */
+	uint64		bytes;			/* log.appended_bytes */
+	uint64		growth;			/* of the current segment, up to then, in
+								 * bytes */
+	uint64		position_bytes; /* of the relation that positions go to */
+	uint64		position_live;	/* what it had when the other was emptied */
+	int64		retain;			/* the longest of all rules, in us */
+	RelayEmptying segment[LOG_SEGMENTS];
+	RelayEmptying position;
+	TimestampTz full_since;		/* when the oldest segment was needed first */
+	TimestampTz warned_at;
+	TimestampTz logged_at;		/* when a failure was logged last */
+} RelaySegments;
+
+/* durable.c: events of durable channels. */
+typedef struct RelayDurable
+{
+	RelayStaged queue;
+	TimestampTz retry_at;		/* after a failure; 0: at once */
+	TimestampTz logged_at;		/* when a failure was logged last */
+	bool		more;			/* there is more to do at once */
+
+	/* note.c */
+	HTAB	   *totals;			/* of each channel that was noted */
+	struct NoteBatch *batch;	/* the one at hand; NULL: none */
+	uint64		ceiling;		/* no seq above this may be given out */
+
+	/* apply_rules.c: of what was applied last */
+	uint64		rules_version;
+	uint32		channels_version;
+	TimestampTz rules_at;		/* when to try again; 0: nothing has failed */
+
+	/* recover.c */
+	TimestampTz recover_at;		/* when to look again; 0: when asked for */
+	MemoryContext position_context;
+	HTAB	   *positions;		/* of RelayPosition, as of the relay's start */
+	bool		unreadable;		/* positions could not be read */
+	bool		unplaced;		/* a subscription has no position there yet */
+	HTAB	   *channels;		/* names of those that had something in the
+								 * log then; NULL: it was not looked through */
+
+	RelaySegments segments;
+} RelayDurable;
 
 /* relay.c: how soon the relay looks again; see there. */
 typedef struct RelayPace
@@ -162,11 +232,14 @@ typedef struct Relay
 	/* load_subscriptions.c */
 	uint64		reloaded;		/* requests.reload, as of the last load */
 	TimestampTz no_room_at;		/* when not all rows had room last; 0: never */
+	bool		no_room;		/* so it was at the last look at the table */
+	int			num_loads;		/* looks at the table */
 
 	RelayReceive receive;
 	RelayListen listen;
 	RelayAppend append;
 	RelayStaged staged;
+	RelayDurable durable;
 	RelayPace	pace;
 } Relay;
 
@@ -175,7 +248,9 @@ extern Relay relay;
 /* relay.c */
 extern void relay_begin(const char *activity);
 extern void relay_end(void);
+extern ErrorData *relay_abort(void);
 extern void relay_pace_event(int pid);
+extern void relay_tell_gaps(void);
 
 /* receive.c */
 extern void relay_receive_init(void);
@@ -205,6 +280,8 @@ extern void relay_listen_reorder(void);
 extern void relay_append_init(void);
 extern void relay_append(void);
 extern long relay_append_timeout(void);
+extern void relay_append_touch(int channel);
+extern void relay_append_wake(void);
 extern void relay_append_exit(void);
 
 /* staged.c */
@@ -214,9 +291,94 @@ extern void relay_staged_take_all(void);
 extern uint64 relay_staged_taken(void);
 extern bool relay_staged_peek(uint64 upto, StagedItem *item);
 extern void relay_staged_appended(void);
-extern bool relay_staged_notify(void);
+extern void relay_queue_init(RelayStaged *queue, Staging *staging);
+extern bool relay_queue_notify(RelayStaged *queue);
+extern void relay_queue_take(RelayStaged *queue);
 extern bool relay_staged_backlog(void);
-extern long relay_staged_timeout(void);
+extern long relay_queue_timeout(RelayStaged *queue);
+
+/* durable.c */
+extern void relay_durable_init(void);
+extern void relay_durable_resume(void);
+extern void relay_durable_work(void);
+extern void relay_durable_work_all(void);
+extern void relay_durable_show(const char *channel, uint64 seq);
+extern bool relay_durable_notify(void);
+extern bool relay_durable_backlog(void);
+extern long relay_durable_timeout(void);
+extern void relay_durable_error(const char *what, TimestampTz *logged_at,
+								const char *detail);
+
+/* note.c */
+typedef struct NoteBatch NoteBatch;
+extern void note_init(void);
+extern void note_begin(void);
+extern uint64 note_next_seq(void);
+extern void note_add(int segment, const char *channel, TransactionId xid,
+					 BlockNumber block, OffsetNumber offset, uint64 seq,
+					 Size payload_len);
+extern void note_on_commit(Staging *staging, uint64 number);
+extern void note_on_commit_reference(LogReference *reference,
+									 BlockNumber block, OffsetNumber offset);
+extern void note_write(void);
+extern void note_abort(void);
+extern void note_count_channel(int slot);
+extern void note_raise_seq(uint64 seq);
+
+/* apply_rules.c */
+extern void relay_apply_rules(void);
+extern void relay_apply_rules_again(void);
+
+/* recover.c */
+extern void relay_recover(void);
+extern bool relay_recover_is_due(void);
+extern void relay_recover_again(void);
+
+/* turn_segments.c */
+extern void relay_turn_segments(void);
+extern long relay_turn_segments_timeout(void);
+extern void relay_turn_segments_exit(void);
+extern bool relay_emptying_due(RelayEmptying *emptying);
+extern void relay_emptying_failed(RelayEmptying *emptying);
+extern void relay_segments_due(TimestampTz at);
+
+/* turn_positions.c */
+extern void relay_turn_positions(void);
+
+/* segment_holders.c */
+typedef struct SegmentHolder SegmentHolder;
+
+/* What the holders of a segment let be done with it. */
+typedef enum SegmentVerdict
+{
+	SEGMENT_FREE,				/* nobody needs it */
+	SEGMENT_LOSABLE,			/* all who need it may lose it now */
+	SEGMENT_READ,				/* one of these reads just now */
+	SEGMENT_EVICTING,			/* one of them is to be evicted later */
+	SEGMENT_BLOCKED				/* one of them is never to lose anything */
+} SegmentVerdict;
+
+/* Who needs a segment. */
+typedef struct SegmentHolders
+{
+	int			segment;
+	SegmentVerdict verdict;
+	char		name[NAMEDATALEN];	/* the subscription of that verdict */
+	SegmentHolder *holders;
+	int			count;
+} SegmentHolders;
+
+extern bool segment_is_held(int segment);
+extern SegmentHolders *segment_find_holders(int segment, bool evict);
+extern bool segment_lose(SegmentHolders *holders);
+extern void segment_lost(SegmentHolders *holders);
+extern void segment_not_lost(SegmentHolders *holders);
+
+/* positions.c */
+extern uint64 relay_read_positions(void);
+extern void relay_restore_position(Subscription *subscription);
+extern void relay_place_new(Subscription *subscription);
+extern void relay_write_first_positions(void);
 
 /* load_subscriptions.c */
 extern bool relay_load_subscriptions(void);

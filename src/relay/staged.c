@@ -42,6 +42,7 @@
 #include "relay/relay.h"
 
 #include "access/xact.h"
+#include "base/debug.h"
 #include "catalog/pg_database.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
@@ -49,6 +50,7 @@
 #include "relay/relay_internal.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 /* Transactions that are taken before the relay looks at other things. */
 #define TAKE_AT_ONCE	1000
@@ -90,7 +92,6 @@ typedef struct SeenEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-static RelayStaged *const staged = &relay.staged;
 
 /*
  * A transaction of this process commits.  If it is a batch, which only a relay
@@ -99,8 +100,20 @@ static RelayStaged *const staged = &relay.staged;
 void
 relay_staged_at_commit(void)
 {
-	if (staged->batch_number != 0)
-		staging_set_notified(relay.database->staging, staged->batch_number);
+	RelayStaged *const queues[] = {&relay.staged, &relay.durable.queue};
+
+	for (int i = 0; i < (int) lengthof(queues); i++)
+	{
+		LogReference *reference = queues[i]->reference;
+
+		if (queues[i]->batch_number != 0)
+			staging_set_notified(queues[i]->staging, queues[i]->batch_number);
+		if (reference)
+		{
+			reference->notify_block = queues[i]->notify_block;
+			reference->notify_offset = queues[i]->notify_offset;
+		}
+	}
 }
 
 /* Let sessions know whether staged events can be notified. */
@@ -129,68 +142,76 @@ decide_readers(const StagedView *view, StagedEvent *event, uint32 done)
 	}
 }
 
+/* Go on with that queue where the last relay was. */
+void
+relay_queue_init(RelayStaged *queue, Staging *staging)
+{
+	queue->staging = staging;
+	queue->seen = seen_create(TopMemoryContext, BATCH_EVENTS, NULL);
+	queue->lock_wait = LOCK_WAIT_MS;
+	staging_recover(staging, &queue->append, &queue->notify);
+}
+
 /*
  * Set up, after the relay listens; go on where the last relay was.
  */
 void
 relay_staged_init(void)
 {
-	Staging    *staging = relay.database->staging;
+	RelayStaged *queue = &relay.staged;
 	StagedWalk	walk;
 
-	staged->seen = seen_create(TopMemoryContext, BATCH_EVENTS, NULL);
-	staged->lock_wait = LOCK_WAIT_MS;
+	relay_queue_init(queue, relay.database->staging);
 	set_trouble(NOTIFY_FINE);
-	staging_recover(staging, &staged->append, &staged->notify);
 
 	/* what the last relay had counted as received, relay_exit() took back */
-	walk = staged->append;
+	walk = queue->append;
 	while (walk.view.transaction != NULL)
 	{
 		decide_readers(&walk.view, walk.event, walk.done);
 
 		/* on to the next transaction */
 		walk.done = walk.view.nevents - 1;
-		staging_walk_advance(staging, &walk);
+		staging_walk_advance(queue->staging, &walk);
 	}
 }
 
 /* End the pass if all that was committed at its begin is taken and notified. */
 static void
-check_pass(void)
+check_pass(RelayStaged *queue)
 {
-	Staging    *staging = relay.database->staging;
+	Staging    *staging = queue->staging;
 
-	if (staged->pass_end == 0)
+	if (queue->pass_end == 0)
 		return;
-	if (!staged->pass_taken &&
-		(staged->take_result == TAKE_NOTHING ||
-		 staged->last_pos >= staged->pass_end))
+	if (!queue->pass_taken &&
+		(queue->take_result == TAKE_NOTHING ||
+		 queue->last_pos >= queue->pass_end))
 	{
-		staged->pass_taken = true;
-		staged->pass_number = staging_numbered(staging);
+		queue->pass_taken = true;
+		queue->pass_number = staging_numbered(staging);
 	}
-	if (staged->pass_taken &&
-		staging_notified(staging) >= staged->pass_number)
+	if (queue->pass_taken &&
+		staging_notified(staging) >= queue->pass_number)
 	{
 		staging_end_pass(staging);
-		staged->pass_end = 0;
+		queue->pass_end = 0;
 	}
 }
 
 /* Begin to take what is staged: returns the end of the places there are. */
 static uint64
-begin_taking(void)
+begin_taking(RelayStaged *queue)
 {
-	Staging    *staging = relay.database->staging;
+	Staging    *staging = queue->staging;
 	uint64		end;
 
 	staging_free(staging);
-	if (staged->pass_end == 0 && !staging_idle(staging))
+	if (queue->pass_end == 0 && !staging_idle(staging))
 	{
-		staged->pass_end = staging_begin_pass(staging);
-		staged->pass_taken = false;
-		staged->last_pos = 0;
+		queue->pass_end = staging_begin_pass(staging);
+		queue->pass_taken = false;
+		queue->last_pos = 0;
 	}
 	end = staging_head(staging);
 
@@ -210,27 +231,28 @@ begin_taking(void)
  * has returned; TAKE_AT_ONCE transactions at most.
  */
 static void
-take(uint64 end)
+take(RelayStaged *queue, uint64 end)
 {
 	StagedView	view;
 	int			taken = 0;
 
-	staged->take_result = TAKE_NOTHING;
-	while (staged->pass_end != 0 && taken < TAKE_AT_ONCE)
+	queue->take_result = TAKE_NOTHING;
+	while (queue->pass_end != 0 && taken < TAKE_AT_ONCE)
 	{
-		staged->take_result = staging_take(relay.database->staging, end,
-										   &staged->append, &staged->notify,
-										   &view);
-		if (staged->take_result != TAKE_FOUND)
+		queue->take_result = staging_take(queue->staging, end,
+										  &queue->append, &queue->notify,
+										  &view);
+		if (queue->take_result != TAKE_FOUND)
 			break;
-		decide_readers(&view, view.events, 0);
+		if (queue == &relay.staged)
+			decide_readers(&view, view.events, 0);
 		relay_pace_event(view.pid);
 		commit_append_count(relay.database, view.pid);
-		staged->last_pos = view.pos;
+		queue->last_pos = view.pos;
 		taken++;
 	}
-	staged->more = staged->take_result == TAKE_FOUND;
-	check_pass();
+	queue->more = queue->take_result == TAKE_FOUND;
+	check_pass(queue);
 }
 
 /*
@@ -240,12 +262,13 @@ take(uint64 end)
 void
 relay_staged_take(void)
 {
-	uint64		end = begin_taking();
+	RelayStaged *queue = &relay.staged;
+	uint64		end = begin_taking(queue);
 
 	if (pg_atomic_read_u64(&relay.database->unstaged.begun) !=
 		pg_atomic_read_u64(&relay.database->unstaged.read))
 		relay_receive_all();
-	take(end);
+	take(queue, end);
 }
 
 /*
@@ -255,17 +278,18 @@ relay_staged_take(void)
 void
 relay_staged_take_all(void)
 {
-	uint64		end = begin_taking();
+	RelayStaged *queue = &relay.staged;
+	uint64		end = begin_taking(queue);
 
 	relay_receive_all();
 	for (;;)
 	{
 		worker_exit_if_terminated(0);
 		CHECK_FOR_INTERRUPTS();
-		take(end);
-		if (staged->more)
+		take(queue, end);
+		if (queue->more)
 			continue;
-		if (staged->take_result != TAKE_SOON)
+		if (queue->take_result != TAKE_SOON)
 			break;
 
 		/* it takes its writer a moment, unless it is not scheduled */
@@ -275,12 +299,24 @@ relay_staged_take_all(void)
 }
 
 /*
+ * Take what is staged in the log's queue and committed, TAKE_AT_ONCE
+ * transactions at most.
+ */
+void
+relay_queue_take(RelayStaged *queue)
+{
+	take(queue, begin_taking(queue));
+}
+
+/*
  * The number of the last event that was taken.
  */
 uint64
 relay_staged_taken(void)
 {
-	return staging_numbered(relay.database->staging);
+	RelayStaged *queue = &relay.staged;
+
+	return staging_numbered(queue->staging);
 }
 
 /*
@@ -290,7 +326,7 @@ relay_staged_taken(void)
 bool
 relay_staged_peek(uint64 upto, StagedItem *item)
 {
-	StagedWalk *walk = &staged->append;
+	StagedWalk *walk = &relay.staged.append;
 
 	if (walk->view.transaction == NULL || staging_walk_number(walk) > upto)
 		return false;
@@ -309,10 +345,11 @@ relay_staged_peek(uint64 upto, StagedItem *item)
 void
 relay_staged_appended(void)
 {
-	uint64		number = staging_walk_number(&staged->append);
+	RelayStaged *queue = &relay.staged;
+	uint64		number = staging_walk_number(&queue->append);
 
-	staging_walk_advance(relay.database->staging, &staged->append);
-	staging_set_appended(relay.database->staging, number);
+	staging_walk_advance(queue->staging, &queue->append);
+	staging_set_appended(queue->staging, number);
 }
 
 /* What native listeners get. */
@@ -335,46 +372,107 @@ native_payload(const StagedEvent *event)
  * hash, the batch is just shorter.
  */
 static bool
-repeats(const StagedEvent *event)
+repeats(RelayStaged *queue, const char *id, const char *channel,
+		const char *payload)
 {
-	const char *channel = staged_event_channel(event);
-	const char *payload = native_payload(event);
 	bool		found;
 	uint64		hash;
 
-	if (event->id_len > 0)
+	if (id[0] != '\0')
 		return false;
 	hash = hash_bytes_extended((const unsigned char *) channel,
-							   event->channel_len, 0);
+							   (int) strlen(channel), 0);
 	hash = hash_bytes_extended((const unsigned char *) payload,
 							   (int) strlen(payload), hash);
-	(void) seen_insert(staged->seen, hash, &found);
+	(void) seen_insert(queue->seen, hash, &found);
 	return found;
 }
 
-/* In a transaction: send a batch's events, from where the walk stands. */
+/* Is the walk at an event that may be sent now? */
+static bool
+may_be_sent(RelayStaged *queue, const StagedWalk *walk)
+{
+	/* what is in the log is sent once it is noted, so as to be sent once */
+	return walk->view.transaction != NULL &&
+		(queue == &relay.staged ||
+		 staging_walk_number(walk) <= staging_appended(queue->staging));
+}
+
+/*
+ * In a transaction: send the next rows of a transaction that is in the log
+ * only.  Returns whether these were all.
+ */
+static bool
+send_rows(RelayStaged *queue, const StagedWalk *walk)
+{
+	StagedEvent *event = walk->event;
+	LogReference *reference = staged_event_reference(event);
+	LogScan    *scan;
+	LogRow		row;
+	bool		more;
+	int			nevents = 0;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan = log_scan_begin(event->segment, walk->view.xid, true);
+	log_scan_from(scan, reference->notify_block, reference->notify_offset,
+				  reference->last_block, reference->last_offset);
+	while ((more = log_scan_next(scan, &row)) && nevents < BATCH_EVENTS)
+	{
+		const char *payload = row.native ? row.native : row.payload;
+
+		if (repeats(queue, row.id, row.channel, payload))
+			break;
+		Async_Notify(row.channel, payload);
+		nevents++;
+	}
+	log_scan_end(scan);
+	PopActiveSnapshot();
+	queue->reference = NULL;
+	if (more)
+	{
+		queue->reference = reference;
+		queue->notify_block = row.block;
+		queue->notify_offset = row.offset;
+	}
+	return !more;
+}
+
+/*
+ * In a transaction: send a batch's events, from where the walk stands.  What is
+ * in the log only is a batch, or more than one, of its own.
+ */
 static void
-send_events(StagedWalk *walk)
+send_events(RelayStaged *queue, StagedWalk *walk)
 {
 	uint32		generation = pg_atomic_read_u32(&relay.database->generation);
 	Size		bytes = 0;
 	int			nevents = 0;
 
-	while (walk->view.transaction != NULL &&
+	while (may_be_sent(queue, walk) &&
 		   nevents < BATCH_EVENTS && bytes < BATCH_BYTES)
 	{
 		StagedEvent *event = walk->event;
+		bool		current = walk->view.generation == generation;
+		bool		reference = event->reference;
 
-		if (walk->view.generation == generation)
+		if (current && reference)
 		{
-			if (repeats(event))
+			if (nevents > 0 || !send_rows(queue, walk))
+				break;
+		}
+		else if (current)
+		{
+			if (repeats(queue, staged_event_id(event),
+						staged_event_channel(event), native_payload(event)))
 				break;
 			Async_Notify(staged_event_channel(event), native_payload(event));
 		}
-		staged->batch_number = staging_walk_number(walk);
+		queue->batch_number = staging_walk_number(walk);
 		bytes += event->length;
 		nevents++;
-		staging_walk_advance(relay.database->staging, walk);
+		staging_walk_advance(queue->staging, walk);
+		if (reference)
+			break;
 	}
 }
 
@@ -384,7 +482,7 @@ send_events(StagedWalk *walk)
  * that took too long.  Must be in a transaction.
  */
 static bool
-lock_core_queue(void)
+lock_core_queue(RelayStaged *queue)
 {
 	VirtualTransactionId *holders;
 	VirtualTransactionId holder;
@@ -402,15 +500,15 @@ lock_core_queue(void)
 	if (count > 0)
 		holder = holders[0];
 	pfree(holders);
-	if (count > 0 && staged->lock_missed &&
-		VirtualTransactionIdEquals(holder, staged->lock_holder))
+	if (count > 0 && queue->lock_missed &&
+		VirtualTransactionIdEquals(holder, queue->lock_holder))
 		return false;
-	staged->lock_missed = true;
-	staged->lock_holder = holder;
+	queue->lock_missed = true;
+	queue->lock_holder = holder;
 
 	/* the queue moves: stand in it, but not for long */
-	LockTimeout = staged->lock_wait;
-	staged->lock_wait = Min(2 * staged->lock_wait, LONGEST_LOCK_WAIT_MS);
+	LockTimeout = queue->lock_wait;
+	queue->lock_wait = Min(2 * queue->lock_wait, LONGEST_LOCK_WAIT_MS);
 	PG_TRY();
 	{
 		(void) LockAcquire(&tag, AccessExclusiveLock, false, false);
@@ -431,31 +529,23 @@ lock_core_queue(void)
 
 /* Try the batch again, so many milliseconds after it has failed. */
 static void
-retry_batch(int ms, NotifyTrouble trouble)
+retry_batch(RelayStaged *queue, int ms, NotifyTrouble trouble)
 {
-	staged->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	queue->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
 	set_trouble(trouble);
 }
 
 /* The batch has raised an error: roll back, and say so. */
 static void
-fail_batch(void)
+fail_batch(RelayStaged *queue)
 {
-	ErrorData  *error;
-
-	HOLD_INTERRUPTS();
-	MemoryContextSwitchTo(MessageContext);
-	error = CopyErrorData();
-	FlushErrorState();
-	AbortCurrentTransaction();
-	RESUME_INTERRUPTS();
-	MemoryContextSwitchTo(MessageContext);
+	ErrorData  *error = relay_abort();
 
 	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-		retry_batch(LOCK_RETRY_MS, NOTIFY_LOCKED);
+		retry_batch(queue, LOCK_RETRY_MS, NOTIFY_LOCKED);
 	else
-		retry_batch(RETRY_MS, NOTIFY_FAILING);
-	if (TimestampDifferenceExceeds(staged->logged_at, GetCurrentTimestamp(),
+		retry_batch(queue, RETRY_MS, NOTIFY_FAILING);
+	if (TimestampDifferenceExceeds(queue->logged_at, GetCurrentTimestamp(),
 								   LOG_EVERY_MS))
 	{
 		ereport(LOG,
@@ -465,7 +555,7 @@ fail_batch(void)
 				 errdetail_internal("They stay in the staging queue, and are tried again.")));
 
 		/* count from when the message was written, however long that took */
-		staged->logged_at = GetCurrentTimestamp();
+		queue->logged_at = GetCurrentTimestamp();
 	}
 	FreeErrorData(error);
 }
@@ -484,16 +574,16 @@ advance_core_queue(void)
 
 /* The batch went well, or there is none: forget earlier troubles. */
 static void
-end_trouble(void)
+end_trouble(RelayStaged *queue)
 {
-	staged->lock_missed = false;
-	staged->lock_wait = LOCK_WAIT_MS;
+	queue->lock_missed = false;
+	queue->lock_wait = LOCK_WAIT_MS;
 	set_trouble(NOTIFY_FINE);
 }
 
 /* Send a batch in a transaction of its own.  Raises an error if that fails. */
 static void
-send_batch(void)
+send_batch(RelayStaged *queue)
 {
 	StartTransactionCommand();
 	advance_core_queue();
@@ -503,34 +593,34 @@ send_batch(void)
 	 * was not to be had the last time is it taken first, so that a batch is
 	 * not put together in vain.
 	 */
-	if (staged->lock_missed && !lock_core_queue())
+	if (queue->lock_missed && !lock_core_queue(queue))
 	{
 		CommitTransactionCommand();
-		retry_batch(LOCK_RETRY_MS, NOTIFY_LOCKED);
+		retry_batch(queue, LOCK_RETRY_MS, NOTIFY_LOCKED);
 		return;
 	}
-	send_events(&staged->batch);
-	if (!lock_core_queue())
+	send_events(queue, &queue->batch);
+	if (!lock_core_queue(queue))
 	{
 		AbortCurrentTransaction();
-		retry_batch(LOCK_RETRY_MS, NOTIFY_LOCKED);
+		retry_batch(queue, LOCK_RETRY_MS, NOTIFY_LOCKED);
 		return;
 	}
 	CommitTransactionCommand();
-	end_trouble();
+	end_trouble(queue);
 }
 
 /* Nobody listens to what was taken: count it as notified. */
 static void
-skip_notifying(void)
+skip_notifying(RelayStaged *queue)
 {
-	Staging    *staging = relay.database->staging;
+	Staging    *staging = queue->staging;
 
 	staging_set_notified(staging, staging_numbered(staging));
-	memset(&staged->notify, 0, sizeof(StagedWalk));
-	staged->retry_at = 0;
-	end_trouble();
-	check_pass();
+	memset(&queue->notify, 0, sizeof(StagedWalk));
+	queue->retry_at = 0;
+	end_trouble(queue);
+	check_pass(queue);
 }
 
 /*
@@ -538,43 +628,48 @@ skip_notifying(void)
  * at once.  Raises nothing: a batch that fails is tried again later.
  */
 bool
-relay_staged_notify(void)
+relay_queue_notify(RelayStaged *queue)
 {
-	Staging    *staging = relay.database->staging;
+	Staging    *staging = queue->staging;
 
-	if (staged->notify.view.transaction != NULL &&
+	if (queue->notify.view.transaction != NULL &&
 		!registry_has_listeners(MyDatabaseId))
-		skip_notifying();
+		skip_notifying(queue);
 	staging_free(staging);
-	if (staged->notify.view.transaction == NULL ||
-		(staged->retry_at != 0 && GetCurrentTimestamp() < staged->retry_at))
+	if (queue->notify.view.transaction == NULL ||
+		(queue->retry_at != 0 && GetCurrentTimestamp() < queue->retry_at))
 		return false;
-	staged->retry_at = 0;
-	staged->batch = staged->notify;
-	staged->batch_number = 0;
-	seen_reset(staged->seen);
+	if (!may_be_sent(queue, &queue->notify))
+		return false;
+	queue->retry_at = 0;
+	queue->batch = queue->notify;
+	queue->batch_number = 0;
+	queue->reference = NULL;
+	seen_reset(queue->seen);
+	DEBUG_POINT("relay_notifies");
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, "notifying staged events");
 	PG_TRY();
 	{
-		send_batch();
+		send_batch(queue);
 	}
 	PG_CATCH();
 	{
-		fail_batch();
+		fail_batch(queue);
 	}
 	PG_END_TRY();
 	pgstat_report_activity(STATE_IDLE, NULL);
 
 	/* an error that came after the commit has taken nothing back */
-	if (staging_notified(staging) == staged->batch_number)
-		staged->notify = staged->batch;
+	if (staging_notified(staging) == queue->batch_number)
+		queue->notify = queue->batch;
 
 	/* so that the relay's other transactions do not move the mark */
-	staged->batch_number = 0;
-	check_pass();
+	queue->batch_number = 0;
+	queue->reference = NULL;
+	check_pass(queue);
 	staging_free(staging);
-	return staged->retry_at == 0 && staged->notify.view.transaction != NULL;
+	return queue->retry_at == 0 && may_be_sent(queue, &queue->notify);
 }
 
 /*
@@ -584,9 +679,10 @@ relay_staged_notify(void)
 bool
 relay_staged_backlog(void)
 {
-	Staging    *staging = relay.database->staging;
+	RelayStaged *queue = &relay.staged;
+	Staging    *staging = queue->staging;
 
-	return staged->more || staging_used(staging) > staging_size(staging) / 2;
+	return queue->more || staging_used(staging) > staging_size(staging) / 2;
 }
 
 /*
@@ -594,19 +690,19 @@ relay_staged_backlog(void)
  * ms; -1: until it is woken.
  */
 long
-relay_staged_timeout(void)
+relay_queue_timeout(RelayStaged *queue)
 {
 	TimestampTz now;
 
-	if (staged->more)
+	if (queue->more)
 		return 0;
 
 	/* a writer that is about to end its transaction tells nobody when it has */
-	if (staged->take_result == TAKE_SOON)
+	if (queue->take_result == TAKE_SOON)
 		return 1;
-	if (staged->retry_at == 0)
+	if (queue->retry_at == 0)
 		return -1;
 	now = GetCurrentTimestamp();
-	return staged->retry_at > now ?
-		TimestampDifferenceMilliseconds(now, staged->retry_at) + 1 : 0;
+	return queue->retry_at > now ?
+		TimestampDifferenceMilliseconds(now, queue->retry_at) + 1 : 0;
 }

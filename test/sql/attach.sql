@@ -323,7 +323,7 @@ ROLLBACK;
 --
 CREATE ROLE regress_at_owner;
 CREATE ROLE regress_at_other;
-GRANT EXECUTE ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text),
+GRANT EXECUTE ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text, boolean),
     pgpubsub.detach(regclass, text) TO regress_at_owner, regress_at_other;
 GRANT ALL ON SCHEMA at TO regress_at_owner, regress_at_other;
 CREATE TABLE owned (id int PRIMARY KEY);
@@ -355,6 +355,6 @@ RESET ROLE;
 
 DROP SCHEMA at CASCADE;
 DROP FOREIGN DATA WRAPPER dummy CASCADE;
-REVOKE ALL ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text),
+REVOKE ALL ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text, boolean),
     pgpubsub.detach(regclass, text) FROM regress_at_owner, regress_at_other;
 DROP ROLE regress_at_owner, regress_at_other, regress_at_writer;

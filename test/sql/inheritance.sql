@@ -158,7 +158,7 @@ SELECT pgpubsub.detach('grandchild', 'family');
 -- nor do those of others' tables get in the way, when it is replaced or dropped
 CREATE ROLE regress_inh;
 GRANT ALL ON SCHEMA inh TO regress_inh;
-GRANT EXECUTE ON FUNCTION pgpubsub.detach(regclass, text), pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text) TO regress_inh;
+GRANT EXECUTE ON FUNCTION pgpubsub.detach(regclass, text), pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text, boolean) TO regress_inh;
 ALTER TABLE parent OWNER TO regress_inh;
 ALTER TRIGGER "!pgpubsub_family_row" ON parent RENAME TO renamed;
 ALTER TRIGGER "!pgpubsub_family_row" ON child RENAME TO renamed;
@@ -177,5 +177,5 @@ SELECT relation, trigger FROM triggers WHERE relation::text !~ 'metrics' ORDER B
 SET client_min_messages = warning;
 SELECT pgpubsub.unsubscribe('regress_events');
 DROP SCHEMA inh, chunks CASCADE;
-REVOKE ALL ON FUNCTION pgpubsub.detach(regclass, text), pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text) FROM regress_inh;
+REVOKE ALL ON FUNCTION pgpubsub.detach(regclass, text), pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text, boolean) FROM regress_inh;
 DROP ROLE regress_inh;

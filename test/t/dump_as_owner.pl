@@ -78,6 +78,7 @@ $node->safe_psql(
 	RESET ROLE;
 	GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgpubsub TO app;
 	SELECT pgpubsub.attach('orders'), pgpubsub.subscribe('all', '{*}');
+	SELECT pgpubsub.set_durable('kept*', retain => '1 day');
 	SET ROLE app;
 	SELECT pgpubsub.subscribe('of_app', '{orders}', 'drop')});
 is(place('shop'), $place, 'the schema belongs to the extension');
@@ -101,6 +102,7 @@ create('owned', 'CREATE EXTENSION pgpubsub');
 ($rc, $err) = run_as('keeper', 'pg_restore', '-d', 'owned', '--exit-on-error', '--no-comments', '--no-acl', "$dir/dump");
 is($err, '', 'pg_restore by the owner, where the extension is');
 works('owned', $expected, 'by the owner');
+is($node->safe_psql('owned', 'SELECT * FROM pgpubsub.channel'), 'kept*|t|1 day', 'with its durable channels');
 create('noisy', 'CREATE EXTENSION pgpubsub');
 ($rc, $err) = run_as('keeper', 'pg_restore', '-d', 'noisy', '--no-acl', "$dir/dump");
 is(join(' ', $err =~ /ERROR:\s+([^\n]*)/g), 'must be owner of extension pgpubsub', 'with comments: only that is refused');
@@ -113,16 +115,20 @@ create('fresh');
 ($rc, $err) = run_as('postgres', 'pg_restore', '-d', 'fresh', '--exit-on-error', "$dir/dump");
 is($err, '', 'by a superuser, where it is not');
 works('fresh', $expected, 'where it is not');
+is($node->safe_psql('fresh', 'SELECT * FROM pgpubsub.channel'), 'kept*|t|1 day', '... with its durable channels');
 is(place('fresh'), $place, '... and the schema belongs to the extension');
 
 # What the owner may, and others may not
 
 fails_with($node, 'shop', 'UPDATE pgpubsub.subscription SET channels = NULL', '42501', qr/permission denied/,
 	'the owner of the database changes no row', user => 'keeper');
+fails_with($node, 'shop', 'UPDATE pgpubsub.channel SET durable = false', '42501', qr/permission denied/,
+	'... nor a channel', user => 'keeper');
 fails_with($node, 'shop', 'DELETE FROM pgpubsub.subscription', '42501', qr/permission denied/,
 	'... deletes none', user => 'keeper');
 fails_with($node, 'owned', $_, '42501', qr/permission denied/, "another role: $_", user => 'other')
-  foreach 'SELECT * FROM pgpubsub.subscription', "INSERT INTO pgpubsub.subscription VALUES ('x', 'app', '{a}', 'drop')";
+  foreach 'SELECT * FROM pgpubsub.subscription', 'SELECT * FROM pgpubsub.channel',
+	"INSERT INTO pgpubsub.channel VALUES ('x')", "INSERT INTO pgpubsub.subscription VALUES ('x', 'app', '{a}', 'drop')";
 
 # Version 1.0: its dump, and its upgrade
 

@@ -47,6 +47,14 @@ sub attachments
 		  . ' ORDER BY a.relation::text, a.trigger');
 }
 
+# Which channels the database says are durable.
+sub durable
+{
+	my ($server, $db) = @_;
+
+	return $server->safe_psql($db, 'SELECT * FROM pgpubsub.channel ORDER BY channel');
+}
+
 # A database with all there is
 
 $node->safe_psql(
@@ -75,6 +83,8 @@ $node->safe_psql(
 	SELECT pgpubsub.subscribe('all', '{*}', 'drop'),
 	       pgpubsub.subscribe('Some "thing"', ARRAY['Orders of "today"', 'with, comma']),
 	       pgpubsub.subscribe('blocking', '{measures}', 'block');
+	SELECT pgpubsub.set_durable('archive *', retain => '1 mon 1 day'), pgpubsub.set_durable('archive é'),
+	       pgpubsub.set_durable('archive 1', false);
 	SET ROLE app;
 	SELECT pgpubsub.subscribe('of_app', '{measures}');
 });
@@ -106,6 +116,9 @@ my $attached = attachments($node, 'source');
 like($attached, qr/^orders\|!pgpubsub_disabled_row\|.*\|f\|D\|/m,
 	'one of the attachments is disabled');
 is(attachments($node, 'target'), $attached, 'and its attachments');
+my $durable = durable($node, 'source');
+is($durable, "archive *|t|1 mon 1 day\narchive 1|f|00:00:00\narchive é|t|00:00:00", 'some of the channels are durable');
+is(durable($node, 'target'), $durable, 'and they are there');
 
 $node->safe_psql(
 	'target', q{
@@ -155,6 +168,9 @@ foreach my $kind ('custom', 'sql')
 		"a fresh server: restore, $kind");
 	wait_for_relay($fresh, $kind);
 	is(attachments($fresh, $kind), $attached, "$kind: its attachments");
+	is(durable($fresh, $kind), $durable, "$kind: its durable channels");
+	is($fresh->safe_psql($kind, q{SELECT count(*) FROM pg_class WHERE relnamespace = 'pgpubsub'::regnamespace AND relkind = 'm' AND relispopulated}),
+		0, "$kind: its log is its own");
 	is( $fresh->safe_psql(
 			$kind,
 			'SELECT name, owner, channels, on_full, created_at FROM pgpubsub.subscription ORDER BY 1'),
@@ -207,6 +223,7 @@ foreach my $section (qw(pre-data data post-data))
 }
 subscriptions_become('in_parts', subscriptions('source'),
 	'subscriptions restored in parts are there');
+is(durable($node, 'in_parts'), $durable, 'and durable channels');
 
 # A restore that is one transaction, and parallel
 foreach my $option ('--single-transaction', '--jobs=2')

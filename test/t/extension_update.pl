@@ -23,6 +23,10 @@ my %stands_for = (
 	'publish(text,jsonb)' => 'publish(text,text)',
 	'queue_stats()'       => 'queue_stats_1_0()',
 	'channel_stats()'     => 'channel_stats_1_0()',
+	'subscription_stats()' => 'subscription_stats_1_0()',
+	'attach(regclass,text,text[],name[],name[],text,text,text,text,text,boolean)' =>
+	  'attach_1_0(regclass,text,text[],name[],name[],text,text,text,text,text)',
+	'seek(text,text)'     => 'ack_1_0(name,bigint)',
 	'wait(text,interval)' => 'poll_1_0(name,integer,interval,boolean)');
 
 # Owner and privileges of the function, in an order of their own.
@@ -35,7 +39,7 @@ sub privileges
 		SELECT proowner::regrole, a.grantor::regrole,
 		       CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee,
 		       a.is_grantable
-		  FROM pg_proc, aclexplode(proacl) AS a
+		  FROM pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner))) AS a
 		 WHERE pg_proc.oid = 'pgpubsub.$function'::regprocedure
 		 ORDER BY 2, 3, 4});
 }
@@ -95,6 +99,8 @@ $node->safe_psql(
 	GRANT EXECUTE ON FUNCTION pgpubsub.subscribe(name, text[], text, text, boolean) TO app;
 	GRANT EXECUTE ON FUNCTION pgpubsub.poll(name, integer, interval, boolean) TO app, "Third ""role""";
 	GRANT EXECUTE ON FUNCTION pgpubsub.ack(name, bigint) TO PUBLIC;
+	GRANT EXECUTE ON FUNCTION pgpubsub.attach(regclass, text, text[], name[], name[], text, text, text, text, text)
+		TO app WITH GRANT OPTION;
 	GRANT EXECUTE ON FUNCTION pgpubsub.unsubscribe(name) TO app WITH GRANT OPTION;
 	GRANT EXECUTE ON FUNCTION pgpubsub.publish(text, text) TO deputy WITH GRANT OPTION;
 	GRANT SELECT ON pgpubsub.subscription TO watcher;
@@ -120,6 +126,10 @@ $node->safe_psql(
 	END;
 	CREATE FUNCTION my_late(s name) RETURNS bigint LANGUAGE plpgsql AS $$
 	BEGIN RETURN (SELECT count(*) FROM pgpubsub.poll(s, 1)); END $$;
+	CREATE FUNCTION my_attach(t regclass) RETURNS text LANGUAGE sql BEGIN ATOMIC
+		SELECT pgpubsub.attach(t, 'mine', '{insert}');
+	END;
+	CREATE VIEW my_subscription_stats AS SELECT * FROM pgpubsub.subscription_stats();
 	CREATE TABLE my_rule (a int);
 	CREATE RULE my_rule AS ON INSERT TO my_rule DO ALSO SELECT pgpubsub.publish('by_rule', new.a::text);
 	CREATE VIEW my_subscriptions AS SELECT subscription, channels, on_full, delivered FROM pgpubsub.stat_subscriptions WHERE datname = 'shop';
@@ -175,6 +185,17 @@ is($node->safe_psql('shop', 'SELECT extversion FROM pg_extension WHERE extname =
 	$node->safe_psql('shop', 'SELECT default_version FROM pg_available_extensions WHERE name = $$pgpubsub$$'),
 	'updated');
 is(relay_pid($node, 'shop'), $relay, 'the relay goes on');
+is($node->safe_psql('shop', 'SELECT count(*), count(DISTINCT id), min(id) > 0 FROM pgpubsub.subscription'),
+	'3|3|t', 'each subscription has an id of its own');
+my $ids = $node->safe_psql('shop', 'SELECT name, id FROM pgpubsub.subscription ORDER BY name');
+is($node->safe_psql('shop', q{
+		SELECT pgpubsub.set_durable('orders', retain => '1 day');
+		SELECT pgpubsub.attach('orders', 'news', durable => true);
+		SELECT channel, durable, retain FROM pgpubsub.stat_channels WHERE channel IN ('orders', 'news') ORDER BY 1}),
+	"t\nnews\nnews|t|00:00:00\norders|t|1 day", 'channels can be made durable');
+is($node->safe_psql('shop', q{SELECT my_attach('my_rule'); DROP TRIGGER "!pgpubsub_mine_row" ON my_rule; SELECT pgpubsub.detach('orders', 'news')}),
+	"mine\n1", 'a function over attach() works');
+isnt($node->safe_psql('shop', 'SELECT count(*) FROM my_subscription_stats'), 0, 'and a view over subscription_stats()');
 is(shown('shop'), $shown, 'views show what they did');
 isnt($node->safe_psql('shop', 'SELECT count(*) FROM my_stats'), 0, 'and one on their functions');
 is($node->safe_psql('shop', 'SELECT truncated FROM pgpubsub.stat_queue WHERE datname = $$shop$$'),
@@ -246,6 +267,9 @@ is( $node->safe_psql('fresh', q{
 		SELECT has_table_privilege('watcher', 'pgpubsub.subscription', 'SELECT'),
 		       has_schema_privilege('watcher', 'pgpubsub', 'CREATE')}),
 	't|t', 'restored: privileges of the table and the schema');
+is($node->safe_psql('fresh', 'SELECT name, id FROM pgpubsub.subscription ORDER BY name'), $ids, 'restored: the ids of subscriptions');
+is($node->safe_psql('fresh', 'SELECT * FROM pgpubsub.channel ORDER BY channel'),
+	"news|t|00:00:00\norders|t|1 day", 'restored: which channels are durable');
 is($node->safe_psql('fresh', q{SELECT count(*) FROM my_events}), 0, 'restored: a view on poll()');
 is($node->safe_psql('fresh', q{SELECT my_start('new') AND my_start('new')}), 't', 'restored: functions');
 

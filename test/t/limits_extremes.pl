@@ -366,6 +366,7 @@ foreach my $case (
 	[ 'max_payload',       '257MB',   '1024', '268435456' ],
 	[ 'publish_timeout',   '-1',      '0',    '2147483647' ],
 	[ 'evict_timeout',     '-1',      '0',    '2147483647' ],
+	[ 'log_size',          '8191kB',  '8192', '2147483647' ],
 	[ 'databases',         'a,,b' ],
 	[ 'publish_mode',      'later' ],
 	[ 'node_name',         'x' x 256 ])
@@ -398,9 +399,9 @@ $node->stop('fast');
 # start, and says why.
 foreach my $case (
 	[ "pgpubsub.queue_size = 2047GB",   qr/could not map anonymous shared memory: / ],
-	[ "pgpubsub.staging_size = 2047GB", qr/could not map anonymous shared memory: / ],
+	[ "pgpubsub.staging_size = 1000GB", qr/could not map anonymous shared memory: / ],
 	[
-		"pgpubsub.queue_size = 2047GB\npgpubsub.staging_size = 2047GB\n"
+		"pgpubsub.queue_size = 2047GB\npgpubsub.staging_size = 1000GB\n"
 		  . "pgpubsub.max_subscriptions = 1000000\npgpubsub.max_channels = 1000000",
 		qr/invalid value for parameter "shared_memory_size": /
 	])

@@ -10,6 +10,9 @@
 # it, the script waits until the relay has handled all that was committed; a
 # reader of README is slower than that.
 #
+# Where the text before a block has a line "pg_ctl restart ...", the server is
+# restarted, in mode immediate, and psql connects again.
+#
 # Leaves README.md with the output of this run in its results: in changed.md
 # where it differs, in all.md everywhere.  scripts/readme takes one of them
 # over.
@@ -84,9 +87,10 @@ sub split_readme
 
 		push @found, substr($text, $at, $from - $at),
 		  {
-			sql    => $sql,
-			output => $output,
-			line   => 1 + ($before =~ tr/\n//)
+			sql     => $sql,
+			output  => $output,
+			line    => 1 + ($before =~ tr/\n//),
+			restart => substr($text, $at, $from - $at) =~ /^pg_ctl restart /m
 		  };
 		$at = $to;
 	}
@@ -118,6 +122,7 @@ sub run_blocks
 	my $log = "$results/output";
 	my $settle = "$results/settle";
 	my $reloaded = "$results/reloaded";
+	my $restart = "$results/restart";
 	my $sql = '';
 
 	write_file($settle, <<'END');
@@ -132,8 +137,12 @@ END
 until [ "$(psql -X -A -t -d shop -c 'SELECT pg_conf_load_time()' </dev/null)" != "$LOADED" ]
 do :; done
 END
+	write_file($restart,
+		    "pg_ctl restart -w -m immediate -D '@{[$node->data_dir]}'"
+		  . " -l '@{[$node->logfile]}' >'$restart.log' 2>&1\n");
 	for my $i (0 .. $#run)
 	{
+		$sql .= "\\! sh '$restart'\n\\c\n" if $run[$i]{restart};
 		$sql .= "\\echo \@\@\@ $i\n";
 		foreach my $statement (statements($run[$i]{sql}))
 		{

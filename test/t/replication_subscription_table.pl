@@ -91,6 +91,16 @@ goes_on($without, 'unsubscribe()');
 $publisher->safe_psql('postgres', 'DROP OWNED BY heir');
 goes_on($without, 'DROP OWNED');
 
+# ... nor by channels that become durable.
+
+$publisher->safe_psql('postgres', q{
+	SELECT pgpubsub.set_durable('a'), pgpubsub.set_durable('b*', retain => '1 day')});
+goes_on($without, 'set_durable()');
+$publisher->safe_psql('postgres', q{
+	SELECT pgpubsub.set_durable('a', retain => '1 hour'), pgpubsub.set_durable('b*', false)});
+goes_on($without, 'set_durable() that changes and deletes rows');
+is($publisher->safe_psql('postgres', 'SELECT * FROM pgpubsub.channel'), 'a|t|01:00:00', 'the rows are what they ought to be');
+
 # ... also to a row that somebody else is changing.
 
 foreach my $case ([ 'REASSIGN OWNED BY app TO heir', 'heir' ], [ 'DROP OWNED BY heir', '' ])

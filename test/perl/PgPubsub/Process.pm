@@ -18,12 +18,15 @@ our @EXPORT = qw(
   temporary_bytes
   waits_in_extension
   stop_process
+  freeze_process
+  kill_server
   hold_commits
   commit_waits
   release_commits
   open_points
   close_point
   open_point
+  comes_to
   begin_program
   in_child
   join_children
@@ -67,12 +70,26 @@ sub waits_in_extension
 	return wait_until(
 		sub {
 			return 'ended' if $client->done;
+
+			# in a transaction, the view stays as it was seen first
+			$watcher->run('SELECT pg_stat_clear_snapshot()');
 			return $watcher->value(
 				"SELECT coalesce((SELECT state = 'active' AND wait_event_type = 'Extension'"
 				  . " FROM pg_stat_activity WHERE pid = $client->{pid}), false)"
 			) eq 't' ? 'waits' : 0;
 		},
 		'a session that waits') eq 'waits';
+}
+
+# Stop the process wherever it is, and return when it stands still.  SIGCONT has
+# it go on.
+sub freeze_process
+{
+	my ($pid) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	kill 'STOP', $pid or die "process $pid: $!";
+	return wait_until(sub { slurp_file("/proc/$pid/stat") =~ /\) T / }, 'a process that stops');
 }
 
 # Stop the process where it sleeps in pgpubsub: anywhere else it may hold a lock
@@ -84,9 +101,7 @@ sub stop_process
 
 	return wait_until(
 		sub {
-			kill 'STOP', $pid;
-			wait_until(sub { slurp_file("/proc/$pid/stat") =~ /\) T / },
-				'a process that stops');
+			freeze_process($pid);
 			$watcher->begin(
 				"SELECT count(*) FROM pg_stat_activity WHERE pid = $pid AND wait_event_type = 'Extension'"
 			);
@@ -99,6 +114,36 @@ sub stop_process
 			return 0;
 		},
 		'a process that is stopped where it sleeps');
+}
+
+# Kill all processes of the server at once, as when the machine loses power, but
+# for what the kernel has.  $node->start starts it again.
+sub kill_server
+{
+	my ($node) = @_;
+	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+
+	# it starts no more of them, and none sees another go
+	kill 'STOP', $postmaster;
+	my @processes = grep { (process_state($_))[1] == $postmaster } map { m{/(\d+)/stat$} } glob '/proc/[0-9]*/stat';
+	kill 'STOP', @processes;
+	kill 'KILL', $postmaster, @processes;
+	$node->kill9;
+	wait_until(sub { !grep { (process_state($_))[0] !~ /^[XZ]?$/ } $postmaster, @processes }, 'the end of a server');
+
+	# if nobody waits for the dead, the next one takes it for alive
+	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock'
+	  if (process_state($postmaster))[0] eq 'Z';
+	return;
+}
+
+# The state of a process, one letter, and its parent; '' and 0 if it is gone.
+sub process_state
+{
+	my ($pid) = @_;
+	my $stat = eval { slurp_file("/proc/$pid/stat") } // '';
+
+	return $stat =~ /^\d+ \(.*\) (\w) (\d+)/s ? ($1, $2) : ('', 0);
 }
 
 # From now on, commits with synchronous_commit = on wait for a standby that is
@@ -172,7 +217,21 @@ sub open_points
 	  if $node->safe_psql('postgres',
 		"SELECT current_setting('pgpubsub.debug_inbox_divisor', true) IS NOT NULL"
 	  ) eq 't';
+	plan(skip_all => 'this build has no debug points') if $params{needed};
 	return undef;
+}
+
+# Have somebody come to the point and wait there; do has that happen.  Returns the
+# pid.
+sub comes_to
+{
+	my ($node, $dir, $name, $do) = @_;
+	my $offset = -s $node->logfile;
+
+	close_point($dir, $name);
+	$do->();
+	$node->wait_for_log(qr/debug point $name: waiting/, $offset);
+	return slurp_file($node->logfile, $offset) =~ /\[(\d+)\][^\n]*debug point $name: waiting/ ? $1 : 0;
 }
 
 # Have whoever comes to the point wait there; open_point() has them go on.

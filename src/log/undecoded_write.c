@@ -3,8 +3,8 @@
  * undecoded_write.c
  *	  Writing a table without logical decoding seeing it.
  *
- * A publication FOR ALL TABLES has the extension's own table in it, and a
- * subscriber that lacks the table stops at the first row of it.  What pgpubsub
+ * A publication FOR ALL TABLES has the extension's own tables in it, and a
+ * subscriber that lacks one stops at the first row of it.  What pgpubsub
  * writes there is therefore written in a way that logical decoding passes by.
  * Standbys replay it like any other row.
  *
@@ -28,7 +28,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "read/read_internal.h"
+#include "log/log.h"
 
 #include "access/heapam.h"
 #include "access/tableam.h"

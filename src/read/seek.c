@@ -1,0 +1,135 @@
+/*-------------------------------------------------------------------------
+ *
+ * seek.c
+ *	  seek(): have a subscription read from another place on.
+ *
+ * The position moves with the transaction, as ack() moves it: it is committed
+ * with it, and rolled back with it or its savepoint.  Nothing that is passed
+ * over counts as lost or delivered.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "read/read_internal.h"
+
+#include "access/xact.h"
+#include "log/log.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+PG_FUNCTION_INFO_V1(pgpubsub_seek);
+
+/* The place that each of the claim's cursors is to have. */
+static Placement *
+find_places(Claim *claim, const StartAt *start)
+{
+	Position   *position = &claim->position;
+	Placement  *places = palloc(Max(position->ncursors, 1) * sizeof(Placement));
+
+	for (int i = 0; i < position->ncursors; i++)
+	{
+		places[i].binding = position->cursors[i].binding;
+		places[i].channel = position->cursors[i].channel;
+	}
+	start_at_find(claim->database, start, places, position->ncursors);
+	return places;
+}
+
+/* The seq of the cursor's next event, if that is below result; else result. */
+static uint64
+next_of_channel(Database *database, LogReader *reader, Cursor *cursor,
+				uint64 result)
+{
+	Channel    *channel = &database->channels[cursor->channel];
+	RingRecord	record;
+	LogEvent	event;
+	uint64		newest;
+
+	if (channel->is_pattern)
+		return result;
+	if (ring_next(database->ring, cursor->channel, cursor->number,
+				  cursor->pos, &record, &newest) == RING_FOUND &&
+		record.seq > cursor->seq)
+		result = Min(result, record.seq);
+	if (pg_atomic_read_u32(&database->log.active) != 0 &&
+		cursor->seq < result - 1 &&
+		log_reader_next(reader, log_reader_channel(reader, channel->name),
+						cursor->seq, result - 1, &event))
+		result = event.seq;
+	return result;
+}
+
+/* The seq that comes next, from where the claim's cursors are. */
+static uint64
+next_seq(Claim *claim)
+{
+	Position   *position = &claim->position;
+	uint64		result = ring_newest_seq(claim->database->ring) + 1;
+	LogReader  *reader = log_reader_create(claim->database);
+
+	for (int i = 0; i < position->ncursors; i++)
+		result = next_of_channel(claim->database, reader,
+								 &position->cursors[i], result);
+	log_reader_close(reader);
+	return result;
+}
+
+/* Move the claim's cursors to those places. */
+static void
+move_cursors(Claim *claim, const Placement *places)
+{
+	Position   *position = &claim->position;
+
+	for (int i = 0; i < position->ncursors; i++)
+	{
+		Cursor	   *cursor = &position->cursors[i];
+
+		cursor->number = places[i].number;
+		cursor->pos = places[i].pos;
+		cursor->logged = places[i].logged;
+		cursor->seq = places[i].seq;
+		cursor->moved = true;
+	}
+	position->logged = position->sought = true;
+}
+
+/*
+ * pgpubsub.seek(subscription text, start_at text) RETURNS bigint
+ */
+Datum
+pgpubsub_seek(PG_FUNCTION_ARGS)
+{
+	const char *name = reader_text_name(fcinfo);
+	Database   *database = reader_database("pgpubsub.seek");
+	StartAt		start;
+	Placement  *places;
+	Claim	   *claim;
+	bool		gone;
+
+	check_not_null(fcinfo, 1, "start_at");
+	start_at_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)), &start);
+	if (XactReadOnly)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot execute pgpubsub.seek() in a read-only transaction"),
+				 errhint("Call it in a transaction that may write.")));
+	reader_note_call();
+	claim = reader_claim(database, name, 0, false);
+	start_at_check(database, &start);
+
+	/* what was committed before now is before now */
+	if (start.kind == START_NOW)
+		reader_wait_for_relay(database, reader_deadline());
+	position_sync(claim);
+	position_consume(claim);
+	places = find_places(claim, &start);
+	move_cursors(claim, places);
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	gone = reader_claim_valid(claim) &&
+		start_at_gone(database, &start, places, claim->position.ncursors);
+	LWLockRelease(database->lock);
+	if (gone)
+		pg_atomic_fetch_add_u64(&claim->own.subscription->gap_epoch, 1);
+	pfree(places);
+	PG_RETURN_INT64((int64) next_seq(claim));
+}

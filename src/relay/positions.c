@@ -1,0 +1,224 @@
+/*-------------------------------------------------------------------------
+ *
+ * positions.c
+ *	  Where the log says that subscriptions have read up to.
+ *
+ * A relay that begins reads all positions, and has each subscription that it
+ * loads from the table go on where its position says.  After that, shared memory
+ * knows better than what was read then; only for a row that somebody has written
+ * by hand they are read anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "relay/relay_internal.h"
+
+#include "registry/channel_lists.h"
+#include "utils/memutils.h"
+
+static RelayDurable *const durable = &relay.durable;
+
+/*
+ * Read the positions that count, for who loads subscriptions, and the ceiling.
+ * In a transaction, with no lock held.  Returns the highest seq among them; 0 if
+ * there is no log.
+ */
+uint64
+relay_read_positions(void)
+{
+	HASHCTL		ctl = {.keysize = sizeof(int64),.entrysize = sizeof(RelayPosition)};
+	MemoryContext old;
+	List	   *positions;
+	ListCell   *lc;
+	uint64		highest = 0;
+
+	if (!log_installed())
+		return 0;
+
+	durable->positions = NULL;
+	if (durable->position_context)
+		MemoryContextDelete(durable->position_context);
+	durable->position_context = AllocSetContextCreate(TopMemoryContext,
+													  "pgpubsub positions",
+													  ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(durable->position_context);
+	positions = log_positions_read(-1);
+	ctl.hcxt = durable->position_context;
+	durable->positions = hash_create("pgpubsub relay positions", 256, &ctl,
+									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	foreach(lc, positions)
+	{
+		LogPosition *position = lfirst(lc);
+		RelayPosition *entry = hash_search(durable->positions, &position->id,
+										   HASH_ENTER, NULL);
+
+		entry->position = position;
+		highest = Max(highest, position->seq);
+		for (int i = 0; i < position->nchannels; i++)
+			highest = Max(highest, position->seqs[i]);
+		if (position->id == 0)
+			durable->ceiling = Max(durable->ceiling, position->seq);
+	}
+	MemoryContextSwitchTo(old);
+	return highest;
+}
+
+/* The seq up to which the position has consumed the channel. */
+static uint64
+restored_seq(const LogPosition *position, const char *channel)
+{
+	for (int i = 0; i < position->nchannels; i++)
+	{
+		if (strcmp(position->channels[i], channel) == 0)
+			return position->seqs[i];
+	}
+	return position->seq;
+}
+
+/*
+ * The log has no position of the subscription.  If it was in the table when the
+ * relay began, it was made when the log was empty, and has consumed nothing of
+ * what came there: a position would tell.  If its row was written just now, it
+ * begins now, and the log is told so.  The database's lock must be held,
+ * exclusive.
+ */
+static void
+begin_without_position(Subscription *subscription)
+{
+	if (pg_atomic_read_u32(&relay.database->relay.loaded) != 0)
+	{
+		relay.durable.unplaced = true;
+		return;
+	}
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
+		pg_atomic_write_u64(&binding->seq, 0);
+}
+
+/* The seq up to which the subscription has consumed all its channels. */
+static uint64
+lowest_seq(Subscription *subscription)
+{
+	uint64		lowest = ring_newest_seq(relay.database->ring);
+
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
+	{
+		uint64		seq = pg_atomic_read_u64(&binding->seq);
+
+		if (!relay.database->channels[binding->channel].is_pattern)
+			lowest = Min(lowest, seq);
+	}
+	return lowest;
+}
+
+/*
+ * In the transaction that has read the table: write positions of those whose
+ * rows are new.  Raises what writing to the log does.
+ */
+void
+relay_write_first_positions(void)
+{
+	Database   *database = relay.database;
+	int64	   *ids = palloc(pgpubsub_max_subscriptions * sizeof(int64));
+	uint64	   *seqs = palloc(pgpubsub_max_subscriptions * sizeof(uint64));
+	int			count = 0;
+
+	if (!relay.durable.unplaced ||
+		pg_atomic_read_u32(&database->log.active) == 0)
+		return;
+	LWLockAcquire(database->lock, LW_SHARED);
+	foreach_dlist(Subscription, subscription, node, &database->subscriptions)
+	{
+		if (subscription->id == 0 ||
+			subscription->state != SUBSCRIPTION_ACTIVE ||
+			pg_atomic_read_u64(&subscription->position_version) != 0 ||
+			dlist_is_empty(&subscription->bindings))
+			continue;
+		ids[count] = subscription->id;
+		seqs[count++] = lowest_seq(subscription);
+	}
+	LWLockRelease(database->lock);
+	for (int i = 0; i < count; i++)
+	{
+		LogPosition position = {.id = ids[i],.seq = seqs[i]};
+
+		log_position_insert(database, &position);
+	}
+	relay.durable.unplaced = false;
+}
+
+/*
+ * Have the subscription go on in the log where it was, as far as the log says.
+ * The database's lock must be held, exclusive.
+ */
+void
+relay_restore_position(Subscription *subscription)
+{
+	RelayPosition *entry = NULL;
+	uint64		lost;
+
+	if (relay.durable.unreadable)
+		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+	if (relay.durable.positions == NULL || subscription->id == 0)
+		return;
+	entry = hash_search(relay.durable.positions, &subscription->id,
+						HASH_FIND, NULL);
+	if (entry == NULL)
+	{
+		begin_without_position(subscription);
+		return;
+	}
+	lost = entry->position->lost;
+	pg_atomic_write_u64(&subscription->position_version,
+						entry->position->version);
+	pg_atomic_write_u64(&subscription->seq, entry->position->seq);
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
+	{
+		const char *channel = relay.database->channels[binding->channel].name;
+
+		pg_atomic_write_u64(&binding->seq,
+							restored_seq(entry->position, channel));
+
+		/* of which channels they were is not known */
+		pg_atomic_write_u64(&binding->log_lost, lost);
+		lost = 0;
+	}
+}
+
+/*
+ * Give bindings without a position one: behind the last event received; while
+ * the relay loads the table for the first time, where the log says, as for those
+ * that had room at once; and tell of a gap.  The database's lock must be held,
+ * exclusive.
+ */
+void
+relay_place_new(Subscription *subscription)
+{
+	Database   *database = relay.database;
+	bool		first = pg_atomic_read_u32(&database->relay.loaded) == 0;
+	RelayPosition *entry = NULL;
+	bool		any = false;
+
+	if (first && durable->positions != NULL && subscription->id != 0)
+		entry = hash_search(durable->positions, &subscription->id, HASH_FIND,
+							NULL);
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
+	{
+		bool		placed = pg_atomic_read_u64(&binding->number) !=
+			BINDING_UNPLACED;
+		const char *channel = database->channels[binding->channel].name;
+
+		if (placed)
+			continue;
+		any = true;
+		binding_place_now(database, binding);
+		if (entry != NULL)
+			pg_atomic_write_u64(&binding->seq,
+								restored_seq(entry->position, channel));
+		else if (first && durable->positions != NULL && subscription->id != 0)
+			pg_atomic_write_u64(&binding->seq, 0);
+	}
+
+	/* until now, what was sent went by unseen, but for what is in the log */
+	if (any && first && relay.num_loads > 0 &&
+		!registry_all_durable(database, subscription))
+		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+}
