@@ -140,25 +140,100 @@ client_listen(PGconn *conn, const char *channel)
 }
 
 /*
- * Create a temporary subscription to a channel or a pattern, and prepare
- * poll().
+ * Prepare a statement.
+ */
+static void
+prepare(PGconn *conn, const char *statement, const char *sql)
+{
+	PGresult   *result = PQprepare(conn, statement, sql, 0, NULL);
+
+	check_result(conn, result);
+	PQclear(result);
+}
+
+/*
+ * Prepare poll(), that consumes or only looks.
+ */
+void
+client_prepare_poll(PGconn *conn, bool consume)
+{
+	prepare(conn, POLL_STATEMENT,
+			consume ?
+			"SELECT seq, channel, payload, pid, lost"
+			" FROM pgpubsub.poll($1, $2, $3)" :
+			"SELECT seq, channel, payload, pid, lost"
+			" FROM pgpubsub.poll($1, $2, $3, false)");
+}
+
+/*
+ * Create a subscription to a channel or a pattern.
  */
 void
 client_subscribe(PGconn *conn, const char *subscription, const char *channel,
-				 const char *start_at)
+				 const char *start_at, bool lasting)
 {
-	const char *const params[] = {subscription, channel, start_at};
-	PGresult   *result;
+	const char *const params[] = {subscription, channel, start_at,
+	lasting ? "false" : "true"};
 
 	PQclear(client_query(conn,
 						 "SELECT pgpubsub.subscribe($1, ARRAY[$2::text],"
-						 " start_at => $3, temporary => true)",
-						 3, params));
-	result = PQprepare(conn, POLL_STATEMENT,
-					   "SELECT seq, channel, payload, pid, lost"
-					   " FROM pgpubsub.poll($1, $2, $3)", 0, NULL);
-	check_result(conn, result);
-	PQclear(result);
+						 " start_at => $3, temporary => $4)",
+						 4, params));
+}
+
+/*
+ * Is that a kind of queue that cannot wait, so that it must be asked again and
+ * again?
+ */
+bool
+client_takes(const char *kind)
+{
+	return strcmp(kind, "outbox") == 0 || strcmp(kind, "pgq") == 0;
+}
+
+/*
+ * Prepare taking events out of an outbox, or the next batch out of a queue of
+ * PgQ, which is as large as its ticker has made it.  Its columns are those of
+ * poll().
+ */
+void
+client_prepare_take(PGconn *conn, const char *kind, const char *queue)
+{
+	const char *const params[] = {queue};
+	char	   *name;
+	char		sql[256];
+
+	if (strcmp(kind, "outbox") == 0)
+	{
+		prepare(conn, TAKE_STATEMENT,
+				"DELETE FROM outbox.outbox WHERE id IN"
+				" (SELECT id FROM outbox.outbox ORDER BY id LIMIT $1"
+				" FOR UPDATE SKIP LOCKED)"
+				" RETURNING id, channel, payload, pid, NULL");
+		return;
+	}
+	PQclear(client_query(conn, "SELECT pgq.register_consumer($1, 'bench')",
+						 1, params));
+	name = PQescapeLiteral(conn, queue, strlen(queue));
+	if (name == NULL)
+		client_die("%s", PQerrorMessage(conn));
+	snprintf(sql, sizeof(sql),
+			 "SELECT id, channel, payload, pid, NULL"
+			 " FROM public.take_batch(%s, 'bench') WHERE $1::int > 0", name);
+	PQfreemem(name);
+	prepare(conn, TAKE_STATEMENT, sql);
+}
+
+/*
+ * Send the statement that takes, without waiting for its result.
+ */
+void
+client_send_take(PGconn *conn, const char *max_messages)
+{
+	const char *const params[] = {max_messages};
+
+	if (!PQsendQueryPrepared(conn, TAKE_STATEMENT, 1, params, NULL, NULL, 0))
+		client_die("%s", PQerrorMessage(conn));
 }
 
 /*

@@ -3,12 +3,15 @@
  * readers.c
  *	  Many readers in one process, while a command runs.
  *
- *		readers listen|poll COUNT CHANNEL COMMAND [ARGUMENT...]
+ *		readers KIND COUNT CHANNEL COMMAND [ARGUMENT...]
  *
- * Opens COUNT connections that LISTEN, or that poll a temporary subscription
- * each, always waiting for more.  A # in CHANNEL stands for the reader's
- * number.  Then runs COMMAND, counts what the readers receive until it has
- * ended and no more comes, and prints one line after its output:
+ * Opens COUNT connections, always waiting for more, of one of these kinds:
+ * they "listen"; they "poll" a temporary subscription each; they poll one that
+ * is "lasting"; they take from an "outbox", or from the queue of "pgq" that is
+ * named as the channel, and look again every 10 ms when that is empty.  A # in
+ * CHANNEL stands for the reader's number.  Then runs COMMAND, counts what the
+ * readers receive until it has ended and no more comes, and prints one line
+ * after its output:
  *
  *		readers: deliveries=N lost=N seconds=S behind=S backends_us=N client_us=N command_us=N
  *
@@ -44,6 +47,9 @@
 /* With the command ended, no event for so long means that all have come. */
 #define SILENCE_MS		300
 
+/* The same where a ticker has to make batches. */
+#define TICKER_SILENCE_MS	1500
+
 /* The same while fewer than expected have come: less than POLL_TIMEOUT. */
 #define PATIENCE_MS		20000
 
@@ -51,9 +57,13 @@ typedef struct Reader
 {
 	PGconn	   *conn;
 	char		subscription[64];
+	int64_t		again_at;		/* it found nothing and looks again then, or 0 */
 } Reader;
 
-static bool polling;
+static const char *kind;
+static bool polling;			/* a subscription, of whichever kind */
+static bool lasting;
+static bool taking;				/* from an outbox, or PgQ */
 static Reader *readers;
 static int	num_readers;
 static long deliveries;
@@ -74,12 +84,16 @@ channel_name(const char *template, int i, char *name, size_t size)
 				 mark + 1);
 }
 
-/* Send the reader's next poll. */
+/* Send the reader's next query. */
 static void
-send_poll(Reader *reader)
+send_query(Reader *reader)
 {
-	client_send_poll(reader->conn, reader->subscription, MAX_MESSAGES,
-					 POLL_TIMEOUT);
+	reader->again_at = 0;
+	if (taking)
+		client_send_take(reader->conn, MAX_MESSAGES);
+	else
+		client_send_poll(reader->conn, reader->subscription, MAX_MESSAGES,
+						 POLL_TIMEOUT);
 }
 
 /* Connect reader i and have it wait for events. */
@@ -95,8 +109,15 @@ start_reader(Reader *reader, int i, const char *template, int epoll)
 	{
 		snprintf(reader->subscription, sizeof(reader->subscription),
 				 "reader_%d_%d", (int) getpid(), i);
-		client_subscribe(reader->conn, reader->subscription, channel, "now");
-		send_poll(reader);
+		client_subscribe(reader->conn, reader->subscription, channel, "now",
+						 lasting);
+		client_prepare_poll(reader->conn, true);
+		send_query(reader);
+	}
+	else if (taking)
+	{
+		client_prepare_take(reader->conn, kind, channel);
+		send_query(reader);
 	}
 	else
 		client_listen(reader->conn, channel);
@@ -114,7 +135,7 @@ serve_reader(Reader *reader)
 
 	if (!PQconsumeInput(reader->conn))
 		client_die("%s", PQerrorMessage(reader->conn));
-	if (!polling)
+	if (!polling && !taking)
 	{
 		while ((notify = PQnotifies(reader->conn)) != NULL)
 		{
@@ -126,7 +147,10 @@ serve_reader(Reader *reader)
 	{
 		deliveries += client_count_rows(result, &lost);
 		PQclear(result);
-		send_poll(reader);
+		if (taking && deliveries == before)
+			reader->again_at = client_now_ns() + TAKE_AGAIN_MS * INT64_C(1000000);
+		else
+			send_query(reader);
 	}
 	if (deliveries > before)
 		last_delivery = client_now_ns();
@@ -156,6 +180,45 @@ start_command(char **argv, int *done)
 }
 
 /*
+ * Have those look again whose time has come.  Returns how many milliseconds it
+ * is until the next one's, or -1.
+ */
+static int
+look_again(void)
+{
+	int64_t		now = client_now_ns();
+	int64_t		next = 0;
+
+	if (!taking)
+		return -1;
+	for (int i = 0; i < num_readers; i++)
+	{
+		if (readers[i].again_at == 0)
+			continue;
+		if (readers[i].again_at <= now)
+			send_query(&readers[i]);
+		else if (next == 0 || readers[i].again_at < next)
+			next = readers[i].again_at;
+	}
+	return next == 0 ? -1 : (int) ((next - now) / 1000000) + 1;
+}
+
+/*
+ * With the command ended at that time: how many milliseconds it is until
+ * nothing has come for so long that all has come.
+ */
+static int64_t
+silence_left(int64_t ended)
+{
+	int64_t		since = last_delivery > ended ? last_delivery : ended;
+	int64_t		silence = strcmp(kind, "pgq") == 0 ? TICKER_SILENCE_MS : SILENCE_MS;
+
+	if (deliveries + lost < expected)
+		silence = PATIENCE_MS;
+	return silence - (client_now_ns() - since) / 1000000;
+}
+
+/*
  * Serve the readers until the command has ended and nothing more comes.
  * Returns when it ended.
  */
@@ -170,12 +233,19 @@ serve(int epoll, int done)
 		client_die("epoll_ctl: %s", strerror(errno));
 	for (;;)
 	{
-		int			silence = deliveries + lost < expected ? PATIENCE_MS : SILENCE_MS;
-		int			count = epoll_wait(epoll, ready, MAX_READY,
-									   ended == 0 ? -1 : silence);
+		int			wait = look_again();
+		int			count;
 
-		if (count == 0)
-			return ended;
+		if (ended != 0)
+		{
+			int64_t		left = silence_left(ended);
+
+			if (left <= 0)
+				return ended;
+			if (wait < 0 || left < wait)
+				wait = (int) left;
+		}
+		count = epoll_wait(epoll, ready, MAX_READY, wait);
 		for (int i = 0; i < count; i++)
 		{
 			if (ready[i].data.ptr != NULL)
@@ -212,7 +282,10 @@ command_cpu_us(void)
 		used.ru_utime.tv_usec + used.ru_stime.tv_usec;
 }
 
-/* End the readers' backends, and wait until they are gone. */
+/*
+ * End the readers' backends, and wait until they are gone; then their lasting
+ * subscriptions can go.
+ */
 static void
 stop_readers(PGconn *control)
 {
@@ -234,6 +307,13 @@ stop_readers(PGconn *control)
 		if (!gone)
 			usleep(10000);
 	}
+	for (int i = 0; lasting && i < num_readers; i++)
+	{
+		const char *const params[] = {readers[i].subscription};
+
+		PQclear(client_query(control, "SELECT pgpubsub.unsubscribe($1)",
+							 1, params));
+	}
 }
 
 int
@@ -249,12 +329,16 @@ main(int argc, char **argv)
 	int64_t		backends;
 	int64_t		client;
 
-	if (argc < 5 ||
-		(strcmp(argv[1], "listen") != 0 && strcmp(argv[1], "poll") != 0))
-		client_die("usage: readers listen|poll COUNT CHANNEL COMMAND...");
+	if (argc < 5)
+		client_die("usage: readers listen|poll|lasting|outbox|pgq COUNT CHANNEL COMMAND...");
+	kind = argv[1];
+	lasting = strcmp(kind, "lasting") == 0;
+	polling = lasting || strcmp(kind, "poll") == 0;
+	taking = client_takes(kind);
+	if (!polling && !taking && strcmp(kind, "listen") != 0)
+		client_die("unknown kind of reader: %s", kind);
 	if (getenv("BENCH_EXPECTED") != NULL)
 		expected = client_number(getenv("BENCH_EXPECTED"), "BENCH_EXPECTED");
-	polling = strcmp(argv[1], "poll") == 0;
 	num_readers = (int) client_number(argv[2], "COUNT");
 	readers = calloc(num_readers, sizeof(Reader));
 	if (epoll < 0 || readers == NULL)
