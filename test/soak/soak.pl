@@ -1,17 +1,20 @@
-# Everything at once, for as long as it is told: writers in both publish modes,
-# readers of each kind, subscriptions and attachments that come and go,
-# terminated and cancelled sessions, reloads, full queues, native listeners,
-# VACUUM FREEZE, databases that come and go; in one database relays that are
-# stopped, and at the end, if asked for, backends that are killed.  Then what
-# was read is compared with what was written, and the slots of shared memory
-# are counted.  Run by scripts/soak.
+# Everything at once, for as long as it is told: writers in both publish modes
+# and to durable channels, readers of each kind, subscriptions and attachments
+# that come and go, terminated and cancelled sessions, reloads, full queues,
+# native listeners, VACUUM FREEZE, databases that come and go; in one database
+# relays that are stopped, and at the end, if asked for, backends that are
+# killed, and the server with all its processes.  Then what was read is compared
+# with what was written, and the slots of shared memory are counted.  Run by
+# scripts/soak.
 #
 # In database "exact" the relay is never stopped: read + lost = published, for
 # each subscription.  In "restarts" that holds for what was published in async
-# mode; transactional events may be missing there, none may come twice.
+# mode; transactional events may be missing there, none may come twice.  Events
+# of durable channels are all there in any case, once, and in order, to who
+# stores them in the transaction that consumes them.
 #
 #   SOAK_SECONDS=90     how long all phases take together, about
-#   SOAK_CRASH=1        the last phase kills backends
+#   SOAK_CRASH=1        the last phase kills backends, and the server
 #   SOAK_SEED=...       repeats the dice (not the timing)
 
 use strict;
@@ -28,8 +31,8 @@ my $seconds = $ENV{SOAK_SECONDS} || 90;
 my $crash   = $ENV{SOAK_CRASH} // 1;
 my $seed    = $ENV{SOAK_SEED} || int(time) % 1000000;
 
-my $max_subscriptions = 24;
-my $max_channels      = 32;
+my $max_subscriptions = 36;
+my $max_channels      = 38;
 my $max_bindings      = 8 * $max_subscriptions + $max_channels;
 my @databases         = qw(exact restarts);
 
@@ -49,6 +52,14 @@ log_statement = none
 });
 my $dir = PostgreSQL::Test::Utils::tempdir();
 
+# as small as it may be, so that its segments are used again and again
+my $log_size = $node->safe_psql('postgres', "SELECT min_val || unit FROM pg_settings WHERE name = 'pgpubsub.log_size'");
+if ($log_size)
+{
+	$node->safe_psql('postgres', "ALTER SYSTEM SET pgpubsub.log_size = '$log_size'");
+	$node->reload;
+}
+
 # how long any one step may take
 $PostgreSQL::Test::Utils::timeout_default = 90;
 diag "SOAK_SEED=$seed, $seconds seconds" . ($crash ? ', with crashes' : '');
@@ -64,7 +75,17 @@ my %subscriptions = (
 	block       => [ '{a1,a2,a3,ia,c1,c2,it,m1}', 'block', 'take', 1, 1 ],
 	block_async => [ '{a*,ia}',                   'block', 'look', 1, 1 ],
 	all_pair    => [ '{c*,a*,i*,m*}',             'evict', 'take', 2, 1 ],
+
+	# of durable channels; the ring may lose what the last one reads besides
+	durable       => [ '{d1,d2,d3,di,dr}', 'block', 'take', 1, 2 ],
+	durable_auto  => [ '{d2,di}',       'block', 'auto', 1, 2 ],
+	durable_look  => [ '{d1,d2,di}',    'block', 'look', 1, 1 ],
+	durable_ack   => [ '{d1,di,dr}',    'block', 'ack',  1, 2 ],
+	durable_pair  => [ '{d*}',          'block', 'take', 2, 1 ],
+	durable_rare  => [ '{dr}',          'block', 'take', 1, 1 ],
+	durable_mixed => [ '{d1,a1,c1}',    'block', 'take', 1, 1 ],
 );
+my @channels = qw(c1 c2 c3 a1 a2 a3 m1 it ia d1 d2 d3 di dr);
 my %modes = (1 => 'transactional', 2 => 'async', 3 => 'transactional', 4 => 'async');
 
 my ($admin, %phase);
@@ -213,7 +234,7 @@ sub writer_step
 
 # Readers
 
-# Wait until there are more events, or the queue is full.
+# Wait until there are more events, or the queue is full, or the log will be.
 sub pause
 {
 	my ($client, $db) = @_;
@@ -223,8 +244,8 @@ sub pause
 		sub {
 			return 1 if stopping();
 			my $more = $client->value(
-				"SELECT published NOT BETWEEN $published AND $published + 300 OR relay_state = 'full'"
-				  . " FROM pgpubsub.stat_queue WHERE datname = '$db'");
+				"SELECT published NOT BETWEEN $published AND $published + 300 OR relay_state = 'full' OR l.used_bytes > 0.5 * l.log_size"
+				  . " FROM pgpubsub.stat_queue JOIN pgpubsub.stat_log AS l USING (datname) WHERE datname = '$db'");
 			return !defined $more || $more eq 't';
 		},
 		'more events');
@@ -243,6 +264,13 @@ sub reader_step
 		if ($how eq 'auto')
 		{
 			$client->run("SELECT take('$name', $max)");
+		}
+		elsif ($how eq 'ack')
+		{
+			my ($shown) = $client->run("SELECT look, seq FROM look('$name', $max, 0.8)");
+
+			# it may be shown again
+			$client->run("SELECT ack_looked('$name', $shown->[0], $shown->[1])") if $shown && $dice > 0.1;
 		}
 		elsif ($how eq 'look' && $dice < 0.5)
 		{
@@ -374,7 +402,7 @@ sub listener_step
 	return sub {
 		my ($client, $state) = @_;
 
-		$client->run('LISTEN ' . join('; LISTEN ', qw(c1 c2 a1 a2 m1 it ia)));
+		$client->run('LISTEN ' . join('; LISTEN ', grep { !/3$/ } @channels));
 		append_to_file("$dir/listens", '');
 		until (-e "$dir/stop.listener")
 		{
@@ -422,6 +450,7 @@ sub database_step
 
 		eval {
 			$there->run('CREATE EXTENSION pgpubsub');
+			$there->run("SELECT pgpubsub.set_durable('b*')") if rand() < 0.5;
 			$there->run("SELECT pgpubsub.subscribe('s', '{a,b*}')");
 			$there->run("SET pgpubsub.publish_mode = 'async'; SELECT pgpubsub.publish('b' || i, 'x') FROM generate_series(1, 5) AS i");
 			my $count = 0;
@@ -534,6 +563,23 @@ sub killer_step
 	};
 }
 
+# End the server, in one way or another, and start it again.
+sub restart_server
+{
+	my $dice = rand;
+
+	if ($dice < 0.5)
+	{
+		kill_server($node);
+	}
+	else
+	{
+		$node->stop($dice < 0.8 ? 'immediate' : 'fast');
+	}
+	$node->start;
+	append_to_file("$dir/restarted", "$dice\n");
+}
+
 # ----------------------------------------------------------------------------
 # Phases
 # ----------------------------------------------------------------------------
@@ -586,16 +632,24 @@ sub start_workers
 	worker('relays',     'exact', [], relay_step());
 }
 
-# Let them work for so long; events go through all the time.
+# Let them work for so long; events go through all the time.  restarts: how often
+# the server is restarted meanwhile.
 sub let_work
 {
-	my ($duration) = @_;
+	my ($duration, %params) = @_;
 	my $end        = time + $duration;
+	my $interval   = $duration / (($params{restarts} // 0) + 1);
+	my $restart_at = time + $interval;
 	my %last       = map { $_ => [ 0, time ] } @databases;
 	my $stalled    = '';
 
 	while (time < $end && !$stalled)
 	{
+		if ($params{restarts} && time >= $restart_at && $restart_at < $end - $interval / 2)
+		{
+			restart_server();
+			$restart_at += $interval;
+		}
 		foreach my $db (@databases)
 		{
 			my $published = eval {
@@ -719,6 +773,46 @@ sub check_reading
 		  s/\$1/$params{exact} ? q('{.*}') : q('{^a,^ia}')/er,
 		"those with block have missed nothing" . ($params{exact} ? '' : ' of what was async'))
 	  if $params{exact} || $params{async};
+	check_durable($db);
+}
+
+# What is promised of durable channels, whatever became of relays and server.
+# That nothing was read twice, and in which order, was looked at before.
+sub check_durable
+{
+	my ($db) = @_;
+
+	$admin->{$db}->run('CREATE INDEX IF NOT EXISTS taken_event ON taken (subscription, channel, writer, n); ANALYZE taken');
+	none($db, q{SELECT s.subscription, c.channel, c.writer, k, c.n
+	              FROM pgpubsub.stat_subscriptions AS s
+	              JOIN counter AS c ON EXISTS (SELECT FROM unnest(s.channels) AS p WHERE c.channel LIKE replace(p, '*', '%'))
+	             CROSS JOIN generate_series(1, c.n) AS k
+	             WHERE s.datname = current_database() AND s.subscription ~ '^durable' AND c.channel ~ '^d'
+	               AND NOT EXISTS (SELECT FROM taken AS t
+	                                WHERE (t.subscription, t.channel, t.writer, t.n) = (s.subscription, c.channel, c.writer, k))},
+		'each event of a durable channel was read');
+	none($db, q{SELECT subscription, seq, lost FROM taken
+	             WHERE subscription ~ '^durable' AND subscription <> 'durable_mixed' AND (channel IS NULL OR lost IS NOT NULL)
+	            UNION ALL
+	            SELECT subscription, seq, lost FROM looked WHERE channel IS NULL OR lost IS NOT NULL},
+		'no gap row, where all channels are durable');
+	none($db, q{SELECT subscription, lost FROM pgpubsub.stat_subscriptions
+	             WHERE datname = current_database() AND subscription ~ '^durable' AND subscription <> 'durable_mixed' AND lost <> 0},
+		'nor does the view say that they have lost something');
+	none($db, q{SELECT * FROM (
+	              SELECT subscription, look, channel, seq, lag(seq) OVER (PARTITION BY subscription, look ORDER BY arrival) AS before
+	                FROM looked) AS l WHERE before >= seq},
+		'seq increases in a look');
+	none($db, q{SELECT * FROM (
+	              SELECT subscription, look, l.first, max(a.seq) OVER (PARTITION BY subscription ORDER BY look
+	                                                                   ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+	                FROM (SELECT subscription, look, min(seq) AS first FROM looked GROUP BY 1, 2) AS l
+	                LEFT JOIN acked AS a USING (subscription, look)) AS l WHERE first <= before},
+		'what is shown is behind what was acked');
+	none($db, q{SELECT subscription, look, a.seq, a.count AS acked, count(l.channel) AS shown
+	              FROM acked AS a JOIN looked AS l USING (subscription, look) WHERE l.seq <= a.seq
+	             GROUP BY 1, 2, 3, 4 HAVING count(l.channel) <> a.count},
+		'an ack counts what was shown');
 }
 
 # The order of the native listener is that of the subscriptions, for events of
@@ -732,9 +826,9 @@ sub check_heard
 	$client->run('CREATE INDEX ON heard (channel, writer, n); ANALYZE heard');
 	none('exact', q{SELECT channel, writer, n, count(*) FROM heard GROUP BY 1, 2, 3 HAVING count(*) > 1}, 'a native listener hears nothing twice');
 	none('exact', q{SELECT c.channel, c.writer, c.n, count(h) FROM counter AS c LEFT JOIN heard AS h USING (channel, writer)
-	                 WHERE c.channel NOT IN ('c3', 'a3') GROUP BY 1, 2, 3 HAVING count(h) <> c.n}, 'it hears everything');
+	                 WHERE c.channel NOT IN ('c3', 'a3', 'd3') GROUP BY 1, 2, 3 HAVING count(h) <> c.n}, 'it hears everything');
 	none('exact', q{SELECT * FROM (
-	                  SELECT subscription, channel, writer, n, rank, lag(rank) OVER (PARTITION BY subscription, channel ~ '^i?a', CASE WHEN channel = 'm1' AND writer % 2 = 0 THEN writer END ORDER BY arrival) AS before
+	                  SELECT subscription, channel, writer, n, rank, lag(rank) OVER (PARTITION BY subscription, substring(channel from '^i?a|^d'), CASE WHEN channel = 'm1' AND writer % 2 = 0 THEN writer END ORDER BY arrival) AS before
 	                    FROM taken JOIN heard USING (channel, writer, n)) AS t WHERE before >= rank},
 		'subscriptions have the order that it hears');
 }
@@ -789,11 +883,12 @@ foreach my $db (@databases)
 {
 	$node->safe_psql('postgres', "CREATE DATABASE $db");
 	$node->safe_psql($db, slurp_file("$FindBin::RealBin/soak.sql"));
-	$node->safe_psql($db, "INSERT INTO counter (writer, channel) SELECT w, c FROM generate_series(1, 4) AS w, unnest('{c1,c2,c3,a1,a2,a3,m1,it,ia}'::text[]) AS c");
+	$node->safe_psql($db, "INSERT INTO counter (writer, channel) SELECT w, c FROM generate_series(1, 4) AS w, unnest('{" . join(',', @channels) . "}'::text[]) AS c");
 }
 connect_admin();
 
 %phase = (name => 'no crash', number => 1);
+srand($seed);
 subscribe_all($_) foreach @databases;
 start_workers();
 let_work($seconds * ($crash ? 0.6 : 0.85));
@@ -808,7 +903,10 @@ foreach my $db (@databases)
 		q{SELECT format('%s published, %s read, %s lost; full %s times, %s evictions, %s restarts of the relay',
 		         (SELECT sum(n) FROM counter), (SELECT count(channel) FROM taken), (SELECT sum(lost) FROM taken WHERE lost > 0),
 		         full_count, evictions, relay_restarts)
-		    FROM pgpubsub.stat_queue WHERE datname = current_database()});
+		    FROM pgpubsub.stat_queue WHERE datname = current_database()})
+	  . $admin->{$db}->value(
+		q{SELECT format('; log: %s published, %s read, %s rotations, full %s times', appended, read_back, rotations, full_count)
+		    FROM pgpubsub.stat_log WHERE datname = current_database()});
 }
 check_reading('exact', exact => 1);
 check_reading('restarts', async => 1);
@@ -820,7 +918,7 @@ if ($crash)
 	%phase = (name => 'crashes', number => 2);
 	subscribe_all($_) foreach @databases;
 	start_workers(crashing => 1);
-	let_work($seconds * 0.25);
+	let_work($seconds * 0.25, restarts => 3);
 	stop_workers();
 	wait_for_relay($node, $_) foreach @databases;
 	connect_admin();
@@ -829,7 +927,8 @@ if ($crash)
 	check_reading($_) foreach @databases;
 	check_slots($_) foreach @databases;
 	my @killed = split /\n/, slurp_file("$dir/killed");
-	diag scalar(@killed) . ' backends were killed';
+	my @restarts = split /\n/, slurp_file("$dir/restarted");
+	diag scalar(@killed) . ' backends were killed, ' . scalar(@restarts) . ' times the server was ended';
 }
 
 $_->quit foreach values %$admin;
@@ -846,18 +945,18 @@ my @expected = (
 	qr/autovacuum worker (?:WARNING|ERROR|FATAL):  /,
 	qr/FATAL:  the database system is/,
 	qr/ERROR:  cancel(?:ing|ling) (?:statement|autovacuum)/,
-	qr/ERROR:  (?:queue is full|deadlock detected)/,
+	qr/ERROR:  (?:(?:queue|log of durable channels) is full|deadlock detected)/,
 	qr/ERROR:  subscription "[^"]*" (?:is being read|already exists|does not exist)/,
 	qr/ERROR:  (?:too many (?:subscriptions|channels|bindings))/,
 	qr/ERROR:  (?:the relay of this database does not answer|this database has no relay)/,
-	qr/WARNING:  (?:no relay for database "gone_|this database gets no relay|no room for channel|pgpubsub queue is (?:more than half )?full)/,
+	qr/WARNING:  (?:no relay for database "gone_|this database gets no relay|no room for channel|pgpubsub queue is (?:more than half )?full|pgpubsub log of durable channels in database "\w+" is full)/,
 	qr/WARNING:  too many (?:channels|bindings)/,
 	qr/WARNING:  there is no transaction in progress/,
 	qr/WARNING:  PID \d+ is not a PostgreSQL (?:backend|server) process/,
 	qr/ERROR:  (?:source )?database "gone_\d(?:_named)?" (?:is being accessed|already exists|does not exist)/,
 	$crash
 	? (
-		qr/WARNING:  terminating connection because of crash of another server process/,
+		qr/WARNING:  terminating connection because of (?:crash of another server process|immediate shutdown command)/,
 		qr/was terminated by signal 9: Killed/,
 		qr/WARNING:  (?:could not open directory "base|some useless files may be left behind)/)
 	: ());
