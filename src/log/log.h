@@ -202,7 +202,7 @@ extern Relation log_open(LogKind kind, int index, LOCKMODE mode);
 extern Relation log_try_open(LogKind kind, int index, LOCKMODE mode);
 extern void log_lock_unplaced(LOCKMODE mode);
 extern Oid	log_oid(LogKind kind, int index);
-extern uint64 log_segment_bytes(int segment);
+extern uint64 log_segment_bytes(int segment, uint64 *rows);
 extern bool log_row_committed(HeapTupleHeader header);
 
 /* empty.c */
@@ -215,9 +215,18 @@ extern void log_empty(LogKind kind, int index);
 #define LOG_FLUSH_ROWS	100
 #define LOG_FLUSH_BYTES	((Size) 64 * 1024)
 
+/* turn.c */
+extern uint64 log_share(void);
+extern int	log_current(Database *database);
+extern bool log_any_empty(Database *database);
+extern bool log_turn(Database *database, int from);
+extern bool log_show_empty(Database *database, int segment, uint32 turn);
+extern bool log_has_room(Database *database, int segment, Relation rel);
+
 /* write.c */
 typedef struct LogWriter LogWriter;
-extern LogWriter *log_writer_begin(Database *database, bool notified, bool bulk);
+extern LogWriter *log_writer_begin(Database *database, bool notified, bool bulk,
+								   bool over);
 extern int	log_writer_segment(LogWriter *writer);
 extern void log_writer_add(LogWriter *writer, const LogEntry *entry,
 						   ItemPointer place);

@@ -287,13 +287,15 @@ relation_bytes(Oid oid)
 
 /*
  * Bytes of a segment: rows, what of them is too long for a page, and notes with
- * their index.  The segment's rows must be locked, or the caller be the relay,
- * which alone empties it.
+ * their index; *rows is set to those of the rows alone.  The segment's rows must
+ * be locked, or the caller be the relay, which alone empties it.
  */
 uint64
-log_segment_bytes(int segment)
+log_segment_bytes(int segment, uint64 *rows)
 {
 	uint64		bytes = 0;
+
+	*rows = 0;
 
 	for (LogKind kind = LOG_ROWS; kind <= LOG_NOTES; kind++)
 	{
@@ -305,6 +307,8 @@ log_segment_bytes(int segment)
 		if (rel == NULL)
 			continue;
 		bytes += (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+		if (kind == LOG_ROWS)
+			*rows = bytes;
 		toast = rel->rd_rel->reltoastrelid;
 		if (OidIsValid(toast) && ConditionalLockRelationOid(toast, AccessShareLock))
 		{

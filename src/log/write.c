@@ -8,10 +8,10 @@
  *	  after a crash, on a standby and in a backup if, and only if, the
  *	  transaction is.
  *
- * 2. Which segment is current is a hint in shared memory.  A writer that comes
- *	  late, and uses one that was turned over, does no harm: the segment is
- *	  emptied only with a lock that excludes writers, when all its rows have
- *	  been noted and read.
+ * 2. Which segment is current is a hint in shared memory; see turn.c.  A writer
+ *	  that comes late, and uses one that was turned over, does no harm: the
+ *	  segment is emptied only with a lock that excludes writers, when all its
+ *	  rows have been noted and read.
  *
  * 3. There is no index on rows: a row is found by its place.  Within one
  *	  segment, the rows of a transaction have ascending places, in the order
@@ -22,6 +22,7 @@
 #include "log/log.h"
 
 #include "access/heapam.h"
+#include "access/heaptoast.h"
 #include "access/hio.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -37,6 +38,7 @@
 
 struct LogWriter
 {
+	Database   *database;		/* NULL: there is no shared memory */
 	Relation	rel;
 	int			segment;
 	bool		notified;
@@ -57,26 +59,40 @@ struct LogWriter
 
 /*
  * Open the current segment.  If another one has become that while this process
- * waited for the lock, take that.
+ * waited for the lock, take that; and turn to the next if it has its share.  With
+ * over, it may be written to whatever it has; else NULL is returned, and nothing
+ * is locked, if there is no room.
  */
 static Relation
-open_current(Database *database, int *segment)
+open_current(Database *database, bool over, int *segment)
 {
-	Relation	rel;
-
-	*segment = database ?
-		(int) pg_atomic_read_u32(&database->log.current) : 0;
+	if (database == NULL)
+	{
+		*segment = 0;
+		return log_open(LOG_ROWS, *segment, RowExclusiveLock);
+	}
 	for (int tries = 0;; tries++)
 	{
-		int			now;
+		Relation	rel;
+		bool		turned;
 
+		*segment = log_current(database);
 		rel = log_open(LOG_ROWS, *segment, RowExclusiveLock);
-		now = database ?
-			(int) pg_atomic_read_u32(&database->log.current) : 0;
-		if (now == *segment || tries == LOG_SEGMENTS)
+		if (tries == LOG_SEGMENTS)
 			return rel;
+		if (log_current(database) == *segment)
+		{
+			if (log_has_room(database, *segment, rel))
+				return rel;
+			turned = log_turn(database, *segment);
+			if (!turned && over)
+				return rel;
+		}
+		else
+			turned = true;
 		table_close(rel, RowExclusiveLock);
-		*segment = now;
+		if (!turned)
+			return NULL;
 	}
 }
 
@@ -84,16 +100,24 @@ open_current(Database *database, int *segment)
  * Begin to write.  notified tells whether native listeners get the events by a
  * NOTIFY of this transaction; bulk, whether there are more than are inserted at
  * a time: the page that the last went to is pinned then until the next, so that
- * VACUUM does not make room there for one that has a lower place.  database is NULL
- * if there is no shared memory.  Raises 55000; the transaction must be able to
- * get an xid.
+ * VACUUM does not make room there for one that has a lower place; over, that the log
+ * may grow beyond its size: else NULL is returned, and nothing is locked, if it is
+ * full.  database is NULL if there is no shared memory.  Raises 55000; the
+ * transaction must be able to get an xid.
  */
 LogWriter *
-log_writer_begin(Database *database, bool notified, bool bulk)
+log_writer_begin(Database *database, bool notified, bool bulk, bool over)
 {
-	LogWriter  *writer = palloc0(sizeof(LogWriter));
+	int			segment;
+	Relation	rel = open_current(database, over, &segment);
+	LogWriter  *writer;
 
-	writer->rel = open_current(database, &writer->segment);
+	if (rel == NULL)
+		return NULL;
+	writer = palloc0(sizeof(LogWriter));
+	writer->database = database;
+	writer->rel = rel;
+	writer->segment = segment;
 
 	/* core wants one where rows may be toasted */
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -172,6 +196,9 @@ log_writer_add(LogWriter *writer, const LogEntry *entry, ItemPointer place)
 	fill_slot(writer, slot, entry, writer->rows + writer->nslots + 1);
 	writer->places[writer->nslots++] = place;
 	writer->bytes += entry->payload_len;
+	if (entry->payload_len > TOAST_TUPLE_THRESHOLD && writer->database)
+		pg_atomic_fetch_add_u64(&writer->database->log.segments[writer->segment].toasted,
+								entry->payload_len);
 	MemoryContextSwitchTo(old);
 	if (writer->nslots == LOG_FLUSH_ROWS || writer->bytes >= LOG_FLUSH_BYTES)
 		log_writer_flush(writer);

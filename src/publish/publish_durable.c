@@ -289,6 +289,27 @@ stage_reference(int segment, const LogReference *reference)
 }
 
 /*
+ * Begin to write to the log, with room for it.  Who has consumed events, or
+ * written to the log already, which locks a segment of it, may be waited for by
+ * the relay, and so does not wait for room.  Raises 53400, 55000.
+ */
+static LogWriter *
+begin_to_write(void)
+{
+	Database   *database = durable.database;
+	bool		bulk = durable.events.end.nevents > LOG_FLUSH_ROWS ||
+		durable.events.end.bytes > LOG_FLUSH_BYTES;
+	bool		over = database == NULL || durable.places != NULL ||
+		transaction_may_be_awaited();
+	LogWriter  *writer;
+
+	while ((writer = log_writer_begin(database, database == NULL, bulk,
+									  over)) == NULL)
+		over = !room_wait_log(database);
+	return writer;
+}
+
+/*
  * Write the events to the log, and take a place.  May wait.  Raises 53400 for
  * want of room, 55000 if the log is not as it should be, and what inserting
  * does.
@@ -311,12 +332,8 @@ write_and_stage(void)
 		durable.database = find_database();
 	}
 	durable.unplaced |= durable.database == NULL;
-	if (durable.database && !transaction_may_be_awaited())
-		room_wait_log(durable.database);
 	copied = shall_copy();
-	writer = log_writer_begin(durable.database, durable.database == NULL,
-							  durable.events.end.nevents > LOG_FLUSH_ROWS ||
-							  durable.events.end.bytes > LOG_FLUSH_BYTES);
+	writer = begin_to_write();
 	segment = log_writer_segment(writer);
 	if (copied)
 		write_kept(writer);

@@ -22,12 +22,19 @@
  */
 #include "publish/publish_internal.h"
 
+#include "log/log.h"
 #include "miscadmin.h"
 #include "registry/holders.h"
 #include "replication/logicalworker.h"
 
 /* How late the relay may be with an eviction that a writer waits for. */
 #define EVICTION_LATE_MS	10000
+
+/* After so long, a relay that was asked to look at the log is not waited for. */
+#define LOOK_LATE_MS		1000
+
+/* Then a segment of the log may grow by that part of its share. */
+#define GROWTH_PARTS		4
 
 /* How long this top transaction has waited for room, in ms. */
 static long waited_ms = 0;
@@ -226,38 +233,76 @@ log_full(Database *database)
 }
 
 /*
- * While a subscription that holds its oldest segment keeps the log full, wait:
- * until it has read or is evicted.  Raises 53400 if it is never to be evicted,
- * or the relay hangs; in a worker of logical replication, returns.  The caller
- * holds no lock on the log.
+ * The relay has not looked at the log for long.  So that writers do not all wait
+ * for it time and again, let the current segment grow a bit.
  */
-void
+static void
+grow_without_relay(Database *database)
+{
+	LogSegment *current = &database->log.segments[log_current(database)];
+
+	pg_atomic_fetch_add_u64(&current->extra, log_share() / GROWTH_PARTS);
+}
+
+/* Has the relay, which may have ended, looked since that was asked? */
+static bool
+has_looked(DatabaseLog *log, uint32 asked)
+{
+	return (int32) (pg_atomic_read_u32(&log->looked) - asked) >= 0 ||
+		pg_atomic_read_u32(&log->turning) == 0;
+}
+
+/*
+ * The current segment of the log has its share, and no other is empty: have the
+ * relay look, and while a subscription that holds the oldest segment keeps the
+ * log full, wait: until it has read or is evicted.  Returns false if the log is to
+ * go over its size: there is no relay, or this is a worker of logical replication;
+ * else look again.  Raises 53400 if the subscription is never to be evicted, or
+ * the relay hangs.  The caller holds no lock on the log.
+ */
+bool
 room_wait_log(Database *database)
 {
+	DatabaseLog *log = &database->log;
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz hangs = TimestampTzPlusMilliseconds(start,
 													(int64) pgpubsub_evict_timeout +
 													EVICTION_LATE_MS);
-	uint32		full;
+	uint32		asked = pg_atomic_add_fetch_u32(&log->asked, 1);
+	bool		over = false;
 
-	if (pg_atomic_read_u32(&database->log.full) == 0)
-		return;
-	ConditionVariablePrepareToSleep(&database->log.room_cv);
-	while ((full = pg_atomic_read_u32(&database->log.full)) != 0)
+	pg_memory_barrier();
+	ConditionVariablePrepareToSleep(&log->room_cv);
+	for (;;)
 	{
+		uint32		full = pg_atomic_read_u32(&log->full);
+		TimestampTz now = GetCurrentTimestamp();
 		long		left = budget_left(start);
 
-		CHECK_FOR_INTERRUPTS();
-		if (left <= 0 && IsLogicalWorker())
+		if (full == 0 && has_looked(log, asked))
 			break;
-		if (left <= 0 && (full == 1 || GetCurrentTimestamp() > hangs))
+		CHECK_FOR_INTERRUPTS();
+		if (full == 0 && TimestampDifferenceExceeds(start, now, LOOK_LATE_MS))
+		{
+			grow_without_relay(database);
+			break;
+		}
+		if (left <= 0 && IsLogicalWorker())
+		{
+			over = true;
+			break;
+		}
+		if (left <= 0 && (full == 1 || (full != 0 && now > hangs)))
 		{
 			room_end_wait(start);
 			log_full(database);
 		}
 		registry_wake(&database->relay.procno);
-		ConditionVariableTimedSleep(&database->log.room_cv, Max(left, 100),
+		ConditionVariableTimedSleep(&log->room_cv,
+									full == 0 ? LOOK_LATE_MS : Max(left, 100),
 									pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
 	}
+	over |= pg_atomic_read_u32(&log->turning) == 0;
 	room_end_wait(start);
+	return !over;
 }

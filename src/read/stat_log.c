@@ -216,9 +216,10 @@ static void
 measure_segments(void *arg)
 {
 	uint64	   *bytes = arg;
+	uint64		rows;
 
 	for (int i = 0; i < LOG_SEGMENTS; i++)
-		bytes[i] = log_segment_bytes(i);
+		bytes[i] = log_segment_bytes(i, &rows);
 }
 
 /* Find out what is known of the segments. */
@@ -241,7 +242,7 @@ view_segments(Database *database, bool own, SegmentsView *view)
 		/* one that is just being emptied is not looked at */
 		view->bytes += bytes[i] > 0 ? bytes[i] :
 			pg_atomic_read_u64(&segment->bytes);
-		if (last_seq != 0 || i == (int) pg_atomic_read_u32(&log->current))
+		if (last_seq != 0 || i == log_current(database))
 			view->used++;
 		if (last_seq == 0)
 			continue;

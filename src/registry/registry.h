@@ -448,6 +448,11 @@ typedef enum LogRecovery
 	LOG_RECOVERED
 } LogRecovery;
 
+/* A DatabaseLog's turn: the current segment, and a bit for each empty one. */
+#define LOG_TURN(current, empty)	((uint32) (current) | (uint32) (empty) << 8)
+#define LOG_TURN_CURRENT(turn)	((int) ((turn) & 0xFF))
+#define LOG_TURN_EMPTY(turn)	((turn) >> 8)
+
 /* What is known of a segment of the log. */
 typedef struct LogSegment
 {
@@ -457,6 +462,11 @@ typedef struct LogSegment
 	pg_atomic_uint64 first_at;	/* TimestampTz of the first note */
 	pg_atomic_uint64 last_at;	/* and of the last */
 	pg_atomic_uint64 bytes;		/* of its relations, when looked at last */
+	pg_atomic_uint64 beside;	/* of these, not of its rows' main fork */
+
+	/* any process, atomically */
+	pg_atomic_uint64 toasted;	/* bytes of long payloads since that look */
+	pg_atomic_uint64 extra;		/* bytes that it may have beyond its share */
 } LogSegment;
 
 /* The log of a database's durable channels. */
@@ -467,13 +477,15 @@ typedef struct DatabaseLog
 
 	/* written by the relay alone, read by any process */
 	pg_atomic_uint32 active;	/* there is a rule, or something in the log */
-	pg_atomic_uint32 current;	/* the segment that writers are to use */
 	pg_atomic_uint32 position;	/* the relation that positions go to */
 	pg_atomic_uint32 full;		/* the segment that is needed next is held: 1:
 								 * for ever, if need be; 2: until its holder
 								 * is evicted, or the relay has noted it */
 	LogSegment	segments[LOG_SEGMENTS];
-	ConditionVariable room_cv;	/* full has become false */
+	pg_atomic_uint32 turning;	/* a relay looks when it is asked to */
+	pg_atomic_uint32 looked;	/* the newest asked that the relay has seen
+								 * before it looked at the segments */
+	ConditionVariable room_cv;	/* full has become false, or looked grown */
 
 	/*
 	 * A LogRecovery, written by the relay; LOG_NOT_RECOVERED also by a writer
@@ -487,6 +499,11 @@ typedef struct DatabaseLog
 
 	/* the relay alone */
 	bool		surveyed;		/* what is above was read from the log */
+
+	/* any process, atomically; see log/turn.c */
+	pg_atomic_uint32 turn;		/* LOG_TURN(): the segment that writers use,
+								 * and those that are empty */
+	pg_atomic_uint32 asked;		/* grows when a writer wants a look */
 
 	/* any process, atomically */
 	pg_atomic_uint64 appended;	/* events */

@@ -205,7 +205,8 @@ registry_forget_log(Database *database)
 	DatabaseLog *log = &database->log;
 
 	pg_atomic_write_u32(&log->active, 0);
-	pg_atomic_write_u32(&log->current, 0);
+	pg_atomic_write_u32(&log->turn, LOG_TURN(0, 0));
+	pg_atomic_write_u32(&log->turning, 0);
 	pg_atomic_write_u32(&log->position, 0);
 	pg_atomic_write_u32(&log->full, 0);
 	pg_atomic_write_u32(&log->recovered, LOG_NOT_RECOVERED);
@@ -216,6 +217,9 @@ registry_forget_log(Database *database)
 		pg_atomic_write_u64(&log->segments[i].first_at, 0);
 		pg_atomic_write_u64(&log->segments[i].last_at, 0);
 		pg_atomic_write_u64(&log->segments[i].bytes, 0);
+		pg_atomic_write_u64(&log->segments[i].beside, 0);
+		pg_atomic_write_u64(&log->segments[i].toasted, 0);
+		pg_atomic_write_u64(&log->segments[i].extra, 0);
 	}
 	log->held_by[0] = '\0';
 	log->surveyed = false;
@@ -242,6 +246,8 @@ static void
 init_log(Database *database)
 {
 	registry_forget_log(database);
+	pg_atomic_write_u32(&database->log.asked, 0);
+	pg_atomic_write_u32(&database->log.looked, 0);
 	ConditionVariableInit(&database->log.room_cv);
 	registry_reset_log_counts(database);
 }

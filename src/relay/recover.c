@@ -160,7 +160,7 @@ choose_current(void)
 			pg_atomic_read_u64(&log->segments[newest].last_seq))
 			newest = i;
 	}
-	pg_atomic_write_u32(&log->current, newest);
+	pg_atomic_write_u32(&log->turn, LOG_TURN(newest, 0));
 }
 
 /*

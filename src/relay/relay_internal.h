@@ -157,7 +157,18 @@ typedef struct RelayEmptying
 	TimestampTz at;				/* not before this time; 0: at once */
 	int			pause;			/* the next pause, in ms; 0: the shortest */
 	bool		unseen;			/* who needs it could not be found out */
+	bool		was_current;	/* at the last look */
 } RelayEmptying;
+
+/* What the holders of a segment let be done with it. */
+typedef enum SegmentVerdict
+{
+	SEGMENT_FREE,				/* nobody needs it */
+	SEGMENT_LOSABLE,			/* all who need it may lose it now */
+	SEGMENT_READ,				/* one of these reads just now */
+	SEGMENT_EVICTING,			/* one of them is to be evicted later */
+	SEGMENT_BLOCKED				/* one of them is never to lose anything */
+} SegmentVerdict;
 
 /* turn_segments.c, turn_positions.c */
 typedef struct RelaySegments
@@ -175,7 +186,8 @@ typedef struct RelaySegments
 	RelayEmptying segment[LOG_SEGMENTS];
 	RelayEmptying position;
 	TimestampTz full_since;		/* when the oldest segment was needed first */
-	TimestampTz warned_at;
+	TimestampTz warned_at;		/* that the log is full, and why */
+	SegmentVerdict warned_of;
 	TimestampTz logged_at;		/* when a failure was logged last */
 } RelaySegments;
 
@@ -338,25 +350,14 @@ extern void relay_recover_again(void);
 extern void relay_turn_segments(void);
 extern long relay_turn_segments_timeout(void);
 extern void relay_turn_segments_exit(void);
-extern bool relay_emptying_due(RelayEmptying *emptying);
-extern void relay_emptying_failed(RelayEmptying *emptying);
 extern void relay_segments_due(TimestampTz at);
+extern void relay_segments_due_in(long ms);
 
 /* turn_positions.c */
 extern void relay_turn_positions(void);
 
 /* segment_holders.c */
 typedef struct SegmentHolder SegmentHolder;
-
-/* What the holders of a segment let be done with it. */
-typedef enum SegmentVerdict
-{
-	SEGMENT_FREE,				/* nobody needs it */
-	SEGMENT_LOSABLE,			/* all who need it may lose it now */
-	SEGMENT_READ,				/* one of these reads just now */
-	SEGMENT_EVICTING,			/* one of them is to be evicted later */
-	SEGMENT_BLOCKED				/* one of them is never to lose anything */
-} SegmentVerdict;
 
 /* Who needs a segment. */
 typedef struct SegmentHolders
@@ -373,6 +374,24 @@ extern SegmentHolders *segment_find_holders(int segment, bool evict);
 extern bool segment_lose(SegmentHolders *holders);
 extern void segment_lost(SegmentHolders *holders);
 extern void segment_not_lost(SegmentHolders *holders);
+
+/* empty_segments.c */
+extern bool relay_emptying_due(RelayEmptying *emptying);
+extern void relay_emptying_failed(RelayEmptying *emptying);
+extern void relay_segments_error(const char *what);
+extern bool segment_is_staged(int segment, bool notify);
+extern bool segment_empty(int segment, SegmentHolders *losing);
+extern void segment_holders_unseen(int segment);
+extern void segment_empty_unneeded(const int *used, int count);
+
+/* segment_room.c */
+extern void segment_show_full(uint32 full, const char *name);
+extern void segment_end_full(void);
+extern void segment_let_grow(void);
+extern bool segment_make_room(const int *used, int count, bool full);
+
+/* The first pause between tries to lock what is in use. */
+#define RELAY_FIRST_TRY_MS	100
 
 /* positions.c */
 extern uint64 relay_read_positions(void);

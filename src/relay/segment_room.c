@@ -1,0 +1,244 @@
+/*-------------------------------------------------------------------------
+ *
+ * segment_room.c
+ *	  What becomes of the log when it has its size.
+ *
+ * 1. The oldest segment is needed then.  No rule retains it any longer.  The
+ *	  subscriptions that have something to read there lose that, if their
+ *	  on_full is drop; or evict, and the log is full for evict_timeout, in which
+ *	  writers wait.  For one that blocks, writers wait until it has read, or
+ *	  fail.
+ *
+ * 2. Who reads a subscription just now has events that are not committed as
+ *	  consumed, and loses nothing; and somebody may have a lock.  Until the
+ *	  segment can be emptied, the current one grows bit by bit, and a warning
+ *	  says why.
+ *
+ * 3. Where the relay itself is behind, and has not noted yet what is in the
+ *	  oldest segment, writers wait for it.  Not if it cannot note, since it gets
+ *	  an error or no lock.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "relay/relay_internal.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+/* While the log is full, the relay looks so often. */
+#define FULL_LOOK_MS		50
+
+/* By what part of its share the current segment may grow until the next look. */
+#define GROWTH_PARTS		4
+
+#define WARN_EVERY_MS		5000
+
+static RelaySegments *const segments = &relay.durable.segments;
+
+/*
+ * Show whether writers are to wait, and for whom: 0: they need not; 1: for one
+ * that is never to lose anything; 2: for one that is evicted in a moment, or for
+ * the relay.
+ */
+void
+segment_show_full(uint32 full, const char *name)
+{
+	DatabaseLog *log = &relay.database->log;
+	uint32		before = pg_atomic_read_u32(&log->full);
+
+	LWLockAcquire(relay.database->lock, LW_EXCLUSIVE);
+	strlcpy(log->held_by, name, NAMEDATALEN);
+	LWLockRelease(relay.database->lock);
+	if (full == before)
+		return;
+	pg_atomic_write_u32(&log->full, full);
+	if (before == 0)
+		pg_atomic_fetch_add_u64(&log->full_count, 1);
+	ConditionVariableBroadcast(&log->room_cv);
+}
+
+/* There is room again. */
+void
+segment_end_full(void)
+{
+	if (segments->full_since == 0)
+		return;
+	segments->full_since = 0;
+	segment_show_full(0, "");
+}
+
+/* Warn that the log is full, now and then, and when the reason is another. */
+static void
+warn_full(SegmentVerdict reason, const char *detail)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (segments->warned_of == reason &&
+		!TimestampDifferenceExceeds(segments->warned_at, now, WARN_EVERY_MS))
+		return;
+	segments->warned_at = now;
+	segments->warned_of = reason;
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("pgpubsub log of durable channels in database \"%s\" is full",
+					relay.database_name),
+			 errdetail_internal("%s", detail),
+			 errhint("Have the subscription's reader catch up, drop it, or raise pgpubsub.log_size.")));
+}
+
+/*
+ * Let writers go on in the current segment, which has its share, for a bit.
+ */
+void
+segment_let_grow(void)
+{
+	LogSegment *current =
+	&relay.database->log.segments[log_current(relay.database)];
+	uint64		bytes = pg_atomic_read_u64(&current->bytes);
+
+	bytes += log_share() / GROWTH_PARTS;
+	pg_atomic_write_u64(&current->extra, Max(bytes, log_share()) - log_share());
+}
+
+/*
+ * Say what the verdict on the oldest segment means for writers; holders is NULL
+ * if there is none, since it is locked.
+ */
+static void
+tell_full(const SegmentHolders *holders)
+{
+	SegmentVerdict verdict = holders ? holders->verdict : SEGMENT_FREE;
+
+	switch (verdict)
+	{
+		case SEGMENT_BLOCKED:
+			segment_show_full(1, holders->name);
+			warn_full(verdict, psprintf("Subscription \"%s\" (block) has not read what is in the oldest segment; writers wait.",
+										holders->name));
+			break;
+		case SEGMENT_EVICTING:
+			segment_show_full(2, holders->name);
+			break;
+		case SEGMENT_READ:
+			segment_show_full(0, "");
+			segment_let_grow();
+			warn_full(verdict, psprintf("Subscription \"%s\" is being read, and so loses nothing; the log grows.",
+										holders->name));
+			break;
+		case SEGMENT_FREE:
+		case SEGMENT_LOSABLE:
+			segment_show_full(0, "");
+			segment_let_grow();
+			warn_full(SEGMENT_FREE, "The oldest segment is in use by another session, or is yet to be noted or sent; the log grows.");
+			break;
+	}
+}
+
+/* Has the log been full for so long that subscriptions are to be evicted? */
+static bool
+is_evicting(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz due;
+
+	if (segments->full_since == 0)
+		segments->full_since = now;
+	due = TimestampTzPlusMilliseconds(segments->full_since,
+									  pgpubsub_evict_timeout);
+	if (due > now)
+		relay_segments_due(due);
+	return due <= now;
+}
+
+/*
+ * Find who needs the segment; see segment_find_holders().  Returns NULL if that
+ * cannot be found out now; raises nothing.
+ */
+static SegmentHolders *
+find_holders(int segment, bool evict)
+{
+	SegmentHolders *volatile holders = NULL;
+
+	PG_TRY();
+	{
+		holders = segment_find_holders(segment, evict);
+		segments->segment[segment].unseen = false;
+	}
+	PG_CATCH();
+	{
+		segment_holders_unseen(segment);
+	}
+	PG_END_TRY();
+	return holders;
+}
+
+/*
+ * The segment is needed.  Who reads may free it at any moment, so there is no
+ * pause for those who hold it; and no long one for a lock.
+ */
+static void
+hurry(RelayEmptying *emptying)
+{
+	TimestampTz soon = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												   RELAY_FIRST_TRY_MS);
+
+	emptying->at = emptying->pause == 0 ? 0 : Min(emptying->at, soon);
+	emptying->pause = Min(emptying->pause, RELAY_FIRST_TRY_MS);
+}
+
+/*
+ * Of the segments used, the one that is needed next: what has no note yet, and
+ * cannot be emptied, is being written.  There is one at least.
+ */
+static int
+find_oldest(const int *used, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (pg_atomic_read_u64(&relay.database->log.segments[used[i]].last_seq) != 0)
+			return used[i];
+	}
+	return used[0];
+}
+
+/*
+ * The log is nearly full, or, with full, writers find no room in it: empty the
+ * oldest of the segments used, if that may be lost, whatever the rules retain; else,
+ * with full, let the current one grow, or tell writers to wait.  Returns whether
+ * it was emptied.  Not in a transaction; raises nothing.
+ */
+bool
+segment_make_room(const int *used, int count, bool full)
+{
+	SegmentHolders *holders = NULL;
+	RelayEmptying *emptying;
+	bool		evict = full && is_evicting();
+	int			oldest;
+
+	if (full)
+		relay_segments_due_in(FULL_LOOK_MS);
+	if (count == 0)
+	{
+		/* none is in use, but a lock keeps the relay from seeing it */
+		if (full)
+			segment_let_grow();
+		return false;
+	}
+	oldest = find_oldest(used, count);
+	emptying = &segments->segment[oldest];
+	hurry(emptying);
+	if (relay.durable.retry_at == 0 && segment_is_staged(oldest, false))
+	{
+		if (full)
+			segment_show_full(2, "");
+		return false;
+	}
+	if (!emptying->unseen || relay_emptying_due(emptying))
+		holders = find_holders(oldest, evict);
+	if (holders && holders->verdict <= SEGMENT_LOSABLE &&
+		segment_empty(oldest, holders->count > 0 ? holders : NULL))
+		return true;
+	if (full)
+		tell_full(holders);
+	return false;
+}
