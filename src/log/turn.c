@@ -85,8 +85,11 @@ log_show_empty(Database *database, int segment, uint32 turn)
 
 	if (LOG_TURN_CURRENT(turn) == segment || empty == LOG_TURN_EMPTY(turn))
 		return true;
-	return pg_atomic_compare_exchange_u32(&database->log.turn, &turn,
-										  LOG_TURN(LOG_TURN_CURRENT(turn), empty));
+	if (!pg_atomic_compare_exchange_u32(&database->log.turn, &turn,
+										LOG_TURN(LOG_TURN_CURRENT(turn), empty)))
+		return false;
+	ConditionVariableBroadcast(&database->log.room_cv);
+	return true;
 }
 
 /*

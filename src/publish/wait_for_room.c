@@ -279,7 +279,7 @@ room_wait_log(Database *database)
 		TimestampTz now = GetCurrentTimestamp();
 		long		left = budget_left(start);
 
-		if (full == 0 && has_looked(log, asked))
+		if (log_any_empty(database) || (full == 0 && has_looked(log, asked)))
 			break;
 		CHECK_FOR_INTERRUPTS();
 		if (full == 0 && TimestampDifferenceExceeds(start, now, LOOK_LATE_MS))

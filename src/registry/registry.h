@@ -485,7 +485,8 @@ typedef struct DatabaseLog
 	pg_atomic_uint32 turning;	/* a relay looks when it is asked to */
 	pg_atomic_uint32 looked;	/* the newest asked that the relay has seen
 								 * before it looked at the segments */
-	ConditionVariable room_cv;	/* full has become false, or looked grown */
+	ConditionVariable room_cv;	/* full has become false, looked has grown, or
+								 * a segment is empty */
 
 	/*
 	 * A LogRecovery, written by the relay; LOG_NOT_RECOVERED also by a writer
