@@ -94,6 +94,11 @@ BEGIN
     END LOOP;
 END $$;
 
+-- What the reader of the durable channel orders got.
+CREATE VIEW invoices AS
+    SELECT seq, payload::jsonb ->> 'op' AS op, payload::jsonb -> 'key' ->> 'id' AS id, lost
+      FROM received WHERE subscription = 'invoices' AND channel IS DISTINCT FROM 'demo_end';
+
 -- What the client that LISTENs got, counted.
 CREATE TABLE native_received (channel text, events bigint);
 
