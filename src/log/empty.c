@@ -30,6 +30,21 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+/* Is there nothing in the toast table?  Also false if it cannot be locked. */
+static bool
+is_empty_toast(Oid toast)
+{
+	Relation	rel;
+	bool		empty;
+
+	if (!ConditionalLockRelationOid(toast, AccessShareLock))
+		return false;
+	rel = table_open(toast, NoLock);
+	empty = RelationGetNumberOfBlocks(rel) == 0;
+	table_close(rel, AccessShareLock);
+	return empty;
+}
+
 /*
  * Is there nothing in the relation?  Also false if it cannot be locked at once.
  * In a transaction.  Raises 55000 if it is not as the extension made it.
@@ -38,11 +53,17 @@ bool
 log_is_empty(LogKind kind, int index)
 {
 	Relation	rel = log_try_open(kind, index, AccessShareLock);
+	Oid			toast;
 	bool		empty;
 
 	if (rel == NULL)
 		return false;
 	empty = RelationGetNumberOfBlocks(rel) == 0;
+
+	/* who fails when he inserts may leave what is too long for a page */
+	toast = rel->rd_rel->reltoastrelid;
+	if (empty && OidIsValid(toast))
+		empty = is_empty_toast(toast);
 	table_close(rel, AccessShareLock);
 	return empty;
 }

@@ -216,17 +216,18 @@ extern void log_empty(LogKind kind, int index);
 #define LOG_FLUSH_BYTES	((Size) 64 * 1024)
 
 /* turn.c */
-extern uint64 log_share(void);
+extern uint64 log_share(Database *database);
 extern int	log_current(Database *database);
-extern bool log_any_empty(Database *database);
+extern bool log_can_turn(Database *database);
 extern bool log_turn(Database *database, int from);
-extern bool log_show_empty(Database *database, int segment, uint32 turn);
+extern bool log_show_empty(Database *database, int segment, bool is_empty,
+						   uint32 turn);
 extern bool log_has_room(Database *database, int segment, Relation rel);
 
 /* write.c */
 typedef struct LogWriter LogWriter;
 extern LogWriter *log_writer_begin(Database *database, bool notified, bool bulk,
-								   bool over);
+								   bool over, int *segment);
 extern int	log_writer_segment(LogWriter *writer);
 extern void log_writer_add(LogWriter *writer, const LogEntry *entry,
 						   ItemPointer place);

@@ -268,27 +268,47 @@ log_lock_unplaced(LOCKMODE mode)
 	LockDatabaseObject(RelationRelationId, log_oid(LOG_ROWS, 0), 1, mode);
 }
 
-/* Bytes of the relation, without forks other than the main one. */
+/*
+ * Bytes of the relation, without forks other than the main one; 0 if it cannot be
+ * locked at once.
+ */
 static uint64
 relation_bytes(Oid oid)
 {
 	Relation	rel;
-	uint64		bytes;
+	uint64		bytes = 0;
 
-	if (!OidIsValid(oid))
+	if (!OidIsValid(oid) || !ConditionalLockRelationOid(oid, AccessShareLock))
 		return 0;
 	rel = try_relation_open(oid, NoLock);
-	if (rel == NULL)
-		return 0;
-	bytes = (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
-	relation_close(rel, NoLock);
+	if (rel)
+	{
+		bytes = (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+		relation_close(rel, NoLock);
+	}
+	UnlockRelationOid(oid, AccessShareLock);
+	return bytes;
+}
+
+/* Bytes of the relation's indexes. */
+static uint64
+index_bytes(Relation rel)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+	uint64		bytes = 0;
+
+	foreach(lc, indexes)
+		bytes += relation_bytes(lfirst_oid(lc));
+	list_free(indexes);
 	return bytes;
 }
 
 /*
- * Bytes of a segment: rows, what of them is too long for a page, and notes with
- * their index; *rows is set to those of the rows alone.  The segment's rows must
- * be locked, or the caller be the relay, which alone empties it.
+ * Bytes of a segment: rows, what of them is too long for a page, notes, and
+ * indexes; *rows is set to what rows and their toast have.  The segment's rows
+ * must be locked, or the caller be the relay, which alone empties it.  Raises
+ * 55000 if a relation is not as the extension made it.
  */
 uint64
 log_segment_bytes(int segment, uint64 *rows)
@@ -296,34 +316,30 @@ log_segment_bytes(int segment, uint64 *rows)
 	uint64		bytes = 0;
 
 	*rows = 0;
-
 	for (LogKind kind = LOG_ROWS; kind <= LOG_NOTES; kind++)
 	{
 		Relation	rel = log_try_open(kind, segment, AccessShareLock);
-		List	   *indexes;
-		ListCell   *lc;
 		Oid			toast;
 
 		if (rel == NULL)
 			continue;
-		bytes += (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+		toast = rel->rd_rel->reltoastrelid;
+		bytes += (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ +
+			relation_bytes(toast);
 		if (kind == LOG_ROWS)
 			*rows = bytes;
-		toast = rel->rd_rel->reltoastrelid;
+		bytes += index_bytes(rel);
 		if (OidIsValid(toast) && ConditionalLockRelationOid(toast, AccessShareLock))
 		{
-			bytes += relation_bytes(toast);
+			Relation	toast_rel = try_relation_open(toast, NoLock);
+
+			if (toast_rel)
+			{
+				bytes += index_bytes(toast_rel);
+				relation_close(toast_rel, NoLock);
+			}
 			UnlockRelationOid(toast, AccessShareLock);
 		}
-		indexes = RelationGetIndexList(rel);
-		foreach(lc, indexes)
-		{
-			if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
-				continue;
-			bytes += relation_bytes(lfirst_oid(lc));
-			UnlockRelationOid(lfirst_oid(lc), AccessShareLock);
-		}
-		list_free(indexes);
 		table_close(rel, AccessShareLock);
 	}
 	return bytes;

@@ -18,14 +18,20 @@
  */
 #include "log/log.h"
 
+#include "access/table.h"
 #include "storage/bufmgr.h"
 #include "utils/rel.h"
 
-/* A segment's share of the log, in bytes. */
+/*
+ * A segment's share of the log, in bytes.  It is the relay's, since a session may
+ * read the configuration late.
+ */
 uint64
-log_share(void)
+log_share(Database *database)
 {
-	return (uint64) pgpubsub_log_size * 1024 / LOG_SEGMENTS;
+	uint64		share = pg_atomic_read_u64(&database->log.share);
+
+	return share != 0 ? share : (uint64) pgpubsub_log_size * 1024 / LOG_SEGMENTS;
 }
 
 /* The segment that writers are to use. */
@@ -35,16 +41,17 @@ log_current(Database *database)
 	return LOG_TURN_CURRENT(pg_atomic_read_u32(&database->log.turn));
 }
 
-/* Is any segment empty, but the current one? */
+/* May writers turn to a segment that is empty? */
 bool
-log_any_empty(Database *database)
+log_can_turn(Database *database)
 {
-	return LOG_TURN_EMPTY(pg_atomic_read_u32(&database->log.turn)) != 0;
+	return LOG_TURN_EMPTY(pg_atomic_read_u32(&database->log.turn)) != 0 &&
+		pg_atomic_read_u32(&database->log.over) == 0;
 }
 
 /*
  * Have writers use the next empty segment instead of that one, unless another
- * process has done so.  Returns false if there is none.
+ * process has done so.  Returns false if that cannot be done.
  */
 bool
 log_turn(Database *database, int from)
@@ -59,7 +66,7 @@ log_turn(Database *database, int from)
 
 		if (LOG_TURN_CURRENT(turn) != from)
 			return true;
-		if (empty == 0)
+		if (empty == 0 || pg_atomic_read_u32(&log->over) != 0)
 			return false;
 		do
 			next = (next + 1) % LOG_SEGMENTS;
@@ -74,35 +81,49 @@ log_turn(Database *database, int from)
 }
 
 /*
- * The relay has seen that the segment is empty, after it read that turn: writers
- * may turn to it.  Returns false if there was a turn meanwhile, for it may have
- * come to it.
+ * The relay has seen whether the segment is empty, after it read that turn: writers
+ * may turn to it if so.  Returns false if there was a turn meanwhile, for it may
+ * have come to it.
  */
 bool
-log_show_empty(Database *database, int segment, uint32 turn)
+log_show_empty(Database *database, int segment, bool is_empty, uint32 turn)
 {
-	uint32		empty = LOG_TURN_EMPTY(turn) | 1U << segment;
+	uint32		empty = LOG_TURN_EMPTY(turn);
 
-	if (LOG_TURN_CURRENT(turn) == segment || empty == LOG_TURN_EMPTY(turn))
+	if (LOG_TURN_CURRENT(turn) == segment)
+		return true;
+	if (is_empty)
+		empty |= 1U << segment;
+	else
+		empty &= ~(1U << segment);
+	if (empty == LOG_TURN_EMPTY(turn))
 		return true;
 	if (!pg_atomic_compare_exchange_u32(&database->log.turn, &turn,
 										LOG_TURN(LOG_TURN_CURRENT(turn), empty)))
 		return false;
-	ConditionVariableBroadcast(&database->log.room_cv);
+	if (is_empty)
+		ConditionVariableBroadcast(&database->log.room_cv);
 	return true;
 }
 
 /*
- * May a writer insert into the segment, whose rows it has open?  Notes and toast
- * count as the relay has seen them, and long payloads since then.
+ * May a writer insert into the segment, whose rows it has open and locked?  Notes
+ * and indexes count as the relay has seen them.
  */
 bool
 log_has_room(Database *database, int segment, Relation rel)
 {
 	LogSegment *known = &database->log.segments[segment];
-	uint64		bytes = (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+	Oid			toast = rel->rd_rel->reltoastrelid;
+	uint64		blocks = RelationGetNumberOfBlocks(rel);
 
-	bytes += pg_atomic_read_u64(&known->beside) +
-		pg_atomic_read_u64(&known->toasted);
-	return bytes < log_share() + pg_atomic_read_u64(&known->extra);
+	if (OidIsValid(toast))
+	{
+		Relation	toast_rel = table_open(toast, AccessShareLock);
+
+		blocks += RelationGetNumberOfBlocks(toast_rel);
+		table_close(toast_rel, AccessShareLock);
+	}
+	return blocks * BLCKSZ + pg_atomic_read_u64(&known->beside) <
+		log_share(database) + pg_atomic_read_u64(&known->extra);
 }

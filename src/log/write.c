@@ -22,7 +22,6 @@
 #include "log/log.h"
 
 #include "access/heapam.h"
-#include "access/heaptoast.h"
 #include "access/hio.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -38,7 +37,6 @@
 
 struct LogWriter
 {
-	Database   *database;		/* NULL: there is no shared memory */
 	Relation	rel;
 	int			segment;
 	bool		notified;
@@ -102,22 +100,21 @@ open_current(Database *database, bool over, int *segment)
  * a time: the page that the last went to is pinned then until the next, so that
  * VACUUM does not make room there for one that has a lower place; over, that the log
  * may grow beyond its size: else NULL is returned, and nothing is locked, if it is
- * full.  database is NULL if there is no shared memory.  Raises 55000; the
- * transaction must be able to get an xid.
+ * full, and *segment is set to the one that is.  database is NULL if there is no
+ * shared memory.  Raises 55000; the transaction must be able to get an xid.
  */
 LogWriter *
-log_writer_begin(Database *database, bool notified, bool bulk, bool over)
+log_writer_begin(Database *database, bool notified, bool bulk, bool over,
+				 int *segment)
 {
-	int			segment;
-	Relation	rel = open_current(database, over, &segment);
+	Relation	rel = open_current(database, over, segment);
 	LogWriter  *writer;
 
 	if (rel == NULL)
 		return NULL;
 	writer = palloc0(sizeof(LogWriter));
-	writer->database = database;
 	writer->rel = rel;
-	writer->segment = segment;
+	writer->segment = *segment;
 
 	/* core wants one where rows may be toasted */
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -196,9 +193,6 @@ log_writer_add(LogWriter *writer, const LogEntry *entry, ItemPointer place)
 	fill_slot(writer, slot, entry, writer->rows + writer->nslots + 1);
 	writer->places[writer->nslots++] = place;
 	writer->bytes += entry->payload_len;
-	if (entry->payload_len > TOAST_TUPLE_THRESHOLD && writer->database)
-		pg_atomic_fetch_add_u64(&writer->database->log.segments[writer->segment].toasted,
-								entry->payload_len);
 	MemoryContextSwitchTo(old);
 	if (writer->nslots == LOG_FLUSH_ROWS || writer->bytes >= LOG_FLUSH_BYTES)
 		log_writer_flush(writer);

@@ -299,13 +299,14 @@ begin_to_write(void)
 	Database   *database = durable.database;
 	bool		bulk = durable.events.end.nevents > LOG_FLUSH_ROWS ||
 		durable.events.end.bytes > LOG_FLUSH_BYTES;
-	bool		over = database == NULL || durable.places != NULL ||
+	bool		over = durable.unplaced || durable.places != NULL ||
 		transaction_may_be_awaited();
+	int			segment;
 	LogWriter  *writer;
 
-	while ((writer = log_writer_begin(database, database == NULL, bulk,
-									  over)) == NULL)
-		over = !room_wait_log(database);
+	while ((writer = log_writer_begin(database, database == NULL, bulk, over,
+									  &segment)) == NULL)
+		over = !room_wait_log(database, segment);
 	return writer;
 }
 

@@ -172,7 +172,7 @@ extern bool room_wait(Database *database, const char *channel);
 extern TimestampTz room_begin_staging(Staging *staging);
 extern bool room_sleep_staging(Database *database, Staging *staging,
 							   TimestampTz start, long at_most);
-extern bool room_wait_log(Database *database);
+extern bool room_wait_log(Database *database, int segment);
 extern void room_end_wait(TimestampTz start);
 extern void room_at_end(void);
 

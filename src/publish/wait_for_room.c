@@ -232,18 +232,6 @@ log_full(Database *database)
 			 errhint("Have the subscription read or dropped, raise pgpubsub.log_size, or subscribe with another on_full.")));
 }
 
-/*
- * The relay has not looked at the log for long.  So that writers do not all wait
- * for it time and again, let the current segment grow a bit.
- */
-static void
-grow_without_relay(Database *database)
-{
-	LogSegment *current = &database->log.segments[log_current(database)];
-
-	pg_atomic_fetch_add_u64(&current->extra, log_share() / GROWTH_PARTS);
-}
-
 /* Has the relay, which may have ended, looked since that was asked? */
 static bool
 has_looked(DatabaseLog *log, uint32 asked)
@@ -253,17 +241,31 @@ has_looked(DatabaseLog *log, uint32 asked)
 }
 
 /*
- * The current segment of the log has its share, and no other is empty: have the
- * relay look, and while a subscription that holds the oldest segment keeps the
- * log full, wait: until it has read or is evicted.  Returns false if the log is to
- * go over its size: there is no relay, or this is a worker of logical replication;
- * else look again.  Raises 53400 if the subscription is never to be evicted, or
- * the relay hangs.  The caller holds no lock on the log.
+ * The relay has not looked at the log for long.  So that writers do not all wait
+ * for it time and again, let the current segment grow a bit beyond the extra that
+ * it had; one of those who wait does so.
+ */
+static void
+grow_without_relay(Database *database, LogSegment *current, uint64 extra)
+{
+	(void) pg_atomic_compare_exchange_u64(&current->extra, &extra,
+										  extra + log_share(database) / GROWTH_PARTS);
+}
+
+/*
+ * The segment was found with its share, and cannot be turned over: have the relay
+ * look, and while a subscription that holds the oldest segment keeps the log full,
+ * wait: until it has read or is evicted.  Returns false if the log is to go over
+ * its size: there is no relay, or none that looks in time, or this is a worker of
+ * logical replication; else look again.  Raises 53400 if the subscription is never
+ * to be evicted, or the relay hangs.  The caller holds no lock on the log.
  */
 bool
-room_wait_log(Database *database)
+room_wait_log(Database *database, int segment)
 {
 	DatabaseLog *log = &database->log;
+	LogSegment *current = &log->segments[segment];
+	uint64		extra = pg_atomic_read_u64(&current->extra);
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz hangs = TimestampTzPlusMilliseconds(start,
 													(int64) pgpubsub_evict_timeout +
@@ -273,33 +275,33 @@ room_wait_log(Database *database)
 
 	pg_memory_barrier();
 	ConditionVariablePrepareToSleep(&log->room_cv);
-	for (;;)
+	while (!over && !log_can_turn(database) && log_current(database) == segment)
 	{
 		uint32		full = pg_atomic_read_u32(&log->full);
 		TimestampTz now = GetCurrentTimestamp();
 		long		left = budget_left(start);
 
-		if (log_any_empty(database) || (full == 0 && has_looked(log, asked)))
+		if (full == 0 && has_looked(log, asked))
 			break;
 		CHECK_FOR_INTERRUPTS();
 		if (full == 0 && TimestampDifferenceExceeds(start, now, LOOK_LATE_MS))
 		{
-			grow_without_relay(database);
+			grow_without_relay(database, current, extra);
 			break;
 		}
-		if (left <= 0 && IsLogicalWorker())
-		{
-			over = true;
-			break;
-		}
-		if (left <= 0 && (full == 1 || (full != 0 && now > hangs)))
+		if (left <= 0 && full != 0 && !IsLogicalWorker() &&
+			(full == 1 || now > hangs))
 		{
 			room_end_wait(start);
 			log_full(database);
 		}
+		over = left <= 0 && (full == 0 || IsLogicalWorker());
+		if (over)
+			break;
 		registry_wake(&database->relay.procno);
 		ConditionVariableTimedSleep(&log->room_cv,
-									full == 0 ? LOOK_LATE_MS : Max(left, 100),
+									full != 0 ? Max(left, 100) :
+									Min(left, LOOK_LATE_MS),
 									pgpubsub_wait_event(PGPUBSUB_WAIT_QUEUE_FULL));
 	}
 	over |= pg_atomic_read_u32(&log->turning) == 0;

@@ -462,10 +462,9 @@ typedef struct LogSegment
 	pg_atomic_uint64 first_at;	/* TimestampTz of the first note */
 	pg_atomic_uint64 last_at;	/* and of the last */
 	pg_atomic_uint64 bytes;		/* of its relations, when looked at last */
-	pg_atomic_uint64 beside;	/* of these, not of its rows' main fork */
+	pg_atomic_uint64 beside;	/* of these, neither rows nor their toast */
 
 	/* any process, atomically */
-	pg_atomic_uint64 toasted;	/* bytes of long payloads since that look */
 	pg_atomic_uint64 extra;		/* bytes that it may have beyond its share */
 } LogSegment;
 
@@ -482,6 +481,9 @@ typedef struct DatabaseLog
 								 * for ever, if need be; 2: until its holder
 								 * is evicted, or the relay has noted it */
 	LogSegment	segments[LOG_SEGMENTS];
+	pg_atomic_uint64 share;		/* of a segment, in bytes; 0: not known yet */
+	pg_atomic_uint32 over;		/* the log has more than its size, and is not
+								 * to be turned over until it has not */
 	pg_atomic_uint32 turning;	/* a relay looks when it is asked to */
 	pg_atomic_uint32 looked;	/* the newest asked that the relay has seen
 								 * before it looked at the segments */

@@ -206,6 +206,8 @@ registry_forget_log(Database *database)
 
 	pg_atomic_write_u32(&log->active, 0);
 	pg_atomic_write_u32(&log->turn, LOG_TURN(0, 0));
+	pg_atomic_write_u64(&log->share, 0);
+	pg_atomic_write_u32(&log->over, 0);
 	pg_atomic_write_u32(&log->turning, 0);
 	pg_atomic_write_u32(&log->position, 0);
 	pg_atomic_write_u32(&log->full, 0);
@@ -218,7 +220,6 @@ registry_forget_log(Database *database)
 		pg_atomic_write_u64(&log->segments[i].last_at, 0);
 		pg_atomic_write_u64(&log->segments[i].bytes, 0);
 		pg_atomic_write_u64(&log->segments[i].beside, 0);
-		pg_atomic_write_u64(&log->segments[i].toasted, 0);
 		pg_atomic_write_u64(&log->segments[i].extra, 0);
 	}
 	log->held_by[0] = '\0';

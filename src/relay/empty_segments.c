@@ -130,13 +130,12 @@ show_empty(int segment)
 	pg_atomic_write_u64(&known->last_at, 0);
 	pg_atomic_write_u64(&known->bytes, 0);
 	pg_atomic_write_u64(&known->beside, 0);
-	pg_atomic_write_u64(&known->toasted, 0);
 	pg_atomic_write_u64(&known->extra, 0);
 	segments->segment[segment].at = 0;
 	segments->segment[segment].pause = 0;
 	do
 		turn = pg_atomic_read_u32(&relay.database->log.turn);
-	while (!log_show_empty(relay.database, segment, turn));
+	while (!log_show_empty(relay.database, segment, true, turn));
 }
 
 /* Are all rows of the segment noted, and sent? */
@@ -241,25 +240,32 @@ is_held(int segment)
 }
 
 /*
- * Empty those of the segments given that nobody needs.  Not in a transaction;
- * raises nothing.
+ * Empty those of the segments given that nobody needs; returns how many are left
+ * of them.  Not in a transaction; raises nothing.
  */
-void
-segment_empty_unneeded(const int *used, int count)
+int
+segment_empty_unneeded(int *used, int count)
 {
+	int			left = 0;
+
 	for (int i = 0; i < count; i++)
 	{
 		RelayEmptying *emptying = &segments->segment[used[i]];
 
 		if (!relay_emptying_due(emptying) || is_retained(used[i]))
-			continue;
-		if (!is_held(used[i]))
-			(void) segment_empty(used[i], NULL);
+			 /* not now */ ;
+		else if (!is_held(used[i]))
+		{
+			if (segment_empty(used[i], NULL))
+				continue;
+		}
 		else if (relay_emptying_due(emptying))
 		{
 			emptying->at =
 				TimestampTzPlusMilliseconds(GetCurrentTimestamp(), HELD_MS);
 			emptying->pause = 0;
 		}
+		used[left++] = used[i];
 	}
+	return left;
 }

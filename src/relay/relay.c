@@ -543,7 +543,8 @@ needed_now(void)
 
 	return pg_atomic_read_u32(&database->relay.state) != RELAY_LISTENING ||
 		pg_atomic_read_u64(&database->requests.made) !=
-		pg_atomic_read_u64(&database->requests.handled);
+		pg_atomic_read_u64(&database->requests.handled) ||
+		relay_segments_asked();
 }
 
 /*

@@ -157,7 +157,6 @@ typedef struct RelayEmptying
 	TimestampTz at;				/* not before this time; 0: at once */
 	int			pause;			/* the next pause, in ms; 0: the shortest */
 	bool		unseen;			/* who needs it could not be found out */
-	bool		was_current;	/* at the last look */
 } RelayEmptying;
 
 /* What the holders of a segment let be done with it. */
@@ -352,6 +351,7 @@ extern long relay_turn_segments_timeout(void);
 extern void relay_turn_segments_exit(void);
 extern void relay_segments_due(TimestampTz at);
 extern void relay_segments_due_in(long ms);
+extern bool relay_segments_asked(void);
 
 /* turn_positions.c */
 extern void relay_turn_positions(void);
@@ -382,11 +382,11 @@ extern void relay_segments_error(const char *what);
 extern bool segment_is_staged(int segment, bool notify);
 extern bool segment_empty(int segment, SegmentHolders *losing);
 extern void segment_holders_unseen(int segment);
-extern void segment_empty_unneeded(const int *used, int count);
+extern int	segment_empty_unneeded(int *used, int count);
 
 /* segment_room.c */
 extern void segment_show_full(uint32 full, const char *name);
-extern void segment_end_full(void);
+extern void segment_end_full(bool room);
 extern void segment_let_grow(void);
 extern bool segment_make_room(const int *used, int count, bool full);
 

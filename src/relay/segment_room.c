@@ -28,6 +28,9 @@
 /* While the log is full, the relay looks so often. */
 #define FULL_LOOK_MS		50
 
+/* While writers wait for the relay itself, so often. */
+#define BEHIND_LOOK_MS		5
+
 /* By what part of its share the current segment may grow until the next look. */
 #define GROWTH_PARTS		4
 
@@ -57,13 +60,17 @@ segment_show_full(uint32 full, const char *name)
 	ConditionVariableBroadcast(&log->room_cv);
 }
 
-/* There is room again. */
+/*
+ * Writers need not wait.  With room, there is some for good; without, since they
+ * may go beyond the log's size: for those who may be evicted, it is full yet.
+ */
 void
-segment_end_full(void)
+segment_end_full(bool room)
 {
 	if (segments->full_since == 0)
 		return;
-	segments->full_since = 0;
+	if (room)
+		segments->full_since = 0;
 	segment_show_full(0, "");
 }
 
@@ -87,7 +94,8 @@ warn_full(SegmentVerdict reason, const char *detail)
 }
 
 /*
- * Let writers go on in the current segment, which has its share, for a bit.
+ * Let writers go on in the current segment, which has its share, for a bit beyond
+ * what it has, as far as that is known, and what it may have.
  */
 void
 segment_let_grow(void)
@@ -95,9 +103,12 @@ segment_let_grow(void)
 	LogSegment *current =
 	&relay.database->log.segments[log_current(relay.database)];
 	uint64		bytes = pg_atomic_read_u64(&current->bytes);
+	uint64		share = log_share(relay.database);
+	uint64		extra = pg_atomic_read_u64(&current->extra);
 
-	bytes += log_share() / GROWTH_PARTS;
-	pg_atomic_write_u64(&current->extra, Max(bytes, log_share()) - log_share());
+	if (bytes > share)
+		extra = Max(extra, bytes - share);
+	pg_atomic_write_u64(&current->extra, extra + share / GROWTH_PARTS);
 }
 
 /*
@@ -230,7 +241,10 @@ segment_make_room(const int *used, int count, bool full)
 	if (relay.durable.retry_at == 0 && segment_is_staged(oldest, false))
 	{
 		if (full)
+		{
 			segment_show_full(2, "");
+			relay_segments_due_in(BEHIND_LOOK_MS);
+		}
 		return false;
 	}
 	if (!emptying->unseen || relay_emptying_due(emptying))

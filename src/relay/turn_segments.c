@@ -67,26 +67,9 @@ relay_segments_due_in(long ms)
 	relay_segments_due(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms));
 }
 
-/* How large is the segment?  Returns by how much it has grown. */
-static uint64
-measure_segment(int segment)
-{
-	LogSegment *known = &relay.database->log.segments[segment];
-	uint64		before = pg_atomic_read_u64(&known->bytes);
-	uint64		rows;
-	uint64		bytes;
-
-	/* what is added meanwhile may be counted twice, until the next look */
-	pg_atomic_write_u64(&known->toasted, 0);
-	bytes = log_segment_bytes(segment, &rows);
-	pg_atomic_write_u64(&known->bytes, bytes);
-	pg_atomic_write_u64(&known->beside, bytes - rows);
-	return bytes > before ? bytes - before : 0;
-}
-
 /*
- * How large are the segments; how long is anything kept?  One that has been
- * turned over grows by late writers only, and by notes: it is looked at once.
+ * How large are the segments that are used; by how much has the current one
+ * grown; how long is anything kept?
  */
 static void
 measure(void)
@@ -94,18 +77,25 @@ measure(void)
 	DatabaseLog *log = &relay.database->log;
 	uint32		turn = pg_atomic_read_u32(&log->turn);
 
+	pg_atomic_write_u64(&log->share,
+						(uint64) pgpubsub_log_size * 1024 / LOG_SEGMENTS);
 	segments->events = pg_atomic_read_u64(&log->appended);
 	segments->bytes = pg_atomic_read_u64(&log->appended_bytes);
 	segments->growth = 0;
 	for (int i = 0; i < LOG_SEGMENTS; i++)
 	{
-		bool		current = i == LOG_TURN_CURRENT(turn);
-		bool		unseen = pg_atomic_read_u64(&log->segments[i].bytes) == 0 &&
-			(LOG_TURN_EMPTY(turn) & 1U << i) == 0;
+		LogSegment *known = &log->segments[i];
+		uint64		before = pg_atomic_read_u64(&known->bytes);
+		uint64		rows;
+		uint64		bytes;
 
-		if (current || unseen || segments->segment[i].was_current)
-			segments->growth += measure_segment(i);
-		segments->segment[i].was_current = current;
+		if (LOG_TURN_EMPTY(turn) & 1U << i)
+			continue;
+		bytes = log_segment_bytes(i, &rows);
+		pg_atomic_write_u64(&known->bytes, bytes);
+		pg_atomic_write_u64(&known->beside, bytes - rows);
+		if (i == LOG_TURN_CURRENT(turn) && before != 0 && bytes > before)
+			segments->growth = bytes - before;
 	}
 	segments->retain = durable_rules_longest_retain();
 }
@@ -148,14 +138,15 @@ list_used(int *used)
 		uint32		turn = pg_atomic_read_u32(&log->turn);
 		int			at = count;
 
+		bool		empty;
+
 		if (i == LOG_TURN_CURRENT(turn))
 			continue;
 		pg_read_barrier();
-		if (is_empty(i))
-		{
-			(void) log_show_empty(relay.database, i, turn);
+		empty = is_empty(i);
+		(void) log_show_empty(relay.database, i, empty, turn);
+		if (empty)
 			continue;
-		}
 		for (; at > 0 &&
 			 pg_atomic_read_u64(&log->segments[used[at - 1]].last_seq) > last;
 			 at--)
@@ -166,42 +157,70 @@ list_used(int *used)
 	return count;
 }
 
-/* Bytes that the current segment has, and may have before it is turned over. */
-static uint64
-current_bytes(uint64 *limit)
+/*
+ * Is the log larger than its size, without the segment that has the newest events,
+ * if none other is used besides?  used is the number of those.  Then it is not
+ * turned over: that would only add to it.
+ */
+static bool
+is_over(int used)
+{
+	bool		over = used > 0 &&
+		all_bytes() > (uint64) pgpubsub_log_size * 1024;
+
+	pg_atomic_write_u32(&relay.database->log.over, over);
+	return over;
+}
+
+/* Has the current segment its share, with that growth, or as much as it may? */
+static bool
+has_share(uint64 growth, bool extra)
 {
 	LogSegment *current =
 	&relay.database->log.segments[log_current(relay.database)];
 
-	*limit = log_share() + pg_atomic_read_u64(&current->extra);
-	return pg_atomic_read_u64(&current->bytes);
+	return pg_atomic_read_u64(&current->bytes) + growth >=
+		log_share(relay.database) +
+		(extra ? pg_atomic_read_u64(&current->extra) : 0);
 }
 
 /*
- * Do writers find no room in the log, or will they before the next look?  Or has
- * it more than its size in the segments that are used, without the newest events?
+ * Do writers find no room in the log, or will they before the next look?  Or is it
+ * too large?  Where only one segment is used besides, that has to wait until there
+ * are newer events.
  */
 static bool
 is_nearly_full(int used)
 {
-	uint64		limit;
-	uint64		bytes = current_bytes(&limit);
+	LogSegment *current =
+	&relay.database->log.segments[log_current(relay.database)];
 
-	if (all_bytes() > (uint64) pgpubsub_log_size * 1024 &&
-		(used > 1 || bytes >= log_share() / 2))
+	if (is_over(used) &&
+		(used > 1 || pg_atomic_read_u64(&current->bytes) >=
+		 log_share(relay.database) / 2))
 		return true;
-	return !log_any_empty(relay.database) &&
-		bytes + segments->growth >= log_share();
+	return !log_can_turn(relay.database) && has_share(segments->growth, false);
 }
 
 /* Do they find none now? */
 static bool
 is_full(void)
 {
-	uint64		limit;
-	uint64		bytes = current_bytes(&limit);
+	return !log_can_turn(relay.database) && has_share(0, true);
+}
 
-	return bytes >= limit && !log_any_empty(relay.database);
+/*
+ * Once the current segment has its share, have writers go on in another one: the
+ * relay cannot empty it before.
+ */
+static void
+turn(void)
+{
+	int			from = log_current(relay.database);
+
+	if (pg_atomic_read_u64(&relay.database->log.segments[from].bytes) >=
+		log_share(relay.database))
+		(void) log_turn(relay.database, from);
 }
 
 /* Look at the segments, and do what is due.  Raises what looking does. */
@@ -210,26 +229,20 @@ look(void)
 {
 	int			used[LOG_SEGMENTS];
 	int			count;
-	uint64		limit;
 
 	relay_begin("looking at the log of durable channels");
 	measure();
 	count = list_used(used);
 	relay_end();
 	MemoryContextSwitchTo(MessageContext);
-	segment_empty_unneeded(used, count);
-
-	/* the relay cannot empty it while it is the current one */
-	if (current_bytes(&limit) >= log_share())
-		log_turn(relay.database, log_current(relay.database));
-	if (is_nearly_full(count))
-	{
-		if (segment_make_room(used, count, is_full()) &&
-			is_nearly_full(count - 1))
-			relay_segments_due_in(0);
-	}
+	count = segment_empty_unneeded(used, count);
+	if (is_nearly_full(count) &&
+		segment_make_room(used, count, is_full()) &&
+		is_nearly_full(count - 1))
+		relay_segments_due_in(0);
+	turn();
 	if (!is_full())
-		segment_end_full();
+		segment_end_full(log_can_turn(relay.database) || !has_share(0, false));
 
 	relay_turn_positions();
 
@@ -250,8 +263,8 @@ noted_bytes(uint64 *events)
 }
 
 /* Does a writer wait for a look? */
-static bool
-is_asked(void)
+bool
+relay_segments_asked(void)
 {
 	DatabaseLog *log = &relay.database->log;
 
@@ -266,13 +279,13 @@ next_look(void)
 	uint64		events;
 	uint64		bytes = noted_bytes(&events);
 
-	if (segments->looked_at == 0 || is_asked())
+	if (segments->looked_at == 0 || relay_segments_asked())
 		next = 1;
-	else if (bytes >= log_share() / LOOK_PARTS || events > 0)
+	else if (bytes >= log_share(relay.database) / LOOK_PARTS || events > 0)
 	{
 		TimestampTz noted =
 		TimestampTzPlusMilliseconds(segments->looked_at,
-									bytes >= log_share() / LOOK_PARTS ?
+									bytes >= log_share(relay.database) / LOOK_PARTS ?
 									LOOK_EVERY_MS : SHORTEST_PAUSE_MS);
 
 		next = next == 0 ? noted : Min(next, noted);
@@ -281,11 +294,15 @@ next_look(void)
 	return next;
 }
 
-/* Is there anything to turn over? */
+/*
+ * Is there nothing to turn over?  Also until the subscriptions are known that may
+ * need what is in the log.
+ */
 static bool
 is_idle(void)
 {
 	return !relay.database->log.surveyed ||
+		pg_atomic_read_u32(&relay.database->relay.loaded) == 0 ||
 		pg_atomic_read_u32(&relay.database->log.active) == 0;
 }
 
@@ -325,12 +342,15 @@ relay_turn_segments(void)
 	{
 		relay_segments_error("look at the log of durable channels");
 		relay_segments_due_in(RETRY_MS);
-		if (is_full())
-			segment_let_grow();
+		segment_let_grow();
+		segment_show_full(0, "");
 	}
 	PG_END_TRY();
-	pg_atomic_write_u32(&log->looked, asked);
-	ConditionVariableBroadcast(&log->room_cv);
+	if (pg_atomic_read_u32(&log->looked) != asked)
+	{
+		pg_atomic_write_u32(&log->looked, asked);
+		ConditionVariableBroadcast(&log->room_cv);
+	}
 	segments->pause = Min(2 * segments->pause, LONGEST_PAUSE_MS);
 	LockTimeout = 0;
 	MemoryContextSwitchTo(old);
@@ -359,6 +379,7 @@ void
 relay_turn_segments_exit(void)
 {
 	pg_atomic_write_u32(&relay.database->log.turning, 0);
+	pg_atomic_write_u32(&relay.database->log.over, 0);
 	segment_show_full(0, "");
 	ConditionVariableBroadcast(&relay.database->log.room_cv);
 }
