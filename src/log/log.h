@@ -219,6 +219,7 @@ extern void log_empty(LogKind kind, int index);
 extern uint64 log_share(Database *database);
 extern int	log_current(Database *database);
 extern bool log_can_turn(Database *database);
+extern uint64 log_limit(Database *database, int segment);
 extern bool log_turn(Database *database, int from);
 extern bool log_show_empty(Database *database, int segment, bool is_empty,
 						   uint32 turn);

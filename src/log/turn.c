@@ -106,6 +106,16 @@ log_show_empty(Database *database, int segment, bool is_empty, uint32 turn)
 	return true;
 }
 
+/* How many bytes the segment may have. */
+uint64
+log_limit(Database *database, int segment)
+{
+	LogSegment *known = &database->log.segments[segment];
+
+	return Max(log_share(database) + pg_atomic_read_u64(&known->extra),
+			   pg_atomic_read_u64(&known->rest));
+}
+
 /*
  * May a writer insert into the segment, whose rows it has open and locked?  Notes
  * and indexes count as the relay has seen them.
@@ -125,5 +135,5 @@ log_has_room(Database *database, int segment, Relation rel)
 		table_close(toast_rel, AccessShareLock);
 	}
 	return blocks * BLCKSZ + pg_atomic_read_u64(&known->beside) <
-		log_share(database) + pg_atomic_read_u64(&known->extra);
+		log_limit(database, segment);
 }

@@ -174,6 +174,8 @@ typedef struct RelaySegments
 {
 	TimestampTz looked_at;		/* the last look; 0: there was none */
 	TimestampTz look_at;		/* the next one; 0: when something is noted */
+	uint64		commits;		/* database->commits, as of the last look */
+	uint64		rules;			/* the version of the rules */
 	int			pause;			/* between looks if nothing is noted, in ms */
 	uint64		events;			/* log.appended, as of the last look */
 	uint64		bytes;			/* log.appended_bytes */

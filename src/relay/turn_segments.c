@@ -17,7 +17,8 @@
  *	  see segment_room.c.
  *
  * 4. The relay looks at the segments when so much was noted that one may be
- *	  full, and when a writer asks it to, which has found no room.  While there
+ *	  full, when a writer asks it to, which has found no room, and when what may
+ *	  need them has changed, subscriptions or rules.  While there
  *	  is something that may be emptied later, it looks now and then, less and
  *	  less often.
  *
@@ -100,6 +101,13 @@ measure(void)
 	segments->retain = durable_rules_longest_retain();
 }
 
+/* The size of the log, in bytes. */
+static uint64
+log_bytes(void)
+{
+	return log_share(relay.database) * LOG_SEGMENTS;
+}
+
 /* Bytes of all segments, as they were measured. */
 static uint64
 all_bytes(void)
@@ -166,47 +174,60 @@ static bool
 is_over(int used)
 {
 	bool		over = used > 0 &&
-		all_bytes() > (uint64) pgpubsub_log_size * 1024;
+		all_bytes() > log_bytes();
 
 	pg_atomic_write_u32(&relay.database->log.over, over);
 	return over;
 }
 
-/* Has the current segment its share, with that growth, or as much as it may? */
-static bool
-has_share(uint64 growth, bool extra)
+/* Bytes of the current segment, as they were measured. */
+static uint64
+current_bytes(void)
 {
-	LogSegment *current =
-	&relay.database->log.segments[log_current(relay.database)];
+	int			current = log_current(relay.database);
 
-	return pg_atomic_read_u64(&current->bytes) + growth >=
-		log_share(relay.database) +
-		(extra ? pg_atomic_read_u64(&current->extra) : 0);
+	return pg_atomic_read_u64(&relay.database->log.segments[current].bytes);
 }
 
 /*
- * Do writers find no room in the log, or will they before the next look?  Or is it
- * too large?  Where only one segment is used besides, that has to wait until there
- * are newer events.
+ * Where no other is empty, the current segment may have what the others leave of
+ * the log's size, be it more than its share.
+ */
+static void
+give_rest(void)
+{
+	LogSegment *known = relay.database->log.segments;
+	int			current = log_current(relay.database);
+	uint64		all = all_bytes();
+	uint64		rest = 0;
+
+	if (!log_can_turn(relay.database) && all < log_bytes())
+		rest = pg_atomic_read_u64(&known[current].bytes) + log_bytes() - all;
+	pg_atomic_write_u64(&known[current].rest, rest);
+}
+
+/*
+ * Is there no room in the log, or will there be none before the next look?  Or is
+ * it too large?  Where only one segment is used besides, that has to wait until
+ * there are newer events.
  */
 static bool
 is_nearly_full(int used)
 {
-	LogSegment *current =
-	&relay.database->log.segments[log_current(relay.database)];
-
 	if (is_over(used) &&
-		(used > 1 || pg_atomic_read_u64(&current->bytes) >=
-		 log_share(relay.database) / 2))
+		(used > 1 || current_bytes() >= log_share(relay.database) / 2))
 		return true;
-	return !log_can_turn(relay.database) && has_share(segments->growth, false);
+	return !log_can_turn(relay.database) &&
+		all_bytes() + segments->growth >= log_bytes();
 }
 
-/* Do they find none now? */
+/* Do writers find none now? */
 static bool
 is_full(void)
 {
-	return !log_can_turn(relay.database) && has_share(0, true);
+	return !log_can_turn(relay.database) &&
+		current_bytes() >= log_limit(relay.database,
+									 log_current(relay.database));
 }
 
 /*
@@ -236,13 +257,16 @@ look(void)
 	relay_end();
 	MemoryContextSwitchTo(MessageContext);
 	count = segment_empty_unneeded(used, count);
+	give_rest();
 	if (is_nearly_full(count) &&
 		segment_make_room(used, count, is_full()) &&
 		is_nearly_full(count - 1))
 		relay_segments_due_in(0);
 	turn();
+	give_rest();
 	if (!is_full())
-		segment_end_full(log_can_turn(relay.database) || !has_share(0, false));
+		segment_end_full(log_can_turn(relay.database) ||
+						 all_bytes() < log_bytes());
 
 	relay_turn_positions();
 
@@ -271,6 +295,17 @@ relay_segments_asked(void)
 	return pg_atomic_read_u32(&log->asked) != pg_atomic_read_u32(&log->looked);
 }
 
+/*
+ * Was a subscription made or dropped since the last look, or a rule changed?  It
+ * is read without the lock: what is seen late is seen at the next call.
+ */
+static bool
+is_changed(void)
+{
+	return segments->commits != relay.database->commits ||
+		segments->rules != relay.durable.rules_version;
+}
+
 /* When the next look is due; 0 if nothing has one come. */
 static TimestampTz
 next_look(void)
@@ -279,7 +314,7 @@ next_look(void)
 	uint64		events;
 	uint64		bytes = noted_bytes(&events);
 
-	if (segments->looked_at == 0 || relay_segments_asked())
+	if (segments->looked_at == 0 || relay_segments_asked() || is_changed())
 		next = 1;
 	else if (bytes >= log_share(relay.database) / LOOK_PARTS || events > 0)
 	{
@@ -330,6 +365,8 @@ relay_turn_segments(void)
 	pg_read_barrier();
 	segments->looked_at = now;
 	segments->look_at = 0;
+	segments->commits = relay.database->commits;
+	segments->rules = relay.durable.rules_version;
 	segments->pause = Max(segments->pause, SHORTEST_PAUSE_MS);
 
 	/* nobody's lock is to stop the relay */
