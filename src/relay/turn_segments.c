@@ -141,7 +141,12 @@ measure(void)
 
 	segments->events = pg_atomic_read_u64(&log->appended);
 	segments->bytes = pg_atomic_read_u64(&log->appended_bytes);
-	segments->growth = bytes > before ? bytes - before : 0;
+
+	/* who waits for room adds nothing: the log is as full as it was */
+	if (segments->full_since == 0)
+		segments->growth = 0;
+	if (bytes > before)
+		segments->growth = Max(segments->growth, bytes - before);
 	pg_atomic_write_u64(&current->bytes, bytes);
 	segments->retain = durable_rules_longest_retain();
 }
@@ -285,6 +290,23 @@ lock_and_empty(int segment, SegmentHolders *losing)
 }
 
 /*
+ * A segment could be emptied: why others could not may be over, too.  Without
+ * this, each of them would have the log grow for a pause of its own when it
+ * becomes the oldest.
+ */
+static void
+end_pauses(void)
+{
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+	{
+		RelayEmptying *emptying = &segments->segment[i];
+
+		if (emptying->pause != 0)
+			emptying->at = emptying->pause = 0;
+	}
+}
+
+/*
  * Empty the segment; losing are those that need it, or NULL.  Returns whether
  * that was done.  Raises nothing.
  */
@@ -319,6 +341,7 @@ empty_segment(int segment, SegmentHolders *losing)
 		return false;
 	}
 	show_empty(segment);
+	end_pauses();
 	if (losing)
 		segment_lost(losing);
 	return true;
@@ -575,14 +598,18 @@ find_oldest(const int *used, int count)
 	return used[0];
 }
 
-/* Has the current segment its share, or would it at the next look? */
+/*
+ * Is the current segment nearer to its share than it would be at the next look?
+ * So the log has its size on average, however seldom the relay looks.
+ */
 static bool
 current_is_full(void)
 {
 	DatabaseLog *log = &relay.database->log;
 	LogSegment *current = &log->segments[pg_atomic_read_u32(&log->current)];
 
-	return pg_atomic_read_u64(&current->bytes) + segments->growth >= share();
+	return pg_atomic_read_u64(&current->bytes) + segments->growth / 2 >=
+		share();
 }
 
 /* Have writers go on in an empty segment; see turn().  Raises what that does. */
