@@ -20,9 +20,10 @@
  *	  fail.
  *
  * 4. Who reads a subscription just now has events that are not committed as
- *	  consumed, and loses nothing.  Nor does the relay wait for anybody's lock.
- *	  Until the segment can be emptied, the current one grows, and a warning
- *	  says why.
+ *	  consumed, and loses nothing.  Nor does the relay wait for anybody's lock,
+ *	  or have writers go on in a segment where they would: a REINDEX in an open
+ *	  transaction locks them out.  Until a segment can be emptied, or is let go
+ *	  of, the current one grows, and a warning says why.
  *
  * 5. Where the relay itself is behind, and has not noted yet what is in the
  *	  oldest segment, writers wait for it.  Not if it cannot note, since it gets
@@ -403,21 +404,30 @@ empty_unneeded(const int *used, int count)
 }
 
 /*
- * Have writers go on in an empty segment.  Returns false if there is none.  In
- * a transaction.
+ * Have writers go on in an empty segment.  Returns false if there is none that
+ * they could lock at once; *locked then tells whether one is empty.  In a
+ * transaction.
  */
 static bool
-turn(void)
+turn(bool *locked)
 {
 	DatabaseLog *log = &relay.database->log;
 	int			current = (int) pg_atomic_read_u32(&log->current);
 
+	*locked = false;
 	for (int i = 1; i < LOG_SEGMENTS; i++)
 	{
 		int			next = (current + i) % LOG_SEGMENTS;
 
 		if (!is_empty(next))
 			continue;
+		if (!log_is_writable(LOG_ROWS, next) ||
+			!log_is_writable(LOG_NOTES, next))
+		{
+			*locked = true;
+			continue;
+		}
+		*locked = false;
 		pg_atomic_write_u32(&log->current, (uint32) next);
 		pg_atomic_fetch_add_u64(&log->rotations, 1);
 		return true;
@@ -614,12 +624,12 @@ current_is_full(void)
 
 /* Have writers go on in an empty segment; see turn().  Raises what that does. */
 static bool
-turn_in_transaction(void)
+turn_in_transaction(bool *locked)
 {
 	bool		turned;
 
 	relay_begin("turning over the log");
-	turned = turn();
+	turned = turn(locked);
 	relay_end();
 	MemoryContextSwitchTo(MessageContext);
 	return turned;
@@ -632,17 +642,20 @@ look(void)
 	int			used[LOG_SEGMENTS];
 	int			count;
 	bool		full;
+	bool		locked = false;
 
 	relay_begin("looking at the log of durable channels");
 	measure();
-	full = current_is_full() && !turn();
+	full = current_is_full() && !turn(&locked);
 	count = list_used(used);
 	relay_end();
 	MemoryContextSwitchTo(MessageContext);
 	if (empty_unneeded(used, count) && full)
-		full = !turn_in_transaction();
-	if (full && count > 0 && make_room(find_oldest(used, count)))
-		full = !turn_in_transaction();
+		full = !turn_in_transaction(&locked);
+	if (full && locked)
+		tell_full(NULL);
+	else if (full && count > 0 && make_room(find_oldest(used, count)))
+		full = !turn_in_transaction(&locked);
 	if (!full)
 		end_full();
 
