@@ -104,17 +104,27 @@ extern int no_such_variable
 #endif
 
 /*
- * 18 added virtual generated columns, whose values no tuple has, counts what
- * index scans do, and marks functions that do not return before their type.
+ * 18 counts what index scans do, and 19 gives them options.
  */
-#if PG_VERSION_NUM >= 180000
+#if PG_VERSION_NUM >= 190000
+#define PGPUBSUB_INDEX_BEGINSCAN(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, NULL, nkeys, 0, 0)
+#elif PG_VERSION_NUM >= 180000
 #define PGPUBSUB_INDEX_BEGINSCAN(heap, index, snapshot, nkeys) \
 	index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
-#define PGPUBSUB_IS_VIRTUAL(att) \
-	((att)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
 #else
 #define PGPUBSUB_INDEX_BEGINSCAN(heap, index, snapshot, nkeys) \
 	index_beginscan(heap, index, snapshot, nkeys, 0)
+#endif
+
+/*
+ * 18 added virtual generated columns, whose values no tuple has, and marks
+ * functions that do not return before their type.
+ */
+#if PG_VERSION_NUM >= 180000
+#define PGPUBSUB_IS_VIRTUAL(att) \
+	((att)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
 #define PGPUBSUB_IS_VIRTUAL(att) false
 #define pg_noreturn __attribute__((noreturn))
 #endif

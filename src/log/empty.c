@@ -69,6 +69,21 @@ log_is_empty(LogKind kind, int index)
 }
 
 /*
+ * Could somebody lock the relation at once to write to it?  In a transaction.
+ * Raises 55000 if it is not as the extension made it.
+ */
+bool
+log_is_writable(LogKind kind, int index)
+{
+	Relation	rel = log_try_open(kind, index, RowExclusiveLock);
+
+	if (rel == NULL)
+		return false;
+	table_close(rel, RowExclusiveLock);
+	return true;
+}
+
+/*
  * Bytes of the relation, without toast and indexes; 0 if it cannot be locked at
  * once.  In a transaction.  Raises 55000 if it is not as the extension made it.
  */

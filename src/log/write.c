@@ -57,7 +57,8 @@ struct LogWriter
 
 /*
  * Open the current segment.  If another one has become that while this process
- * waited for the lock, take that; and turn to the next if it has its share.  With
+ * waited for the lock, take that; and turn to the next if it has its share, or is
+ * locked by somebody else, as by REINDEX.  With
  * over, it may be written to whatever it has; else NULL is returned, and nothing
  * is locked, if there is no room.
  */
@@ -75,7 +76,12 @@ open_current(Database *database, bool over, int *segment)
 		bool		turned;
 
 		*segment = log_current(database);
-		rel = log_open(LOG_ROWS, *segment, RowExclusiveLock);
+		rel = log_try_open(LOG_ROWS, *segment, RowExclusiveLock);
+		if (rel == NULL && tries < LOG_SEGMENTS &&
+			log_turn(database, *segment))
+			continue;
+		if (rel == NULL)
+			rel = log_open(LOG_ROWS, *segment, RowExclusiveLock);
 		if (tries == LOG_SEGMENTS)
 			return rel;
 		if (log_current(database) == *segment)

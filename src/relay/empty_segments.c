@@ -170,6 +170,23 @@ lock_and_empty(int segment, SegmentHolders *losing)
 }
 
 /*
+ * A segment could be emptied: why others could not may be over, too.  Without
+ * this, each of them would have the log grow for a pause of its own when it
+ * becomes the oldest.
+ */
+static void
+end_pauses(void)
+{
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+	{
+		RelayEmptying *emptying = &segments->segment[i];
+
+		if (emptying->pause != 0)
+			emptying->at = emptying->pause = 0;
+	}
+}
+
+/*
  * Empty the segment; losing are those that need it, or NULL.  Returns whether
  * that was done.  Raises nothing.
  */
@@ -204,6 +221,7 @@ segment_empty(int segment, SegmentHolders *losing)
 		return false;
 	}
 	show_empty(segment);
+	end_pauses();
 	if (losing)
 		segment_lost(losing);
 	return true;

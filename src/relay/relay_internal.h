@@ -390,6 +390,7 @@ extern int	segment_empty_unneeded(int *used, int count);
 extern void segment_show_full(uint32 full, const char *name);
 extern void segment_end_full(bool room);
 extern void segment_let_grow(void);
+extern void segment_tell_locked(void);
 extern bool segment_make_room(const int *used, int count, bool full);
 
 /* The first pause between tries to lock what is in use. */

@@ -10,9 +10,10 @@
  *	  fail.
  *
  * 2. Who reads a subscription just now has events that are not committed as
- *	  consumed, and loses nothing; and somebody may have a lock.  Until the
- *	  segment can be emptied, the current one grows bit by bit, and a warning
- *	  says why.
+ *	  consumed, and loses nothing; and somebody may have a lock: EXPLAIN keeps
+ *	  a segment from being emptied, and REINDEX in an open transaction locks
+ *	  writers out of one that is empty.  Until there is one, the current one
+ *	  grows bit by bit, and a warning says why.
  *
  * 3. Where the relay itself is behind, and has not noted yet what is in the
  *	  oldest segment, writers wait for it.  Not if it cannot note, since it gets
@@ -145,6 +146,14 @@ tell_full(const SegmentHolders *holders)
 	}
 }
 
+/* The log is full, but for a segment that is empty and locked. */
+void
+segment_tell_locked(void)
+{
+	relay_segments_due_in(FULL_LOOK_MS);
+	tell_full(NULL);
+}
+
 /* Has the log been full for so long that subscriptions are to be evicted? */
 static bool
 is_evicting(void)
@@ -230,7 +239,6 @@ segment_make_room(const int *used, int count, bool full)
 		relay_segments_due_in(FULL_LOOK_MS);
 	if (count == 0)
 	{
-		/* none is in use, but a lock keeps the relay from seeing it */
 		if (full)
 			segment_let_grow();
 		return false;

@@ -129,17 +129,27 @@ is_empty(int segment)
 		log_is_empty(LOG_ROWS, segment) && log_is_empty(LOG_NOTES, segment);
 }
 
+/* May anybody lock the segment to write to it?  In a transaction. */
+static bool
+is_writable(int segment)
+{
+	return log_is_writable(LOG_ROWS, segment) &&
+		log_is_writable(LOG_NOTES, segment);
+}
+
 /*
  * The segments that are not empty, without the current one, in the order of
- * their last events; returns how many.  Writers may turn to the others.  In a
- * transaction.
+ * their last events; returns how many.  Writers may turn to the others, but to
+ * those that somebody has locked, as REINDEX does: *locked tells whether there is
+ * one.  In a transaction.
  */
 static int
-list_used(int *used)
+list_used(int *used, bool *locked)
 {
 	DatabaseLog *log = &relay.database->log;
 	int			count = 0;
 
+	*locked = false;
 	for (int i = 0; i < LOG_SEGMENTS; i++)
 	{
 		uint64		last = pg_atomic_read_u64(&log->segments[i].last_seq);
@@ -147,12 +157,15 @@ list_used(int *used)
 		int			at = count;
 
 		bool		empty;
+		bool		writable;
 
 		if (i == LOG_TURN_CURRENT(turn))
 			continue;
 		pg_read_barrier();
 		empty = is_empty(i);
-		(void) log_show_empty(relay.database, i, empty, turn);
+		writable = empty && is_writable(i);
+		*locked |= empty && !writable;
+		(void) log_show_empty(relay.database, i, writable, turn);
 		if (empty)
 			continue;
 		for (; at > 0 &&
@@ -250,15 +263,18 @@ look(void)
 {
 	int			used[LOG_SEGMENTS];
 	int			count;
+	bool		locked;
 
 	relay_begin("looking at the log of durable channels");
 	measure();
-	count = list_used(used);
+	count = list_used(used, &locked);
 	relay_end();
 	MemoryContextSwitchTo(MessageContext);
 	count = segment_empty_unneeded(used, count);
 	give_rest();
-	if (is_nearly_full(count) &&
+	if (locked && is_full())
+		segment_tell_locked();
+	if (!locked && is_nearly_full(count) &&
 		segment_make_room(used, count, is_full()) &&
 		is_nearly_full(count - 1))
 		relay_segments_due_in(0);
