@@ -213,8 +213,8 @@ extern bool log_lock_to_empty(LogKind kind, int index);
 extern void log_empty(LogKind kind, int index);
 
 /* Rows, and bytes of payloads, that are inserted into the log at a time. */
-#define LOG_FLUSH_ROWS	100
-#define LOG_FLUSH_BYTES	((Size) 64 * 1024)
+#define LOG_FLUSH_ROWS	400
+#define LOG_FLUSH_BYTES	((Size) 256 * 1024)
 
 /* turn.c */
 extern uint64 log_share(Database *database);

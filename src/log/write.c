@@ -35,6 +35,9 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+/* Bytes of memory that a batch of many rows takes, as a rule. */
+#define BATCH_BLOCK_SIZE	((Size) 512 * 1024)
+
 struct LogWriter
 {
 	Relation	rel;
@@ -45,7 +48,7 @@ struct LogWriter
 	TimestampTz at;
 	CommandId	command;
 	BulkInsertState bulk;		/* NULL for few rows */
-	MemoryContext context;		/* of the batch */
+	MemoryContext batch;		/* rows until they are inserted */
 	TupleTableSlot *slots[LOG_FLUSH_ROWS];
 	ItemPointer places[LOG_FLUSH_ROWS]; /* where the caller wants to know them */
 	int			nslots;
@@ -130,9 +133,14 @@ log_writer_begin(Database *database, bool notified, bool bulk, bool over,
 	writer->at = GetCurrentTimestamp();
 	writer->command = GetCurrentCommandId(true);
 	writer->bulk = bulk ? GetBulkInsertState() : NULL;
-	writer->context = AllocSetContextCreate(CurrentMemoryContext,
-											"pgpubsub log batch",
-											ALLOCSET_DEFAULT_SIZES);
+
+	/* the first block is kept from batch to batch */
+	writer->batch = AllocSetContextCreate(CurrentMemoryContext,
+										  "pgpubsub log batch",
+										  ALLOCSET_DEFAULT_MINSIZE,
+										  bulk ? BATCH_BLOCK_SIZE :
+										  ALLOCSET_DEFAULT_INITSIZE,
+										  ALLOCSET_DEFAULT_MAXSIZE);
 	return writer;
 }
 
@@ -143,27 +151,26 @@ log_writer_segment(LogWriter *writer)
 	return writer->segment;
 }
 
-/* The slot for the next row. */
-static TupleTableSlot *
-next_slot(LogWriter *writer)
+/* A text to be put into a row, in the current memory context. */
+static Datum
+text_datum(const char *string, Size len)
 {
-	TupleTableSlot **slot = &writer->slots[writer->nslots];
-
-	if (*slot == NULL)
-		*slot = MakeSingleTupleTableSlot(RelationGetDescr(writer->rel),
-										 &TTSOpsVirtual);
-	ExecClearTuple(*slot);
-	return *slot;
+	return PointerGetDatum(cstring_to_text_with_len(string, (int) len));
 }
 
-/* Fill in the row for the event, the number-th of the transaction. */
-static void
-fill_slot(LogWriter *writer, TupleTableSlot *slot, const LogEntry *entry,
-		  uint64 number)
+/*
+ * The row for the event, the number-th of the transaction, in the current memory
+ * context.
+ */
+static HeapTuple
+form_row(LogWriter *writer, const LogEntry *entry, uint64 number)
 {
-	Datum	   *values = slot->tts_values;
+	static const int texts[] = {LOG_ROW_CHANNEL, LOG_ROW_ID, LOG_ROW_PAYLOAD,
+	LOG_ROW_NATIVE};
+	Datum		values[LOG_ROW_COLUMNS];
+	bool		nulls[LOG_ROW_COLUMNS] = {false};
+	HeapTuple	tuple;
 
-	memset(slot->tts_isnull, false, LOG_ROW_COLUMNS * sizeof(bool));
 	values[LOG_ROW_XID - 1] =
 		Int64GetDatum((int64) U64FromFullTransactionId(writer->xid));
 	values[LOG_ROW_LSN - 1] = Int64GetDatum((int64) writer->lsn);
@@ -171,19 +178,21 @@ fill_slot(LogWriter *writer, TupleTableSlot *slot, const LogEntry *entry,
 	values[LOG_ROW_PID - 1] = Int32GetDatum(MyProcPid);
 	values[LOG_ROW_AT - 1] = TimestampTzGetDatum(writer->at);
 	values[LOG_ROW_NOTIFIED - 1] = BoolGetDatum(writer->notified);
-	values[LOG_ROW_CHANNEL - 1] = CStringGetTextDatum(entry->channel);
-	values[LOG_ROW_ID - 1] = CStringGetTextDatum(entry->id);
-	values[LOG_ROW_PAYLOAD - 1] =
-		PointerGetDatum(cstring_to_text_with_len(entry->payload,
-												 (int) entry->payload_len));
+	values[LOG_ROW_CHANNEL - 1] = text_datum(entry->channel, strlen(entry->channel));
+	values[LOG_ROW_ID - 1] = text_datum(entry->id, strlen(entry->id));
+	values[LOG_ROW_PAYLOAD - 1] = text_datum(entry->payload, entry->payload_len);
+	nulls[LOG_ROW_NATIVE - 1] = entry->native == NULL;
 	if (entry->native)
-		values[LOG_ROW_NATIVE - 1] = CStringGetTextDatum(entry->native);
-	else
+		values[LOG_ROW_NATIVE - 1] = text_datum(entry->native, strlen(entry->native));
+	tuple = heap_form_tuple(RelationGetDescr(writer->rel), values, nulls);
+
+	/* the next row uses the memory again, which is in the CPU's cache */
+	for (int i = 0; i < (int) lengthof(texts); i++)
 	{
-		values[LOG_ROW_NATIVE - 1] = (Datum) 0;
-		slot->tts_isnull[LOG_ROW_NATIVE - 1] = true;
+		if (!nulls[texts[i] - 1])
+			pfree(DatumGetPointer(values[texts[i] - 1]));
 	}
-	ExecStoreVirtualTuple(slot);
+	return tuple;
 }
 
 /*
@@ -193,10 +202,19 @@ fill_slot(LogWriter *writer, TupleTableSlot *slot, const LogEntry *entry,
 void
 log_writer_add(LogWriter *writer, const LogEntry *entry, ItemPointer place)
 {
-	MemoryContext old = MemoryContextSwitchTo(writer->context);
-	TupleTableSlot *slot = next_slot(writer);
+	TupleTableSlot **slot = &writer->slots[writer->nslots];
+	MemoryContext old;
 
-	fill_slot(writer, slot, entry, writer->rows + writer->nslots + 1);
+	old = MemoryContextSwitchTo(GetMemoryChunkContext(writer));
+	if (*slot == NULL)
+		*slot = MakeSingleTupleTableSlot(RelationGetDescr(writer->rel),
+										 &TTSOpsHeapTuple);
+
+	/* as a tuple that the slot owns, core inserts it without a copy */
+	MemoryContextSwitchTo(writer->batch);
+	ExecStoreHeapTuple(form_row(writer, entry,
+								writer->rows + writer->nslots + 1),
+					   *slot, true);
 	writer->places[writer->nslots++] = place;
 	writer->bytes += entry->payload_len;
 	MemoryContextSwitchTo(old);
@@ -204,7 +222,7 @@ log_writer_add(LogWriter *writer, const LogEntry *entry, ItemPointer place)
 		log_writer_flush(writer);
 }
 
-/* Insert what was added. */
+/* Insert what was added, and free its memory. */
 void
 log_writer_flush(LogWriter *writer)
 {
@@ -212,7 +230,7 @@ log_writer_flush(LogWriter *writer)
 
 	if (writer->nslots == 0)
 		return;
-	old = MemoryContextSwitchTo(writer->context);
+	old = MemoryContextSwitchTo(writer->batch);
 	CHECK_FOR_INTERRUPTS();
 	table_multi_insert(writer->rel, writer->slots, writer->nslots,
 					   writer->command, HEAP_INSERT_SKIP_FSM, writer->bulk);
@@ -227,14 +245,12 @@ log_writer_flush(LogWriter *writer)
 		writer->last = *tid;
 		if (writer->places[i])
 			*writer->places[i] = *tid;
-	}
-
-	/* the slots' tuples are in the batch's memory */
-	for (int i = 0; i < writer->nslots; i++)
 		ExecClearTuple(writer->slots[i]);
+	}
 	writer->nslots = 0;
 	writer->bytes = 0;
 	MemoryContextSwitchTo(old);
+	MemoryContextReset(writer->batch);
 }
 
 /* Say where all rows are that were inserted. */
@@ -256,11 +272,8 @@ void
 log_writer_end(LogWriter *writer)
 {
 	log_writer_flush(writer);
-	for (int i = 0; i < LOG_FLUSH_ROWS; i++)
-	{
-		if (writer->slots[i])
-			ExecDropSingleTupleTableSlot(writer->slots[i]);
-	}
+	for (int i = 0; i < LOG_FLUSH_ROWS && writer->slots[i]; i++)
+		ExecDropSingleTupleTableSlot(writer->slots[i]);
 	if (writer->bulk)
 	{
 		FreeBulkInsertState(writer->bulk);
@@ -268,6 +281,6 @@ log_writer_end(LogWriter *writer)
 	}
 	table_close(writer->rel, NoLock);
 	PopActiveSnapshot();
-	MemoryContextDelete(writer->context);
+	MemoryContextDelete(writer->batch);
 	pfree(writer);
 }

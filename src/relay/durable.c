@@ -286,7 +286,11 @@ note_reference(void)
 	note_write();
 	MemoryContextSwitchTo(context);
 	for (int i = 0; i < count; i++)
-		relay_durable_show(noted[i].channel, noted[i].seq);
+	{
+		/* of one channel's rows, one after the other, the last shows all */
+		if (i + 1 == count || strcmp(noted[i].channel, noted[i + 1].channel) != 0)
+			relay_durable_show(noted[i].channel, noted[i].seq);
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	append_noted();

@@ -56,6 +56,7 @@ typedef struct Total
 typedef struct BatchNote
 {
 	LogNote		note;
+	Total	   *total;			/* the channel's */
 	int			segment;
 	int			allocated;		/* of note.runs */
 } BatchNote;
@@ -77,6 +78,7 @@ struct NoteBatch
 {
 	HTAB	   *entries;		/* of BatchEntry */
 	List	   *notes;			/* of BatchNote, in the order of first seqs */
+	BatchNote  *last;			/* that an event went to; NULL: none did */
 	uint64		next_seq;
 	TimestampTz at;
 
@@ -247,6 +249,7 @@ make_note(const char *channel, int segment, uint64 seq)
 	result->allocated = 8;
 	strlcpy(note->channel, channel, NAMEDATALEN);
 	note->first_seq = seq;
+	result->total = total;
 	note->events_before = total->events;
 	note->bytes_before = total->bytes;
 	note->at = durable->batch->at;
@@ -259,16 +262,22 @@ make_note(const char *channel, int segment, uint64 seq)
 static BatchNote *
 find_note(const char *channel, int segment, uint64 seq)
 {
+	BatchNote  *last = durable->batch->last;
 	BatchKey	key;
 	BatchEntry *entry;
 	bool		found;
 
+	/* many events of a channel come one after the other, as a rule */
+	if (last && last->segment == segment && last->note.nruns < LOG_MAX_RUNS &&
+		strcmp(last->note.channel, channel) == 0)
+		return last;
 	memset(&key, 0, sizeof(key));
 	strlcpy(key.channel, channel, NAMEDATALEN);
 	key.segment = segment;
 	entry = hash_search(durable->batch->entries, &key, HASH_ENTER, &found);
 	if (!found || entry->last->note.nruns == LOG_MAX_RUNS)
 		entry->last = make_note(channel, segment, seq);
+	durable->batch->last = entry->last;
 	return entry->last;
 }
 
@@ -310,16 +319,14 @@ note_add(int segment, const char *channel, TransactionId xid,
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	BatchNote  *to = find_note(channel, segment, seq);
-	Total	   *total;
 
 	Assert(seq == durable->batch->next_seq - 1);
 	add_to_runs(to, xid, block, offset, seq);
 	to->note.last_seq = seq;
 	to->note.events++;
 	to->note.bytes += payload_len;
-	total = find_total(channel);
-	total->events++;
-	total->bytes += payload_len;
+	to->total->events++;
+	to->total->bytes += payload_len;
 	MemoryContextSwitchTo(old);
 }
 

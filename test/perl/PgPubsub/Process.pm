@@ -15,6 +15,7 @@ use Test::More;
 our @EXPORT = qw(
   process_title
   resident_memory
+  peak_memory
   temporary_bytes
   waits_in_extension
   stop_process
@@ -49,6 +50,16 @@ sub resident_memory
 	return slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m
 	  ? $1
 	  : die "no RssAnon for process $pid";
+}
+
+# The most that was ever resident of a process, and of what it shares, in kB.
+sub peak_memory
+{
+	my ($pid) = @_;
+
+	return slurp_file("/proc/$pid/status") =~ /^VmHWM:\s+(\d+) kB/m
+	  ? $1
+	  : die "no VmHWM for process $pid";
 }
 
 # Bytes of the temporary files of a backend or a relay; the client looks.
