@@ -47,7 +47,7 @@ struct LogWriter
 	TimestampTz at;
 	CommandId	command;
 	BulkInsertState bulk;		/* NULL for few rows */
-	MemoryContext context;		/* of the batch */
+	MemoryContext context;		/* of the batch; the slots outlive it */
 	TupleTableSlot *slots[LOG_FLUSH_ROWS];
 	ItemPointer places[LOG_FLUSH_ROWS]; /* where the caller wants to know them */
 	int			nslots;
@@ -147,8 +147,13 @@ next_slot(LogWriter *writer)
 	TupleTableSlot **slot = &writer->slots[writer->nslots];
 
 	if (*slot == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(writer));
+
 		*slot = MakeSingleTupleTableSlot(RelationGetDescr(writer->rel),
 										 &TTSOpsVirtual);
+		MemoryContextSwitchTo(old);
+	}
 	ExecClearTuple(*slot);
 	return *slot;
 }
@@ -204,7 +209,7 @@ log_writer_add(LogWriter *writer, const LogEntry *entry, ItemPointer place)
 		log_writer_flush(writer);
 }
 
-/* Insert what was added. */
+/* Insert what was added, and free it. */
 void
 log_writer_flush(LogWriter *writer)
 {
@@ -235,6 +240,7 @@ log_writer_flush(LogWriter *writer)
 	writer->nslots = 0;
 	writer->bytes = 0;
 	MemoryContextSwitchTo(old);
+	MemoryContextReset(writer->context);
 }
 
 /* Say where all rows are that were inserted. */
