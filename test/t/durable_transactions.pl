@@ -12,15 +12,15 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 # A library that publishes when pgpubsub has seen the commit coming already.
-my $late = PostgreSQL::Test::Utils::tempdir() . '/late';
-mkdir $late;
-PostgreSQL::Test::Utils::append_to_file("$late/Makefile",
-		"MODULES = late\nPGXS := \$(shell pg_config --pgxs)\ninclude \$(PGXS)\nvpath %.c "
-	  . abs_path(dirname(__FILE__) . '/../late') . "\n");
-system_or_bail('make', '-s', '-C', $late, 'with_llvm=no');
+my $library = PostgreSQL::Test::Utils::tempdir() . "/at_commit";
+mkdir $library;
+PostgreSQL::Test::Utils::append_to_file("$library/Makefile",
+		"MODULES = at_commit\nPGXS := \$(shell pg_config --pgxs)\ninclude \$(PGXS)\nvpath %.c "
+	  . abs_path(dirname(__FILE__) . '/../at_commit') . "\n");
+system_or_bail('make', '-s', '-C', $library, 'with_llvm=no');
 
 my $node = new_server('durable_transactions', conf => qq{
-shared_preload_libraries = '$late/late,pgpubsub'
+shared_preload_libraries = '$library/at_commit,pgpubsub'
 restart_after_crash = on
 max_prepared_transactions = 5
 log_statement = none
@@ -179,19 +179,19 @@ my $late_sql = "SELECT pgpubsub.publish('d', 'late ' || i) FROM generate_series(
 foreach my $early (0, 1, 3000)
 {
 	is(statements($writer,
-			'BEGIN', "SET LOCAL late.statement = \$\$$late_sql\$\$",
+			'BEGIN', "SET LOCAL at_commit.statement = \$\$$late_sql\$\$",
 			"SELECT count(pgpubsub.publish('d', 'early ' || i)) FROM generate_series(1, $early) AS i", 'COMMIT'),
 		'', "events during the commit, after $early before it");
 	get([ (map { "early $_" } 1 .. $early), 'late 1', 'late 2', 'INSERT 30' ],
 		"events during the commit, after $early before it: all come");
 }
 is(statements($writer,
-		'BEGIN', q{SET LOCAL late.statement = $late$DO $$BEGIN PERFORM pgpubsub.publish('d', 'never'); EXCEPTION WHEN division_by_zero THEN END$$$late$},
+		'BEGIN', q{SET LOCAL at_commit.statement = $late$DO $$BEGIN PERFORM pgpubsub.publish('d', 'never'); EXCEPTION WHEN division_by_zero THEN END$$$late$},
 		publishing('never'), 'COMMIT'),
 	'0A000', 'events during the commit, in a subtransaction: an error');
 like($writer->{error}{M}, qr/cannot publish on durable channel "d" in a subtransaction of a transaction that is committing/, 'its message');
 is($writer->{error}{H}, 'Publish outside of the subtransaction.', 'its hint');
-is(statements($writer, 'BEGIN', "SET LOCAL late.statement = \$\$$late_sql; SELECT 1 / 0\$\$", publishing('never'), 'COMMIT'),
+is(statements($writer, 'BEGIN', "SET LOCAL at_commit.statement = \$\$$late_sql; SELECT 1 / 0\$\$", publishing('never'), 'COMMIT'),
 	'22012', 'an error after events during the commit');
 get([], 'no event of those that failed');
 
