@@ -161,7 +161,7 @@ COMMENT ON FUNCTION pgpubsub.publish(text, text) IS
 'Publishes the payload on the channel when this transaction commits. Identical calls in one transaction are one event, as with NOTIFY, unless they are published in async mode.
 channel: a name of 1 to 63 bytes.
 payload: at most pgpubsub.max_payload bytes; NULL stands for the empty text. Of a payload above 7999 bytes, subscriptions get all, and sessions that LISTEN get {"truncated":true,"bytes":n,"id":"..."}, where n is its length in bytes.
-Errors: 22004 channel is null; 22023 channel is empty or too long; 25006 on a standby; 42939 the channel is reserved; 53400 the queue stayed full for pgpubsub.publish_timeout; 54000 the payload is too large.';
+Errors: 22004 channel is null; 22023 channel is empty or too long; 25006 on a standby, or on a durable channel in a read-only transaction; 42939 the channel is reserved; 53400 the queue, or the log of durable channels, stayed full for pgpubsub.publish_timeout; 54000 the payload is too large.';
 
 CREATE FUNCTION pgpubsub.publish(
     channel text,
@@ -174,7 +174,7 @@ COMMENT ON FUNCTION pgpubsub.publish(text, json) IS
 'Publishes the payload, as it is written, on the channel when this transaction commits. Everything else is as with pgpubsub.publish(text, text).
 channel: a name of 1 to 63 bytes.
 payload: at most pgpubsub.max_payload bytes as text; NULL stands for the empty text.
-Errors: 22004 channel is null; 22023 channel is empty or too long; 25006 on a standby; 42939 the channel is reserved; 53400 the queue stayed full for pgpubsub.publish_timeout; 54000 the payload is too large.';
+Errors: 22004 channel is null; 22023 channel is empty or too long; 25006 on a standby, or on a durable channel in a read-only transaction; 42939 the channel is reserved; 53400 the queue, or the log of durable channels, stayed full for pgpubsub.publish_timeout; 54000 the payload is too large.';
 
 CREATE FUNCTION pgpubsub.publish(
     channel text,
@@ -187,7 +187,7 @@ COMMENT ON FUNCTION pgpubsub.publish(text, jsonb) IS
 'Publishes the payload, as the server writes jsonb, on the channel when this transaction commits. Everything else is as with pgpubsub.publish(text, text).
 channel: a name of 1 to 63 bytes.
 payload: at most pgpubsub.max_payload bytes as text; NULL stands for the empty text.
-Errors: 22004 channel is null; 22023 channel is empty or too long; 25006 on a standby; 42939 the channel is reserved; 53400 the queue stayed full for pgpubsub.publish_timeout; 54000 the payload is too large.';
+Errors: 22004 channel is null; 22023 channel is empty or too long; 25006 on a standby, or on a durable channel in a read-only transaction; 42939 the channel is reserved; 53400 the queue, or the log of durable channels, stayed full for pgpubsub.publish_timeout; 54000 the payload is too large.';
 
 --
 -- Durable channels
@@ -329,7 +329,7 @@ COMMENT ON FUNCTION pgpubsub.subscribe(text, text[], text, text, boolean) IS
 subscription: a name of 1 to 63 bytes.
 channels: names of 1 to 63 bytes each, in which * stands for any run of characters.
 on_full: what happens when the queue is full of events that the subscription has not read: drop, evict or block. For block, the user must be a superuser or own the database.
-start_at: which event is read first: now, oldest or a sequence number.
+start_at: which event is read first: now, oldest, a sequence number, or a timestamp, from which on events of durable channels are read.
 temporary: whether the subscription ends with this session, or with DISCARD ALL.
 Errors: 22004 a null; 2202E channels has more than one dimension; 22023 a bad argument; 25006 on a standby, or in a read-only transaction; 40001 the subscription is newer than this transaction''s snapshot; 42501 the user does not own the subscription, or may not use block; 42710 the subscription exists with the other lifetime; 42939 a channel is reserved; 42P01 the extension''s table is not there, or its schema is somebody else''s; 53400 a pool is full (names the setting to raise); 55000 pgpubsub is not preloaded, there is no relay, or the subscription''s row was deleted from the table; 55006 another session is reading the subscription (names its pid).';
 
@@ -356,7 +356,7 @@ max_messages: the greatest number of events to return.
 timeout: how long to wait for the first event, at most pgpubsub.max_poll_wait. While a poll waits it keeps its snapshot, so that CREATE INDEX CONCURRENTLY waits for it and VACUUM keeps the rows that die meanwhile: CALL pgpubsub.wait() first instead, and poll without a timeout.
 consume: false returns the events and leaves the position of the subscription as it is.
 Result: seq is the event''s number, which increases within a database; pid is the process id of the session that published it; relayed_at is when it was queued. Where events were missed, a row comes first in which channel and payload are NULL and lost is how many were missed, or -1 if that cannot be known.
-Errors: 22004 a null; 22023 a bad argument; 25006 on a standby; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
+Errors: 22004 a null; 22023 a bad argument; 25006 on a standby, or in a read-only transaction if events of a durable channel would be consumed; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
 
 CREATE FUNCTION pgpubsub.ack(
     subscription text,
@@ -369,7 +369,7 @@ COMMENT ON FUNCTION pgpubsub.ack(text, bigint) IS
 'Consumes all events of the subscription up to and including seq, when this transaction commits. Returns how many events it consumed. Events that a poll with consume => false returned, and that were overwritten before the ack, count as lost.
 subscription: a name of 1 to 63 bytes.
 seq: the seq of an event that poll() returned.
-Errors: 22004 a null; 22023 a bad name, or a seq that is negative or was not given out yet; 25006 on a standby; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
+Errors: 22004 a null; 22023 a bad name, or a seq that is negative or was not given out yet; 25006 on a standby, or in a read-only transaction if events of a durable channel would be consumed; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
 
 CREATE FUNCTION pgpubsub.seek(
     subscription text,

@@ -122,6 +122,8 @@ typedef struct LogCount
 	int			nchannels;
 	uint64		upto;			/* seq */
 	Backlog		logged;			/* the result */
+	TimestampTz next_at;		/* of the oldest event that comes from there;
+								 * 0: none does */
 } LogCount;
 
 /* Count what the log has. */
@@ -140,9 +142,13 @@ count_log(void *arg)
 		events = log_reader_count(reader, channel->name, channel->seq,
 								  count->upto, &count->logged.bytes,
 								  &oldest_at);
-		if (events > 0 && (count->logged.pending == 0 ||
-						   oldest_at < count->logged.oldest_at))
+		if (events == 0)
+			continue;
+		if (count->logged.pending == 0 || oldest_at < count->logged.oldest_at)
 			count->logged.oldest_at = oldest_at;
+		if (channel->ring.next_in_log &&
+			(count->next_at == 0 || oldest_at < count->next_at))
+			count->next_at = oldest_at;
 		count->logged.pending += events;
 	}
 	log_reader_close(reader);
@@ -164,8 +170,8 @@ add_pending(Backlog *backlog, uint64 pending, uint64 bytes,
 /*
  * Add to what a subscription has not consumed of other channels what it has not
  * of these: what is in the log up to that seq, and what is in the ring alone;
- * or just what is in the ring, if the log cannot be read.  in_log says whether
- * the next event comes from the log.
+ * or just what is in the ring, if the log cannot be read.  next_in_log says
+ * whether the next event comes from the log.
  */
 void
 stat_log_add_backlog(Database *database, const LoggedChannel *channels,
@@ -177,26 +183,35 @@ stat_log_add_backlog(Database *database, const LoggedChannel *channels,
 		.nchannels = nchannels,
 		.upto = upto
 	};
+	TimestampTz next_in_ring = 0;
 	bool		read;
 
 	if (nchannels == 0)
 		return;
 	read = try_to_read(count_log, &count);
+	backlog->next_in_log = false;
 	for (int i = 0; i < nchannels; i++)
 	{
 		const Backlog *ring = &channels[i].ring;
 		uint64		pending = read ? ring->unlogged : ring->pending;
 
+		/* what the ring has of a channel that is read from it is in the log */
+		if (read && !ring->next_in_log && ring->pending > 0 &&
+			(next_in_ring == 0 || ring->oldest_at < next_in_ring))
+			next_in_ring = ring->oldest_at;
+		backlog->next_in_log |= !read && ring->next_in_log;
 		/* of payloads that are not in the log about so much */
 		if (pending > 0)
 			add_pending(backlog, pending,
 						ring->bytes / ring->pending * pending,
 						ring->oldest_at);
 	}
-	backlog->in_log = !read ||
-		(count.logged.pending > 0 &&
-		 (backlog->pending == 0 ||
-		  count.logged.oldest_at <= backlog->oldest_at));
+	if (backlog->pending > 0 &&
+		(next_in_ring == 0 || backlog->oldest_at < next_in_ring))
+		next_in_ring = backlog->oldest_at;
+	if (count.next_at != 0 &&
+		(next_in_ring == 0 || count.next_at <= next_in_ring))
+		backlog->next_in_log = true;
 	if (read)
 		add_pending(backlog, count.logged.pending, count.logged.bytes,
 					count.logged.oldest_at);

@@ -465,7 +465,7 @@ put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
 	view_add(&row, TimestampTzGetDatum(view->created_at));
 	view_add_if(&row, view->last_poll_at != 0,
 				TimestampTzGetDatum(view->last_poll_at));
-	view_add(&row, BoolGetDatum(view->backlog.in_log));
+	view_add(&row, BoolGetDatum(view->backlog.next_in_log));
 	view_put(fcinfo, &row);
 }
 

@@ -91,9 +91,18 @@ is_in_log(Database *database, Binding *binding, RingNext found,
 	return ring_log_newest(database->ring, binding->channel) > seq;
 }
 
+/* May there be events in the log alone that the binding has not consumed? */
+static bool
+may_have_passed(Database *database, Binding *binding)
+{
+	return ring_log_newest(database->ring, binding->channel) >
+		pg_atomic_read_u64(&binding->seq);
+}
+
 /*
  * Add up what the binding has not consumed, as far as the ring has it; in_log
- * says that who wants to know all has to ask the log.  The time it takes does
+ * says that who wants to know all has to ask the log, for what has passed by the
+ * ring may come behind what is there.  The time it takes does
  * not depend on how many events there are: a place too far back, which a
  * binding may have until its first event is consumed, is moved up by who comes
  * first.
@@ -118,9 +127,13 @@ hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 	if (database->channels[binding->channel].is_pattern)
 		return;
 	found = ring_next(ring, binding->channel, number, pos, &record, &newest);
-	if (pg_atomic_read_u32(&database->log.active) != 0 &&
-		is_in_log(database, binding, found, &record))
-		backlog->in_log = true;
+	if (pg_atomic_read_u32(&database->log.active) != 0)
+	{
+		bool		next_in_log = is_in_log(database, binding, found, &record);
+
+		backlog->next_in_log |= next_in_log;
+		backlog->in_log |= next_in_log || may_have_passed(database, binding);
+	}
 	if (found == RING_UP_TO_DATE)
 		return;
 	if (found == RING_ALL_GONE)

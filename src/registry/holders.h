@@ -20,6 +20,7 @@ typedef struct Backlog
 	uint64		lost;			/* events gone, not reported yet */
 	TimestampTz oldest_at;		/* if pending > 0 */
 	bool		in_log;			/* the log may have more, or was read further */
+	bool		next_in_log;	/* and is to be asked for the next event */
 } Backlog;
 
 /* A subscription that holds the queue, for messages. */

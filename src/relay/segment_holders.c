@@ -460,6 +460,11 @@ mark_evicted(SegmentHolders *holders)
 void
 segment_lost(SegmentHolders *holders)
 {
+	DatabaseLog *log = &relay.database->log;
+
+	/* if writers had to wait for it, that is counted already */
+	if (pg_atomic_read_u32(&log->full) == 0)
+		pg_atomic_fetch_add_u64(&log->full_count, 1);
 	mark_evicted(holders);
 	for (int i = 0; i < holders->count;)
 	{

@@ -83,6 +83,23 @@ SELECT appended, read_back FROM (:log) AS s;
 SELECT pgpubsub.stat_reset();
 SELECT appended, appended_bytes, read_back, rotations, full_count, newest_seq > 0 AS still FROM (:log) AS s;
 
+-- what has passed by the queue counts, also behind what is there
+SELECT pgpubsub.publish('dv_a', '12345');
+NOTIFY dv_a, 'not logged';
+CALL pg_temp.settle();
+BEGIN;
+SELECT count(pgpubsub.publish('dv_a', n || repeat('.', :bytes))) FROM generate_series(1, 400) AS n;
+COMMIT;
+CALL pg_temp.settle();
+SELECT subscription, pending, pending_bytes >= 400 * :bytes + 15 AS bytes, lost, from_log
+  FROM pgpubsub.stat_subscriptions WHERE datname = current_database() AND subscription ~ '^regress_dv' ORDER BY 1;
+SELECT count(*) FROM pgpubsub.poll('regress_dv2', 1);
+SELECT pending, from_log FROM pgpubsub.stat_subscriptions WHERE datname = current_database() AND subscription = 'regress_dv2';
+SELECT count(*) FROM pgpubsub.poll('regress_dv2', 1);
+SELECT pending, from_log FROM pgpubsub.stat_subscriptions WHERE datname = current_database() AND subscription = 'regress_dv2';
+SELECT count(*), max(lost) AS lost FROM pgpubsub.poll('regress_dv2', 1000);
+SELECT pending, from_log FROM pgpubsub.stat_subscriptions WHERE datname = current_database() AND subscription = 'regress_dv2';
+
 -- who may look
 CREATE ROLE regress_dv_monitor IN ROLE pg_monitor;
 SET ROLE regress_dv_monitor;

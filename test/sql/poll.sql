@@ -149,18 +149,25 @@ COMMIT;
 SELECT payload FROM pgpubsub.poll('regress_poll');
 SELECT payload FROM pgpubsub.poll('regress_poll2');
 
--- a read-only transaction may poll: it writes no table
-CALL pg_temp.publish('poll_a', 1, 1);
+-- a read-only transaction may poll: it writes no table (where all channels are
+-- durable this one is not)
+SELECT count(pgpubsub.set_durable('poll_memory', false));
+SELECT pgpubsub.subscribe('regress_poll3', '{poll_memory}', 'drop');
+CALL pg_temp.publish('poll_memory', 1, 1);
 CALL pg_temp.settle();
 BEGIN READ ONLY;
-SELECT payload FROM pgpubsub.poll('regress_poll');
+SELECT payload FROM pgpubsub.poll('regress_poll3');
 COMMIT;
-SELECT count(*) FROM pgpubsub.poll('regress_poll');
+SELECT count(*) FROM pgpubsub.poll('regress_poll3');
+SELECT pgpubsub.unsubscribe('regress_poll3');
 
 -- in a transaction that has its snapshot already
+CALL pg_temp.publish('poll_a', 1, 1);
+CALL pg_temp.settle();
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT 1 AS snapshot;
 SELECT payload FROM pgpubsub.poll('regress_poll2');
+SELECT payload FROM pgpubsub.poll('regress_poll');
 COMMIT;
 
 -- prepared statements and plpgsql

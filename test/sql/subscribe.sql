@@ -119,7 +119,8 @@ SELECT pgpubsub.subscribe('regress_s2', '{sub_a}', 'drop');
 SELECT count(*) FROM pgpubsub.poll('regress_s2');
 SELECT delivered, lost, pending FROM pg_temp.subscriptions WHERE subscription = 'regress_s2';
 
--- start_at: now, oldest, a sequence number
+-- start_at: now, oldest, a sequence number, of what is in the queue alone
+SELECT count(pgpubsub.set_durable('sub_start', false));
 BEGIN;
 SELECT pgpubsub.publish('sub_start', i::text) FROM generate_series(1, 3) AS i;
 COMMIT;

@@ -1,7 +1,8 @@
 # The server's own NOTIFY queue is full, because a session that listens stays
 # in a transaction: what is staged for async publishing stays there, the relay
 # tries again and does not end, writers go on until the staging queue is full,
-# and everything comes, once and in order, when that session lets go.
+# and everything comes, once and in order, when that session lets go.  The same
+# holds for what is staged of durable channels.
 
 use strict;
 use warnings;
@@ -36,7 +37,9 @@ my $blocker  = client($node);
 my $relay    = relay_pid($node, 'postgres');
 my $pad      = '-' x 1000;
 $admin->run("SELECT pgpubsub.subscribe('s', '{c}', 'block')");
+$admin->run("SELECT pgpubsub.set_durable('durable'), pgpubsub.subscribe('durable', '{durable}', 'block')");
 $listener->run('LISTEN c');
+$listener->run('LISTEN durable');
 
 # A session that listens and stays in a transaction keeps the queue.  (From 19
 # on, only what is sent on its channels.)
@@ -89,6 +92,21 @@ cmp_ok($apart, '>', 4.9, 'but not at each try');
 is(relay_pid($node, 'postgres'), $relay, 'the relay is the same');
 is($admin->queue('relay_state'), 'listening', 'and listens');
 
+# Durable channels have a staging queue of their own.
+my $logged = 0;
+for (; $logged < 5000; $logged++)
+{
+	$writer->query("SELECT pgpubsub.publish('durable', '" . ($logged + 1) . "$pad')");
+	last if $writer->{error};
+}
+cmp_ok($logged, '>', 100, "$logged transactions of writers to a durable channel commit");
+is($writer->sqlstate, '53400', 'then their staging queue is full: SQLSTATE');
+like($writer->{error}{D}, qr/NOTIFY queue is full/, 'the detail names core\'s queue');
+$admin->settle;
+is( join(' ', map { $_->[1] =~ s/-+$//r } $admin->take('durable', $logged)),
+	join(' ', 1 .. $logged),
+	'a subscription gets them meanwhile');
+
 # Others go on as far as they do not need core's queue.
 is($admin->value("SELECT pgpubsub.subscribe('other', '{d}')"), 't', 'subscribe() works meanwhile');
 is(scalar $admin->run("SELECT * FROM pgpubsub.poll('other')"), 0, 'and poll()');
@@ -106,6 +124,7 @@ $writer->run("SET pgpubsub.publish_timeout = '10min'");
 $writer->begin("SELECT pgpubsub.publish('c', '" . ++$count . "$pad')");
 ok(waits_in_extension($admin, $writer), 'a writer waits');
 $blocker->run('COMMIT');
+$blocker->quit;    # its notifications are not taken
 $writer->finish;
 is($writer->sqlstate, '', 'and goes on when that session has ended its transaction');
 wait_until(sub { take(); @taken >= $count }, 'all events');
@@ -115,10 +134,16 @@ is(join(' ', map { $_->[0] // "gap $_->[2]" } @taken),
 	join(' ', 1 .. $count),
 	"a subscription has got all $count events once and in order");
 is(scalar(grep { $_->[1] != $writer->{pid} } @taken), 0, 'from their writer');
-my @heard = $listener->wait_for_notifications($count);
-is(join(' ', map { $_->[2] =~ s/-+$//r } @heard),
-	join(' ', 1 .. $count),
-	'a native listener too');
+my @heard = $listener->wait_for_notifications($count + $logged);
+foreach my $channel ([ c => $count ], [ durable => $logged ])
+{
+	my ($name, $last) = @$channel;
+
+	is(join(' ', map { $_->[2] =~ s/-+$//r } grep { $_->[1] eq $name } @heard),
+		join(' ', 1 .. $last),
+		"a native listener of channel $name too");
+}
+is_quiet($node, 'postgres', 'durable', 'nothing comes twice');
 is(relay_pid($node, 'postgres'), $relay, 'the relay is still the same');
 $admin->wait_for_queue("staging_used_bytes = 0");
 
