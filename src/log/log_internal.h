@@ -29,6 +29,10 @@ typedef struct NoteScan
 	TupleTableSlot *slot;
 } NoteScan;
 
+/* relations.c */
+extern void log_check_index(Relation rel, Oid index);
+pg_noreturn extern void log_raise_emptied(Relation rel);
+
 /* notes.c */
 extern NoteScan *note_scan_begin(int segment, const char *channel, uint64 seq,
 								 bool upwards);

@@ -118,7 +118,8 @@ log_raise_corrupted(Relation rel)
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("pgpubsub's log has invalid data in \"%s\"",
 					RelationGetRelationName(rel)),
-			 errhint("Drop the extension and create it anew, or restore the database from a backup.")));
+			 errdetail("Somebody has written or rewritten it by hand, or it was damaged."),
+			 errhint("Have subscriptions read on behind it with pgpubsub.seek(), or restore the database from a backup.")));
 }
 
 /*
@@ -239,7 +240,11 @@ log_open_valid_index(Relation rel, List *indexes)
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
 		if (index->rd_index->indisvalid)
+		{
+			/* it may have come since the relation was checked */
+			log_check_index(rel, lfirst_oid(lc));
 			return index;
+		}
 		index_close(index, AccessShareLock);
 	}
 	ereport(ERROR,

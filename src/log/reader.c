@@ -24,9 +24,13 @@
 #include "access/table.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+
+/* So long after a segment was emptied, shared memory shows it at the latest. */
+#define EMPTYING_WAIT_MS	1000
 
 /* Where a channel is read in one segment. */
 typedef struct SegmentCursor
@@ -126,8 +130,28 @@ seek_in_note(SegmentCursor *cursor, uint64 after)
 }
 
 /*
+ * The segment has no notes of a channel that are wanted.  Raise 55000 if it has
+ * none at all though there should be some: somebody has emptied it by hand.  The
+ * relay says that it has emptied one just after the commit.
+ */
+static void
+check_not_emptied(LogSegment *known, Relation notes, uint64 after)
+{
+	for (int tries = 0; RelationGetNumberOfBlocks(notes) == 0; tries++)
+	{
+		if (pg_atomic_read_u64(&known->last_seq) <= after)
+			return;
+		if (tries == EMPTYING_WAIT_MS)
+			log_raise_emptied(notes);
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
+						 pgpubsub_wait_event(PGPUBSUB_WAIT_POLL));
+	}
+}
+
+/*
  * Have the cursor stand at the segment's first event of the channel behind the
- * seq, if that is not above upto.  Returns whether there is one.
+ * seq, if that is not above upto.  Returns whether there is one.  Raises 55000.
  */
 static bool
 advance(LogReader *reader, LogChannel *channel, int segment, uint64 after,
@@ -148,6 +172,7 @@ advance(LogReader *reader, LogChannel *channel, int segment, uint64 after,
 		if (!note_scan_next(cursor->scan, &cursor->note))
 		{
 			cursor->ended = true;
+			check_not_emptied(known, cursor->scan->rel, after);
 			return false;
 		}
 		cursor->at_event = true;

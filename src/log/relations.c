@@ -14,11 +14,13 @@
  *	  commit.  What is not as the script made it is an error, 55000.
  *
  * 3. Rows are found by their places on pages.  The relations are never
- *	  rewritten but by being emptied, which takes an exclusive lock.
+ *	  rewritten but by being emptied, which takes an exclusive lock: core's
+ *	  VACUUM FULL and CLUSTER pass over a materialized view that was never
+ *	  populated.
  *
  *-------------------------------------------------------------------------
  */
-#include "log/log.h"
+#include "log/log_internal.h"
 
 #include "access/genam.h"
 #include "access/htup_details.h"
@@ -27,7 +29,9 @@
 #include "access/transam.h"
 #include "catalog/pg_am_d.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation_d.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_opclass_d.h"
 #include "catalog/pg_type.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -136,6 +140,20 @@ raise_altered(const char *name, const char *what)
 			 errhint("Undo what was altered, or drop the extension and create it anew.")));
 }
 
+/*
+ * Raise 55000: the relation has had rows, and the relay has not emptied it.
+ */
+void
+log_raise_emptied(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("relation \"%s\" of pgpubsub's log was emptied by somebody else",
+					RelationGetRelationName(rel)),
+			 errdetail("What was in it is lost."),
+			 errhint("Have subscriptions read on behind it with pgpubsub.seek(), or restore the database from a backup.")));
+}
+
 /* Raise 55000 unless the columns are those that the extension's script made. */
 static void
 check_columns(Relation rel, const Shape *shape)
@@ -155,12 +173,59 @@ check_columns(Relation rel, const Shape *shape)
 	}
 }
 
+/* Is that the index's method? */
+static bool
+has_method(Oid index, Oid method)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(index));
+	bool		good;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	good = ((Form_pg_class) GETSTRUCT(tuple))->relam == method;
+	ReleaseSysCache(tuple);
+	return good;
+}
+
 /*
- * Raise 55000 unless the index is a plain one, on the channel and the last seq
- * of notes.
+ * Do the index's columns compare and order as those of the extension's index?
+ * Another order would hide notes from who reads, and another operator class
+ * could run anybody's code.  The tuple is of pg_index.
  */
-static void
-check_index(Relation rel, Oid index)
+static bool
+has_order(HeapTuple tuple)
+{
+	static const Oid classes[] = {TEXT_BTREE_OPS_OID, INT8_BTREE_OPS_OID};
+	static const Oid collations[] = {C_COLLATION_OID, InvalidOid};
+	oidvector  *class;
+	oidvector  *collation;
+	int2vector *option;
+	bool		null;
+
+	class = (oidvector *) DatumGetPointer(SysCacheGetAttr(INDEXRELID, tuple,
+														  Anum_pg_index_indclass,
+														  &null));
+	collation = (oidvector *) DatumGetPointer(SysCacheGetAttr(INDEXRELID, tuple,
+															  Anum_pg_index_indcollation,
+															  &null));
+	option = (int2vector *) DatumGetPointer(SysCacheGetAttr(INDEXRELID, tuple,
+															Anum_pg_index_indoption,
+															&null));
+	for (int i = 0; i < (int) lengthof(classes); i++)
+	{
+		if (class->values[i] != classes[i] ||
+			collation->values[i] != collations[i] || option->values[i] != 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Raise 55000 unless the index is as the extension's script made it: a plain
+ * btree on the channel and the last seq of notes.
+ */
+void
+log_check_index(Relation rel, Oid index)
 {
 	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
 	Form_pg_index form;
@@ -174,7 +239,8 @@ check_index(Relation rel, Oid index)
 		form->indkey.values[1] == LOG_NOTE_LAST_SEQ &&
 		!form->indisunique && !form->indisexclusion &&
 		heap_attisnull(tuple, Anum_pg_index_indexprs, NULL) &&
-		heap_attisnull(tuple, Anum_pg_index_indpred, NULL);
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL) &&
+		has_order(tuple) && has_method(index, BTREE_AM_OID);
 	ReleaseSysCache(tuple);
 	if (!good)
 		raise_altered(RelationGetRelationName(rel),
@@ -194,7 +260,7 @@ check_indexes(Relation rel, const Shape *shape)
 	if (shape->indexed && indexes == NIL)
 		raise_altered(RelationGetRelationName(rel), "Its index was dropped.");
 	foreach(lc, indexes)
-		check_index(rel, lfirst_oid(lc));
+		log_check_index(rel, lfirst_oid(lc));
 	list_free(indexes);
 }
 
@@ -207,6 +273,10 @@ check_relation(Relation rel, const Shape *shape)
 		rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
 		raise_altered(RelationGetRelationName(rel),
 					  "It is not a materialized view that is kept as a heap.");
+
+	/* VACUUM FULL and CLUSTER, too, move the rows of one that is populated */
+	if (rel->rd_rel->relispopulated)
+		raise_altered(RelationGetRelationName(rel), "It was refreshed.");
 	check_columns(rel, shape);
 	if (rel->rd_rel->relhasindex || shape->indexed)
 		check_indexes(rel, shape);
