@@ -336,7 +336,11 @@ note_taken(void)
 		durable->retry_at = 0;
 	if (durable->queue.append.view.transaction == NULL || is_too_early())
 		return;
-	durable->retry_at = 0;
+
+	/* what has a place was written later than what is to be recovered */
+	durable->retry_at = durable->unrecovered ? durable->recover_at : 0;
+	if (durable->unrecovered)
+		return;
 	PG_TRY();
 	{
 		while (durable->queue.append.view.transaction != NULL &&
@@ -452,6 +456,7 @@ relay_durable_timeout(void)
 		return 0;
 	timeout = shorter(timeout, left_until(durable->retry_at));
 	timeout = shorter(timeout, left_until(durable->rules_at));
+	timeout = shorter(timeout, left_until(durable->place_at));
 	if (!relay_recover_is_due())
 		return timeout;
 	return shorter(timeout, left_until(Max(durable->recover_at, 1)));

@@ -583,13 +583,12 @@ load_table(void)
 		if (locked)
 			done = apply_rows(&rows, commits);
 		if (done)
-		{
 			make_channels_known(attached);
-			relay_write_first_positions();
-		}
 		orphans = rows.orphans;
 		relay_end();
 	}
+	if (done)
+		relay_write_first_positions();
 	relay.num_loads += done;
 	if (done && shall_load_again())
 		return false;

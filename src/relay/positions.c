@@ -15,6 +15,10 @@
 #include "registry/channel_lists.h"
 #include "utils/memutils.h"
 
+/* How long a lock on the log is waited for, and when to try again after that. */
+#define LOCK_WAIT_MS	100
+#define RETRY_MS		500
+
 static RelayDurable *const durable = &relay.durable;
 
 /*
@@ -78,7 +82,7 @@ restored_seq(const LogPosition *position, const char *channel)
  * The log has no position of the subscription.  If it was in the table when the
  * relay began, it was made when the log was empty, and has consumed nothing of
  * what came there: a position would tell.  If its row was written just now, it
- * begins now, and the log is told so.  The database's lock must be held,
+ * begins now, and the log is told so later.  The database's lock must be held,
  * exclusive.
  */
 static void
@@ -110,20 +114,17 @@ lowest_seq(Subscription *subscription)
 }
 
 /*
- * In the transaction that has read the table: write positions of those whose
- * rows are new.  Raises what writing to the log does.
+ * Write positions of subscriptions that have none.  In a transaction; raises what
+ * writing to the log does.
  */
-void
-relay_write_first_positions(void)
+static void
+write_positions(void)
 {
 	Database   *database = relay.database;
 	int64	   *ids = palloc(pgpubsub_max_subscriptions * sizeof(int64));
 	uint64	   *seqs = palloc(pgpubsub_max_subscriptions * sizeof(uint64));
 	int			count = 0;
 
-	if (!relay.durable.unplaced ||
-		pg_atomic_read_u32(&database->log.active) == 0)
-		return;
 	LWLockAcquire(database->lock, LW_SHARED);
 	foreach_dlist(Subscription, subscription, node, &database->subscriptions)
 	{
@@ -142,7 +143,41 @@ relay_write_first_positions(void)
 
 		log_position_insert(database, &position);
 	}
-	relay.durable.unplaced = false;
+}
+
+/*
+ * Write positions of those whose rows were new when the table was read, if there
+ * are such.  Not in a transaction.  Raises nothing: what fails, as on a full
+ * disk, is tried again later; who reads meanwhile writes a position as well.
+ */
+void
+relay_write_first_positions(void)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	if (!durable->unplaced ||
+		pg_atomic_read_u32(&relay.database->log.active) == 0 ||
+		(durable->place_at != 0 && GetCurrentTimestamp() < durable->place_at))
+		return;
+	durable->place_at = 0;
+	PG_TRY();
+	{
+		relay_begin("writing positions of new subscriptions");
+		LockTimeout = LOCK_WAIT_MS;
+		write_positions();
+		LockTimeout = 0;
+		relay_end();
+		durable->unplaced = false;
+	}
+	PG_CATCH();
+	{
+		relay_durable_error("write positions of new subscriptions",
+							&durable->logged_at, "It is tried again.");
+		durable->place_at =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
 }
 
 /*

@@ -19,7 +19,11 @@
  * 3. Before that, those have ended who write to the log and have found no
  *	  relay; see publish_durable.c.
  *
- * 4. A row of a transaction that is in progress gets a place before that
+ * 4. A relay that cannot note them, as a disk is full say, goes on without, and
+ *	  tries again; what is staged is noted after them.  So those who need no log
+ *	  have a relay, and what was written first comes first.
+ *
+ * 5. A row of a transaction that is in progress gets a place before that
  *	  commits; or its writer gets none, and asks for another look when it has
  *	  committed.
  *
@@ -217,6 +221,44 @@ recover_rows(Recovery *recovery)
 										  LOG_RECOVERED);
 }
 
+/* In PG_CATCH(): has somebody altered the log? */
+static bool
+is_altered(void)
+{
+	return geterrcode() == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
+		geterrcode() == ERRCODE_DATA_CORRUPTED;
+}
+
+/*
+ * The same, in the recovery's memory.  Raises nothing: what fails is tried again
+ * later.  If somebody has altered the log, what is noted meanwhile does not wait
+ * until that is undone.
+ */
+static void
+try_recover_rows(Recovery *recovery)
+{
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(recovery->context);
+		recover_rows(recovery);
+		durable->unrecovered = false;
+	}
+	PG_CATCH();
+	{
+		if (is_altered())
+			durable->unrecovered = false;
+		relay_durable_error("recover events of durable channels",
+							&durable->logged_at,
+							"They are in the log, and it is tried again.");
+		note_abort();
+		pg_atomic_write_u32(&relay.database->log.recovered,
+							LOG_NOT_RECOVERED);
+		durable->recover_at =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_AGAIN_MS);
+	}
+	PG_END_TRY();
+}
+
 /*
  * Wait for those who write to the log and have found no relay, so that this one
  * does not get from LISTEN what it finds there.  Not for long: then this relay
@@ -319,9 +361,11 @@ recover(void)
 
 	/* those who have found none say what they have written when they commit */
 	await_unplaced();
-	MemoryContextSwitchTo(recovery->context);
 	if (pg_atomic_read_u32(&database->log.recovered) != LOG_RECOVERED)
-		recover_rows(recovery);
+	{
+		durable->unrecovered = true;
+		try_recover_rows(recovery);
+	}
 	MemoryContextSwitchTo(old);
 	end_recovery();
 }
@@ -343,8 +387,7 @@ relay_recover(void)
 	}
 	PG_CATCH();
 	{
-		if (geterrcode() != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE &&
-			geterrcode() != ERRCODE_DATA_CORRUPTED)
+		if (!is_altered())
 			PG_RE_THROW();
 		relay_durable_error("read the log of durable channels",
 							&durable->logged_at,
@@ -375,30 +418,12 @@ relay_recover_is_due(void)
 void
 relay_recover_again(void)
 {
-	Database   *database = relay.database;
 	MemoryContext old = CurrentMemoryContext;
-	Recovery   *recovery;
 
 	if (!relay_recover_is_due() || (durable->recover_at != 0 &&
 									GetCurrentTimestamp() < durable->recover_at))
 		return;
-	recovery = make_recovery();
-	PG_TRY();
-	{
-		MemoryContextSwitchTo(recovery->context);
-		recover_rows(recovery);
-	}
-	PG_CATCH();
-	{
-		relay_durable_error("recover events of durable channels",
-							&durable->logged_at,
-							"They are in the log, and it is tried again.");
-		note_abort();
-		pg_atomic_write_u32(&database->log.recovered, LOG_NOT_RECOVERED);
-		durable->recover_at =
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_AGAIN_MS);
-	}
-	PG_END_TRY();
+	try_recover_rows(make_recovery());
 	MemoryContextSwitchTo(old);
 	end_recovery();
 }

@@ -638,6 +638,7 @@ work(void)
 		more |= relay_durable_notify();
 		relay_apply_rules_again();
 		relay_recover_again();
+		relay_write_first_positions();
 		relay_turn_segments();
 		relay_listen_reorder();
 		pause_after_round(more || relay_staged_backlog() ||

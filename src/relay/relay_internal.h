@@ -212,10 +212,12 @@ typedef struct RelayDurable
 
 	/* recover.c */
 	TimestampTz recover_at;		/* when to look again; 0: when asked for */
+	bool		unrecovered;	/* rows are to be noted before anything else */
 	MemoryContext position_context;
 	HTAB	   *positions;		/* of RelayPosition, as of the relay's start */
 	bool		unreadable;		/* positions could not be read */
 	bool		unplaced;		/* a subscription has no position there yet */
+	TimestampTz place_at;		/* when to try again to write it; 0: at once */
 	HTAB	   *channels;		/* names of those that had something in the
 								 * log then; NULL: it was not looked through */
 

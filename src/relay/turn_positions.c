@@ -21,6 +21,7 @@
 #include "relay/relay_internal.h"
 
 #include "access/table.h"
+#include "base/debug.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/memutils.h"
@@ -137,6 +138,7 @@ copy_and_empty(int from, int to)
 	}
 	segments->position_live = (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
 	table_close(rel, NoLock);
+	DEBUG_POINT("durable_positions_copied");
 	log_empty(LOG_POSITION, from);
 	return true;
 }

@@ -142,7 +142,8 @@ sub prepare
 	return;
 }
 
-# Start writers and readers.  nodes: the servers that there are, or will be.
+# Start writers and readers.  nodes: the servers that there are, or will be; allow:
+# SQLSTATEs with which their transactions may fail besides.
 sub begin
 {
 	my ($class, %params) = @_;
@@ -150,6 +151,7 @@ sub begin
 		nodes   => $params{nodes},
 		writers => $ENV{DURABLE_WRITERS} || 4,
 		seed    => $ENV{DURABLE_SEED} || int(time * 1000) % 1000000,
+		allow   => $params{allow} // [],
 		dir     => PostgreSQL::Test::Utils::tempdir()
 	}, $class;
 
@@ -213,7 +215,7 @@ sub worker
 				my $error = $@;
 
 				next if $client->{closed};
-				die $error unless $error =~ /\((\w{5})\) in: / && grep { $_ eq $1 } @$allowed;
+				die $error unless $error =~ /\((\w{5})\) in: / && grep { $_ eq $1 } @$allowed, @{ $self->{allow} };
 				append_to_file("$self->{dir}/failed", "$name $1\n");
 				$client->query('ROLLBACK');
 			}
@@ -336,13 +338,21 @@ sub transactions
 	return int($bytes / length(sprintf($reported_line, 0, 0)));
 }
 
+# How many transactions have failed with that SQLSTATE.
+sub failures
+{
+	my ($self, $sqlstate) = @_;
+	my $file = "$self->{dir}/failed";
+
+	return -e $file ? scalar(() = slurp_file($file) =~ / $sqlstate$/mg) : 0;
+}
+
 # How many transactions have waited for room in vain.
 sub refused
 {
 	my ($self) = @_;
-	my $file = "$self->{dir}/failed";
 
-	return -e $file ? scalar(() = slurp_file($file) =~ / 53400$/mg) : 0;
+	return $self->failures('53400');
 }
 
 # Wait until so many more have; the test ends if a writer or a reader has failed.
