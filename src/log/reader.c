@@ -22,6 +22,7 @@
 #include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "base/debug.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
@@ -139,7 +140,10 @@ advance(LogReader *reader, LogChannel *channel, int segment, uint64 after,
 	if (cursor->ended || pg_atomic_read_u64(&known->last_seq) <= after)
 		return false;
 	if (cursor->scan == NULL)
+	{
+		DEBUG_POINT("durable_reads_segment");
 		cursor->scan = note_scan_begin(segment, channel->name, after, true);
+	}
 	for (;;)
 	{
 		if (cursor->at_event && seek_in_note(cursor, after))
@@ -178,7 +182,10 @@ static void
 pin_page(LogReader *reader, int segment, BlockNumber block)
 {
 	if (reader->rows[segment] == NULL)
+	{
+		DEBUG_POINT("durable_reads_rows");
 		reader->rows[segment] = log_open(LOG_ROWS, segment, AccessShareLock);
+	}
 	if (BufferIsValid(reader->buffer) && reader->buffer_segment == segment &&
 		BufferGetBlockNumber(reader->buffer) == block)
 		return;

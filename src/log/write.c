@@ -29,8 +29,10 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "base/debug.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -61,7 +63,8 @@ struct LogWriter
  * Open the current segment.  If another one has become that while this process
  * waited for the lock, take that; and turn to the next if it has its share.  With
  * over, it may be written to whatever it has; else NULL is returned, and nothing
- * is locked, if there is no room.
+ * is locked, if there is no room.  After as many turns as there are segments, the
+ * one at hand has to do: it is not emptied while it is locked.
  */
 static Relation
 open_current(Database *database, bool over, int *segment)
@@ -77,6 +80,7 @@ open_current(Database *database, bool over, int *segment)
 		bool		turned;
 
 		*segment = log_current(database);
+		DEBUG_POINT("durable_segment_chosen");
 		rel = log_open(LOG_ROWS, *segment, RowExclusiveLock);
 		if (tries == LOG_SEGMENTS)
 			return rel;
@@ -214,6 +218,9 @@ log_writer_flush(LogWriter *writer)
 		return;
 	old = MemoryContextSwitchTo(writer->context);
 	CHECK_FOR_INTERRUPTS();
+
+	/* or the segment could be emptied, with what this transaction has there */
+	Assert(CheckRelationLockedByMe(writer->rel, RowExclusiveLock, false));
 	table_multi_insert(writer->rel, writer->slots, writer->nslots,
 					   writer->command, HEAP_INSERT_SKIP_FSM, writer->bulk);
 	for (int i = 0; i < writer->nslots; i++)

@@ -21,6 +21,7 @@
 #include "relay/relay_internal.h"
 
 #include "access/table.h"
+#include "base/debug.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/memutils.h"
@@ -138,6 +139,8 @@ copy_and_empty(int from, int to)
 	segments->position_live = (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
 	table_close(rel, NoLock);
 	log_empty(LOG_POSITION, from);
+	segments->emptied = RELAY_EMPTIED_POSITIONS;
+	DEBUG_POINT("durable_positions_copied");
 	return true;
 }
 
@@ -185,6 +188,7 @@ relay_turn_positions(void)
 		TURN_BYTES + LIVE_FACTOR * segments->position_live)
 	{
 		pg_atomic_write_u32(&log->position, (uint32) other);
+		DEBUG_POINT("durable_positions_switched");
 		segments->position_bytes = 0;
 		empty = false;
 		other = current;
