@@ -12,8 +12,12 @@
  * 2. No snapshot is used: what is noted is committed.  What a poll costs is
  *	  what it returns, whatever else is in the log.
  *
- * 3. The segments are locked while a poll reads them, not longer: who empties
- *	  one waits for that alone.
+ * 3. A segment's notes are locked before the first look at them, its rows before
+ *	  the first is fetched, and both until the poll ends.  Who empties it must
+ *	  have both locks, exclusive, before it looks who needs the segment: so what
+ *	  a note names is there.  One that was emptied before it was locked has
+ *	  nothing, or newer events, which come by their seqs.  Nothing besides the
+ *	  locks need tell that it was emptied.
  *
  *-------------------------------------------------------------------------
  */

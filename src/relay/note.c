@@ -207,8 +207,12 @@ highest_noted(void)
 	uint64		highest = 0;
 
 	for (int i = 0; i < LOG_SEGMENTS; i++)
-		highest = Max(highest,
-					  pg_atomic_read_u64(&relay.database->log.segments[i].last_seq));
+	{
+		LogSegment *known = &relay.database->log.segments[i];
+		uint64		last = pg_atomic_read_u64(&known->last_seq);
+
+		highest = Max(highest, last);
+	}
 	return highest;
 }
 #endif

@@ -59,8 +59,10 @@ typedef struct LostPosition
 static uint64
 needed_seq(Binding *binding)
 {
-	return Min(pg_atomic_read_u64(&binding->seq),
-			   pg_atomic_read_u64(&binding->subscription->sought));
+	uint64		committed = pg_atomic_read_u64(&binding->seq);
+	uint64		sought = pg_atomic_read_u64(&binding->subscription->sought);
+
+	return Min(committed, sought);
 }
 
 /*

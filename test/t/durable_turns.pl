@@ -142,6 +142,7 @@ sub segment_of
 # What was published is in the log alone.
 sub leave_the_queue
 {
+	$admin->settle;
 	$admin->run("SELECT pgpubsub.publish('noise', rpad(i::text, 1000)) FROM generate_series(1, 200) AS i");
 	$admin->settle;
 	return;
@@ -378,6 +379,7 @@ foreach my $end (qw(COMMIT ROLLBACK))
 	reads('drops', "old_$end", 'it is read');
 	$reader->run('BEGIN');
 	$reader->run("SELECT pgpubsub.seek('drops', '$seq')");
+	leave_the_queue();
 	fill(20_000);
 	is($reader->value("SELECT payload FROM pgpubsub.poll('drops', 1)"), "old_$end", 'who has gone back reads what was there then, however much was written since')
 	  if $end eq 'COMMIT';
