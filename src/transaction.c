@@ -12,7 +12,7 @@
  *	  be committed ends the transaction before anything waits.
  *
  * 2. At commit, the relay's own batch comes first, so that its mark moves
- *	  together with the commit that it stands for.  Databases and the
+ *	  together with the commit that it stands for; so what it has emptied.  Databases and the
  *	  extension come and go next.  Positions are shown before changes of
  *	  subscriptions, for a binding that is dropped counts as lost whatever its
  *	  position leaves; claims end after both.  The events of async mode are
@@ -51,6 +51,7 @@ transaction_callback(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 			relay_staged_at_commit();
 			relay_note_at_commit();
+			relay_empty_at_commit();
 			hooks_at_end(true);
 			read_at_commit();
 			publish_at_end(true);

@@ -85,8 +85,8 @@ extern int no_such_variable
  * 17 renamed backend ids to ProcNumber (pgpubsub only ever means the index into
  * ProcGlobal->allProcs, which 15 and 16 call pgprocno), moved a backend's local
  * transaction id, added transaction_timeout, lets extensions name their wait
- * events: before, all extensions share one; and wants to know the statement for
- * which it reindexes.
+ * events: before, all extensions share one; wants to know the statement for
+ * which it reindexes; and can ask for a stronger lock than the one named.
  */
 #if PG_VERSION_NUM >= 170000
 #define PGPUBSUB_MY_PROCNO ((int) MyProcNumber)
@@ -95,12 +95,14 @@ extern int no_such_variable
 #define PGPUBSUB_NEW_WAIT_EVENT(name) WaitEventExtensionNew(name)
 #define PGPUBSUB_REINDEX_RELATION(oid, flags) \
 	reindex_relation(NULL, oid, flags, &(ReindexParams) {0})
+#define PGPUBSUB_LOCK_HELD(tag, mode) LockHeldByMe(tag, mode, false)
 #else
 #define PGPUBSUB_MY_PROCNO (MyProc->pgprocno)
 #define PGPUBSUB_LXID(proc) ((proc)->lxid)
 #define PGPUBSUB_NEW_WAIT_EVENT(name) ((void) (name), PG_WAIT_EXTENSION)
 #define PGPUBSUB_REINDEX_RELATION(oid, flags) \
 	reindex_relation(oid, flags, &(ReindexParams) {0})
+#define PGPUBSUB_LOCK_HELD(tag, mode) LockHeldByMe(tag, mode)
 #endif
 
 /*

@@ -19,7 +19,10 @@
  * 2. pgpubsub.debug_inbox_divisor makes the bounds of the relay's memory and
  *	  temporary file so many times smaller, to reach them with little.
  *
- * Both settings are for the server's configuration alone, and shown nowhere.
+ * 3. pgpubsub.debug_clock_back has a server that starts see the clock so many
+ *	  seconds back when it chooses the first seqs.
+ *
+ * All settings are for the server's configuration alone, and shown nowhere.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,6 +36,7 @@
 #include "utils/guc.h"
 
 int			debug_inbox_divisor = 1;
+int			debug_clock_back = 0;
 static char *debug_points = NULL;
 
 /*
@@ -54,6 +58,13 @@ debug_init(void)
 							&debug_inbox_divisor, 1, 1, 1024,
 							PGC_POSTMASTER,
 							GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.debug_clock_back",
+							"Sets how far back the clock is that the first seqs come from.",
+							NULL,
+							&debug_clock_back, 0, 0, INT_MAX,
+							PGC_POSTMASTER,
+							GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_UNIT_S,
 							NULL, NULL, NULL);
 }
 

@@ -15,15 +15,18 @@
 extern void debug_init(void);
 extern void debug_point(const char *name);
 extern int	debug_inbox_divisor;
+extern int	debug_clock_back;
 
 #define DEBUG_POINT(name)		debug_point(name)
 #define DEBUG_INBOX_DIVISOR		debug_inbox_divisor
+#define DEBUG_CLOCK_BACK		debug_clock_back
 
 #else
 
 #define debug_init()			((void) 0)
 #define DEBUG_POINT(name)		((void) 0)
 #define DEBUG_INBOX_DIVISOR		1
+#define DEBUG_CLOCK_BACK		0
 
 #endif
 

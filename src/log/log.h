@@ -201,6 +201,10 @@ extern bool log_installed(void);
 extern Relation log_open(LogKind kind, int index, LOCKMODE mode);
 extern Relation log_try_open(LogKind kind, int index, LOCKMODE mode);
 extern void log_lock_unplaced(LOCKMODE mode);
+extern void log_unlock_unplaced(LOCKMODE mode);
+#ifdef USE_ASSERT_CHECKING
+extern bool log_locked_by_writer(void);
+#endif
 extern Oid	log_oid(LogKind kind, int index);
 extern uint64 log_segment_bytes(int segment, uint64 *rows);
 extern bool log_row_committed(HeapTupleHeader header);

@@ -93,6 +93,50 @@ log_position_put(Relation rel, const LogPosition *position)
 	heap_freetuple(tuple);
 }
 
+#ifdef USE_ASSERT_CHECKING
+/* A look at all positions takes its time: so many versions have one. */
+#define VERSIONS_PER_LOOK	64
+
+/*
+ * Is the version above all that were committed for that id?  Also true where that
+ * cannot be seen at once.
+ */
+static bool
+is_above(int64 id, uint64 version)
+{
+	bool		above = true;
+
+	if (version == 0 || version % VERSIONS_PER_LOOK != 0)
+		return true;
+	for (int i = 0; i < LOG_POSITIONS; i++)
+	{
+		Relation	rel = log_try_open(LOG_POSITION, i, AccessShareLock);
+		TableScanDesc scan;
+		HeapTuple	tuple;
+		bool		isnull;
+
+		if (rel == NULL)
+			continue;
+		scan = PGPUBSUB_BEGINSCAN(rel, SnapshotAny);
+		while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		{
+			TupleDesc	desc = RelationGetDescr(rel);
+
+			if (log_row_committed(tuple->t_data) &&
+				id == DatumGetInt64(heap_getattr(tuple, LOG_POSITION_ID, desc,
+												 &isnull)) &&
+				version <= (uint64)
+				DatumGetInt64(heap_getattr(tuple, LOG_POSITION_VERSION, desc,
+										   &isnull)))
+				above = false;
+		}
+		table_endscan(scan);
+		table_close(rel, AccessShareLock);
+	}
+	return above;
+}
+#endif
+
 /*
  * Insert the position, for this transaction's commit; the relation stays locked
  * until then.  Raises 55000.
@@ -102,6 +146,9 @@ log_position_insert(Database *database, const LogPosition *position)
 {
 	int			index;
 	Relation	rel;
+
+	/* else what was committed before would count */
+	Assert(is_above(position->id, position->version));
 
 	/* the one that is current when the lock is there */
 	for (;;)
@@ -174,6 +221,23 @@ copy_position(const LogPosition *position, MemoryContext context)
 	return copy;
 }
 
+#ifdef USE_ASSERT_CHECKING
+/* Do both say the same?  They have the same version. */
+static bool
+are_same(const LogPosition *a, const LogPosition *b)
+{
+	if (a->seq != b->seq || a->lost != b->lost || a->nchannels != b->nchannels)
+		return false;
+	for (int i = 0; i < a->nchannels; i++)
+	{
+		if (a->seqs[i] != b->seqs[i] ||
+			strcmp(a->channels[i], b->channels[i]) != 0)
+			return false;
+	}
+	return true;
+}
+#endif
+
 /*
  * Of the relation's positions, note those that count more than what is there,
  * in the current memory context.
@@ -199,6 +263,14 @@ read_relation(Relation rel, HTAB *positions)
 			continue;
 		position = parse_position(rel, tuple);
 		entry = hash_search(positions, &position->id, HASH_ENTER, &found);
+
+		/*
+		 * A version names one position, of which there may be copies; 0 is
+		 * that of one who has consumed nothing.
+		 */
+		Assert(!found || position->version == 0 ||
+			   entry->position->version != position->version ||
+			   are_same(entry->position, position));
 		if (!found || entry->position->version < position->version)
 			entry->position = copy_position(position, context);
 		MemoryContextReset(each);

@@ -12,8 +12,12 @@
  * 2. No snapshot is used: what is noted is committed.  What a poll costs is
  *	  what it returns, whatever else is in the log.
  *
- * 3. The segments are locked while a poll reads them, not longer: who empties
- *	  one waits for that alone.
+ * 3. A segment's notes are locked before the first look at them, its rows before
+ *	  the first is fetched, and both until the poll ends.  Who empties it must
+ *	  have both locks, exclusive, before it looks who needs the segment: so what
+ *	  a note names is there.  One that was emptied before it was locked has
+ *	  nothing, or newer events, which come by their seqs.  Nothing besides the
+ *	  locks need tell that it was emptied.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,6 +26,7 @@
 #include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "base/debug.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/latch.h"
@@ -163,7 +168,10 @@ advance(LogReader *reader, LogChannel *channel, int segment, uint64 after,
 	if (cursor->ended || pg_atomic_read_u64(&known->last_seq) <= after)
 		return false;
 	if (cursor->scan == NULL)
+	{
+		DEBUG_POINT("durable_reads_segment");
 		cursor->scan = note_scan_begin(segment, channel->name, after, true);
+	}
 	for (;;)
 	{
 		if (cursor->at_event && seek_in_note(cursor, after))
@@ -203,7 +211,10 @@ static void
 pin_page(LogReader *reader, int segment, BlockNumber block)
 {
 	if (reader->rows[segment] == NULL)
+	{
+		DEBUG_POINT("durable_reads_rows");
 		reader->rows[segment] = log_open(LOG_ROWS, segment, AccessShareLock);
+	}
 	if (BufferIsValid(reader->buffer) && reader->buffer_segment == segment &&
 		BufferGetBlockNumber(reader->buffer) == block)
 		return;

@@ -33,6 +33,7 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_opclass_d.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/inval.h"
@@ -337,6 +338,35 @@ log_lock_unplaced(LOCKMODE mode)
 	/* nobody else locks a column */
 	LockDatabaseObject(RelationRelationId, log_oid(LOG_ROWS, 0), 1, mode);
 }
+
+/* Let go of it after all: the relay is there. */
+void
+log_unlock_unplaced(LOCKMODE mode)
+{
+	UnlockDatabaseObject(RelationRelationId, log_oid(LOG_ROWS, 0), 1, mode);
+}
+
+#ifdef USE_ASSERT_CHECKING
+/*
+ * Has this process a lock on the log as a writer has it: on rows of a segment, or
+ * that of those who find no relay?
+ */
+bool
+log_locked_by_writer(void)
+{
+	LOCKTAG		tag;
+
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+	{
+		SET_LOCKTAG_RELATION(tag, MyDatabaseId, log_oid(LOG_ROWS, i));
+		if (PGPUBSUB_LOCK_HELD(&tag, RowExclusiveLock))
+			return true;
+	}
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId,
+					   log_oid(LOG_ROWS, 0), 1);
+	return PGPUBSUB_LOCK_HELD(&tag, RowExclusiveLock);
+}
+#endif
 
 /*
  * Bytes of the relation, without forks other than the main one; 0 if it cannot be

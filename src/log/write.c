@@ -28,8 +28,10 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "base/debug.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -63,7 +65,8 @@ struct LogWriter
  * waited for the lock, take that; and turn to the next if it has its share, or is
  * locked by somebody else, as by REINDEX.  With
  * over, it may be written to whatever it has; else NULL is returned, and nothing
- * is locked, if there is no room.
+ * is locked, if there is no room.  After as many turns as there are segments, the
+ * one at hand has to do: it is not emptied while it is locked.
  */
 static Relation
 open_current(Database *database, bool over, int *segment)
@@ -79,6 +82,7 @@ open_current(Database *database, bool over, int *segment)
 		bool		turned;
 
 		*segment = log_current(database);
+		DEBUG_POINT("durable_segment_chosen");
 		rel = log_try_open(LOG_ROWS, *segment, RowExclusiveLock);
 		if (rel == NULL && tries < LOG_SEGMENTS &&
 			log_turn(database, *segment))
@@ -232,6 +236,9 @@ log_writer_flush(LogWriter *writer)
 		return;
 	old = MemoryContextSwitchTo(writer->batch);
 	CHECK_FOR_INTERRUPTS();
+
+	/* or the segment could be emptied, with what this transaction has there */
+	Assert(CheckRelationLockedByMe(writer->rel, RowExclusiveLock, false));
 	table_multi_insert(writer->rel, writer->slots, writer->nslots,
 					   writer->command, HEAP_INSERT_SKIP_FSM, writer->bulk);
 	for (int i = 0; i < writer->nslots; i++)

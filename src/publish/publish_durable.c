@@ -61,6 +61,7 @@ typedef struct DurableTransaction
 	OwnPlace   *places;
 	bool		in_queue;		/* it stands in the queue for room */
 	bool		settled;		/* later events are written at once */
+	bool		wrote;			/* it has a segment of the log locked */
 	bool		unplaced;		/* some are in the log without a place */
 } DurableTransaction;
 
@@ -191,7 +192,12 @@ leave_queue(void)
 /*
  * Take a place for so many bytes, waiting for it if need be.  The relay does
  * not wait for any reader to free places, so this session may wait whatever it
- * has consumed.  Raises 53400; in a worker of logical replication, returns NULL.
+ * has consumed.  Nor does it wait for the segment that this session has locked:
+ * it needs that only to empty it, and then does without.  (Somebody who alters
+ * the segment's relation waits for this session, and has the relay fail to read
+ * there what is staged as a reference, again and again.  That ends with this
+ * wait, after publish_timeout.)  Raises 53400; in a worker of logical
+ * replication, returns NULL.
  */
 static StagedTransaction *
 take_place(Size bytes, uint32 nevents)
@@ -299,7 +305,7 @@ begin_to_write(void)
 	Database   *database = durable.database;
 	bool		bulk = durable.events.end.nevents > LOG_FLUSH_ROWS ||
 		durable.events.end.bytes > LOG_FLUSH_BYTES;
-	bool		over = durable.unplaced || durable.places != NULL ||
+	bool		over = database == NULL || durable.wrote ||
 		transaction_may_be_awaited();
 	int			segment;
 	LogWriter  *writer;
@@ -307,6 +313,7 @@ begin_to_write(void)
 	while ((writer = log_writer_begin(database, database == NULL, bulk, over,
 									  &segment)) == NULL)
 		over = !room_wait_log(database, segment);
+	durable.wrote = true;
 	return writer;
 }
 
@@ -331,6 +338,10 @@ write_and_stage(void)
 		/* look again when a relay that comes has to wait */
 		log_lock_unplaced(RowExclusiveLock);
 		durable.database = find_database();
+
+		/* its relay is not to wait for who may wait for it */
+		if (durable.database)
+			log_unlock_unplaced(RowExclusiveLock);
 	}
 	durable.unplaced |= durable.database == NULL;
 	copied = shall_copy();

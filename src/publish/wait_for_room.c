@@ -273,6 +273,8 @@ room_wait_log(Database *database, int segment)
 	uint32		asked = pg_atomic_add_fetch_u32(&log->asked, 1);
 	bool		over = false;
 
+	/* the relay may need the very segment that would be locked */
+	Assert(!log_locked_by_writer());
 	pg_memory_barrier();
 	ConditionVariablePrepareToSleep(&log->room_cv);
 	while (!over && !log_can_turn(database) && log_current(database) == segment)

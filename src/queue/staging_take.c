@@ -531,6 +531,11 @@ staging_free(Staging *staging)
 			(place->first == 0 || place->first + place->nevents - 1 > done))
 			break;
 
+		/* what is in the log has its seq for good, and was sent */
+		Assert(status != STAGED_COMMITTED ||
+			   place->xid == (TransactionId) 0 ||
+			   place->first + place->nevents - 1 <= staging_noted(staging));
+
 		/* a void one may have been found pending; then it is the first there */
 		if (pos == staging->pending.first)
 			list_remove(staging, &staging->pending, 0);

@@ -22,6 +22,7 @@
  */
 #include "read/read_internal.h"
 
+#include "access/table.h"
 #include "access/xact.h"
 #include "base/nesting.h"
 #include "miscadmin.h"
@@ -112,6 +113,7 @@ static void
 release_subscription(Subscription *subscription)
 {
 	Assert(LWLockHeldByMe(subscription_lock(subscription)));
+	pg_atomic_write_u64(&subscription->sought, PG_UINT64_MAX);
 	SpinLockAcquire(&subscription->reader.mutex);
 	Assert(subscription->reader.pid == MyProcPid);
 	subscription->reader.pid = 0;
@@ -296,6 +298,29 @@ reader_claim(Database *database, const char *name, TimestampTz deadline,
 	}
 	position_sync(claim);
 	return claim;
+}
+
+/*
+ * The claim is about to move back to that seq, or to a higher one: until the
+ * transaction ends, no segment of the log is emptied that has something behind
+ * it.  The relay locks a segment, and then looks who needs it; this shows what is
+ * needed, and then waits for the relay's lock.  So the relay sees it, or what is
+ * gone is known to be gone when this returns.  Raises 55000.
+ */
+void
+reader_hold_log(Claim *claim, uint64 seq)
+{
+	Database   *database = claim->database;
+	pg_atomic_uint64 *sought = &claim->own.subscription->sought;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	if (reader_claim_valid(claim) && seq < pg_atomic_read_u64(sought))
+		pg_atomic_write_u64(sought, seq);
+	LWLockRelease(database->lock);
+	if (pg_atomic_read_u32(&database->log.active) == 0)
+		return;
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+		table_close(log_open(LOG_NOTES, i, AccessShareLock), AccessShareLock);
 }
 
 /* The SQL function that is running forbids to prepare its transaction. */

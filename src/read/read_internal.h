@@ -196,6 +196,7 @@ extern Oid	reader_subscription_owner(Database *database, const char *name);
 extern Oid	reader_wanted_owner(Database *database, const char *name);
 
 /* claim.c */
+extern void reader_hold_log(Claim *claim, uint64 seq);
 extern Claim *reader_claim(Database *database, const char *name,
 						   TimestampTz deadline, bool change);
 extern bool reader_claim_valid(Claim *claim);

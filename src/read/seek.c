@@ -12,6 +12,7 @@
 #include "read/read_internal.h"
 
 #include "access/xact.h"
+#include "base/debug.h"
 #include "log/log.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -121,6 +122,10 @@ pgpubsub_seek(PG_FUNCTION_ARGS)
 		reader_wait_for_relay(database, reader_deadline());
 	position_sync(claim);
 	position_consume(claim);
+	if (start.kind != START_NOW)
+		reader_hold_log(claim, start.kind == START_SEQ && start.seq > 0 ?
+						start.seq - 1 : 0);
+	DEBUG_POINT("durable_seeks");
 	places = find_places(claim, &start);
 	move_cursors(claim, places);
 

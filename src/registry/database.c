@@ -15,6 +15,7 @@
  */
 #include "registry/registry_internal.h"
 
+#include "base/debug.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -195,6 +196,7 @@ first_seq(void)
 	uint64		clock = (uint64) GetCurrentTimestamp() +
 		(uint64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 
+	clock -= DEBUG_CLOCK_BACK * (uint64) USECS_PER_SEC;
 	return Max(clock, pgpubsub_control->highest_seq + 1);
 }
 

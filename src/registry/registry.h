@@ -253,6 +253,9 @@ typedef struct Subscription
 	/* written by the reader, or before there is one; read by any process */
 	pg_atomic_uint64 seq;		/* of the last event consumed */
 	pg_atomic_uint64 gap_seen;	/* the value of gap_epoch that it was told of */
+	pg_atomic_uint64 sought;	/* the seq back to which its reader may have
+								 * moved it, not committed; PG_UINT64_MAX: it
+								 * has not */
 
 	/* the reader alone: the last gap row that a look has shown */
 	uint64		told_gap;		/* gap epoch */

@@ -354,6 +354,7 @@ init_subscription(Subscription *subscription)
 	ConditionVariableInit(&subscription->reader.cv);
 	pg_atomic_init_u64(&subscription->seq, 0);
 	pg_atomic_init_u64(&subscription->gap_seen, 0);
+	pg_atomic_init_u64(&subscription->sought, PG_UINT64_MAX);
 	pg_atomic_init_u64(&subscription->gap_epoch, 0);
 	pg_atomic_init_u64(&subscription->position_version, 0);
 	registry_init_stats(&subscription->stats);

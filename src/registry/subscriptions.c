@@ -172,6 +172,7 @@ registry_drop_subscription(Database *database, Subscription *subscription)
 	subscription->reader.pid = 0;
 	subscription->reader.waiting = false;
 	SpinLockRelease(&subscription->reader.mutex);
+	pg_atomic_write_u64(&subscription->sought, PG_UINT64_MAX);
 
 	subscription_key(&key, database->oid, subscription->name);
 	LWLockAcquire(pgpubsub_control->subscription_lock, LW_EXCLUSIVE);

@@ -127,15 +127,32 @@ pin_or_pass(const char *name, uint64 seq)
 	return slot;
 }
 
+#ifdef USE_ASSERT_CHECKING
+/* Is the event with that seq noted, or a later one?  A commit has shown that. */
+static bool
+is_noted(uint64 seq)
+{
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+	{
+		if (pg_atomic_read_u64(&relay.database->log.segments[i].last_seq) >= seq)
+			return true;
+	}
+	return false;
+}
+#endif
+
 /* An event that was noted goes into the ring, or passes by it. */
 static void
 show_event(const char *name, int pid, const char *payload, Size len,
 		   uint64 seq)
 {
 	Database   *database = relay.database;
-	int			slot = pin_or_pass(name, seq);
+	int			slot;
 	Channel    *channel;
 
+	/* nobody may see an event whose seq may change */
+	Assert(is_noted(seq));
+	slot = pin_or_pass(name, seq);
 	if (slot < 0)
 		return;
 	channel = &database->channels[slot];

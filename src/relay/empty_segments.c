@@ -17,6 +17,7 @@
 #include "access/transam.h"
 #include "base/debug.h"
 #include "miscadmin.h"
+#include "relay/relay.h"
 #include "utils/memutils.h"
 
 /* Who needs a segment is asked so often, unless the log is full. */
@@ -117,7 +118,7 @@ segment_is_staged(int segment, bool notify)
 	return !all;
 }
 
-/* The segment was emptied. */
+/* The segment is emptied: say so.  Cannot fail. */
 static void
 show_empty(int segment)
 {
@@ -137,6 +138,28 @@ show_empty(int segment)
 	do
 		turn = pg_atomic_read_u32(&relay.database->log.turn);
 	while (!log_show_empty(relay.database, segment, true, turn));
+}
+
+/*
+ * A transaction of this process commits.  If it has emptied something, which only
+ * a relay's does, show that while all of it is locked: who waits for the lock
+ * finds it so.  Cannot fail.
+ */
+void
+relay_empty_at_commit(void)
+{
+	int			emptied = segments->emptied;
+
+	if (emptied == RELAY_EMPTIED_NOTHING)
+		return;
+	segments->emptied = RELAY_EMPTIED_NOTHING;
+	if (emptied == RELAY_EMPTIED_POSITIONS)
+	{
+		DEBUG_POINT("durable_positions_emptied");
+		return;
+	}
+	show_empty(emptied - RELAY_EMPTIED_SEGMENT(0));
+	DEBUG_POINT("durable_emptied");
 }
 
 /* Are all rows of the segment noted, and sent? */
@@ -159,13 +182,16 @@ lock_and_empty(int segment, SegmentHolders *losing)
 	if (!is_noted(segment) ||
 		!log_lock_to_empty(LOG_ROWS, segment) ||
 		!log_lock_to_empty(LOG_NOTES, segment) ||
-		!is_noted(segment))
+		!is_noted(segment) || segment_is_needed(segment, losing))
 		return false;
+	Assert(survey_all_noted(segment));
+	Assert(losing || relay_positions_past(segment));
 	if (losing && !segment_lose(losing))
 		return false;
-	DEBUG_POINT("durable_emptying");
 	log_empty(LOG_ROWS, segment);
 	log_empty(LOG_NOTES, segment);
+	segments->emptied = RELAY_EMPTIED_SEGMENT(segment);
+	DEBUG_POINT("durable_emptying");
 	return true;
 }
 
@@ -209,6 +235,7 @@ segment_empty(int segment, SegmentHolders *losing)
 	PG_CATCH();
 	{
 		done = false;
+		segments->emptied = RELAY_EMPTIED_NOTHING;
 		relay_segments_error("empty a segment of the log");
 		if (losing)
 			segment_not_lost(losing);
@@ -220,7 +247,6 @@ segment_empty(int segment, SegmentHolders *losing)
 		relay_emptying_failed(emptying);
 		return false;
 	}
-	show_empty(segment);
 	end_pauses();
 	if (losing)
 		segment_lost(losing);

@@ -201,6 +201,24 @@ raise_ceiling(void)
 	durable->ceiling = position.seq;
 }
 
+#ifdef USE_ASSERT_CHECKING
+/* The highest seq that any segment has. */
+static uint64
+highest_noted(void)
+{
+	uint64		highest = 0;
+
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+	{
+		LogSegment *known = &relay.database->log.segments[i];
+		uint64		last = pg_atomic_read_u64(&known->last_seq);
+
+		highest = Max(highest, last);
+	}
+	return highest;
+}
+#endif
+
 /*
  * Begin a batch, and its transaction; raises what writing to the log does.
  */
@@ -225,6 +243,8 @@ note_begin(void)
 										  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	durable->batch->next_seq = ring_newest_seq(relay.database->ring) + 1;
 	durable->batch->at = GetCurrentTimestamp();
+	Assert(durable->batch->next_seq > highest_noted());
+	Assert(durable->batch->next_seq <= durable->ceiling);
 	MemoryContextSwitchTo(old);
 }
 
@@ -234,6 +254,7 @@ note_begin(void)
 uint64
 note_next_seq(void)
 {
+	Assert(durable->batch->next_seq <= durable->ceiling);
 	return durable->batch->next_seq++;
 }
 
@@ -289,6 +310,10 @@ add_to_runs(BatchNote *to, TransactionId xid, BlockNumber block,
 	LogNote    *note = &to->note;
 	LogRun	   *run = note->nruns > 0 ? &note->runs[note->nruns - 1] : NULL;
 
+	/* seqs ascend, and so do a transaction's rows: no row is noted twice */
+	Assert(run == NULL || run->seq + run->count <= seq);
+	Assert(run == NULL || run->xid != xid || run->block < block ||
+		   (run->block == block && run->offset + run->count <= offset));
 	if (run && run->xid == xid && run->block == block &&
 		run->offset + run->count == offset && run->seq + run->count == seq)
 	{

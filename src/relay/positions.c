@@ -12,6 +12,7 @@
  */
 #include "relay/relay_internal.h"
 
+#include "access/table.h"
 #include "registry/channel_lists.h"
 #include "utils/memutils.h"
 
@@ -202,6 +203,10 @@ relay_restore_position(Subscription *subscription)
 		return;
 	}
 	lost = entry->position->lost;
+
+	/* versions that were given out since, and may have committed, are above */
+	Assert(pg_atomic_read_u64(&subscription->position_version) <=
+		   entry->position->version);
 	pg_atomic_write_u64(&subscription->position_version,
 						entry->position->version);
 	pg_atomic_write_u64(&subscription->seq, entry->position->seq);
@@ -257,3 +262,83 @@ relay_place_new(Subscription *subscription)
 		!registry_all_durable(database, subscription))
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 }
+
+#ifdef USE_ASSERT_CHECKING
+/* What a subscription has consumed of a channel. */
+typedef struct Consumed
+{
+	int64		id;				/* the subscription's */
+	char		channel[NAMEDATALEN];
+} Consumed;
+
+/* List what subscriptions that nobody reads or changes are bound to. */
+static int
+list_consumed(Consumed *list, int room)
+{
+	int			count = 0;
+
+	LWLockAcquire(relay.database->lock, LW_EXCLUSIVE);
+	foreach_dlist(Subscription, subscription, node,
+				  &relay.database->subscriptions)
+	{
+		if (subscription->id == 0 || subscription->reader.pid != 0 ||
+			subscription->state != SUBSCRIPTION_ACTIVE)
+			continue;
+		foreach_dlist(Binding, binding, subscription_node,
+					  &subscription->bindings)
+		{
+			Channel    *channel = &relay.database->channels[binding->channel];
+
+			if (channel->is_pattern || count == room ||
+				(binding->flags & (BINDING_ADDED | BINDING_DROPPED)) != 0)
+				continue;
+			list[count].id = subscription->id;
+			strlcpy(list[count++].channel, channel->name, NAMEDATALEN);
+		}
+	}
+	LWLockRelease(relay.database->lock);
+	return count;
+}
+
+/* So many bindings are looked at. */
+#define MOST_CONSUMED	1000
+
+/*
+ * Are the positions that the log has past all that is in the segment?  In the
+ * transaction that is to empty it, and has it locked.  Who is read just now, or
+ * has no position yet, is left out.
+ */
+bool
+relay_positions_past(int segment)
+{
+	Consumed   *list = palloc(MOST_CONSUMED * sizeof(Consumed));
+
+	/* in this order: what was consumed before is in the log by now */
+	int			count = list_consumed(list, MOST_CONSUMED);
+	List	   *positions;
+	ListCell   *lc;
+
+	for (int i = 0; i < LOG_POSITIONS; i++)
+	{
+		Relation	rel = log_try_open(LOG_POSITION, i, AccessShareLock);
+
+		if (rel == NULL)
+			return true;
+		table_close(rel, AccessShareLock);
+	}
+	positions = log_positions_read(-1);
+	foreach(lc, positions)
+	{
+		LogPosition *position = lfirst(lc);
+
+		for (int i = 0; i < count; i++)
+		{
+			if (list[i].id == position->id &&
+				restored_seq(position, list[i].channel) <
+				log_note_last_seq(segment, list[i].channel))
+				return false;
+		}
+	}
+	return true;
+}
+#endif

@@ -16,6 +16,7 @@
 extern PGDLLEXPORT void pgpubsub_relay_main(Datum database_oid);
 extern void relay_staged_at_commit(void);
 extern void relay_note_at_commit(void);
+extern void relay_empty_at_commit(void);
 
 /* for the launcher, too */
 extern void worker_exit_if_terminated(int code);

@@ -169,6 +169,11 @@ typedef enum SegmentVerdict
 	SEGMENT_BLOCKED				/* one of them is never to lose anything */
 } SegmentVerdict;
 
+/* What a transaction has emptied: one of these, or a segment. */
+#define RELAY_EMPTIED_NOTHING		0
+#define RELAY_EMPTIED_POSITIONS		1
+#define RELAY_EMPTIED_SEGMENT(n)	((n) + 2)
+
 /* turn_segments.c, turn_positions.c */
 typedef struct RelaySegments
 {
@@ -184,6 +189,7 @@ typedef struct RelaySegments
 	uint64		position_bytes; /* of the relation that positions go to */
 	uint64		position_live;	/* what it had when the other was emptied */
 	int64		retain;			/* the longest of all rules, in us */
+	int			emptied;		/* by the transaction at hand; see above */
 	RelayEmptying segment[LOG_SEGMENTS];
 	RelayEmptying position;
 	TimestampTz full_since;		/* when the oldest segment was needed first */
@@ -374,6 +380,7 @@ typedef struct SegmentHolders
 } SegmentHolders;
 
 extern bool segment_is_held(int segment);
+extern bool segment_is_needed(int segment, const SegmentHolders *losing);
 extern SegmentHolders *segment_find_holders(int segment, bool evict);
 extern bool segment_lose(SegmentHolders *holders);
 extern void segment_lost(SegmentHolders *holders);
@@ -387,6 +394,14 @@ extern bool segment_is_staged(int segment, bool notify);
 extern bool segment_empty(int segment, SegmentHolders *losing);
 extern void segment_holders_unseen(int segment);
 extern int	segment_empty_unneeded(int *used, int count);
+
+#ifdef USE_ASSERT_CHECKING
+/* survey.c */
+extern bool survey_all_noted(int segment);
+
+/* positions.c */
+extern bool relay_positions_past(int segment);
+#endif
 
 /* segment_room.c */
 extern void segment_show_full(uint32 full, const char *name);

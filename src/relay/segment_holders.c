@@ -4,7 +4,8 @@
  *	  Who needs a segment of the log, and what is lost if it is emptied anyway.
  *
  * 1. A binding holds a segment if its channel has a note there behind what the
- *	  binding has consumed, as committed.  Most are told without a look at the
+ *	  binding has consumed, as committed; or behind the place to which an open
+ *	  transaction has moved it back.  Most are told without a look at the
  *	  notes, by the seqs that are known.  A subscription holds it that is
  *	  lasting or temporary, being created or dropped; a pattern holds nothing.
  *
@@ -35,7 +36,7 @@ struct SegmentHolder
 	Subscription *subscription;
 	uint32		generation;		/* of the subscription */
 	int			channel;
-	uint64		seq;			/* the binding's */
+	uint64		seq;			/* behind which the binding needs it */
 	OnFull		on_full;		/* what becomes of it when the log is full */
 	bool		busy;			/* somebody reads or creates it */
 	char		name[NAMEDATALEN];
@@ -54,6 +55,16 @@ typedef struct LostPosition
 	NameData   *names;
 } LostPosition;
 
+/* The seq behind which the binding needs what its channel has. */
+static uint64
+needed_seq(Binding *binding)
+{
+	uint64		committed = pg_atomic_read_u64(&binding->seq);
+	uint64		sought = pg_atomic_read_u64(&binding->subscription->sought);
+
+	return Min(committed, sought);
+}
+
 /*
  * May the binding have something to read in a segment with events up to that
  * seq?  database->lock is held.
@@ -68,7 +79,7 @@ may_hold(Binding *binding, uint64 last_seq)
 		binding->subscription->state == SUBSCRIPTION_FREE ||
 		database->channels[binding->channel].is_pattern)
 		return false;
-	seq = pg_atomic_read_u64(&binding->seq);
+	seq = needed_seq(binding);
 	return seq < last_seq &&
 		ring_log_newest(database->ring, binding->channel) > seq;
 }
@@ -84,7 +95,7 @@ describe(Binding *binding, SegmentHolder *holder)
 	holder->subscription = subscription;
 	holder->generation = subscription->generation;
 	holder->channel = binding->channel;
-	holder->seq = pg_atomic_read_u64(&binding->seq);
+	holder->seq = needed_seq(binding);
 	holder->on_full = subscription->on_full;
 	if (subscription->temporary || subscription->foreign ||
 		subscription->evicted)
@@ -155,6 +166,41 @@ static uint64
 last_seq_of(int segment)
 {
 	return pg_atomic_read_u64(&relay.database->log.segments[segment].last_seq);
+}
+
+/* Is the binding one of those that lose the segment? */
+static bool
+is_losing(const SegmentHolders *losing, const SegmentHolder *holder)
+{
+	for (int i = 0; losing && i < losing->count; i++)
+	{
+		if (losing->holders[i].binding == holder->binding &&
+			losing->holders[i].subscription == holder->subscription &&
+			losing->holders[i].generation == holder->generation)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * In the transaction that has locked the segment to empty it: does anybody need
+ * it but the holders given, or NULL?  Who has begun to need it before, by going
+ * back, is seen; who does later finds that it is locked.
+ */
+bool
+segment_is_needed(int segment, const SegmentHolders *losing)
+{
+	int			count;
+	SegmentHolder *holders = find_candidates(last_seq_of(segment), &count);
+	bool		needed = false;
+
+	for (int i = 0; i < count && !needed; i++)
+		needed = !is_losing(losing, &holders[i]) &&
+			log_note_last_seq(segment, holders[i].channel_name) >
+			holders[i].seq;
+	if (holders)
+		pfree(holders);
+	return needed;
 }
 
 /*

@@ -31,7 +31,17 @@
 
 static RelayDurable *const durable = &relay.durable;
 
-/* Mark the run's rows as noted. */
+/* Is the row at that place noted? */
+static bool
+is_noted(const NotedRows *noted, BlockNumber block, OffsetNumber offset)
+{
+	int			bit = offset - 1;
+
+	return block < noted->nblocks && bit < MaxHeapTuplesPerPage &&
+		(noted->bits[(Size) block * PAGE_BITS + bit / 8] & (1 << bit % 8)) != 0;
+}
+
+/* Mark the run's rows as noted.  No two runs have the same row. */
 static void
 mark_run(NotedRows *noted, const LogRun *run)
 {
@@ -50,20 +60,11 @@ mark_run(NotedRows *noted, const LogRun *run)
 	{
 		int			bit = run->offset - 1 + i;
 
+		Assert(!is_noted(noted, run->block, run->offset + i));
 		if (bit < MaxHeapTuplesPerPage)
 			noted->bits[(Size) run->block * PAGE_BITS + bit / 8] |=
 				(uint8) (1 << bit % 8);
 	}
-}
-
-/* Is the row at that place noted? */
-static bool
-is_noted(const NotedRows *noted, BlockNumber block, OffsetNumber offset)
-{
-	int			bit = offset - 1;
-
-	return block < noted->nblocks && bit < MaxHeapTuplesPerPage &&
-		(noted->bits[(Size) block * PAGE_BITS + bit / 8] & (1 << bit % 8)) != 0;
 }
 
 /* What the note says, the segment shows. */
@@ -333,3 +334,20 @@ survey_log(Recovery *recovery, bool rows)
 	relay_end();
 	MemoryContextSwitchTo(recovery->context);
 }
+
+#ifdef USE_ASSERT_CHECKING
+/*
+ * Are all rows of the segment noted, each once?  In the transaction that is to
+ * empty it, and has it locked.
+ */
+bool
+survey_all_noted(int segment)
+{
+	Recovery   *recovery = palloc0(sizeof(Recovery));
+
+	recovery->context = CurrentMemoryContext;
+	read_notes(recovery, segment);
+	read_rows(recovery, segment);
+	return recovery->nrows == 0;
+}
+#endif

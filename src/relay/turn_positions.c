@@ -140,6 +140,8 @@ copy_and_empty(int from, int to)
 	table_close(rel, NoLock);
 	DEBUG_POINT("durable_positions_copied");
 	log_empty(LOG_POSITION, from);
+	segments->emptied = RELAY_EMPTIED_POSITIONS;
+	DEBUG_POINT("durable_positions_copied");
 	return true;
 }
 
@@ -187,6 +189,7 @@ relay_turn_positions(void)
 		TURN_BYTES + LIVE_FACTOR * segments->position_live)
 	{
 		pg_atomic_write_u32(&log->position, (uint32) other);
+		DEBUG_POINT("durable_positions_switched");
 		segments->position_bytes = 0;
 		empty = false;
 		other = current;

@@ -393,6 +393,7 @@ relay_turn_segments(void)
 	}
 	PG_CATCH();
 	{
+		segments->emptied = RELAY_EMPTIED_NOTHING;
 		relay_segments_error("look at the log of durable channels");
 		relay_segments_due_in(RETRY_MS);
 		segment_let_grow();

@@ -2,7 +2,7 @@
 # while many write and read.  Nobody misses an event, or gets one twice, and the
 # order is kept.
 #
-#   DURABLE_ROUNDS=60   how often; 14 by default
+#   DURABLE_ROUNDS=60   how often; 15 by default
 #   DURABLE_SEED=...    repeats the dice, not the timing
 
 use strict;
@@ -12,7 +12,7 @@ use PgPubsub::Durable;
 use PgPubsub::Test;
 use Test::More;
 
-my $rounds = $ENV{DURABLE_ROUNDS} // 14;
+my $rounds = $ENV{DURABLE_ROUNDS} // 15;
 
 my $node = new_server('durable_relay', conf => q{
 pgpubsub.queue_size = 1MB
@@ -76,6 +76,30 @@ sub pause
 	return;
 }
 
+# Relay and launcher stand still together, until writers have waited for as long as
+# publish_timeout says and were refused.
+sub pause_both
+{
+	my $watcher = client($node);
+	my $refused = $load->refused;
+	my @stopped;
+	my $ok = eval {
+		foreach my $kind (qw(launcher relay))
+		{
+			my $pid = wait_until(sub { pid_of($kind) }, "a $kind");
+
+			push @stopped, $pid if $pid && stop_process($watcher, $pid);
+		}
+		wait_until(sub { $load->refused > $refused }, 'a writer that is refused');
+		1;
+	};
+	kill 'CONT', @stopped;
+	die $@ unless $ok;
+	is(scalar @stopped, 2, 'relay and launcher stood still, longer than writers wait');
+	$watcher->quit;
+	return;
+}
+
 my @actions = (
 	[ 'the relay is terminated' => sub { terminate('relay') } ],
 	[
@@ -84,6 +108,7 @@ my @actions = (
 	[ 'the launcher is terminated'  => sub { terminate('launcher') } ],
 	[ 'the relay stands still'      => sub { pause('relay', 50) } ],
 	[ 'the launcher stands still'   => sub { pause('launcher', 50) } ],
+	[ 'both stand still'            => \&pause_both ],
 	[
 		'no relay is started' => sub {
 			my $pid = pid_of('relay') || 0;
