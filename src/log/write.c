@@ -187,6 +187,10 @@ log_writer_flush(LogWriter *writer)
 		return;
 	old = MemoryContextSwitchTo(writer->context);
 	CHECK_FOR_INTERRUPTS();
+
+	/* pages beyond what is needed would be found by nobody afterwards */
+	if (writer->bulk)
+		PGPUBSUB_EXTEND_AS_NEEDED(writer->bulk);
 	table_multi_insert(writer->rel, writer->slots, writer->nslots,
 					   writer->command, HEAP_INSERT_SKIP_FSM, writer->bulk);
 	for (int i = 0; i < writer->nslots; i++)
