@@ -30,7 +30,8 @@
  * the extension.  They have the VARDATA family outside of postgres.h, a read
  * that raises an error if it gets less, one ownership check for all kinds of
  * objects, an UPDATE that says which kinds of indexes it touches, and call the
- * number of a relation's file another name.
+ * number of a relation's file another name.  Who inserts in bulk gets ever more
+ * pages at a time there, unless told not to.
  */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
@@ -47,6 +48,8 @@
 #define PGPUBSUB_UPDATE_INDEXES_ALL TU_All
 #define PGPUBSUB_SET_NEW_FILE(rel) \
 	RelationSetNewRelfilenumber(rel, (rel)->rd_rel->relpersistence)
+#define PGPUBSUB_EXTEND_AS_NEEDED(bistate) \
+	((bistate)->already_extended_by = 0)
 #else
 #undef PGDLLEXPORT
 #define PGDLLEXPORT __attribute__((visibility("default")))
@@ -79,6 +82,7 @@ extern int no_such_variable
 #define PGPUBSUB_UPDATE_INDEXES_ALL true
 #define PGPUBSUB_SET_NEW_FILE(rel) \
 		RelationSetNewRelfilenode(rel, (rel)->rd_rel->relpersistence)
+#define PGPUBSUB_EXTEND_AS_NEEDED(bistate) ((void) (bistate))
 #endif
 
 /*

@@ -239,6 +239,9 @@ log_writer_flush(LogWriter *writer)
 
 	/* or the segment could be emptied, with what this transaction has there */
 	Assert(CheckRelationLockedByMe(writer->rel, RowExclusiveLock, false));
+	/* pages beyond what is needed would be found by nobody afterwards */
+	if (writer->bulk)
+		PGPUBSUB_EXTEND_AS_NEEDED(writer->bulk);
 	table_multi_insert(writer->rel, writer->slots, writer->nslots,
 					   writer->command, HEAP_INSERT_SKIP_FSM, writer->bulk);
 	for (int i = 0; i < writer->nslots; i++)

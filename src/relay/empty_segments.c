@@ -224,6 +224,7 @@ segment_empty(int segment, SegmentHolders *losing)
 
 	if (!relay_emptying_due(emptying))
 		return false;
+	emptying->error = false;
 	PG_TRY();
 	{
 		relay_begin("emptying a segment of the log");
@@ -236,6 +237,7 @@ segment_empty(int segment, SegmentHolders *losing)
 	{
 		done = false;
 		segments->emptied = RELAY_EMPTIED_NOTHING;
+		emptying->error = true;
 		relay_segments_error("empty a segment of the log");
 		if (losing)
 			segment_not_lost(losing);

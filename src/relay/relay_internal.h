@@ -157,6 +157,7 @@ typedef struct RelayEmptying
 	TimestampTz at;				/* not before this time; 0: at once */
 	int			pause;			/* the next pause, in ms; 0: the shortest */
 	bool		unseen;			/* who needs it could not be found out */
+	bool		error;			/* the last try has raised one */
 } RelayEmptying;
 
 /* What the holders of a segment let be done with it. */

@@ -114,10 +114,11 @@ segment_let_grow(void)
 
 /*
  * Say what the verdict on the oldest segment means for writers; holders is NULL
- * if there is none, since it is locked.
+ * if there is none, since it is locked.  With error, it could not be emptied for
+ * one.
  */
 static void
-tell_full(const SegmentHolders *holders)
+tell_full(const SegmentHolders *holders, bool error)
 {
 	SegmentVerdict verdict = holders ? holders->verdict : SEGMENT_FREE;
 
@@ -141,7 +142,9 @@ tell_full(const SegmentHolders *holders)
 		case SEGMENT_LOSABLE:
 			segment_show_full(0, "");
 			segment_let_grow();
-			warn_full(SEGMENT_FREE, "The oldest segment is in use by another session, or is yet to be noted or sent; the log grows.");
+			warn_full(SEGMENT_FREE, error ?
+					  "The oldest segment could not be emptied, for an error that was logged before; the log grows." :
+					  "The oldest segment is in use by another session, or is yet to be noted or sent; the log grows.");
 			break;
 	}
 }
@@ -151,7 +154,7 @@ void
 segment_tell_locked(void)
 {
 	relay_segments_due_in(FULL_LOOK_MS);
-	tell_full(NULL);
+	tell_full(NULL, false);
 }
 
 /* Has the log been full for so long that subscriptions are to be evicted? */
@@ -194,7 +197,8 @@ find_holders(int segment, bool evict)
 
 /*
  * The segment is needed.  Who reads may free it at any moment, so there is no
- * pause for those who hold it; and no long one for a lock.
+ * pause for those who hold it; and no long one for a lock.  After an error, as of
+ * a full disk, there is.
  */
 static void
 hurry(RelayEmptying *emptying)
@@ -202,6 +206,8 @@ hurry(RelayEmptying *emptying)
 	TimestampTz soon = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												   RELAY_FIRST_TRY_MS);
 
+	if (emptying->error)
+		return;
 	emptying->at = emptying->pause == 0 ? 0 : Min(emptying->at, soon);
 	emptying->pause = Min(emptying->pause, RELAY_FIRST_TRY_MS);
 }
@@ -261,6 +267,6 @@ segment_make_room(const int *used, int count, bool full)
 		segment_empty(oldest, holders->count > 0 ? holders : NULL))
 		return true;
 	if (full)
-		tell_full(holders);
+		tell_full(holders, emptying->error);
 	return false;
 }

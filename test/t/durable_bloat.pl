@@ -153,9 +153,15 @@ sub rotations
 	return $admin->value("SELECT rotations FROM pgpubsub.stat_log WHERE datname = 'postgres'");
 }
 
+sub appended_bytes
+{
+	return $admin->value("SELECT appended_bytes FROM pgpubsub.stat_log WHERE datname = 'postgres'");
+}
+
 my @clients = map { client($node) } 1 .. 3;
 publish_some(@clients) foreach 1 .. 36;
 my $first         = rotations();
+my $appended      = appended_bytes();
 my %tables        = sizes('^(?!log_)');
 my %catalogs      = catalog_sizes();
 my $disk          = bytes_besides_log();
@@ -178,7 +184,9 @@ while (rotations() < $first + $turns)
 	my $positions = total(sizes('^log_position'));
 	$most_positions = $positions if $positions > $most_positions;
 }
-my $done = rotations() - $first;
+my $done        = rotations() - $first;
+my $bytes       = appended_bytes() - $appended;
+my $turned_over = $done * $share;
 note sprintf '%d turns, %d events; at most %.1f MB of segments, %.1f MB of one, %.1f MB of positions', $done, $published, $most / $mb,
   $most_segment / $mb, $most_positions / $mb;
 
@@ -187,6 +195,9 @@ cmp_ok($done, '>=', $turns, 'segments have taken their turns');
 # what comes between two looks of the relay is beyond a segment's share
 cmp_ok($most, '<', 1.5 * $size, 'the log was within its size all the time, about');
 cmp_ok($most_segment, '<', 4 * $share, 'and so was each segment');
+
+# rows are without gaps, but for what is left at the end of a page
+cmp_ok($bytes / $turned_over, '>', 0.65, 'segments are full of events');
 cmp_ok($most_positions, '<', 3 * $mb, 'positions took little room');
 my %after = sizes('^(?!log_)');
 is_deeply(\%after, \%tables, 'no other table of the extension has grown');
