@@ -317,7 +317,8 @@ $admin->run("SELECT pgpubsub.unsubscribe('s')");
 	$admin->settle;
 	$number{a} = $admin->value("SELECT max(trim(payload)::int) FROM pgpubsub.poll('dropping', 100000)");
 	is($number{a} % 100, 0, 'whole transactions are there');
-	cmp_ok($number{a} - $from, '>', 10_000, 'they fill the log');
+	# (a segment has two thirds of its share at least, however seldom the relay looks)
+	cmp_ok($number{a} - $from, '>', 9_000, 'they fill the log');
 
 	# it reads on: the writer goes on
 	$writer->run("SET pgpubsub.publish_timeout = '30s'");
