@@ -10,6 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 plan skip_all => 'needs /proc' unless -r "/proc/$$/status";
+plan skip_all => 'a sanitizer keeps what is freed' if $ENV{SANITIZED};
 
 my $node = new_server('async_memory', conf => q{
 pgpubsub.publish_mode = async

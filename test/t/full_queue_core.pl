@@ -124,7 +124,8 @@ $writer->run("SET pgpubsub.publish_timeout = '10min'");
 $writer->begin("SELECT pgpubsub.publish('c', '" . ++$count . "$pad')");
 ok(waits_in_extension($admin, $writer), 'a writer waits');
 $blocker->run('COMMIT');
-$blocker->quit;    # its notifications are not taken
+$blocker->quit;    # or the notifications that it does not take hold the queue
+ok(wait_until(sub { $listener->pump(0); return $writer->done; }, 'the writer'), 'it ends');
 $writer->finish;
 is($writer->sqlstate, '', 'and goes on when that session has ended its transaction');
 wait_until(sub { take(); @taken >= $count }, 'all events');
