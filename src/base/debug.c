@@ -22,7 +22,10 @@
  * 3. pgpubsub.debug_clock_back has a server that starts see the clock so many
  *	  seconds back when it chooses the first seqs.
  *
- * All settings are for the server's configuration alone, and shown nowhere.
+ * 4. pgpubsub.debug_crossings tells how often the events of durable channels that
+ *	  the session has polled came by turns from the log and from the ring.
+ *
+ * The others are for the server's configuration alone, and all are shown nowhere.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,6 +40,7 @@
 
 int			debug_inbox_divisor = 1;
 int			debug_clock_back = 0;
+static int	debug_crossings = 0;
 static char *debug_points = NULL;
 
 /*
@@ -66,6 +70,13 @@ debug_init(void)
 							PGC_POSTMASTER,
 							GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_UNIT_S,
 							NULL, NULL, NULL);
+	DefineCustomIntVariable("pgpubsub.debug_crossings",
+							"Shows how often the session went from the log to the ring, and back.",
+							NULL,
+							&debug_crossings, 0, 0, INT_MAX,
+							PGC_INTERNAL,
+							GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							NULL, NULL, NULL);
 }
 
 /*
@@ -89,6 +100,25 @@ debug_point(const char *name)
 		pg_usleep(1000);
 	ereport(LOG,
 			(errmsg_internal("pgpubsub debug point %s: going on", name)));
+}
+
+/* So many subscriptions, at least, are told from one another. */
+#define DEBUG_READERS	64
+
+/*
+ * The session has polled an event of a durable channel, from the log or from the
+ * ring, for the subscription in that slot.
+ */
+void
+debug_crossing(int subscription, bool from_log)
+{
+	static uint8 last[DEBUG_READERS];	/* 0: none; 1: the ring; 2: the log */
+	uint8	   *before = &last[subscription % DEBUG_READERS];
+	uint8		now = from_log ? 2 : 1;
+
+	if (*before != 0 && *before != now)
+		debug_crossings++;
+	*before = now;
 }
 
 #endif							/* USE_ASSERT_CHECKING */

@@ -29,6 +29,7 @@
 #include "read/merge.h"
 
 #include "access/xact.h"
+#include "base/debug.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
@@ -151,6 +152,10 @@ put_message(Poll *poll, Cursor *cursor, const Head *head)
 	cursor->seq = Max(cursor->seq, seq);
 	cursor->delivered++;
 	poll->logged |= head->from_log || record->in_log;
+	if (head->from_log || record->in_log)
+		DEBUG_CROSSING((int) (poll->claim->own.subscription -
+							  pgpubsub_control->subscriptions),
+					   head->from_log);
 	poll->delivered_bytes += VARSIZE(poll->payload) - VARHDRSZ;
 	poll->last_seq = seq;
 }

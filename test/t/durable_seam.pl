@@ -1,9 +1,9 @@
-# Durable channels, read from the log and from the queue by turns, some hundreds of
-# times, while others write: each event comes once, in order, whichever of the two
+# Durable channels, read from the log and from the queue by turns, a thousand times,
+# while others write, and with pauses of the reader and of the relay in between: each event comes once, in order, whichever of the two
 # it comes from.  Of a channel that is not durable, beside them, as many are lost as
 # the gap rows say.
 #
-#   SEAM_ROUNDS=3000    how often; 320 by default
+#   SEAM_CROSSINGS=9000 how often at least; 1000 by default
 #   SEAM_SEED=...       repeats the dice, not the timing
 
 use strict;
@@ -13,8 +13,8 @@ use PgPubsub::Test;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $rounds = $ENV{SEAM_ROUNDS} // 320;
-my $seed   = $ENV{SEAM_SEED}   // int(time * 1000) % 1000000;
+my $crossings = $ENV{SEAM_CROSSINGS} // 1000;
+my $seed      = $ENV{SEAM_SEED}   // int(time * 1000) % 1000000;
 
 note "SEAM_SEED=$seed";
 srand($seed);
@@ -26,7 +26,8 @@ pgpubsub.staging_size = 256kB
 pgpubsub.publish_timeout = 30s
 log_statement = none
 });
-my $points = open_points($node);
+my $points = open_points($node, needed => 1);
+my %pauses;
 
 my ($writer, $second, $reader, $admin) = map { client($node) } 1 .. 4;
 
@@ -142,6 +143,7 @@ sub stop_between
 {
 	my ($point) = @_;
 
+	$pauses{$point}++;
 	if ($point eq 'poll_seam')
 	{
 		my $subscription = (qw(all pattern mixed rare))[ rand 4 ];
@@ -164,7 +166,19 @@ sub stop_between
 	return;
 }
 
-foreach my $round (1 .. $rounds)
+# How often events have come from the log after the queue, or the other way round.
+sub crossed
+{
+	return $reader->value("SELECT current_setting('pgpubsub.debug_crossings')");
+}
+
+# Enough of that, with enough pauses on both sides?
+sub is_done
+{
+	return crossed() >= $crossings && !grep { ($pauses{$_} // 0) < $crossings / 10 } qw(poll_seam durable_noted);
+}
+
+for (my $round = 1; !is_done(); $round++)
 {
 	# Much is written before anybody reads: by many transactions, which go through
 	# the queue, or by one that passes by it.
@@ -191,7 +205,7 @@ foreach my $round (1 .. $rounds)
 		$done &&= $any == 0;
 	}
 	push @wrong, "a writer has failed: $second->{error}{M}" if $second->{error};
-	stop_between(rand() < 0.7 ? 'poll_seam' : 'durable_noted') if defined $points && $round % 8 == 0;
+	stop_between($round % 2 == 0 ? 'durable_noted' : 'poll_seam');
 	last if @wrong;
 }
 $admin->settle;
@@ -217,7 +231,9 @@ is($had{mixed}{events} + $had{mixed}{lost}, $durable + $memory, 'what is not dur
 cmp_ok($had{mixed}{lost}, '<', $memory, 'some of it came');
 is($admin->value("SELECT string_agg(subscription || ' ' || pending || ' ' || lost, ', ' ORDER BY subscription) FROM pgpubsub.stat_subscriptions WHERE subscription <> 'settle'"),
 	"all 0 0, mixed 0 $had{mixed}{lost}, pattern 0 0, rare 0 0", 'the view says so, too');
-note "$had{all}{events} events; $had{mixed}{lost} of $memory lost";
+cmp_ok(crossed(), '>=', $crossings, 'from the log to the queue, and back');
+cmp_ok($pauses{$_}, '>=', $crossings / 10, "with pauses at $_") foreach qw(poll_seam durable_noted);
+note crossed() . " crossings, $pauses{poll_seam} and $pauses{durable_noted} pauses; $had{all}{events} events; $had{mixed}{lost} of $memory lost";
 
 $_->quit foreach $writer, $second, $reader, $admin;
 $node->stop('fast');
