@@ -17,6 +17,7 @@
 #include "access/transam.h"
 #include "base/debug.h"
 #include "miscadmin.h"
+#include "storage/proc.h"
 #include "utils/memutils.h"
 
 /* Who needs a segment is asked so often, unless the log is full. */
@@ -57,8 +58,13 @@ relay_emptying_failed(RelayEmptying *emptying)
 void
 relay_segments_error(const char *what)
 {
+	int			timeout = LockTimeout;
+
 	relay_durable_error(what, &segments->logged_at,
 						"The log grows until it can be done.");
+
+	/* the rollback has reset it, and the look goes on */
+	LockTimeout = timeout;
 }
 
 /* Does a rule have the segment's events kept yet? */
@@ -161,7 +167,8 @@ lock_and_empty(int segment, SegmentHolders *losing)
 		!log_lock_to_empty(LOG_NOTES, segment) ||
 		!is_noted(segment))
 		return false;
-	if (losing && !segment_lose(losing))
+	if ((losing && !segment_lose(losing)) ||
+		!log_keep_counts(relay.database, segment))
 		return false;
 	DEBUG_POINT("durable_emptying");
 	log_empty(LOG_ROWS, segment);

@@ -156,7 +156,13 @@ relay_restore_position(Subscription *subscription)
 	uint64		lost;
 
 	if (relay.durable.unreadable)
+	{
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+
+		/* what it writes counts more than what could not be read */
+		pg_atomic_write_u64(&subscription->position_version,
+							(uint64) GetCurrentTimestamp());
+	}
 	if (relay.durable.positions == NULL || subscription->id == 0)
 		return;
 	entry = hash_search(relay.durable.positions, &subscription->id,
@@ -167,6 +173,11 @@ relay_restore_position(Subscription *subscription)
 		return;
 	}
 	lost = entry->position->lost;
+	if (lost == LOG_LOST_UNKNOWN)
+	{
+		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+		lost = 0;
+	}
 	pg_atomic_write_u64(&subscription->position_version,
 						entry->position->version);
 	pg_atomic_write_u64(&subscription->seq, entry->position->seq);
