@@ -329,7 +329,7 @@ COMMENT ON FUNCTION pgpubsub.subscribe(text, text[], text, text, boolean) IS
 subscription: a name of 1 to 63 bytes.
 channels: names of 1 to 63 bytes each, in which * stands for any run of characters.
 on_full: what happens when the queue is full of events that the subscription has not read: drop, evict or block. For block, the user must be a superuser or own the database.
-start_at: which event is read first: now, oldest, a sequence number, or a timestamp, from which on events of durable channels are read.
+start_at: which event is read first: now, oldest, a sequence number, or a timestamp, from which on events of durable channels are read; neither may be of the future. Where events are gone from that number on, poll() begins with a gap row: it has their number where the log of durable channels knows it, else -1.
 temporary: whether the subscription ends with this session, or with DISCARD ALL.
 Errors: 22004 a null; 2202E channels has more than one dimension; 22023 a bad argument; 25006 on a standby, or in a read-only transaction; 40001 the subscription is newer than this transaction''s snapshot; 42501 the user does not own the subscription, or may not use block; 42710 the subscription exists with the other lifetime; 42939 a channel is reserved; 42P01 the extension''s table is not there, or its schema is somebody else''s; 53400 a pool is full (names the setting to raise); 55000 pgpubsub is not preloaded, there is no relay, or the subscription''s row was deleted from the table; 55006 another session is reading the subscription (names its pid).';
 
@@ -379,10 +379,10 @@ CREATE FUNCTION pgpubsub.seek(
     LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION pgpubsub.seek(text, text) IS
-'Moves the position of the subscription, back or ahead, when this transaction commits; if it rolls back, the subscription is where it was. Returns the seq that comes next: that of the first event that the next poll can return. Events that are passed over count as consumed, and those that are no longer there as lost.
+'Moves the position of the subscription, back or ahead, when this transaction commits; if it rolls back, the subscription is where it was. Returns the seq that comes next: that of the first event that the next poll can return. Events that are passed over count neither as delivered nor as lost; those that are gone from the new position on are told by the next gap row, whose number is -1 where the log of durable channels does not know it.
 subscription: a name of 1 to 63 bytes.
 start_at: which event is read next, as in pgpubsub.subscribe(): now, oldest, a sequence number, or a timestamp, from which on events of durable channels are read.
-Errors: 22004 a null; 22023 a bad name or start_at; 25006 on a standby, or in a read-only transaction; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
+Errors: 22004 a null; 22023 a bad name or start_at, or one of the future; 25006 on a standby, or in a read-only transaction; 42501 the user does not own the subscription; 42704 the subscription does not exist; 55000 pgpubsub is not preloaded, or there is no relay; 55006 another session is reading the subscription (names its pid).';
 
 CREATE FUNCTION pgpubsub.unsubscribe(
     subscription text

@@ -74,7 +74,8 @@ enum
 								 * may be used */
 	LOG_POSITION_VERSION,		/* the highest one counts */
 	LOG_POSITION_SEQ,			/* up to which it has consumed */
-	LOG_POSITION_LOST,			/* events lost and not told yet */
+	LOG_POSITION_LOST,			/* events lost and not told yet; -1: so many
+								 * that it is not known */
 	LOG_POSITION_CHANNELS,		/* channels that are elsewhere, ... */
 	LOG_POSITION_SEQS,			/* ... and where */
 	LOG_POSITION_COLUMNS = LOG_POSITION_SEQS
@@ -151,7 +152,7 @@ typedef struct LogNote
 	uint32		events;
 	uint64		bytes;
 	TimestampTz at;
-	LogRun	   *runs;
+	LogRun	   *runs;			/* none where there are no events */
 	int			nruns;
 } LogNote;
 
@@ -164,7 +165,7 @@ typedef struct LogPosition
 	int64		id;
 	uint64		version;
 	uint64		seq;
-	uint64		lost;
+	uint64		lost;			/* or LOG_LOST_UNKNOWN */
 	int			nchannels;
 	char	  **channels;
 	uint64	   *seqs;
@@ -255,6 +256,13 @@ extern void log_note_insert(Relation rel, const LogNote *note);
 extern void log_note_parse(Relation rel, HeapTuple tuple, LogNote *note);
 extern bool log_note_last(const char *channel, LogNote *note);
 extern uint64 log_note_last_seq(int segment, const char *channel);
+
+/* counts.c */
+#define LOG_LOST_UNKNOWN	PG_UINT64_MAX
+extern bool log_keep_counts(Database *database, int segment);
+extern void log_show_counts(Database *database, const LogNote *note);
+extern uint64 log_lost(Database *database, const char *channel, uint64 seq,
+					   bool *before);
 
 /* reader.c */
 typedef struct LogReader LogReader;

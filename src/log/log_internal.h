@@ -38,7 +38,14 @@ extern NoteScan *note_scan_begin(int segment, const char *channel, uint64 seq,
 								 bool upwards);
 extern bool note_scan_next(NoteScan *scan, LogNote *note);
 extern void note_scan_end(NoteScan *scan);
+extern bool log_note_next_channel(int segment, char *channel);
+extern bool log_note_nearest(int segment, const char *channel, uint64 seq,
+							 bool above, LogNote *note);
 extern Relation log_open_valid_index(Relation rel, List *indexes);
 pg_noreturn extern void log_raise_corrupted(Relation rel);
+
+/* reader.c */
+extern uint64 log_note_count(const LogNote *note, uint64 after, uint64 upto,
+							 uint64 *bytes);
 
 #endif							/* PGPUBSUB_LOG_INTERNAL_H */

@@ -11,7 +11,12 @@
  *	  together.  An index on (channel, last seq) leads to the first note with
  *	  something that a reader has not had.
  *
- * 3. A note counts when its transaction has committed, whoever looks with
+ * 3. Where a segment is emptied, a note without events stays of each channel
+ *	  that had notes there, in another segment: so what the channel has
+ *	  had in all is not forgotten.  One of no channel, the empty name, tells up
+ *	  to which seq events were emptied.
+ *
+ * 4. A note counts when its transaction has committed, whoever looks with
  *	  whatever snapshot: readers do not look by snapshots.
  *
  *-------------------------------------------------------------------------
@@ -46,7 +51,8 @@ log_note_insert(Relation rel, const LogNote *note)
 	CatalogIndexState indexes;
 	HeapTuple	tuple;
 
-	Assert(note->nruns > 0 && note->nruns <= LOG_MAX_RUNS);
+	Assert(note->nruns <= LOG_MAX_RUNS);
+	Assert((note->nruns > 0) == (note->events > 0));
 	Assert(note->first_seq > 0 && note->last_seq >= note->first_seq);
 	SET_VARSIZE(runs, size);
 	memcpy(VARDATA(runs), note->runs, size - VARHDRSZ);
@@ -103,9 +109,9 @@ log_note_parse(Relation rel, HeapTuple tuple, LogNote *note)
 	note->at = DatumGetTimestampTz(values[LOG_NOTE_AT - 1]);
 	runs = DatumGetByteaPCopy(values[LOG_NOTE_RUNS - 1]);
 	note->nruns = (int) ((VARSIZE(runs) - VARHDRSZ) / sizeof(LogRun));
-	if (note->nruns < 1 || note->nruns > LOG_MAX_RUNS)
+	if (note->nruns > LOG_MAX_RUNS || (note->nruns > 0) != (note->events > 0))
 		log_raise_corrupted(rel);
-	note->runs = palloc(note->nruns * sizeof(LogRun));
+	note->runs = palloc(Max(note->nruns, 1) * sizeof(LogRun));
 	memcpy(note->runs, VARDATA(runs), note->nruns * sizeof(LogRun));
 	pfree(runs);
 }
@@ -192,15 +198,57 @@ note_scan_end(NoteScan *scan)
 uint64
 log_note_last_seq(int segment, const char *channel)
 {
-	NoteScan   *scan = note_scan_begin(segment, channel, PG_INT64_MAX, false);
 	LogNote		note;
-	bool		found = note_scan_next(scan, &note);
 
-	note_scan_end(scan);
-	if (!found)
+	if (!log_note_nearest(segment, channel, PG_INT64_MAX, false, &note))
 		return 0;
 	pfree(note.runs);
-	return note.last_seq;
+	return note.events > 0 ? note.last_seq : 0;
+}
+
+/*
+ * The first channel behind that one, in the order of the index, that has a note
+ * in the segment; false if there is none.  channel has NAMEDATALEN bytes.
+ */
+bool
+log_note_next_channel(int segment, char *channel)
+{
+	NoteScan   *scan = note_scan_begin(segment, channel, 0, true);
+	ScanKeyData key;
+	LogNote		note;
+	bool		found;
+
+	ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_TEXT_GT, scan->channel);
+	key.sk_collation = C_COLLATION_OID;
+	index_endscan(scan->scan);
+	scan->scan = PGPUBSUB_INDEX_BEGINSCAN(scan->rel, scan->index, SnapshotAny,
+										  1);
+	index_rescan(scan->scan, &key, 1, NULL, 0);
+	found = note_scan_next(scan, &note);
+	if (found)
+	{
+		strlcpy(channel, note.channel, NAMEDATALEN);
+		pfree(note.runs);
+	}
+	note_scan_end(scan);
+	return found;
+}
+
+/*
+ * The channel's note nearest to the seq in the segment: the first that ends
+ * there or behind it, or with above false the last that ends before it.  Its
+ * runs are in the current memory context.  Returns false if there is none.
+ */
+bool
+log_note_nearest(int segment, const char *channel, uint64 seq, bool above,
+				 LogNote *note)
+{
+	NoteScan   *scan = note_scan_begin(segment, channel,
+									   above ? seq - 1 : seq, above);
+	bool		found = note_scan_next(scan, note);
+
+	note_scan_end(scan);
+	return found;
 }
 
 /*

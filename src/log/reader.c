@@ -313,9 +313,12 @@ log_reader_next(LogReader *reader, LogChannel *channel, uint64 after,
 	return true;
 }
 
-/* Add up the note's events behind the one seq, and not behind the other. */
-static uint64
-count_in_note(const LogNote *note, uint64 after, uint64 upto, uint64 *bytes)
+/*
+ * How many of the note's events are behind the one seq, and not behind the
+ * other; *bytes is increased by what their payloads have, about.
+ */
+uint64
+log_note_count(const LogNote *note, uint64 after, uint64 upto, uint64 *bytes)
 {
 	uint64		events = 0;
 
@@ -334,7 +337,8 @@ count_in_note(const LogNote *note, uint64 after, uint64 upto, uint64 *bytes)
 	}
 
 	/* payloads are not looked at for this: about so much */
-	*bytes += note->bytes / note->events * events;
+	if (events > 0)
+		*bytes += note->bytes / note->events * events;
 	return events;
 }
 
@@ -363,11 +367,11 @@ log_reader_count(LogReader *reader, const char *name, uint64 after,
 			bool		more = note.last_seq < upto;
 
 			CHECK_FOR_INTERRUPTS();
-			if (note.first_seq <= upto)
+			if (note.first_seq <= upto && note.events > 0)
 			{
 				if (oldest_at && (*oldest_at == 0 || note.at < *oldest_at))
 					*oldest_at = note.at;
-				events += count_in_note(&note, after, upto, bytes);
+				events += log_note_count(&note, after, upto, bytes);
 			}
 			pfree(note.runs);
 			if (!more)
@@ -401,7 +405,7 @@ log_reader_since(LogReader *reader, const char *name, TimestampTz time)
 		while (!found && note_scan_next(scan, &note))
 		{
 			CHECK_FOR_INTERRUPTS();
-			found = note.at >= time;
+			found = note.at >= time && note.events > 0;
 			if (found)
 				result = Min(result, note.first_seq - 1);
 			pfree(note.runs);

@@ -141,7 +141,10 @@ ack_channel(Ack *ack, Cursor *cursor)
 	if (ack->seq >= ack->claim->own.subscription->told_seq &&
 		cursor->binding->told_lost > 0)
 	{
-		uint64		told = cursor->binding->told_lost;
+		/* what was told of a place that was sought and rolled back is not */
+		uint64		untold = pg_atomic_read_u64(&cursor->binding->log_lost) -
+			cursor->log_lost;
+		uint64		told = Min(cursor->binding->told_lost, untold);
 
 		cursor->lost += told;
 		cursor->log_lost += told;
@@ -213,9 +216,13 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 	position_consume(ack.claim);
 	for (int i = 0; i < position->ncursors; i++)
 		ack_channel(&ack, &position->cursors[i]);
-	if (subscription->told_gap > position->gap_seen &&
+	if ((subscription->told_gap > position->gap_seen || position->gap_shown) &&
 		ack.seq >= subscription->told_seq)
-		position->gap_seen = subscription->told_gap;
+	{
+		position->gap_seen = Max(position->gap_seen, subscription->told_gap);
+		position->gap_sought = position->gap_shown = false;
+		ack.logged |= position_reads_durable(ack.claim);
+	}
 	position->delivered_bytes += ack.bytes;
 	position->seq = Max(position->seq, ack.last_seq);
 	position->logged |= ack.logged;

@@ -257,7 +257,8 @@ merge_find_heads(Poll *poll)
 		pg_read_barrier();
 	} while (registry_relay_epoch(claim->database, claim->own.subscription) !=
 			 poll->relay_epoch);
-	poll->gap_unknown = poll->gap_epoch != claim->position.gap_seen;
+	poll->gap_unknown = poll->gap_epoch != claim->position.gap_seen ||
+		claim->position.gap_sought;
 	return !binaryheap_empty(poll->heap) || poll->missed > 0 ||
 		poll->gap_unknown;
 }

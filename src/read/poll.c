@@ -87,6 +87,7 @@ put_gap(Poll *poll)
 	values[0] = Int64GetDatum((int64) poll->gap_seq);
 	values[5] = Int64GetDatum(poll->gap_unknown ? -1 : (int64) poll->missed);
 	tuplestore_putvalues(poll->store, poll->desc, values, nulls);
+	poll->logged |= poll->gap_unknown && position_reads_durable(poll->claim);
 
 	for (int i = 0; i < poll->ncursors; i++)
 	{
@@ -233,6 +234,7 @@ note_told(Poll *poll)
 	if (reader_claim_valid(claim))
 	{
 		subscription->told_gap = poll->gap_epoch;
+		claim->position.gap_shown = claim->position.gap_sought;
 		subscription->told_seq = poll->gap_seq;
 		for (int i = 0; i < poll->ncursors; i++)
 		{
@@ -258,6 +260,7 @@ note_consumed(Poll *poll)
 
 	poll->claim->handed_out = true;
 	position->gap_seen = poll->gap_epoch;
+	position->gap_sought = false;
 	position->delivered_bytes += poll->delivered_bytes;
 	position->seq = Max(position->seq, poll->last_seq);
 	position->logged |= poll->logged;
@@ -303,20 +306,15 @@ keep_progress(Poll *poll)
 static void
 check_may_write(Poll *poll)
 {
-	Database   *database = poll->claim->database;
-
-	if (!poll->consume || !XactReadOnly || poll->claim->own.subscription->id == 0)
-		return;
-	for (int i = 0; i < poll->ncursors; i++)
-	{
-		if (database->channels[poll->cursors[i].channel].durable)
-			ereport(ERROR,
-					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-					 errmsg("cannot consume events of a durable channel in a read-only transaction"),
-					 errdetail("How far subscription \"%s\" has read is written when the transaction commits.",
-							   poll->claim->own.subscription->name),
-					 errhint("Poll in a transaction that may write, or with consume => false.")));
-	}
+	if (poll->consume && XactReadOnly &&
+		poll->claim->own.subscription->id != 0 &&
+		position_reads_durable(poll->claim))
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot consume events of a durable channel in a read-only transaction"),
+				 errdetail("How far subscription \"%s\" has read is written when the transaction commits.",
+						   poll->claim->own.subscription->name),
+				 errhint("Poll in a transaction that may write, or with consume => false.")));
 }
 
 /*

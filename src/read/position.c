@@ -273,6 +273,23 @@ position_advance(Claim *claim, uint64 seq)
 }
 
 /*
+ * Does the claim read a durable channel, so that what it has been told of gaps is
+ * in the log, too?
+ */
+bool
+position_reads_durable(Claim *claim)
+{
+	for (int i = 0; i < claim->position.ncursors; i++)
+	{
+		int			channel = claim->position.cursors[i].channel;
+
+		if (claim->database->channels[channel].durable)
+			return true;
+	}
+	return false;
+}
+
+/*
  * Show where cursors stand that this transaction has moved over no event.  The
  * lock is held, and the claim is valid.
  */
@@ -330,6 +347,9 @@ position_write(Claim *claim)
 		row.seqs[row.nchannels++] = cursor->seq;
 	}
 	LWLockRelease(claim->database->lock);
+	if (position->gap_sought ||
+		pg_atomic_read_u64(&subscription->gap_epoch) != position->gap_seen)
+		row.lost = LOG_LOST_UNKNOWN;
 	log_position_insert(claim->database, &row);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -361,7 +381,7 @@ position_publish(Claim *claim)
 			   cursor->binding->channel == cursor->channel);
 		registry_set_position(cursor->binding, cursor->number, cursor->pos,
 							  cursor->logged, cursor->seq);
-		if (cursor->log_lost > 0)
+		if (cursor->log_lost != 0)
 			pg_atomic_fetch_sub_u64(&cursor->binding->log_lost,
 									cursor->log_lost);
 		pg_atomic_fetch_add_u64(&channel->delivered, cursor->delivered);
@@ -370,6 +390,8 @@ position_publish(Claim *claim)
 		lost += cursor->lost;
 	}
 	pg_atomic_write_u64(&subscription->gap_seen, claim->position.gap_seen);
+	if (claim->position.gap_sought)
+		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 	pg_atomic_write_u64(&subscription->seq, claim->position.seq);
 	pg_atomic_fetch_add_u64(&subscription->stats.delivered, delivered);
 	pg_atomic_fetch_add_u64(&subscription->stats.delivered_bytes,

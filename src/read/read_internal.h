@@ -29,7 +29,8 @@ typedef struct Cursor
 	uint64		logged;			/* of the ring's records up to that number,
 								 * those that are in the log, too */
 	uint64		seq;			/* up to which all in the log is consumed */
-	uint64		log_lost;		/* of the binding's log_lost, what was told */
+	uint64		log_lost;		/* of the binding's log_lost, what was told,
+								 * without what seek() adds: modulo 2^64 */
 	uint64		delivered;		/* events that this transaction has consumed */
 	uint64		lost;			/* events that it has found missing */
 	bool		moved;			/* without either, as by seek() */
@@ -48,6 +49,9 @@ typedef struct Position
 	bool		consumed;		/* there is something that commit has to write */
 	bool		logged;			/* and some of it was in the log */
 	bool		sought;			/* it may have gone back */
+	bool		gap_sought;		/* to where nobody knows how many are missing;
+								 * not told yet */
+	bool		gap_shown;		/* but a look has shown it */
 } Position;
 
 /* A position to which a rollback to a savepoint returns. */
@@ -163,7 +167,17 @@ typedef struct Placement
 	RingPos		pos;
 	uint64		logged;
 	uint64		seq;
+	uint64		lost;			/* events behind it that the log has lost; or
+								 * LOG_LOST_UNKNOWN */
+	bool		was_logged;		/* the log had events before it */
 } Placement;
+
+/* What of that is known. */
+static inline uint64
+placement_lost(const Placement *place)
+{
+	return place->lost == LOG_LOST_UNKNOWN ? 0 : place->lost;
+}
 
 /* start_at.c */
 extern void start_at_parse(const char *start_at, StartAt *start);
@@ -217,6 +231,7 @@ extern void position_skip(Cursor *cursor, uint64 number, uint64 logged);
 extern uint64 position_missed(const Cursor *cursor, uint64 number,
 							  uint64 logged);
 extern void position_advance(Claim *claim, uint64 seq);
+extern bool position_reads_durable(Claim *claim);
 extern void position_show_progress(Claim *claim);
 extern void position_write(Claim *claim);
 extern void position_publish(Claim *claim);

@@ -5,7 +5,9 @@
  *
  * The position moves with the transaction, as ack() moves it: it is committed
  * with it, and rolled back with it or its savepoint.  Nothing that is passed
- * over counts as lost or delivered.
+ * over counts as lost or delivered.  What is missing from the new place on is:
+ * the next gap row tells that, and nothing of what was missing elsewhere.  It is
+ * part of the position, in this process until commit, and in the log.
  *
  *-------------------------------------------------------------------------
  */
@@ -74,9 +76,12 @@ next_seq(Claim *claim)
 	return result;
 }
 
-/* Move the claim's cursors to those places. */
+/*
+ * Move the claim's cursors to those places; gap: there may be more missing than
+ * they say.  The lock is held, and the claim is valid.
+ */
 static void
-move_cursors(Claim *claim, const Placement *places)
+move_cursors(Claim *claim, const Placement *places, bool gap)
 {
 	Position   *position = &claim->position;
 
@@ -89,8 +94,15 @@ move_cursors(Claim *claim, const Placement *places)
 		cursor->logged = places[i].logged;
 		cursor->seq = places[i].seq;
 		cursor->moved = true;
+
+		/* the relay adds nothing while somebody reads */
+		cursor->log_lost = pg_atomic_read_u64(&cursor->binding->log_lost) -
+			placement_lost(&places[i]);
+		cursor->binding->told_lost = 0;
 	}
 	position->logged = position->sought = true;
+	position->gap_sought = gap;
+	position->gap_shown = false;
 }
 
 /*
@@ -104,7 +116,6 @@ pgpubsub_seek(PG_FUNCTION_ARGS)
 	StartAt		start;
 	Placement  *places;
 	Claim	   *claim;
-	bool		gone;
 
 	check_not_null(fcinfo, 1, "start_at");
 	start_at_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)), &start);
@@ -127,14 +138,12 @@ pgpubsub_seek(PG_FUNCTION_ARGS)
 						start.seq - 1 : 0);
 	DEBUG_POINT("durable_seeks");
 	places = find_places(claim, &start);
-	move_cursors(claim, places);
-
 	LWLockAcquire(database->lock, LW_SHARED);
-	gone = reader_claim_valid(claim) &&
-		start_at_gone(database, &start, places, claim->position.ncursors);
+	if (reader_claim_valid(claim))
+		move_cursors(claim, places,
+					 start_at_gone(database, &start, places,
+								   claim->position.ncursors));
 	LWLockRelease(database->lock);
-	if (gone)
-		pg_atomic_fetch_add_u64(&claim->own.subscription->gap_epoch, 1);
 	pfree(places);
 	PG_RETURN_INT64((int64) next_seq(claim));
 }

@@ -6,7 +6,9 @@
  * A place is now, the oldest event that is to be had, the event with a seq, or
  * the first one since a time.  Events of durable channels are looked for in the
  * log, all others in the ring, which does not know them by time further than
- * its own records.
+ * its own records.  What was there from the wanted seq on, and is not any more,
+ * is a gap.  The log tells how many events it has lost; of what was in the ring
+ * alone, nobody knows.
  *
  *-------------------------------------------------------------------------
  */
@@ -180,8 +182,22 @@ find_in_log(Database *database, const StartAt *start, int channel)
 }
 
 /*
- * Find the places of the channels.  The bindings stay, as this session is the
- * reader; no lock is held.
+ * Set what the log has lost of the channel from the place on; see log_lost().
+ * Only a seq asks for what is not there.
+ */
+static void
+find_lost(Database *database, const StartAt *start, Placement *place)
+{
+	if (start->kind == START_SEQ &&
+		pg_atomic_read_u32(&database->log.active) != 0)
+		place->lost = log_lost(database,
+							   database->channels[place->channel].name,
+							   start->seq, &place->was_logged);
+}
+
+/*
+ * Find the places of the channels, and what is lost there.  The bindings stay,
+ * as this session is the reader; no lock is held.
  */
 void
 start_at_find(Database *database, const StartAt *start, Placement *places,
@@ -193,6 +209,8 @@ start_at_find(Database *database, const StartAt *start, Placement *places,
 		Channel    *channel = &database->channels[place->channel];
 		uint64		newest;
 
+		place->lost = 0;
+		place->was_logged = false;
 		if (start->kind == START_NOW || channel->is_pattern)
 		{
 			place->seq = ring_newest_seq(database->ring);
@@ -205,6 +223,7 @@ start_at_find(Database *database, const StartAt *start, Placement *places,
 		}
 		find_in_ring(database, start, place);
 		place->seq = find_in_log(database, start, place->channel);
+		find_lost(database, start, place);
 	}
 }
 
@@ -227,7 +246,9 @@ is_gone(Database *database, uint64 seq, bool durable)
 
 /*
  * May some of the channels have had events from the wanted seq on that nobody
- * finds any more?  database->lock is held.
+ * finds any more, beside those that are known to be lost in their places?  Where
+ * the log knows, nothing else was lost, unless the channel was not durable yet.
+ * database->lock is held.
  */
 bool
 start_at_gone(Database *database, const StartAt *start,
@@ -242,7 +263,9 @@ start_at_gone(Database *database, const StartAt *start,
 		uint64		forgotten = channel->is_pattern ?
 			database->table.forgotten : channel->forgotten;
 
-		if (is_gone(database, start->seq, channel->durable) ||
+		if (places[i].lost == LOG_LOST_UNKNOWN ||
+			(places[i].lost == 0 && !places[i].was_logged &&
+			 is_gone(database, start->seq, channel->durable)) ||
 			(!channel->durable && start->seq <= forgotten))
 			return true;
 	}

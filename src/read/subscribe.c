@@ -159,8 +159,12 @@ place_bindings(Claim *claim, Request *request, bool created)
 	start_at_find(database, &request->start, places, count);
 	lock_claimed(claim);
 	for (int i = 0; i < count; i++)
+	{
 		registry_set_position(places[i].binding, places[i].number,
 							  places[i].pos, places[i].logged, places[i].seq);
+		pg_atomic_fetch_add_u64(&places[i].binding->log_lost,
+								placement_lost(&places[i]));
+	}
 	gone = start_at_gone(database, &request->start, places, count);
 	LWLockRelease(database->lock);
 	pfree(places);

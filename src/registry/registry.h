@@ -494,6 +494,10 @@ typedef struct DatabaseLog
 								 * before it looked at the segments */
 	ConditionVariable room_cv;	/* full has become false, looked has grown, or
 								 * a segment is empty */
+	pg_atomic_uint64 gone_seq;	/* up to which events were emptied; none
+								 * behind it was */
+	pg_atomic_uint64 forgotten_seq; /* up to which the counts of channels may
+									 * be unknown */
 
 	/*
 	 * A LogRecovery, written by the relay; LOG_NOT_RECOVERED also by a writer

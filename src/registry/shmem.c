@@ -212,6 +212,8 @@ registry_forget_log(Database *database)
 	pg_atomic_write_u32(&log->position, 0);
 	pg_atomic_write_u32(&log->full, 0);
 	pg_atomic_write_u32(&log->recovered, LOG_NOT_RECOVERED);
+	pg_atomic_write_u64(&log->gone_seq, 0);
+	pg_atomic_write_u64(&log->forgotten_seq, 0);
 	for (int i = 0; i < LOG_SEGMENTS; i++)
 	{
 		pg_atomic_write_u64(&log->segments[i].first_seq, 0);

@@ -112,6 +112,21 @@ is_due(uint64 rules, uint32 channels)
 }
 
 /*
+ * May the log have something of the channel?  One that is not durable any more
+ * may have left something there.
+ */
+static bool
+may_be_logged(const ChannelRule *rule)
+{
+	if (!rule->in_use || rule->is_pattern)
+		return false;
+	return rule->durable ||
+		(pg_atomic_read_u32(&relay.database->log.active) != 0 &&
+		 (durable->channels == NULL ||
+		  hash_search(durable->channels, rule->name, HASH_FIND, NULL) != NULL));
+}
+
+/*
  * Do what relay_apply_rules() does.  Raises 55000 if the table of rules is not
  * as it should be.
  */
@@ -142,7 +157,7 @@ apply_rules(void)
 		CHECK_FOR_INTERRUPTS();
 		if (rules[slot].in_use && any)
 			look_up(&rules[slot]);
-		if (rules[slot].durable && !rules[slot].is_pattern)
+		if (may_be_logged(&rules[slot]))
 			note_count_channel(slot);
 	}
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);

@@ -18,6 +18,7 @@
 #include "base/debug.h"
 #include "miscadmin.h"
 #include "relay/relay.h"
+#include "storage/proc.h"
 #include "utils/memutils.h"
 
 /* Who needs a segment is asked so often, unless the log is full. */
@@ -58,8 +59,13 @@ relay_emptying_failed(RelayEmptying *emptying)
 void
 relay_segments_error(const char *what)
 {
+	int			timeout = LockTimeout;
+
 	relay_durable_error(what, &segments->logged_at,
 						"The log grows until it can be done.");
+
+	/* the rollback has reset it, and the look goes on */
+	LockTimeout = timeout;
 }
 
 /* Does a rule have the segment's events kept yet? */
@@ -186,7 +192,8 @@ lock_and_empty(int segment, SegmentHolders *losing)
 		return false;
 	Assert(survey_all_noted(segment));
 	Assert(losing || relay_positions_past(segment));
-	if (losing && !segment_lose(losing))
+	if ((losing && !segment_lose(losing)) ||
+		!log_keep_counts(relay.database, segment))
 		return false;
 	log_empty(LOG_ROWS, segment);
 	log_empty(LOG_NOTES, segment);

@@ -32,6 +32,7 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "relay/relay.h"
+#include "storage/bufmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -61,16 +62,10 @@ typedef struct BatchNote
 	int			allocated;		/* of note.runs */
 } BatchNote;
 
-typedef struct BatchKey
-{
-	char		channel[NAMEDATALEN];
-	int			segment;
-} BatchKey;
-
 typedef struct BatchEntry
 {
-	BatchKey	key;
-	BatchNote  *last;
+	char		channel[NAMEDATALEN];	/* hash key */
+	BatchNote  *last;			/* its note that grows */
 } BatchEntry;
 
 /* The batch at hand, in its transaction's memory. */
@@ -225,7 +220,7 @@ highest_noted(void)
 void
 note_begin(void)
 {
-	HASHCTL		ctl = {.keysize = sizeof(BatchKey),.entrysize = sizeof(BatchEntry)};
+	HASHCTL		ctl = {.keysize = NAMEDATALEN,.entrysize = sizeof(BatchEntry)};
 	MemoryContext old;
 
 	Assert(durable->batch == NULL);
@@ -240,7 +235,7 @@ note_begin(void)
 	durable->batch = palloc0(sizeof(NoteBatch));
 	ctl.hcxt = TopTransactionContext;
 	durable->batch->entries = hash_create("pgpubsub notes", 64, &ctl,
-										  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+										  HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 	durable->batch->next_seq = ring_newest_seq(relay.database->ring) + 1;
 	durable->batch->at = GetCurrentTimestamp();
 	Assert(durable->batch->next_seq > highest_noted());
@@ -279,12 +274,15 @@ make_note(const char *channel, int segment, uint64 seq)
 	return result;
 }
 
-/* The note that an event of the channel in the segment goes to. */
+/*
+ * The note that an event of the channel in the segment goes to.  Of a channel's
+ * notes each ends before the next begins, whichever segments they are in: so
+ * their counts tell whether one is missing in between.
+ */
 static BatchNote *
 find_note(const char *channel, int segment, uint64 seq)
 {
 	BatchNote  *last = durable->batch->last;
-	BatchKey	key;
 	BatchEntry *entry;
 	bool		found;
 
@@ -292,11 +290,9 @@ find_note(const char *channel, int segment, uint64 seq)
 	if (last && last->segment == segment && last->note.nruns < LOG_MAX_RUNS &&
 		strcmp(last->note.channel, channel) == 0)
 		return last;
-	memset(&key, 0, sizeof(key));
-	strlcpy(key.channel, channel, NAMEDATALEN);
-	key.segment = segment;
-	entry = hash_search(durable->batch->entries, &key, HASH_ENTER, &found);
-	if (!found || entry->last->note.nruns == LOG_MAX_RUNS)
+	entry = hash_search(durable->batch->entries, channel, HASH_ENTER, &found);
+	if (!found || entry->last->segment != segment ||
+		entry->last->note.nruns == LOG_MAX_RUNS)
 		entry->last = make_note(channel, segment, seq);
 	durable->batch->last = entry->last;
 	return entry->last;
@@ -444,6 +440,41 @@ show_total(const LogNote *note)
 }
 
 /*
+ * The segment's notes are to be written to the relation.  If somebody else has
+ * emptied that, as REFRESH does, those who have not read what was there are told
+ * that something is missing.
+ */
+static void
+look_for_lost_notes(int index, Relation rel)
+{
+	Database   *database = relay.database;
+	LogSegment *segment = &database->log.segments[index];
+	uint64		last = pg_atomic_read_u64(&segment->last_seq);
+
+	if (last == 0 || RelationGetNumberOfBlocks(rel) > 0)
+		return;
+	ereport(LOG,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("relation \"%s\" of pgpubsub's log was emptied by somebody else",
+					RelationGetRelationName(rel)),
+			 errdetail("Subscriptions that have not read what was in it are told of a gap.")));
+	LWLockAcquire(database->lock, LW_SHARED);
+	foreach_dlist(Subscription, subscription, node, &database->subscriptions)
+	{
+		bool		misses = false;
+
+		foreach_dlist(Binding, binding, subscription_node,
+					  &subscription->bindings)
+			misses |= pg_atomic_read_u64(&binding->seq) < last;
+		if (misses)
+			pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+	}
+	LWLockRelease(database->lock);
+	pg_atomic_write_u64(&segment->first_seq, 0);
+	pg_atomic_write_u64(&segment->last_seq, 0);
+}
+
+/*
  * Write the batch's notes, and commit.  Raises what that does; then call
  * note_abort().
  */
@@ -459,8 +490,11 @@ note_write(void)
 		BatchNote  *noted = lfirst(lc);
 
 		if (rels[noted->segment] == NULL)
+		{
 			rels[noted->segment] = log_open(LOG_NOTES, noted->segment,
 											RowExclusiveLock);
+			look_for_lost_notes(noted->segment, rels[noted->segment]);
+		}
 		log_note_insert(rels[noted->segment], &noted->note);
 	}
 	for (int i = 0; i < LOG_SEGMENTS; i++)

@@ -192,7 +192,13 @@ relay_restore_position(Subscription *subscription)
 	uint64		lost;
 
 	if (relay.durable.unreadable)
+	{
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+
+		/* what it writes counts more than what could not be read */
+		pg_atomic_write_u64(&subscription->position_version,
+							(uint64) GetCurrentTimestamp());
+	}
 	if (relay.durable.positions == NULL || subscription->id == 0)
 		return;
 	entry = hash_search(relay.durable.positions, &subscription->id,
@@ -203,6 +209,11 @@ relay_restore_position(Subscription *subscription)
 		return;
 	}
 	lost = entry->position->lost;
+	if (lost == LOG_LOST_UNKNOWN)
+	{
+		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
+		lost = 0;
+	}
 
 	/* versions that were given out since, and may have committed, are above */
 	Assert(pg_atomic_read_u64(&subscription->position_version) <=

@@ -352,6 +352,9 @@ fill_position(Subscription *subscription, LostPosition *position, int room)
 			NameStr(position->names[row->nchannels]);
 		row->seqs[row->nchannels++] = seq;
 	}
+	if (pg_atomic_read_u64(&subscription->gap_epoch) !=
+		pg_atomic_read_u64(&subscription->gap_seen))
+		row->lost = LOG_LOST_UNKNOWN;
 	row->version = pg_atomic_add_fetch_u64(&subscription->position_version, 1);
 	return true;
 }

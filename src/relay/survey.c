@@ -106,6 +106,15 @@ read_notes(Recovery *recovery, int index)
 		old = MemoryContextSwitchTo(each);
 		log_note_parse(rel, tuple, &note);
 		MemoryContextSwitchTo(old);
+		if (note.events == 0)
+		{
+			/* what is kept of a segment that was emptied; see log/counts.c */
+			if (note.channel[0] == '\0')
+				log_show_counts(relay.database, &note);
+			recovery->highest_seq = Max(recovery->highest_seq, note.last_seq);
+			MemoryContextReset(each);
+			continue;
+		}
 		for (int i = 0; i < note.nruns; i++)
 			mark_run(&recovery->noted[index], &note.runs[i]);
 		show_note(&relay.database->log.segments[index], &note);

@@ -222,6 +222,179 @@ altered('there is no index', $drop, "$index (channel, last_seq)", @{ $users{log_
 altered('another one like it', 'CREATE INDEX other ON pgpubsub.log_note_1 (channel, last_seq)', 'DROP INDEX pgpubsub.other');
 is($admin->value('SELECT last_value FROM trapped'), 1, 'no code of an operator class was run');
 
+
+# Emptying: the relay cannot empty a segment that is altered, and says so
+
+# Segments that have rows.
+sub used_segments
+{
+	return $admin->value(
+		"SELECT count(*) FROM pg_class WHERE relnamespace = 'pgpubsub'::regnamespace AND relname LIKE 'log_row%' AND pg_relation_size(oid) > 0"
+	);
+}
+
+# Publish until so many segments are in use.
+sub fill
+{
+	my ($segments) = @_;
+
+	until (used_segments() >= $segments)
+	{
+		$writer->run("SELECT count(pgpubsub.publish('a', rpad(i::text, 1000))) FROM generate_series($number + 1, $number + 200) AS i");
+		$number += 200;
+		$admin->settle;
+	}
+	return;
+}
+
+sub set_log_size
+{
+	my ($size) = @_;
+
+	$admin->run("ALTER SYSTEM SET pgpubsub.log_size = '$size'");
+	$admin->run('SELECT pg_reload_conf()');
+	ok(wait_until(sub { $admin->value("SELECT current_setting('pgpubsub.log_size')") eq $size }, 'the new log_size'),
+		"log_size is $size");
+	return;
+}
+
+# What the log has on disk, by its view.
+sub used_bytes
+{
+	return $admin->value("SELECT used_bytes FROM pgpubsub.stat_log WHERE datname = 'postgres'");
+}
+
+sub read_all
+{
+	my ($subscription) = @_;
+	my @all;
+
+	$admin->settle;
+	while (my @rows = $admin->run("SELECT coalesce(trim(payload), 'gap:' || lost) FROM pgpubsub.poll('$subscription', 1000)"))
+	{
+		push @all, map { $_->[0] } @rows;
+	}
+	return @all;
+}
+
+$admin->run("SELECT pgpubsub.set_durable('a', retain => '0')");
+foreach my $relation ('log_row_1', 'log_note_1')
+{
+	my $offset = log_offset($node);
+
+	set_log_size('8MB');
+	$admin->run("SELECT pgpubsub.unsubscribe(name) FROM pgpubsub.subscription");
+	fill(1) if wait_until(sub { used_segments() <= 1 }, 'an empty log');
+	$admin->run("SELECT pgpubsub.subscribe('old', '{a}', 'block')");
+	my $first = $number + 1;
+	fill(3);
+	until ($admin->value("SELECT pg_relation_size('pgpubsub.log_row_1')") > 0)
+	{
+		read_all('old');
+		fill(3);
+	}
+	$first = $number + 1;
+	$admin->run("CREATE INDEX other ON pgpubsub.$relation (xid)") if $relation eq 'log_row_1';
+	$admin->run("CREATE INDEX other ON pgpubsub.$relation (channel, first_seq)") if $relation ne 'log_row_1';
+	$admin->run("SELECT pgpubsub.seek('old', 'now')");
+	ok($node->wait_for_log(qr/LOG:  pgpubsub relay could not [a-z ]+: relation "$relation"/, $offset),
+		"$relation has another index: the relay says why it empties nothing");
+	cmp_ok($admin->value("SELECT pg_relation_size('pgpubsub.log_row_1')"), '>', 0, 'and does not');
+	$admin->run('DROP INDEX pgpubsub.other');
+	ok(wait_until(sub { used_segments() <= 1 }, 'one segment'), 'when it was undone, it does');
+}
+
+# log_size is lowered below what is used
+
+foreach my $on_full ('drop', 'block')
+{
+	set_log_size('24MB');
+	$admin->run("SELECT pgpubsub.unsubscribe('old')");
+	$admin->run("SELECT pgpubsub.subscribe('old', '{a}', '$on_full')");
+	my $first = $number + 1;
+	fill(6);
+	my $used = used_bytes();
+	cmp_ok($used, '>', 12 * 1024 * 1024, "$on_full: much is used");
+	set_log_size('8MB');
+	is($admin->value("SELECT log_size FROM pgpubsub.stat_log WHERE datname = 'postgres'"), 8 * 1024 * 1024, 'the view has the new size');
+	if ($on_full eq 'drop')
+	{
+		$writer->run("SELECT pgpubsub.publish('a', rpad('@{[ ++$number ]}', 1000))");
+		ok(wait_until(sub { used_bytes() < 10 * 1024 * 1024 }, 'a log of 8MB'), 'the log shrinks to it');
+	}
+	else
+	{
+		$writer->run("SET pgpubsub.publish_timeout = '500ms'");
+		ok( wait_until(
+				sub {
+					$writer->query("SELECT count(pgpubsub.publish('a', rpad(i::text, 1000))) FROM generate_series($number + 1, $number + 200) AS i");
+					$number += 200 if $writer->sqlstate eq '';
+					return $writer->sqlstate;
+				},
+				'an error'),
+			'writers get an error');
+		is($writer->sqlstate, '53400', 'which says that the log is full');
+		like($writer->{error}{D}, qr/^Subscription "old" has not read/, 'and for whom');
+		cmp_ok(used_bytes(), '>', $used - 1024 * 1024, 'since nothing is lost');
+		is($admin->value("SELECT held_by FROM pgpubsub.stat_log WHERE datname = 'postgres'"), 'old', 'the view says so');
+	}
+	my @rows = read_all('old');
+	my $lost = $rows[0] =~ /^gap:(\d+)$/ ? $1 : 0;
+	shift @rows if $lost;
+	is($lost > 0, $on_full eq 'drop', 'lost is what the subscription lets be lost');
+	is("$rows[0] $rows[-1] " . @rows, join(' ', $first + $lost, $number, $number - $first - $lost + 1), 'all else is read');
+	ok( wait_until(
+			sub {
+				$writer->query("SELECT pgpubsub.publish('a', rpad('@{[ $number + 1 ]}', 1000))");
+				$number++ if $writer->sqlstate eq '';
+				return used_bytes() < 10 * 1024 * 1024;
+			},
+			'a log of 8MB'),
+		'and the log has its size');
+}
+
+# What cannot be undone: rows were rewritten, or are gone.  Who reads is told, and
+# can go on behind that.
+
+set_log_size('64MB');
+$writer->run('RESET pgpubsub.publish_timeout');
+my %destroyed = (
+	'rows are rewritten' =>
+	  [ 'XX001', 'ALTER MATERIALIZED VIEW pgpubsub.%s SET ACCESS METHOD other_heap; ALTER MATERIALIZED VIEW pgpubsub.%s SET ACCESS METHOD heap', 'log_row' ],
+	'rows are refreshed' => [ 'XX001', 'REFRESH MATERIALIZED VIEW pgpubsub.%s; REFRESH MATERIALIZED VIEW pgpubsub.%s WITH NO DATA', 'log_row' ],
+	'notes are refreshed' => [ '55000', 'REFRESH MATERIALIZED VIEW pgpubsub.%s WITH NO DATA', 'log_note' ],
+	'notes are refreshed, and more come' => [ 'gap', 'REFRESH MATERIALIZED VIEW pgpubsub.%s WITH NO DATA', 'log_note' ]);
+foreach my $how (sort keys %destroyed)
+{
+	my ($error, $sql, $kind) = @{ $destroyed{$how} };
+
+	$admin->run("SELECT pgpubsub.unsubscribe('old')");
+	ok(wait_until(sub { used_segments() <= 1 }, 'one segment'), 'nothing is in the log but in one segment');
+	$admin->run("SELECT pgpubsub.subscribe('old', '{a}', 'drop')");
+	$writer->run("SELECT count(pgpubsub.publish('a', rpad(i::text, 1000))) FROM generate_series($number + 1, $number + 100) AS i");
+	$number += 100;
+	$admin->settle;
+	my $relation = $admin->value(
+		"SELECT relname FROM pg_class WHERE relnamespace = 'pgpubsub'::regnamespace AND relname LIKE 'log_row%' AND pg_relation_size(oid) > 0") =~
+	  s/log_row/$kind/r;
+	$admin->run(sprintf $sql, $relation, $relation);
+	if ($error eq 'gap')
+	{
+		is(publishes(), '', "$how: publish");
+		$admin->settle;
+		my @rows = read_all('old');
+		is("$rows[0] $rows[-1]", "gap:-1 $number", 'a gap row says that events are missing');
+	}
+	else
+	{
+		is(looks(), $error, "$how: a look");
+		like($admin->{error}{H}, qr/pgpubsub\.seek\(\)/, 'which says how to go on');
+		$admin->run("SELECT pgpubsub.seek('old', 'now')");
+		is(publishes(), '', 'publish');
+		is(join(' ', read_all('old')), $number, 'behind that, all goes on');
+	}
+}
+
 $admin->quit;
 $writer->quit;
 $node->stop('fast');

@@ -37,9 +37,29 @@ create_taken($node, 'postgres',
 my $client = client($node);
 my $writer = client($node);
 
+# Pages that a look at the first rare event touches; the second time, when all of
+# the catalogs is known.
+my @touched;
+
+sub touch_rare
+{
+	my $look = "SELECT * FROM pgpubsub.poll('rare_away', 1, consume => false)";
+
+	is($client->value("SELECT payload FROM ($look) AS l"), 'rare 0', 'a look at what is rare');
+	is($client->subscription('rare_away', 'from_log'), 't', 'which is read from the log');
+	my ($pages) = map { $_->[0] =~ /Buffers: shared hit=(\d+)/ } $client->run("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) $look");
+	push @touched, $pages;
+	return;
+}
+
 # 60,000 events and some rare ones: two bulk inserts, and many transactions
 foreach my $part (0 .. 9)
 {
+	if ($part == 3)
+	{
+		$client->settle;
+		touch_rare();
+	}
 	$writer->run("SELECT pgpubsub.publish('rare', 'rare $part')");
 	$writer->run("INSERT INTO rows SELECT i, repeat('r', 100) FROM generate_series(1, 20000) AS i") if $part == 3;
 	foreach my $i (0 .. 3)
@@ -59,6 +79,9 @@ is($client->subscription('away', 'lost'), 0, 'nothing is lost');
 # A rare channel in a busy log
 
 is($client->subscription('rare_away', 'pending'), 10, 'so is what is rare');
+touch_rare();
+cmp_ok($touched[0], '>=', 3, "$touched[0] pages are touched for a rare event when the log is small");
+cmp_ok($touched[1], '<=', $touched[0] + 8, "and $touched[1] when it has ten times as much");
 is( join(' ', map { $_->[1] } $client->run("SELECT seq, payload FROM pgpubsub.poll('rare_away', 1000)")),
 	join(' ', map { "rare $_" } 0 .. 9),
 	'what is rare is read at once');
