@@ -6,8 +6,10 @@
  *		latency KIND SAMPLES
  *
  * KIND is native, transactional, async, durable, outbox or pgq.  The reader's
- * poll consumes; with async-ack and durable-ack it looks, and acks when the
- * client has the event.  The channel of durable is to be durable, and its
+ * poll consumes, and is a transaction of its own, whose commit is over when the
+ * client has the event.  With async-ack and durable-ack it looks, and acks when
+ * the client has the event; with async-begin and durable-begin it consumes in a
+ * transaction that the client commits when it has the event.  The channel of durable is to be durable, and its
  * subscription lasts, as all do whose positions are to outlive a crash.  An
  * outbox and PgQ cannot be waited for: they are asked every 10 ms.
  *
@@ -42,6 +44,7 @@
 
 static bool native;
 static bool acking;				/* the reader looks and acks */
+static bool in_transaction;		/* the reader has one open when it polls */
 static bool taking;				/* the reader takes from an outbox, or PgQ */
 
 /* The reader's query. */
@@ -49,7 +52,7 @@ typedef enum
 {
 	QUERY_NONE,					/* none; it looks again later, if it takes */
 	QUERY_POLL,
-	QUERY_ACK
+	QUERY_END					/* ack or commit */
 } Query;
 
 static Query query;
@@ -73,9 +76,18 @@ send_ack(PGconn *reader, const PGresult *shown)
 	const char *const params[] = {SUBSCRIPTION,
 	PQgetvalue(shown, PQntuples(shown) - 1, 0)};
 
-	query = QUERY_ACK;
+	query = QUERY_END;
 	if (!PQsendQueryParams(reader, "SELECT pgpubsub.ack($1, $2)", 2, NULL,
 						   params, NULL, NULL, 0))
+		client_die("%s", PQerrorMessage(reader));
+}
+
+/* Have the reader commit what it has consumed, and begin the next transaction. */
+static void
+send_commit(PGconn *reader)
+{
+	query = QUERY_END;
+	if (!PQsendQuery(reader, "COMMIT AND CHAIN"))
 		client_die("%s", PQerrorMessage(reader));
 }
 
@@ -88,6 +100,8 @@ take_result(PGconn *reader, const PGresult *result)
 
 	if (found && acking)
 		send_ack(reader, result);
+	else if (found && in_transaction)
+		send_commit(reader);
 	else if (!found && taking)
 	{
 		query = QUERY_NONE;
@@ -121,7 +135,7 @@ event_came(PGconn *reader)
 		int64_t		now = client_now_ns();
 
 		/* the next one's sending is not on this event's way */
-		if (query == QUERY_ACK)
+		if (query == QUERY_END)
 			send_poll(reader);
 		else if (take_result(reader, result))
 			came = now;
@@ -144,7 +158,7 @@ serve_reader(PGconn *reader, int64_t nanoseconds)
 		int64_t		now = client_now_ns();
 		struct pollfd fd = {.fd = PQsocket(reader), .events = POLLIN};
 
-		if (now >= end && query != QUERY_ACK)
+		if (now >= end && query != QUERY_END)
 			return;
 		if (taking && query == QUERY_NONE && now >= again_at)
 			send_poll(reader);
@@ -250,10 +264,11 @@ main(int argc, char **argv)
 	int64_t    *samples;
 
 	if (argc != 3)
-		client_die("usage: latency native|transactional|async[-ack]|durable[-ack]|outbox|pgq SAMPLES");
+		client_die("usage: latency native|transactional|async[-ack|-begin]|durable[-ack|-begin]|outbox|pgq SAMPLES");
 	kind = argv[1];
 	native = strcmp(kind, "native") == 0;
 	acking = strstr(kind, "-ack") != NULL;
+	in_transaction = strstr(kind, "-begin") != NULL;
 	taking = client_takes(kind);
 	count = client_number(argv[2], "SAMPLES");
 	samples = calloc(count, sizeof(int64_t));
@@ -286,6 +301,8 @@ main(int argc, char **argv)
 		client_execute(writer, set);
 		client_subscribe(reader, SUBSCRIPTION, CHANNEL, "now", durable);
 		client_prepare_poll(reader, !acking);
+		if (in_transaction)
+			client_execute(reader, "BEGIN");
 		send_poll(reader);
 	}
 
