@@ -69,8 +69,8 @@ bool
 log_keep_counts(Database *database, int segment)
 {
 	DatabaseLog *log = &database->log;
-	uint64		gone = Max(pg_atomic_read_u64(&log->gone_seq),
-						   pg_atomic_read_u64(&log->segments[segment].last_seq));
+	uint64		gone = pg_atomic_read_u64(&log->gone_seq);
+	uint64		last = pg_atomic_read_u64(&log->segments[segment].last_seq);
 	uint64		forgotten = pg_atomic_read_u64(&log->forgotten_seq);
 	MemoryContext context;
 	MemoryContext old;
@@ -78,6 +78,7 @@ log_keep_counts(Database *database, int segment)
 	int			kept = 0;
 	Relation	rel;
 
+	gone = Max(gone, last);
 	if (gone == 0)
 		return true;
 	Assert(log_current(database) != segment);

@@ -111,9 +111,10 @@ uint64
 log_limit(Database *database, int segment)
 {
 	LogSegment *known = &database->log.segments[segment];
+	uint64		share = log_share(database) + pg_atomic_read_u64(&known->extra);
+	uint64		rest = pg_atomic_read_u64(&known->rest);
 
-	return Max(log_share(database) + pg_atomic_read_u64(&known->extra),
-			   pg_atomic_read_u64(&known->rest));
+	return Max(share, rest);
 }
 
 /*

@@ -201,7 +201,7 @@ stat_log_add_backlog(Database *database, const LoggedChannel *channels,
 			next_in_ring = ring->oldest_at;
 		backlog->next_in_log |= !read && ring->next_in_log;
 		/* of payloads that are not in the log about so much */
-		if (pending > 0)
+		if (pending > 0 && ring->pending > 0)
 			add_pending(backlog, pending,
 						ring->bytes / ring->pending * pending,
 						ring->oldest_at);

@@ -339,6 +339,21 @@ is_too_early(void)
 }
 
 /*
+ * Does the relay know what the log has?  If not, the extension was updated just
+ * now: ask for that, and have it waited for.
+ */
+static bool
+is_surveyed(void)
+{
+	if (relay.database->log.surveyed || durable->unreadable)
+		return true;
+	(void) registry_request(relay.database);
+	durable->retry_at =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+	return false;
+}
+
+/*
  * Note and show what was taken, a number of batches at most.  Raises nothing:
  * what fails is tried again later.
  */
@@ -356,7 +371,7 @@ note_taken(void)
 
 	/* what has a place was written later than what is to be recovered */
 	durable->retry_at = durable->unrecovered ? durable->recover_at : 0;
-	if (durable->unrecovered)
+	if (durable->unrecovered || !is_surveyed())
 		return;
 	PG_TRY();
 	{

@@ -298,6 +298,22 @@ end_recovery(void)
 }
 
 /*
+ * The extension was updated from 1.0, and subscriptions that were loaded from its
+ * table have no id yet: load them again, before events are noted whose readers
+ * could not write their positions.  Returns false if the table is locked: then
+ * this is asked for again.
+ */
+static bool
+load_ids(void)
+{
+	pg_atomic_fetch_add_u64(&relay.database->requests.reload, 1);
+	if (relay_load_subscriptions())
+		return true;
+	(void) registry_request(relay.database);
+	return false;
+}
+
+/*
  * Find out what the log has, unless shared memory knows from an earlier relay,
  * and note what was not noted.  Raises what reading and writing the log does.
  */
@@ -318,13 +334,9 @@ recover(void)
 	if (!installed)
 		return;
 
-	/* subscriptions that were loaded from the table of 1.0 have no id yet */
 	if (!database->log.surveyed &&
-		pg_atomic_read_u32(&database->relay.loaded) != 0)
-	{
-		pg_atomic_fetch_add_u64(&database->requests.reload, 1);
-		(void) registry_request(database);
-	}
+		pg_atomic_read_u32(&database->relay.loaded) != 0 && !load_ids())
+		return;
 	recovery = make_recovery();
 	MemoryContextSwitchTo(recovery->context);
 	relay_begin("reading positions");

@@ -650,6 +650,26 @@ $admin->settle;
 crash([]);
 reads('s', 'logged', 'the update gives the channel its log');
 
+# and somebody locks the table before the relay has read from it what is new
+$_->quit foreach $writer, $locker;
+$writer = client($node);
+$locker = client($node);
+$admin->run('DROP EXTENSION pgpubsub');
+wait_for_relay($node, 'postgres', count => 0);
+$admin->run("CREATE EXTENSION pgpubsub VERSION '1.0'");
+$admin->run("SELECT pgpubsub.subscribe('s', '{c}')");
+$admin->run("BEGIN; ALTER EXTENSION pgpubsub UPDATE TO '1.1'; SELECT pgpubsub.set_durable('c')");
+$locker->begin('BEGIN; LOCK TABLE pgpubsub.subscription');
+ok(waits_for_lock($locker), 'somebody waits to lock the table of subscriptions');
+$admin->run('COMMIT');
+is($locker->finish->sqlstate, '', 'and locks it');
+$writer->publish('c', 'locked');
+is($admin->value("SELECT count(*) FROM pgpubsub.poll('s', timeout => '1s')"), 0, 'nobody reads whose position could not be kept');
+$locker->run('ROLLBACK');
+reads('s', 'locked', 'then it comes');
+crash([]);
+reads('s', '', 'and not again after a crash');
+
 $_->quit foreach $writer, $listener, $locker, $admin;
 $node->stop('fast');
 server_is_sound($node);
