@@ -141,7 +141,7 @@ copy_and_empty(int from, int to)
 	DEBUG_POINT("durable_positions_copied");
 	log_empty(LOG_POSITION, from);
 	segments->emptied = RELAY_EMPTIED_POSITIONS;
-	DEBUG_POINT("durable_positions_copied");
+	DEBUG_POINT("durable_positions_emptying");
 	return true;
 }
 

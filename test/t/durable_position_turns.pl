@@ -126,7 +126,7 @@ $admin->run(q{
 $admin->run("SELECT pgpubsub.set_durable('c')");
 $admin->run("SELECT pgpubsub.subscribe('s', '{c}'), pgpubsub.subscribe('q', '{c}'), pgpubsub.subscribe('idle', '{c}')");
 
-foreach my $point (qw(durable_positions_switched durable_positions_copied durable_positions_emptied))
+foreach my $point (qw(durable_positions_switched durable_positions_copied durable_positions_emptying durable_positions_emptied))
 {
 	foreach my $who (qw(server relay))
 	{
