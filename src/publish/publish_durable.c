@@ -353,7 +353,17 @@ write_and_stage(void)
 		write_and_free(writer, &reference);
 	log_writer_end(writer);
 	DEBUG_POINT("durable_rows_written");
-	if (durable.database)
+
+	/*
+	 * Now that a segment is locked, nobody drops the extension.  Somebody may
+	 * have done so since the slot was found, and created it anew: the slot is
+	 * another one then, or another database's, and the relay that there is
+	 * would never look at the place.
+	 */
+	if (durable.database &&
+		pg_atomic_read_u32(&durable.database->generation) != durable.generation)
+		durable.unplaced = true;
+	else if (durable.database)
 	{
 		if (copied)
 			stage_copy();

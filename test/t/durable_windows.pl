@@ -430,6 +430,15 @@ end_relay($pid, 'relay_notifies');
 hears_all($listener, 'notify', 'the relay ends: a native listener gets it, once');
 reads('s', 'notify', 'and so does a subscription');
 
+# The same, and the server is killed; so when they were noted and not shown.
+foreach my $point (qw(durable_noted relay_notifies))
+{
+	$listener = listener();
+	reach($point, sub { publish_now("killed_$point") });
+	crash([$point]);
+	reads('s', "killed_$point", "the server is killed at $point: once");
+}
+
 # Of a large transaction a part is noted.  It comes to the second note of it.
 sub half_noted
 {
@@ -626,6 +635,50 @@ $admin->run('CREATE EXTENSION pgpubsub');
 $admin->run("SELECT pgpubsub.set_durable('c'), pgpubsub.subscribe('s', '{c}')");
 publish_now('anew');
 reads('s', 'anew', 'it can be created anew');
+
+# It is dropped while a writer is about to lock the log; or dropped and created anew,
+# when the relay that took places is gone, and the row is in the new log
+foreach my $how ('dropped', 'created anew')
+{
+	my $begun   = client($node);
+	my $restore = "CREATE EXTENSION pgpubsub; SELECT pgpubsub.set_durable('c'), pgpubsub.subscribe('s', '{c}')";
+
+	reach('durable_segment_chosen', sub { $begun->begin("SELECT pgpubsub.publish('c', 'chosen')") });
+	$locker->run('DROP EXTENSION pgpubsub');
+	$locker->run($restore) if $how eq 'created anew';
+	release('durable_segment_chosen');
+	$begun->finish;
+	is($begun->sqlstate, $how eq 'dropped' ? '55000' : '', "$how while a writer is about to lock the log: how it ends");
+	like("$begun->{error}{M} $begun->{error}{H}", qr/^the log of durable channels is not there .*create the extension/, 'the error says what to do')
+	  if $how eq 'dropped';
+	$begun->quit;
+	$locker->run($restore) if $how eq 'dropped';
+	reads('s', $how eq 'dropped' ? '' : 'chosen', "$how: what has committed comes");
+	publish_now("next_$how" =~ s/ /_/r);
+	reads('s', "next_$how" =~ s/ /_/r, "$how: and what comes next does");
+	crash([]);
+	reads('s', '', "$how: nothing comes again after a crash");
+	$_->quit foreach $locker, $writer;
+	($locker, $writer) = map { client($node) } 1 .. 2;
+}
+
+# It is dropped while a consumer has read, and has not written its position.
+{
+	my $reader = client($node);
+
+	publish_now('unread');
+	$reader->run('BEGIN');
+	is($reader->value("SELECT payload FROM pgpubsub.poll('s', 1, '30s')"), 'unread', 'a consumer reads');
+	$locker->run('DROP EXTENSION pgpubsub');
+	$reader->query('COMMIT');
+	is($reader->sqlstate, '55000', 'and fails when it commits, as the extension was dropped');
+	like("$reader->{error}{M} $reader->{error}{D} $reader->{error}{H}",
+		qr/^the log of durable channels is not there .*"log_position_\d" .*create the extension/, 'the error says why');
+	is($reader->value('SELECT 1'), 1, 'its session goes on');
+	$reader->quit;
+	wait_for_relay($node, 'postgres', count => 0);
+	$locker->run('CREATE EXTENSION pgpubsub');
+}
 
 # It is updated, from a version that has no log
 $admin->run('DROP EXTENSION pgpubsub');
