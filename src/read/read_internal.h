@@ -256,7 +256,7 @@ extern Oid	subscription_table_oid(void);
 extern Oid	subscription_table_lock(void);
 extern bool subscription_table_has(const char *name);
 extern void subscription_table_expect(const char *name);
-extern void subscription_table_insert(const char *name, ArrayType *channels,
+extern bool subscription_table_insert(const char *name, ArrayType *channels,
 									  const char *on_full,
 									  TimestampTz created_at, int64 id);
 extern void subscription_table_put_back(Oid row_type, Datum row);

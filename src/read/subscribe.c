@@ -242,10 +242,12 @@ create_subscription(Database *database, Request *request,
 	position_sync(claim);
 	if (!request->temporary)
 	{
-		subscription->id = make_id();
-		subscription_table_insert(request->name, request->channel_array,
-								  request->on_full_name, created_at,
-								  subscription->id);
+		int64		id = make_id();
+
+		/* that of a row without one comes with the extension's update */
+		if (subscription_table_insert(request->name, request->channel_array,
+									  request->on_full_name, created_at, id))
+			subscription->id = id;
 		position_consume(claim);
 		claim->position.logged =
 			pg_atomic_read_u32(&database->log.active) != 0;

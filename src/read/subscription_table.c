@@ -240,10 +240,11 @@ subscription_table_has_ids(void)
 
 /*
  * Insert the new subscription of the current user into the table; id is what it
- * is known by in the log.  That role cannot be dropped until this transaction
- * ends; raises 42704 if it already is.
+ * is to be known by in the log.  Returns whether the table has ids, and keeps
+ * that one.  That role cannot be dropped until this transaction ends; raises
+ * 42704 if it already is.
  */
-void
+bool
 subscription_table_insert(const char *name, ArrayType *channels,
 						  const char *on_full, TimestampTz created_at,
 						  int64 id)
@@ -273,6 +274,7 @@ subscription_table_insert(const char *name, ArrayType *channels,
 				" (name, owner, channels, on_full, created_at)"
 				" VALUES ($1, $2, $3, $4, $5)",
 				ids ? 7 : origin ? 6 : 5, types, values, SPI_OK_INSERT, false);
+	return ids;
 }
 
 /* Insert a row that was in the table before; row_type is the table's. */
