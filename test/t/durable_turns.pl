@@ -206,6 +206,27 @@ foreach my $times (1, 7, 8, 9)
 }
 both_read('', 'nothing comes twice');
 
+# The server is killed while it sleeps, or when it has committed then, and told nobody.
+foreach my $when (qw(asleep committed))
+{
+	my $writer;
+	my $pid = hold('durable_segment_chosen', sub { $writer = writer_begins("killed_$when") });
+
+	turn(8);
+	if ($when eq 'committed')
+	{
+		reach('durable_committed', sub { kill 'CONT', $pid });
+		crash('durable_committed');
+	}
+	else
+	{
+		crash();
+	}
+	both_read($when eq 'committed' ? "killed_$when" : '', "a writer has slept through eight turns, and the server is killed when it is $when");
+	turn(1);
+	all_are_emptied('then all are emptied');
+}
+
 # It has written, and commits when the others have used all segments.
 foreach my $point (qw(durable_rows_written durable_place_taken))
 {
