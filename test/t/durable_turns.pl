@@ -384,6 +384,44 @@ foreach my $point (qw(durable_emptying durable_emptied))
 	$reader->quit;
 }
 
+# It has looked at the queue, and not at the log, when the queue wraps; and then the relay
+# ends, or the server does.  Beside it somebody looks, who consumes nothing.
+foreach my $who (qw(nobody relay server))
+{
+	my $reader = client($node);
+	my @events = map { "seam_${who}_$_" } 1 .. 6;
+
+	$admin->publish('c', $_) foreach @events[ 0 .. 1 ];
+	leave_the_queue();
+	$admin->publish('c', $_) foreach @events[ 2 .. 3 ];
+	$admin->settle;
+	hold('poll_seam', sub { $reader->begin("SELECT payload FROM pgpubsub.poll('s', 3)") });
+	$admin->publish('c', $events[4]);
+	leave_the_queue();
+	$admin->publish('c', $events[5]);
+	$admin->settle;
+	is(join(' ', map { $_->[0] } $admin->run("SELECT payload FROM pgpubsub.poll('drops', 10, consume => false)")),
+		"@events", "seam, $who ends: a look has all");
+	my @rows;
+
+	if ($who eq 'server')
+	{
+		crash();
+	}
+	else
+	{
+		kill_relay($node, 'postgres') if $who eq 'relay';
+		kill 'CONT', $reader->{pid};
+		@rows = map { $_->[0] } @{ $reader->finish->{rows} };
+		is($reader->sqlstate, '', "seam, $who ends: the reader goes on");
+		cmp_ok(scalar @rows, '>', 0, "seam, $who ends: it has read something");
+		is("@rows", "@events[ 0 .. $#rows ]", "seam, $who ends: that is the first");
+	}
+	reads('s', "@events[ scalar(@rows) .. $#events ]", "seam, $who ends: the rest comes, once");
+	reads('drops', "@events", "seam, $who ends: so it does to who reads later");
+	$reader->quit;
+}
+
 # ----------------------------------------------------------------------------
 # Somebody goes back
 # ----------------------------------------------------------------------------
