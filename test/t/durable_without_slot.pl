@@ -33,7 +33,7 @@ sub reads
 }
 
 # What a native listener has heard, so many; and then nothing.
-sub hears
+sub has_heard
 {
 	my ($expected, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -76,13 +76,13 @@ sub preload
 preload('');
 $admin->publish('c', $_) foreach qw(bare_1 bare_2);
 $admin->run("BEGIN; SELECT pgpubsub.publish('c', 'never'); ROLLBACK");
-hears('bare_1 bare_2', 'not preloaded: a native listener hears by NOTIFY');
+has_heard('bare_1 bare_2', 'not preloaded: a native listener hears by NOTIFY');
 $_->quit foreach $admin, $listener;
 preload('pgpubsub');
 wait_for_relay($node, 'postgres');
 reads('s', 'bare_1 bare_2', 'preloaded: a subscription gets all, once');
 $admin->publish('c', 'preloaded');
-hears('preloaded', 'and a native listener hears nothing again');
+has_heard('preloaded', 'and a native listener hears nothing again');
 reads('s', 'preloaded', 'all is well then');
 
 # ----------------------------------------------------------------------------
@@ -118,7 +118,7 @@ foreach my $round (1, 2)
 	leave_slot();
 	is($node->safe_psql('other', 'SELECT datname FROM pgpubsub.stat_queue'), 'other', 'another database has the slot');
 	$admin->publish('c', $_) foreach "slotless_$round", "slotless_again_$round";
-	hears("slotless_$round slotless_again_$round", 'no slot: a native listener hears by NOTIFY');
+	has_heard("slotless_$round slotless_again_$round", 'no slot: a native listener hears by NOTIFY');
 	$admin->query("SELECT FROM pgpubsub.poll('s')");
 	is($admin->sqlstate, '55000', 'a subscription cannot be read');
 
@@ -135,11 +135,44 @@ foreach my $round (1, 2)
 	is($writer->finish->sqlstate, '', 'it commits');
 	wait_for_relay($node, 'postgres');
 	$writer->publish('c', "placed_$round");
-	hears("between_$round placed_$round", 'a native listener hears each once');
+	has_heard("between_$round placed_$round", 'a native listener hears each once');
 	reads('s', "slotless_$round slotless_again_$round between_$round placed_$round", 'a slot: a subscription gets all, once, in order');
 	$writer->quit;
 }
-is($admin->value("SELECT count(*) - count(DISTINCT payload) || ' of ' || count(*) FROM pgpubsub.poll('all', 1000)"), '0 of 12', 'so does one that is read at last');
+
+# The server is killed after one has committed without a slot, and while another has
+# its rows in the log; and the relay ends, or the server is killed again, where it
+# looks for what has no note.
+foreach my $who (qw(relay server))
+{
+	leave_slot();
+	$admin->publish('c', "slotless_$who");
+	comes_to($node, $points, 'durable_rows_written', sub { $writer = client($node)->begin("SELECT pgpubsub.publish('c', 'never')") });
+	kill_server($node);
+	open_point($points, 'durable_rows_written');
+	$node->append_conf('postgresql.conf', "pgpubsub.databases = 'postgres'");
+	my $pid = comes_to($node, $points, 'durable_recovers', sub { $node->start });
+
+	if ($who eq 'relay')
+	{
+		kill 'TERM', $pid or die "relay $pid: $!";
+		open_point($points, 'durable_recovers');
+		wait_for_relay($node, 'postgres', not => $pid);
+	}
+	else
+	{
+		kill_server($node);
+		open_point($points, 'durable_recovers');
+		$node->start;
+	}
+	$admin = client($node);
+	listen_anew();
+	reads('s', "slotless_$who", "killed without a slot, and then the $who ends: a subscription gets what was committed, once");
+	$admin->publish('c', "slot_$who");
+	has_heard("slot_$who", 'a native listener hears what comes next');
+	reads('s', "slot_$who", 'so does the subscription');
+}
+is($admin->value("SELECT count(*) - count(DISTINCT payload) || ' of ' || count(*) FROM pgpubsub.poll('all', 1000)"), '0 of 16', 'so does one that is read at last');
 
 $_->quit foreach $admin, $listener;
 $node->stop('fast');
