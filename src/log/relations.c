@@ -300,7 +300,7 @@ log_open(LogKind kind, int index, LOCKMODE mode)
 				 errmsg("the log of durable channels is not there"),
 				 errdetail("Relation \"%s_%d\" does not belong to the extension in this database.",
 						   shapes[kind].name, index + 1),
-				 errhint("Run ALTER EXTENSION pgpubsub UPDATE, or create the extension.")));
+				 errhint("Run ALTER EXTENSION pgpubsub UPDATE, or create the extension. If somebody has renamed or dropped the relation, undo that, or drop the extension and create it anew.")));
 	check_relation(rel, &shapes[kind]);
 	return rel;
 }

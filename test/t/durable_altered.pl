@@ -399,6 +399,35 @@ foreach my $how (sort keys %destroyed)
 	}
 }
 
+# A relation is dropped: who needs it says so, and the extension can be created anew.
+
+foreach my $relation ('log_row_1', 'log_note_1', 'log_position_1')
+{
+	$admin->run('DROP EXTENSION pgpubsub');
+	wait_for_relay($node, 'postgres', count => 0);
+	$admin->run("CREATE EXTENSION pgpubsub; SELECT pgpubsub.set_durable('a'), pgpubsub.subscribe('old', '{a}', 'drop')");
+	my $first = $number + 1;
+	publishes() foreach 1 .. 100;
+	$admin->settle;
+	is($admin->subscription('old', 'from_log'), 't', 'the first events are in the log alone');
+	my $relay = relay_pid($node, 'postgres');
+	$admin->run("ALTER EXTENSION pgpubsub DROP MATERIALIZED VIEW pgpubsub.$relation; DROP MATERIALIZED VIEW pgpubsub.$relation");
+	is(publishes(), '', "$relation is dropped: publish");
+	is(looks(), $relation eq 'log_position_1' ? join(' ', $first .. $first + 2) : '55000', "$relation is dropped: a look into the log");
+	$admin->query("SELECT pgpubsub.poll('old', 10)");
+	is($admin->sqlstate, '55000', "$relation is dropped: who consumes gets an error");
+	is($admin->{error}{M}, 'the log of durable channels is not there', 'message');
+	like($admin->{error}{D}, qr/^Relation "$relation" does not belong to the extension/, 'which names it');
+	like($admin->{error}{H}, qr/drop the extension and create it anew/, 'and says what to do');
+	is(relay_pid($node, 'postgres'), $relay, "$relation is dropped: the relay is the same");
+}
+$admin->run('DROP EXTENSION pgpubsub');
+wait_for_relay($node, 'postgres', count => 0);
+$admin->run("CREATE EXTENSION pgpubsub; SELECT pgpubsub.set_durable('a'), pgpubsub.subscribe('live', '{a}', 'drop')");
+@live = ();
+is(publishes(), '', 'created anew, all goes on');
+reads_live('and is read');
+
 $admin->quit;
 $writer->quit;
 $node->stop('fast');
