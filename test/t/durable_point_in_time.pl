@@ -172,6 +172,16 @@ $admin->settle;
 moment('settled');
 consume(3);
 
+# Of many events some have their rows.
+reach('durable_bulk', sub { $writer = client($source)->begin("SELECT count(pgpubsub.publish('b', 'bulk_' || i)) FROM generate_series(1, 2500) AS i") });
+moment('durable_bulk');
+release('durable_bulk');
+$writer->finish;
+push @published, map { "b:bulk_$_" } 1 .. 2500;
+$admin->settle;
+moment('bulk_settled');
+consume(2500);
+
 # One is overtaken, and what has overtaken it is consumed.
 my $holder = reach('durable_place_taken', sub { $writer = writer_begins('a:slow') });
 freeze_process($holder);
@@ -204,6 +214,14 @@ foreach my $point (qw(durable_note_inserted durable_noted))
 	$writer->finish;
 	$admin->settle;
 }
+my $listener = client($source);
+$listener->run('LISTEN a; LISTEN b');
+reach('relay_notifies', sub { $admin->publish('b', 'notified') });
+push @published, 'b:notified';
+moment('relay_notifies');
+release('relay_notifies');
+$admin->settle;
+$listener->quit;
 reach('durable_noted', sub {
 		$writer = client($source)->begin("SELECT count(pgpubsub.publish('a', 'big_' || i)) FROM generate_series(1, 2500) AS i");
 	});
@@ -247,6 +265,16 @@ consume(1);
 moment('sought_on');
 
 # The same name again
+$admin->run("SELECT pgpubsub.unsubscribe('acks')");
+{
+	local $channels{acks};
+
+	delete $channels{acks};
+	moment('unsubscribed');
+}
+$admin->run("SELECT pgpubsub.subscribe('acks', '{a}')");
+$consumed{acks} = events_of('acks');
+moment('subscribed');
 $admin->run("BEGIN; SELECT pgpubsub.unsubscribe('acks'); SELECT pgpubsub.subscribe('acks', '{a}'); COMMIT");
 $consumed{acks} = events_of('acks');
 publish_now('a:anew');
@@ -260,11 +288,17 @@ my $reads = 14_000;
 $admin->run("SELECT count(pgpubsub.publish('b', 'each_' || i)) FROM generate_series($_, $_ + 999) AS i") foreach map { 1 + 1000 * $_ } 0 .. 14;
 push @published, map { "b:each_$_" } 1 .. 15_000;
 $admin->settle;
-reach('durable_positions_copied', sub { $consumer = client($source)->begin("CALL read_each($reads)") });
+reach('durable_positions_switched', sub { $consumer = client($source)->begin("CALL read_each($reads)") });
 $consumer->finish;
 has_consumed($reads);
+moment('positions_switched');
+reach('durable_positions_copied', sub { release('durable_positions_switched') });
 moment('positions_copied');
-release('durable_positions_copied');
+reach('durable_positions_emptying', sub { release('durable_positions_copied') });
+moment('positions_emptying');
+reach('durable_positions_emptied', sub { release('durable_positions_emptying') });
+moment('positions_emptied_not_told');
+release('durable_positions_emptied');
 my $position_bytes = "SELECT pg_relation_size('pgpubsub.log_position_1') = 0 OR pg_relation_size('pgpubsub.log_position_2') = 0";
 wait_until(sub { $admin->value($position_bytes) eq 't' }, 'the end of a turn of positions');
 moment('positions_emptied');
