@@ -1,0 +1,130 @@
+# What stays of segments of the log that are emptied, and what does not: notes that
+# tell how many events a channel has had hide no others, who may read on is told
+# right, and an emptying that comes to nothing leaves nothing behind.
+
+use strict;
+use warnings;
+
+use PgPubsub::Test;
+use Test::More;
+
+my $node = new_server('durable_emptied', start => 0, conf => q{
+pgpubsub.log_size = 8MB
+pgpubsub.queue_size = 64kB
+pgpubsub.publish_timeout = 30s
+autovacuum = off
+log_statement = none
+});
+my $points = open_points($node, needed => 1);
+my $admin  = client($node);
+my $writer = client($node);
+
+# Publish so many events of a kilobyte on a channel that nobody reads.
+sub fill
+{
+	my ($count) = @_;
+
+	$writer->run("SELECT count(pgpubsub.publish('fill', rpad(i::text, 1000))) FROM generate_series(1, $count) AS i");
+	$admin->settle;
+	return;
+}
+
+sub turns_made
+{
+	return $admin->value("SELECT rotations FROM pgpubsub.stat_log WHERE datname = 'postgres'");
+}
+
+# The segments turn so many times.
+sub turn
+{
+	my ($times) = @_;
+	my $goal = turns_made() + $times;
+
+	fill(100) while turns_made() < $goal;
+	return;
+}
+
+# The segments that have rows.
+sub used_segments
+{
+	return $admin->value(
+		q{SELECT coalesce(string_agg(right(relname, 1), ',' ORDER BY relname), '') FROM pg_class
+		  WHERE relnamespace = 'pgpubsub'::regnamespace AND relname LIKE 'log\_row\_%' AND pg_relation_size(oid) > 0});
+}
+
+sub all_are_emptied
+{
+	my ($name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return ok(wait_until(sub { used_segments() =~ /^\d$/ }, 'segments that are emptied'), $name);
+}
+
+# What was published is in the log alone.
+sub leave_the_queue
+{
+	$admin->settle;
+	$admin->run("SELECT pgpubsub.publish('noise', rpad(i::text, 1000)) FROM generate_series(1, 200) AS i");
+	$admin->settle;
+	return;
+}
+
+# All there is to read: payloads, and "gap:lost"; the seqs of the events are kept.
+my %seq;
+
+sub read_all
+{
+	my ($subscription) = @_;
+	my @all;
+
+	$admin->settle;
+	while (my @rows = $admin->run("SELECT coalesce(trim(payload), 'gap:' || lost), seq FROM pgpubsub.poll('$subscription', 1000)"))
+	{
+		foreach my $row (@rows)
+		{
+			push @all, $row->[0];
+			$seq{ $row->[0] } = $row->[1];
+		}
+	}
+	return "@all";
+}
+
+sub connect_clients
+{
+	$admin  = client($node);
+	$writer = client($node);
+	return;
+}
+
+$admin->run('CREATE EXTENSION pgpubsub');
+$admin->run("SELECT pgpubsub.set_durable(c) FROM unnest('{a,b,fill}'::text[]) AS c");
+$admin->run("SELECT pgpubsub.subscribe('s', '{a}', 'block'), pgpubsub.subscribe('noisy', '{noise}', 'drop')");
+
+# ----------------------------------------------------------------------------
+# A writer that commits late has the higher seq, in the older segment
+# ----------------------------------------------------------------------------
+
+{
+	my $late = client($node);
+	my $pid  = comes_to($node, $points, 'durable_rows_written', sub { $late->begin("SELECT pgpubsub.publish('a', 'late')") });
+
+	freeze_process($pid);
+	open_point($points, 'durable_rows_written');
+	turn(1);
+	$admin->run("SELECT pgpubsub.publish('a', 'early')");
+	$admin->settle;
+	kill 'CONT', $pid;
+	$late->finish;
+	is(read_all('s'), 'early late', 'one commits after the segments have turned');
+	leave_the_queue();
+	all_are_emptied('the older segment is emptied');
+	$admin->run("SELECT pgpubsub.seek('s', '$seq{early}')");
+	turn(9);
+	is(read_all('s'), 'gap:1 early', 'what is sought in the newer one stays, however often they turn');
+	$late->quit;
+}
+
+$_->quit foreach $admin, $writer;
+$node->stop('fast');
+server_is_sound($node);
+done_testing();
