@@ -221,7 +221,8 @@ end_pauses(void)
 
 /*
  * Empty the segment; losing are those that need it, or NULL.  Returns whether
- * that was done.  Raises nothing.
+ * that was done.  If not, its transaction is rolled back, for it may have told the
+ * log what is lost.  Raises nothing.
  */
 bool
 segment_empty(int segment, SegmentHolders *losing)
@@ -238,7 +239,10 @@ segment_empty(int segment, SegmentHolders *losing)
 		done = lock_and_empty(segment, losing);
 		if (losing && !done)
 			segment_not_lost(losing);
-		relay_end();
+		if (done)
+			relay_end();
+		else
+			relay_undo();
 	}
 	PG_CATCH();
 	{

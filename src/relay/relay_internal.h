@@ -270,6 +270,7 @@ extern Relay relay;
 /* relay.c */
 extern void relay_begin(const char *activity);
 extern void relay_end(void);
+extern void relay_undo(void);
 extern ErrorData *relay_abort(void);
 extern void relay_pace_event(int pid);
 extern void relay_tell_gaps(void);

@@ -124,6 +124,41 @@ $admin->run("SELECT pgpubsub.subscribe('s', '{a}', 'block'), pgpubsub.subscribe(
 	$late->quit;
 }
 
+# ----------------------------------------------------------------------------
+# The relay cannot keep counts, and so cannot empty a segment that is lost
+# ----------------------------------------------------------------------------
+
+{
+	my $locker = client($node);
+	my $offset = log_offset($node);
+	my $last   = 0;
+
+	$admin->run("SELECT pgpubsub.subscribe('loser', '{b}', 'drop')");
+	turn(1);
+	all_are_emptied('all is emptied');
+	while (split(/,/, used_segments()) < 6)
+	{
+		$writer->run("SELECT count(pgpubsub.publish('b', rpad(i::text, 1000))) FROM generate_series($last + 1, $last + 100) AS i");
+		$last += 100;
+		$admin->settle;
+	}
+	my $current = $admin->value(
+		q{SELECT right(relname, 1) FROM pg_class WHERE relnamespace = 'pgpubsub'::regnamespace AND relname LIKE 'log\_row\_%'
+		  AND pg_relation_size(oid) > 0 ORDER BY pg_relation_size(oid) LIMIT 1});
+
+	# nobody writes notes there any more; who writes rows goes on, until the log is full
+	$locker->run('BEGIN');
+	$locker->run("CREATE INDEX other ON pgpubsub.log_note_$current (channel, last_seq)");
+	$admin->run("SELECT count(pgpubsub.publish('fill', rpad(i::text, 1000))) FROM generate_series(1, 3000) AS i");
+	ok($node->wait_for_log(qr/log of durable channels in database "postgres" is full/, $offset), 'the log is full');
+	$node->stop('immediate');
+	$node->append_conf('postgresql.conf', "pgpubsub.log_size = '64MB'");
+	$node->start;
+	connect_clients();
+	wait_for_relay($node, 'postgres');
+	is(read_all('loser'), join(' ', 1 .. $last), 'nothing was lost, and so nothing is after a crash');
+}
+
 $_->quit foreach $admin, $writer;
 $node->stop('fast');
 server_is_sound($node);
