@@ -165,13 +165,10 @@ count_before(const char *channel, uint64 seq, const LogNote *above,
 }
 
 /*
- * How many of the channel's events from the seq on were in the log, and are not
- * any more; LOG_LOST_UNKNOWN if that is not known.  *before is set to whether
- * some were logged before the seq.  Raises what reading notes does; its memory is
- * in the current context.
+ * What log_lost() returns.  The notes of all segments are locked.
  */
-uint64
-log_lost(Database *database, const char *channel, uint64 seq, bool *before)
+static uint64
+count_lost(Database *database, const char *channel, uint64 seq, bool *before)
 {
 	DatabaseLog *log = &database->log;
 	LogReader  *reader;
@@ -181,7 +178,6 @@ log_lost(Database *database, const char *channel, uint64 seq, bool *before)
 	uint64		kept;
 	uint64		bytes = 0;
 
-	seq = Max(seq, 1);
 	*before = find_nearest(channel, seq, false, &above);
 	if (seq > pg_atomic_read_u64(&log->gone_seq))
 		return 0;
@@ -199,4 +195,26 @@ log_lost(Database *database, const char *channel, uint64 seq, bool *before)
 	count += kept;
 	return last.events_before + last.events > count ?
 		last.events_before + last.events - count : 0;
+}
+
+/*
+ * How many of the channel's events from the seq on were in the log, and are not
+ * any more; LOG_LOST_UNKNOWN if that is not known.  *before is set to whether
+ * some were logged before the seq.  Who empties a segment moves counts from its
+ * notes to another's: all are locked meanwhile, so that they are seen in one of
+ * these places.  Raises what reading notes does; its memory is in the current
+ * context.
+ */
+uint64
+log_lost(Database *database, const char *channel, uint64 seq, bool *before)
+{
+	Relation	notes[LOG_SEGMENTS];
+	uint64		lost;
+
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+		notes[i] = log_open(LOG_NOTES, i, AccessShareLock);
+	lost = count_lost(database, channel, Max(seq, 1), before);
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+		table_close(notes[i], AccessShareLock);
+	return lost;
 }

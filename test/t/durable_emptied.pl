@@ -125,6 +125,34 @@ $admin->run("SELECT pgpubsub.subscribe('s', '{a}', 'block'), pgpubsub.subscribe(
 }
 
 # ----------------------------------------------------------------------------
+# Somebody seeks while counts go from one segment to another
+# ----------------------------------------------------------------------------
+
+{
+	my $reader = client($node);
+
+	# the next turn goes to one that is looked at before this one
+	turn(1) until used_segments() eq '8' or turns_made() > 100;
+	all_are_emptied('the last segment is used alone');
+	$admin->run("SELECT pgpubsub.publish('a', 'mark')");
+	is(read_all('s'), 'mark', 'an event there is read');
+	fill(10);
+	leave_the_queue();
+	comes_to($node, $points, 'durable_seeks', sub { $reader->begin("SELECT pgpubsub.seek('s', '@{[ $seq{mark} + 1 ]}')") });
+	comes_to($node, $points, 'durable_emptying', sub { $writer->begin("SELECT count(pgpubsub.publish('fill', rpad(i::text, 1000))) FROM generate_series(1, 1500) AS i") });
+	open_point($points, 'durable_seeks');
+	ok( wait_until(
+			sub { ($admin->value("SELECT wait_event_type FROM pg_stat_activity WHERE pid = $reader->{pid}") // '') eq 'Lock' },
+			'a session that waits for a lock'),
+		'who seeks waits for who empties a segment');
+	open_point($points, 'durable_emptying');
+	is($reader->finish->sqlstate, '', 'and goes on');
+	$writer->finish;
+	is(read_all('s'), '', 'it finds that nothing is missing there');
+	$reader->quit;
+}
+
+# ----------------------------------------------------------------------------
 # The relay cannot keep counts, and so cannot empty a segment that is lost
 # ----------------------------------------------------------------------------
 
