@@ -34,13 +34,14 @@ sub turns_made
 	return $admin->value("SELECT rotations FROM pgpubsub.stat_log WHERE datname = 'postgres'");
 }
 
-# The segments turn so many times.
+# The segments turn so many times, and the current one has rows.
 sub turn
 {
 	my ($times) = @_;
 	my $goal = turns_made() + $times;
 
 	fill(100) while turns_made() < $goal;
+	fill(10);
 	return;
 }
 
@@ -132,8 +133,13 @@ $admin->run("SELECT pgpubsub.subscribe('s', '{a}', 'block'), pgpubsub.subscribe(
 	my $reader = client($node);
 
 	# the next turn goes to one that is looked at before this one
-	turn(1) until used_segments() eq '8' or turns_made() > 100;
-	all_are_emptied('the last segment is used alone');
+	for (1 .. 16)
+	{
+		turn(1);
+		all_are_emptied('one segment is used');
+		last if used_segments() eq '8';
+	}
+	is(used_segments(), '8', 'it is the last one');
 	$admin->run("SELECT pgpubsub.publish('a', 'mark')");
 	is(read_all('s'), 'mark', 'an event there is read');
 	fill(10);
@@ -150,6 +156,25 @@ $admin->run("SELECT pgpubsub.subscribe('s', '{a}', 'block'), pgpubsub.subscribe(
 	$writer->finish;
 	is(read_all('s'), '', 'it finds that nothing is missing there');
 	$reader->quit;
+}
+
+# ----------------------------------------------------------------------------
+# Events that were emptied are in the queue yet
+# ----------------------------------------------------------------------------
+
+# The oldest event is one that stays until it is read
+{
+	$admin->run("SELECT pgpubsub.publish('a', 'old_' || i) FROM generate_series(1, 3) AS i");
+	is(read_all('s'), 'old_1 old_2 old_3', 'events are read');
+	turn(1);
+	all_are_emptied('and their segment is emptied');
+	my $next = $admin->value("SELECT pgpubsub.seek('s', 'oldest')");
+
+	leave_the_queue();
+	$admin->run("SELECT pgpubsub.publish('a', 'next')");
+	is(read_all('s'), 'next', 'the oldest event is behind them');
+	cmp_ok($next, '>', $seq{old_3}, 'as seek has told');
+	cmp_ok($next, '<=', $seq{next}, 'and not further');
 }
 
 # ----------------------------------------------------------------------------
