@@ -29,6 +29,12 @@
 /* Channels whose counts are kept of a segment, at most. */
 #define MOST_KEPT		10000
 
+/* What is kept of a channel with a long name takes so many bytes, about, ... */
+#define KEPT_BYTES		300
+
+/* ... and all of that no more than this part of a segment's share. */
+#define KEPT_PARTS		4
+
 /* Insert a note without events; the seq is where it stands. */
 static void
 put_count(Relation rel, const char *channel, uint64 seq, uint64 events,
@@ -59,6 +65,18 @@ keep_count(Relation rel, int segment, const char *channel)
 }
 
 /*
+ * Of how many channels counts may be kept.  They must leave room in a small
+ * segment: where they filled it, it would be turned over and emptied for them, and
+ * so would be the next.
+ */
+static int
+most_kept(Database *database)
+{
+	return (int) Min(MOST_KEPT,
+					 log_share(database) / KEPT_PARTS / KEPT_BYTES);
+}
+
+/*
  * The segment is to be emptied in this transaction, and is locked: keep what
  * there is to be known of its channels, in the notes of the current segment.
  * Returns false if these cannot be locked at once.  From then on it counts as
@@ -76,6 +94,7 @@ log_keep_counts(Database *database, int segment)
 	MemoryContext old;
 	char		channel[NAMEDATALEN] = "";
 	int			kept = 0;
+	int			most = most_kept(database);
 	Relation	rel;
 
 	gone = Max(gone, last);
@@ -92,7 +111,7 @@ log_keep_counts(Database *database, int segment)
 	{
 		CHECK_FOR_INTERRUPTS();
 		keep_count(rel, segment, channel);
-		if (++kept == MOST_KEPT)
+		if (++kept == most)
 			forgotten = gone;
 		MemoryContextReset(context);
 	}

@@ -178,6 +178,23 @@ $admin->run("SELECT pgpubsub.subscribe('s', '{a}', 'block'), pgpubsub.subscribe(
 }
 
 # ----------------------------------------------------------------------------
+# Many channels
+# ----------------------------------------------------------------------------
+
+# What is kept of them does not fill the segments, one after the other
+{
+	$admin->run("SELECT pgpubsub.set_durable('many*')");
+	$admin->run("SELECT count(pgpubsub.publish(rpad('many_' || i, 63, 'x'), '')) FROM generate_series(1, 8000) AS i");
+	$admin->settle;
+	turn(1);
+	all_are_emptied('all is emptied');
+	my $notes = $admin->value(
+		q{SELECT max(pg_total_relation_size(oid)) FROM pg_class WHERE relnamespace = 'pgpubsub'::regnamespace AND relname LIKE 'log\_note\_%'});
+
+	cmp_ok($notes, '<', 512 * 1024, 'counts take less than half of a segment');
+}
+
+# ----------------------------------------------------------------------------
 # The relay cannot keep counts, and so cannot empty a segment that is lost
 # ----------------------------------------------------------------------------
 
