@@ -158,6 +158,7 @@ typedef struct RelayEmptying
 	int			pause;			/* the next pause, in ms; 0: the shortest */
 	bool		unseen;			/* who needs it could not be found out */
 	bool		error;			/* the last try has raised one */
+	bool		damaged;		/* a segment's notes were emptied by others */
 } RelayEmptying;
 
 /* What the holders of a segment let be done with it. */
@@ -343,6 +344,7 @@ extern void note_add(int segment, const char *channel, TransactionId xid,
 extern void note_on_commit(Staging *staging, uint64 number);
 extern void note_on_commit_reference(LogReference *reference,
 									 BlockNumber block, OffsetNumber offset);
+extern void note_look_for_lost(int segment);
 extern void note_write(void);
 extern void note_abort(void);
 extern void note_count_channel(int slot);

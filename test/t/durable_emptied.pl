@@ -195,6 +195,34 @@ $admin->run("SELECT pgpubsub.subscribe('s', '{a}', 'block'), pgpubsub.subscribe(
 }
 
 # ----------------------------------------------------------------------------
+# Somebody else has emptied notes
+# ----------------------------------------------------------------------------
+
+# Then the relay empties that segment, or another one, whose counts go to that
+foreach my $which ('older', 'current')
+{
+	my ($channel, $reader) = $which eq 'older' ? ('a', 's') : ('b', 'holder');
+
+	turn(1);
+	all_are_emptied("the $which segment's notes: all is emptied");
+	my $older = used_segments();
+
+	$admin->run("SELECT pgpubsub.subscribe('holder', '{b}', 'block')");
+	$admin->run("SELECT pgpubsub.publish('$channel', 'unread')");
+	$admin->settle;
+	turn(1);
+	my ($current) = grep { $_ ne $older } split /,/, used_segments();
+
+	$admin->run("SELECT pgpubsub.publish('a', 'unread')") if $which eq 'current';
+	leave_the_queue();
+	$admin->run('REFRESH MATERIALIZED VIEW pgpubsub.log_note_' . ($which eq 'older' ? $older : $current) . ' WITH NO DATA');
+	$admin->run("SELECT pgpubsub.seek('holder', 'now')");
+	all_are_emptied('the older segment is emptied');
+	is(read_all('s'), 'gap:-1', 'who has not read what was in them is told');
+	$admin->run("SELECT pgpubsub.unsubscribe('holder')");
+}
+
+# ----------------------------------------------------------------------------
 # The relay cannot keep counts, and so cannot empty a segment that is lost
 # ----------------------------------------------------------------------------
 
