@@ -72,8 +72,9 @@ keep_count(Relation rel, int segment, const char *channel)
 static int
 most_kept(Database *database)
 {
-	return (int) Min(MOST_KEPT,
-					 log_share(database) / KEPT_PARTS / KEPT_BYTES);
+	uint64		room = log_share(database) / KEPT_PARTS / KEPT_BYTES;
+
+	return (int) Min(MOST_KEPT, room);
 }
 
 /*
