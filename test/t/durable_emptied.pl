@@ -257,6 +257,35 @@ foreach my $which ('older', 'current')
 	is(read_all('loser'), join(' ', 1 .. $last), 'nothing was lost, and so nothing is after a crash');
 }
 
+# ----------------------------------------------------------------------------
+# A loss of a subscription to a pattern is acked after a crash
+# ----------------------------------------------------------------------------
+
+{
+	$admin->run("SELECT pgpubsub.set_durable('pattern_*'), pgpubsub.subscribe('pattern', '{pattern_*}', 'drop')");
+	my $lost = 0;
+
+	$node->append_conf('postgresql.conf', "pgpubsub.log_size = '8MB'");
+	$node->reload;
+	for (1 .. 40)
+	{
+		$writer->run("SELECT count(pgpubsub.publish('pattern_1', rpad(i::text, 1000))) FROM generate_series(1, 500) AS i");
+		$admin->settle;
+		$lost = $admin->value("SELECT lost FROM pgpubsub.poll('pattern', 1, consume => false)") and last;
+	}
+	cmp_ok($lost, '>', 0, 'events are lost');
+	$node->stop('immediate');
+	$node->start;
+	connect_clients();
+	wait_for_relay($node, 'postgres');
+	my ($gap) = $admin->run("SELECT seq, lost FROM pgpubsub.poll('pattern', 1, consume => false) WHERE channel IS NULL");
+
+	is($gap->[1], $lost, 'a look shows that after a crash');
+	$admin->run("SELECT pgpubsub.ack('pattern', $gap->[0])");
+	unlike(read_all('pattern'), qr/gap/, 'when it was acked, it is not told again');
+	$admin->run("SELECT pgpubsub.unsubscribe('pattern')");
+}
+
 $_->quit foreach $admin, $writer;
 $node->stop('fast');
 server_is_sound($node);
