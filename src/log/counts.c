@@ -29,6 +29,12 @@
 /* Channels whose counts are kept of a segment, at most. */
 #define MOST_KEPT		10000
 
+/* What is kept of a channel with a long name takes so many bytes, about, ... */
+#define KEPT_BYTES		300
+
+/* ... and all of that no more than this part of a segment's share. */
+#define KEPT_PARTS		4
+
 /* Insert a note without events; the seq is where it stands. */
 static void
 put_count(Relation rel, const char *channel, uint64 seq, uint64 events,
@@ -59,6 +65,19 @@ keep_count(Relation rel, int segment, const char *channel)
 }
 
 /*
+ * Of how many channels counts may be kept.  They must leave room in a small
+ * segment: where they filled it, it would be turned over and emptied for them, and
+ * so would be the next.
+ */
+static int
+most_kept(Database *database)
+{
+	uint64		room = log_share(database) / KEPT_PARTS / KEPT_BYTES;
+
+	return (int) Min(MOST_KEPT, room);
+}
+
+/*
  * The segment is to be emptied in this transaction, and is locked: keep what
  * there is to be known of its channels, in the notes of the current segment.
  * Returns false if these cannot be locked at once.  From then on it counts as
@@ -76,6 +95,7 @@ log_keep_counts(Database *database, int segment)
 	MemoryContext old;
 	char		channel[NAMEDATALEN] = "";
 	int			kept = 0;
+	int			most = most_kept(database);
 	Relation	rel;
 
 	gone = Max(gone, last);
@@ -92,7 +112,7 @@ log_keep_counts(Database *database, int segment)
 	{
 		CHECK_FOR_INTERRUPTS();
 		keep_count(rel, segment, channel);
-		if (++kept == MOST_KEPT)
+		if (++kept == most)
 			forgotten = gone;
 		MemoryContextReset(context);
 	}
@@ -165,13 +185,10 @@ count_before(const char *channel, uint64 seq, const LogNote *above,
 }
 
 /*
- * How many of the channel's events from the seq on were in the log, and are not
- * any more; LOG_LOST_UNKNOWN if that is not known.  *before is set to whether
- * some were logged before the seq.  Raises what reading notes does; its memory is
- * in the current context.
+ * What log_lost() returns.  The notes of all segments are locked.
  */
-uint64
-log_lost(Database *database, const char *channel, uint64 seq, bool *before)
+static uint64
+count_lost(Database *database, const char *channel, uint64 seq, bool *before)
 {
 	DatabaseLog *log = &database->log;
 	LogReader  *reader;
@@ -181,7 +198,6 @@ log_lost(Database *database, const char *channel, uint64 seq, bool *before)
 	uint64		kept;
 	uint64		bytes = 0;
 
-	seq = Max(seq, 1);
 	*before = find_nearest(channel, seq, false, &above);
 	if (seq > pg_atomic_read_u64(&log->gone_seq))
 		return 0;
@@ -199,4 +215,26 @@ log_lost(Database *database, const char *channel, uint64 seq, bool *before)
 	count += kept;
 	return last.events_before + last.events > count ?
 		last.events_before + last.events - count : 0;
+}
+
+/*
+ * How many of the channel's events from the seq on were in the log, and are not
+ * any more; LOG_LOST_UNKNOWN if that is not known.  *before is set to whether
+ * some were logged before the seq.  Who empties a segment moves counts from its
+ * notes to another's: all are locked meanwhile, so that they are seen in one of
+ * these places.  Raises what reading notes does; its memory is in the current
+ * context.
+ */
+uint64
+log_lost(Database *database, const char *channel, uint64 seq, bool *before)
+{
+	Relation	notes[LOG_SEGMENTS];
+	uint64		lost;
+
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+		notes[i] = log_open(LOG_NOTES, i, AccessShareLock);
+	lost = count_lost(database, channel, Max(seq, 1), before);
+	for (int i = 0; i < LOG_SEGMENTS; i++)
+		table_close(notes[i], AccessShareLock);
+	return lost;
 }

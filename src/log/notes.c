@@ -193,17 +193,25 @@ note_scan_end(NoteScan *scan)
 }
 
 /*
- * The seq of the channel's last event in the segment; 0 if it has none.
+ * The seq of the channel's last event in the segment; 0 if it has none.  A note
+ * without events, which was kept of another segment, may come behind that: who
+ * has committed late has a higher seq, in an older segment.
  */
 uint64
 log_note_last_seq(int segment, const char *channel)
 {
+	NoteScan   *scan = note_scan_begin(segment, channel, PG_INT64_MAX, false);
 	LogNote		note;
+	uint64		last = 0;
 
-	if (!log_note_nearest(segment, channel, PG_INT64_MAX, false, &note))
-		return 0;
-	pfree(note.runs);
-	return note.events > 0 ? note.last_seq : 0;
+	while (last == 0 && note_scan_next(scan, &note))
+	{
+		if (note.events > 0)
+			last = note.last_seq;
+		pfree(note.runs);
+	}
+	note_scan_end(scan);
+	return last;
 }
 
 /*

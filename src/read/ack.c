@@ -78,6 +78,29 @@ count_logged(Ack *ack, Cursor *cursor, uint64 had)
 }
 
 /*
+ * Consume what a look has told of events that the log has lost.  After a restart, a
+ * pattern may have what all channels have lost.
+ */
+static void
+ack_loss(Ack *ack, Cursor *cursor)
+{
+	uint64		untold;
+	uint64		told;
+
+	if (ack->seq < ack->claim->own.subscription->told_seq ||
+		cursor->binding->told_lost == 0)
+		return;
+
+	/* what was told of a place that was sought and rolled back is not */
+	untold = pg_atomic_read_u64(&cursor->binding->log_lost) - cursor->log_lost;
+	told = Min(cursor->binding->told_lost, untold);
+	cursor->lost += told;
+	cursor->log_lost += told;
+	cursor->binding->told_lost = 0;
+	ack->logged = true;
+}
+
+/*
  * Consume the channel's events up to and including ack->seq.  From where some of
  * them are in the log and not in the ring, all that are in the log are counted
  * there.
@@ -98,6 +121,7 @@ ack_channel(Ack *ack, Cursor *cursor)
 	uint64		number;
 	uint64		logged;
 
+	ack_loss(ack, cursor);
 	if (database->channels[cursor->channel].is_pattern)
 		return;
 	for (;;)
@@ -137,19 +161,6 @@ ack_channel(Ack *ack, Cursor *cursor)
 	{
 		cursor->seq = ack->seq;
 		cursor->seq_moved = true;
-	}
-	if (ack->seq >= ack->claim->own.subscription->told_seq &&
-		cursor->binding->told_lost > 0)
-	{
-		/* what was told of a place that was sought and rolled back is not */
-		uint64		untold = pg_atomic_read_u64(&cursor->binding->log_lost) -
-			cursor->log_lost;
-		uint64		told = Min(cursor->binding->told_lost, untold);
-
-		cursor->lost += told;
-		cursor->log_lost += told;
-		cursor->binding->told_lost = 0;
-		ack->logged = true;
 	}
 	if (found == RING_UP_TO_DATE)
 		return;

@@ -46,13 +46,25 @@ next_of_channel(Database *database, LogReader *reader, Cursor *cursor,
 	RingRecord	record;
 	LogEvent	event;
 	uint64		newest;
+	uint64		number = cursor->number;
+	RingPos		pos = cursor->pos;
 
 	if (channel->is_pattern)
 		return result;
-	if (ring_next(database->ring, cursor->channel, cursor->number,
-				  cursor->pos, &record, &newest) == RING_FOUND &&
-		record.seq > cursor->seq)
-		result = Min(result, record.seq);
+	while (ring_next(database->ring, cursor->channel, number, pos, &record,
+					 &newest) == RING_FOUND)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!record.in_log || record.seq > cursor->seq)
+		{
+			result = Min(result, record.seq);
+			break;
+		}
+
+		/* a poll passes over it, too */
+		number = record.number;
+		pos = record.pos;
+	}
 	if (pg_atomic_read_u32(&database->log.active) != 0 &&
 		cursor->seq < result - 1 &&
 		log_reader_next(reader, log_reader_channel(reader, channel->name),

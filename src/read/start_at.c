@@ -160,23 +160,33 @@ find_in_ring(Database *database, const StartAt *start, Placement *place)
 	}
 }
 
-/* The seq before the first event of the log that is wanted. */
+/*
+ * The seq before the first event of the log that is wanted.  The oldest is one
+ * that the log keeps: what it has emptied may be in the ring yet, but nothing says
+ * so when that goes from there, too.
+ */
 static uint64
 find_in_log(Database *database, const StartAt *start, int channel)
 {
+	const char *name = database->channels[channel].name;
 	uint64		newest = ring_newest_seq(database->ring);
+	bool		active = pg_atomic_read_u32(&database->log.active) != 0;
 	LogReader  *reader;
+	LogEvent	event;
 	uint64		seq;
 
-	if (start->kind == START_OLDEST)
-		return 0;
 	if (start->kind == START_SEQ)
 		return start->seq > 0 ? start->seq - 1 : 0;
-	if (pg_atomic_read_u32(&database->log.active) == 0)
-		return newest;
+	if (!active)
+		return start->kind == START_OLDEST ? 0 : newest;
 	reader = log_reader_create(database);
-	seq = log_reader_since(reader, database->channels[channel].name,
-						   start->time);
+	if (start->kind == START_TIME)
+		seq = log_reader_since(reader, name, start->time);
+	else if (log_reader_next(reader, log_reader_channel(reader, name), 0,
+							 newest, &event))
+		seq = event.seq - 1;
+	else
+		seq = newest;
 	log_reader_close(reader);
 	return Min(seq, newest);
 }

@@ -141,6 +141,7 @@ show_empty(int segment)
 	pg_atomic_write_u64(&known->extra, 0);
 	segments->segment[segment].at = 0;
 	segments->segment[segment].pause = 0;
+	segments->segment[segment].damaged = false;
 	do
 		turn = pg_atomic_read_u32(&relay.database->log.turn);
 	while (!log_show_empty(relay.database, segment, true, turn));
@@ -190,7 +191,9 @@ lock_and_empty(int segment, SegmentHolders *losing)
 		!log_lock_to_empty(LOG_NOTES, segment) ||
 		!is_noted(segment) || segment_is_needed(segment, losing))
 		return false;
-	Assert(survey_all_noted(segment));
+	note_look_for_lost(segment);
+	note_look_for_lost(log_current(relay.database));
+	Assert(segments->segment[segment].damaged || survey_all_noted(segment));
 	Assert(losing || relay_positions_past(segment));
 	if ((losing && !segment_lose(losing)) ||
 		!log_keep_counts(relay.database, segment))
@@ -221,7 +224,8 @@ end_pauses(void)
 
 /*
  * Empty the segment; losing are those that need it, or NULL.  Returns whether
- * that was done.  Raises nothing.
+ * that was done.  If not, its transaction is rolled back, for it may have told the
+ * log what is lost.  Raises nothing.
  */
 bool
 segment_empty(int segment, SegmentHolders *losing)
@@ -238,7 +242,10 @@ segment_empty(int segment, SegmentHolders *losing)
 		done = lock_and_empty(segment, losing);
 		if (losing && !done)
 			segment_not_lost(losing);
-		relay_end();
+		if (done)
+			relay_end();
+		else
+			relay_undo();
 	}
 	PG_CATCH();
 	{

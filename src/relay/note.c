@@ -440,9 +440,8 @@ show_total(const LogNote *note)
 }
 
 /*
- * The segment's notes are to be written to the relation.  If somebody else has
- * emptied that, as REFRESH does, those who have not read what was there are told
- * that something is missing.
+ * The relation has the segment's notes.  If somebody else has emptied it, as REFRESH
+ * does, those who have not read what was there are told that something is missing.
  */
 static void
 look_for_lost_notes(int index, Relation rel)
@@ -472,6 +471,23 @@ look_for_lost_notes(int index, Relation rel)
 	LWLockRelease(database->lock);
 	pg_atomic_write_u64(&segment->first_seq, 0);
 	pg_atomic_write_u64(&segment->last_seq, 0);
+	durable->segments.segment[index].damaged = true;
+}
+
+/*
+ * Look for lost notes of the segment, before it is emptied or gets notes of another
+ * one: afterwards nobody could tell.  In a transaction.  Raises 55000 if the
+ * relation is not as the extension made it.
+ */
+void
+note_look_for_lost(int segment)
+{
+	Relation	rel = log_try_open(LOG_NOTES, segment, AccessShareLock);
+
+	if (rel == NULL)
+		return;
+	look_for_lost_notes(segment, rel);
+	table_close(rel, AccessShareLock);
 }
 
 /*

@@ -117,6 +117,16 @@ relay_end(void)
 }
 
 /*
+ * Or roll it back, where no error was raised.
+ */
+void
+relay_undo(void)
+{
+	AbortCurrentTransaction();
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+/*
  * In PG_CATCH(): roll the transaction back, and return the error, which is in
  * MessageContext, as is what is allocated next.
  */

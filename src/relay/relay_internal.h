@@ -158,6 +158,7 @@ typedef struct RelayEmptying
 	int			pause;			/* the next pause, in ms; 0: the shortest */
 	bool		unseen;			/* who needs it could not be found out */
 	bool		error;			/* the last try has raised one */
+	bool		damaged;		/* a segment's notes were emptied by others */
 } RelayEmptying;
 
 /* What the holders of a segment let be done with it. */
@@ -270,6 +271,7 @@ extern Relay relay;
 /* relay.c */
 extern void relay_begin(const char *activity);
 extern void relay_end(void);
+extern void relay_undo(void);
 extern ErrorData *relay_abort(void);
 extern void relay_pace_event(int pid);
 extern void relay_tell_gaps(void);
@@ -342,6 +344,7 @@ extern void note_add(int segment, const char *channel, TransactionId xid,
 extern void note_on_commit(Staging *staging, uint64 number);
 extern void note_on_commit_reference(LogReference *reference,
 									 BlockNumber block, OffsetNumber offset);
+extern void note_look_for_lost(int segment);
 extern void note_write(void);
 extern void note_abort(void);
 extern void note_count_channel(int slot);
