@@ -19,6 +19,7 @@
 #include "read/read_internal.h"
 
 #include "access/xact.h"
+#include "base/debug.h"
 #include "base/nesting.h"
 #include "miscadmin.h"
 #include "registry/channel_lists.h"
@@ -370,6 +371,7 @@ read_at_commit(void)
 		pg_atomic_fetch_add_u64(&changes.written_in->requests.reload, 1);
 		registry_request(changes.written_in);
 		changes.written_in = NULL;
+		DEBUG_POINT("table_written");
 	}
 	reader_at_end(true);
 	if (changes.discarding)

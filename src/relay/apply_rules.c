@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "registry/holders.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -135,6 +136,7 @@ apply_rules(void)
 {
 	Database   *database = relay.database;
 	uint32		channels = pg_atomic_read_u32(&database->table.version);
+	uint64		reload = pg_atomic_read_u64(&database->requests.reload);
 	MemoryContext old = CurrentMemoryContext;
 	ChannelRule *rules;
 	uint64		version;
@@ -142,9 +144,14 @@ apply_rules(void)
 
 	relay_begin("reading which channels are durable");
 	LockTimeout = LOCK_WAIT_MS;
+
+	/* a commit wakes us before it sends its invalidation messages */
+	if (durable->rules_reload != reload)
+		InvalidateSystemCaches();
 	version = durable_rules_version();
 	if (!is_due(version, channels))
 	{
+		durable->rules_reload = reload;
 		LockTimeout = 0;
 		relay_end();
 		MemoryContextSwitchTo(old);
@@ -170,6 +177,7 @@ apply_rules(void)
 	relay_end();
 	MemoryContextSwitchTo(old);
 	durable->rules_version = version;
+	durable->rules_reload = reload;
 	durable->channels_version = channels;
 }
 

@@ -215,6 +215,7 @@ typedef struct RelayDurable
 
 	/* apply_rules.c: of what was applied last */
 	uint64		rules_version;
+	uint64		rules_reload;
 	uint32		channels_version;
 	TimestampTz rules_at;		/* when to try again; 0: nothing has failed */
 

@@ -10,12 +10,13 @@ use PgPubsub::Test;
 use Test::More;
 
 my $mb   = 1024 * 1024;
-my $node = new_server('durable_bounds', conf => q{
+my $node = new_server('durable_bounds', start => 0, conf => q{
 pgpubsub.log_size = 16MB
 pgpubsub.queue_size = 64kB
 pgpubsub.publish_timeout = 200ms
 log_statement = none
 });
+my $points = open_points($node);
 my ($admin, $writer);
 my $pad = '-' x 1000;
 
@@ -154,7 +155,22 @@ is(summary('young'), '2 2 3 lost 1', 'an event of before is not in the log: a co
 $admin->run("SELECT pgpubsub.subscribe('block', '{a}', 'block')");
 fill('a', 1, 1000);
 is($admin->queue('relay_state'), 'listening', 'a durable channel does not hold the queue');
-$admin->run("SELECT pgpubsub.set_durable('a', false)");
+
+# the relay reads the rules before the commit's invalidation messages are sent
+my $changer = client($node);
+my $change  = "SELECT pgpubsub.set_durable('a', false)";
+
+if ($points)
+{
+	comes_to($node, $points, 'table_written', sub { $changer->begin($change) });
+	$admin->settle;
+	open_point($points, 'table_written');
+	is($changer->finish->sqlstate, '', 'it is durable no longer');
+}
+else
+{
+	$changer->run($change);
+}
 my $more = 1000;
 for (; $more < 3000; $more++)
 {
@@ -165,7 +181,7 @@ is($writer->sqlstate, '53400', 'from when it is durable no longer, it does');
 like($writer->{error}{D}, qr/"block"/, 'the error says who');
 is(summary('block'), "$more 1 $more", 'and all is read, once');
 
-$_->quit foreach $admin, $writer;
+$_->quit foreach $admin, $writer, $changer;
 $node->stop('fast');
 server_is_sound($node);
 done_testing();

@@ -535,6 +535,9 @@ sub log_is_sound
 		qr/ERROR:  subscription "[^"]*" is being read/,
 		qr/ERROR:  (?:the relay of this database does not answer|this database has no relay)/,
 		qr/FATAL:  connection to client lost/,
+
+		# a page of the backup may be newer than what is replayed at first
+		qr/startup WARNING:  xlog min recovery request \S+ is past current point/,
 		qr/autovacuum worker (?:WARNING|ERROR|FATAL):  /,
 		qr/WARNING:  there is no transaction in progress/,
 		qr/WARNING:  terminating connection because of (?:crash of another server process|immediate shutdown command)/);
