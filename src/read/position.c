@@ -84,7 +84,11 @@ carry_cursors(Claim *claim, bool dropped, Cursor *cursors, int count)
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
 
-		if (((binding->flags & BINDING_DROPPED) != 0) != dropped)
+		if (binding_readable(binding) == dropped)
+			continue;
+
+		/* what another session is adding is not there yet */
+		if (dropped && !(binding->flags & BINDING_DROPPED))
 			continue;
 		carry_cursor(&cursors[count], binding, old->cursors,
 					 old->ncursors + old->nkept);

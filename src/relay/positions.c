@@ -80,6 +80,24 @@ restored_seq(const LogPosition *position, const char *channel)
 }
 
 /*
+ * The seq up to which the subscription has consumed the channel: as the position
+ * says if it knows the channel, which may have been added since; without a
+ * position, nothing, but for what was before the channel was added.  Never a seq
+ * that was not given out yet.
+ */
+static uint64
+first_seq(Subscription *subscription, const LogPosition *position,
+		  const char *channel)
+{
+	AddedChannel *added = relay_find_added(subscription->id, channel);
+
+	if (added != NULL && added->placed &&
+		(position == NULL || position->version <= added->version))
+		return Min(added->since, ring_newest_seq(relay.database->ring));
+	return position == NULL ? 0 : restored_seq(position, channel);
+}
+
+/*
  * The log has no position of the subscription.  If it was in the table when the
  * relay began, it was made when the log was empty, and has consumed nothing of
  * what came there: a position would tell.  If its row was written just now, it
@@ -95,7 +113,9 @@ begin_without_position(Subscription *subscription)
 		return;
 	}
 	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
-		pg_atomic_write_u64(&binding->seq, 0);
+		pg_atomic_write_u64(&binding->seq,
+							first_seq(subscription, NULL,
+									  relay.database->channels[binding->channel].name));
 }
 
 /* The seq up to which the subscription has consumed all its channels. */
@@ -226,7 +246,8 @@ relay_restore_position(Subscription *subscription)
 		const char *channel = relay.database->channels[binding->channel].name;
 
 		pg_atomic_write_u64(&binding->seq,
-							restored_seq(entry->position, channel));
+							first_seq(subscription, entry->position,
+									  channel));
 
 		/* of which channels they were is not known */
 		pg_atomic_write_u64(&binding->log_lost, lost);
@@ -261,11 +282,10 @@ relay_place_new(Subscription *subscription)
 			continue;
 		any = true;
 		binding_place_now(database, binding);
-		if (entry != NULL)
+		if (first && durable->positions != NULL && subscription->id != 0)
 			pg_atomic_write_u64(&binding->seq,
-								restored_seq(entry->position, channel));
-		else if (first && durable->positions != NULL && subscription->id != 0)
-			pg_atomic_write_u64(&binding->seq, 0);
+								first_seq(subscription, entry ?
+										  entry->position : NULL, channel));
 	}
 
 	/* until now, what was sent went by unseen, but for what is in the log */
