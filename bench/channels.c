@@ -199,7 +199,7 @@ main(int argc, char **argv)
 	measure_calls("add", "add_channels", count);
 	measure_calls("drop", "drop_channels", count);
 	kill(waiting, SIGTERM);
-	client_execute(writer, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+	client_execute(writer, "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
 				   " WHERE application_name = 'waiting'");
 	client_execute(writer, "SELECT pgpubsub.unsubscribe('many')");
 	return 0;

@@ -253,6 +253,13 @@ extern void action_enter(Action *action, Subscription *subscription);
 extern void temporary_subscription_begins(void);
 extern void table_written(const char *table);
 
+/* A statement that is run often. */
+typedef struct KeptStatement
+{
+	bool		plan_anew;		/* each time */
+	struct _SPI_plan *plan;		/* what was prepared; NULL: nothing yet */
+} KeptStatement;
+
 /* subscription_table.c */
 extern bool subscription_table_writing(void);
 extern Oid	subscription_table_oid(void);
@@ -269,7 +276,11 @@ extern bool subscription_table_delete_unread(const char *name);
 
 extern uint64 subscription_table_write(Oid table, const char *sql, int nargs,
 									   Oid *types, Datum *values,
-									   int expected, bool at_once);
+									   int expected, bool at_once,
+									   KeptStatement *kept);
+extern void subscription_table_read_kept(const char *sql, int nargs,
+										 Oid *types, Datum *values,
+										 bool read_only, KeptStatement *kept);
 extern void subscription_table_row_missing(const char *name);
 
 /* subscription_channels.c */

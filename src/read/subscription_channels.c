@@ -42,8 +42,27 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/hsearch.h"
 
-/* The arrays that are made of names. */
+/* What the table has of a name. */
+typedef enum RowKind
+{
+	ROWS_NONE,
+	ROWS_LISTED,				/* a row that says so */
+	ROWS_NOT_LISTED				/* one that does not */
+} RowKind;
+
+#define ROW_KINDS	(ROWS_NOT_LISTED + 1)
+
+/* The names of which the table has the same. */
+typedef struct NameSet
+{
+	Datum		names;			/* a text[] */
+	int64		count;
+} NameSet;
+
+/* Make an array of the names. */
 static Datum
 names_array(char **names, int count)
 {
@@ -86,14 +105,15 @@ find_table(void)
  * *isnull tells that it finds none.
  */
 static Datum
-read_id(const char *sql, const char *name, bool *isnull)
+read_id(const char *sql, const char *name, bool *isnull, KeptStatement *kept)
 {
 	Oid			types[] = {NAMEOID};
 	Datum		values[] = {CStringGetDatum(name)};
 	int64		id = 0;
 
 	SPI_connect();
-	subscription_table_read(sql, lengthof(types), types, values, false);
+	subscription_table_read_kept(sql, lengthof(types), types, values, false,
+								 kept);
 	*isnull = SPI_processed == 0;
 	if (!*isnull)
 		id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
@@ -110,14 +130,112 @@ read_id(const char *sql, const char *name, bool *isnull)
 static Datum
 lock_row(const char *name)
 {
+	static KeptStatement kept = {0};
 	bool		isnull;
 	Datum		id = read_id("SELECT id FROM pgpubsub.subscription"
 							 " WHERE name OPERATOR(pg_catalog.=) $1"
-							 " FOR KEY SHARE", name, &isnull);
+							 " FOR KEY SHARE", name, &isnull, &kept);
 
 	if (isnull)
 		subscription_table_row_missing(name);
 	return id;
+}
+
+/* Note a group of rows, which the query has found, in its set. */
+static void
+note_rows(HeapTuple tuple, TupleDesc desc, NameSet *sets, HTAB *found)
+{
+	bool		isnull;
+	bool		listed = DatumGetBool(SPI_getbinval(tuple, desc, 1, &isnull));
+	NameSet    *set = &sets[listed ? ROWS_LISTED : ROWS_NOT_LISTED];
+	Datum	   *elements;
+	int			count;
+
+	set->names = datumCopy(SPI_getbinval(tuple, desc, 2, &isnull), false, -1);
+	deconstruct_array(DatumGetArrayTypeP(set->names), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elements, NULL, &count);
+	for (int i = 0; i < count; i++)
+		(void) hash_search(found, TextDatumGetCString(elements[i]),
+						   HASH_ENTER, NULL);
+	set->count = count;
+}
+
+/*
+ * Tell of the channels what the table has of them under that id: the names of
+ * each kind are in its set, in the current memory context.
+ */
+static void
+find_rows(Datum id, char **channels, int count, NameSet *sets)
+{
+	static KeptStatement kept = {.plan_anew = true};
+	Oid			types[] = {INT8OID, TEXTARRAYOID};
+	Datum		values[] = {id, names_array(channels, count)};
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext old;
+	HASHCTL		ctl = {.keysize = NAMEDATALEN,.entrysize = NAMEDATALEN};
+	HTAB	   *found = hash_create("pgpubsub channel names", count, &ctl,
+									HASH_ELEM | HASH_STRINGS);
+	char	  **others = palloc(count * sizeof(char *));
+	int			nothers = 0;
+
+	SPI_connect();
+	subscription_table_read_kept("SELECT listed, pg_catalog.array_agg(channel)"
+								 " FROM pgpubsub.subscription_channel"
+								 " WHERE subscription OPERATOR(pg_catalog.=) $1"
+								 " AND channel OPERATOR(pg_catalog.=) ANY ($2)"
+								 " GROUP BY listed",
+								 lengthof(types), types, values, false, &kept);
+	old = MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		note_rows(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, sets, found);
+	MemoryContextSwitchTo(old);
+	SPI_finish();
+
+	for (int i = 0; i < count; i++)
+	{
+		if (hash_search(found, channels[i], HASH_FIND, NULL) == NULL)
+			others[nothers++] = channels[i];
+	}
+	hash_destroy(found);
+	sets[ROWS_NONE].names = names_array(others, nothers);
+	sets[ROWS_NONE].count = nothers;
+}
+
+/*
+ * Run the statement on the rows of the names, unless there are none.  Its
+ * parameters are the subscription's id, the names, and two seqs if since is not
+ * 0.  Raises 40001 if this transaction's snapshot does not show a row that is in
+ * the way.
+ */
+static void
+write_rows(const char *sql, int expected, Datum id, const NameSet *set,
+		   uint64 since, uint64 version, KeptStatement *kept)
+{
+	Oid			types[] = {INT8OID, TEXTARRAYOID, INT8OID, INT8OID};
+	Datum		values[] = {id, set->names, Int64GetDatum((int64) since),
+	Int64GetDatum((int64) version)};
+
+	if (set->count == 0)
+		return;
+	PG_TRY();
+	{
+		(void) subscription_table_write(find_table(), sql,
+										since != 0 ? 4 : 2, types, values,
+										expected, false, kept);
+	}
+	PG_CATCH();
+	{
+		if (!IsolationUsesXactSnapshot() ||
+			geterrcode() != ERRCODE_UNIQUE_VIOLATION)
+			PG_RE_THROW();
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access to the channels of a subscription"),
+				 errdetail("They were changed after this transaction took its snapshot."),
+				 errhint("Try the transaction again.")));
+	}
+	PG_END_TRY();
 }
 
 /*
@@ -130,28 +248,25 @@ void
 subscription_channels_add(const char *name, char **channels, int count,
 						  uint64 since, uint64 version)
 {
-	Oid			types[] = {INT8OID, TEXTARRAYOID, INT8OID, INT8OID};
-	Datum		values[] = {lock_row(name), names_array(channels, count),
-		Int64GetDatum((int64) since),
-	Int64GetDatum((int64) version)};
+	static KeptStatement insert = {0};
+	Datum		id = lock_row(name);
+	NameSet		sets[ROW_KINDS] = {0};
 
 	if (count == 0)
 		return;
-	(void) subscription_table_write(find_table(),
-									"WITH again AS ("
-									"UPDATE pgpubsub.subscription_channel"
-									" SET dropped = false, since = $3, version = $4"
-									" WHERE subscription OPERATOR(pg_catalog.=) $1"
-									" AND channel OPERATOR(pg_catalog.=) ANY ($2)"
-									" RETURNING channel)"
-									"INSERT INTO pgpubsub.subscription_channel"
-									" (subscription, channel, listed, dropped, since, version)"
-									" SELECT $1, n, false, false, $3, $4"
-									" FROM pg_catalog.unnest($2) AS n"
-									" WHERE NOT EXISTS (SELECT FROM again AS a"
-									" WHERE a.channel OPERATOR(pg_catalog.=) n)",
-									lengthof(types), types, values,
-									SPI_OK_INSERT, false);
+	find_rows(id, channels, count, sets);
+	write_rows("INSERT INTO pgpubsub.subscription_channel"
+			   " (subscription, channel, since, version)"
+			   " SELECT $1, n, $3, $4 FROM pg_catalog.unnest($2) AS n",
+			   SPI_OK_INSERT, id, &sets[ROWS_NONE], since, version, &insert);
+
+	/* one that is not listed is there only if the table was written by hand */
+	for (int kind = ROWS_LISTED; kind <= ROWS_NOT_LISTED; kind++)
+		write_rows("UPDATE pgpubsub.subscription_channel"
+				   " SET dropped = false, since = $3, version = $4"
+				   " WHERE subscription OPERATOR(pg_catalog.=) $1"
+				   " AND channel OPERATOR(pg_catalog.=) ANY ($2)",
+				   SPI_OK_UPDATE, id, &sets[kind], since, version, NULL);
 }
 
 /*
@@ -161,33 +276,27 @@ subscription_channels_add(const char *name, char **channels, int count,
 void
 subscription_channels_drop(const char *name, char **channels, int count)
 {
-	Oid			types[] = {INT8OID, TEXTARRAYOID};
-	Datum		values[] = {lock_row(name), names_array(channels, count)};
+	static KeptStatement insert = {0};
+	static KeptStatement delete = {.plan_anew = true};
+	Datum		id = lock_row(name);
+	NameSet		sets[ROW_KINDS] = {0};
 
 	if (count == 0)
 		return;
-	(void) subscription_table_write(find_table(),
-									"WITH added AS ("
-									"DELETE FROM pgpubsub.subscription_channel"
-									" WHERE subscription OPERATOR(pg_catalog.=) $1"
-									" AND channel OPERATOR(pg_catalog.=) ANY ($2)"
-									" AND NOT listed RETURNING channel),"
-									" again AS ("
-									"UPDATE pgpubsub.subscription_channel"
-									" SET dropped = true, since = NULL, version = NULL"
-									" WHERE subscription OPERATOR(pg_catalog.=) $1"
-									" AND channel OPERATOR(pg_catalog.=) ANY ($2)"
-									" AND listed RETURNING channel)"
-									"INSERT INTO pgpubsub.subscription_channel"
-									" (subscription, channel, listed, dropped)"
-									" SELECT $1, n, true, true"
-									" FROM pg_catalog.unnest($2) AS n"
-									" WHERE NOT EXISTS (SELECT FROM added AS a"
-									" WHERE a.channel OPERATOR(pg_catalog.=) n)"
-									" AND NOT EXISTS (SELECT FROM again AS a"
-									" WHERE a.channel OPERATOR(pg_catalog.=) n)",
-									lengthof(types), types, values,
-									SPI_OK_INSERT, false);
+	find_rows(id, channels, count, sets);
+	write_rows("INSERT INTO pgpubsub.subscription_channel"
+			   " (subscription, channel, listed, dropped)"
+			   " SELECT $1, n, true, true FROM pg_catalog.unnest($2) AS n",
+			   SPI_OK_INSERT, id, &sets[ROWS_NONE], 0, 0, &insert);
+	write_rows("UPDATE pgpubsub.subscription_channel"
+			   " SET dropped = true, since = NULL, version = NULL"
+			   " WHERE subscription OPERATOR(pg_catalog.=) $1"
+			   " AND channel OPERATOR(pg_catalog.=) ANY ($2)",
+			   SPI_OK_UPDATE, id, &sets[ROWS_LISTED], 0, 0, NULL);
+	write_rows("DELETE FROM pgpubsub.subscription_channel"
+			   " WHERE subscription OPERATOR(pg_catalog.=) $1"
+			   " AND channel OPERATOR(pg_catalog.=) ANY ($2)",
+			   SPI_OK_DELETE, id, &sets[ROWS_NOT_LISTED], 0, 0, &delete);
 }
 
 /*
@@ -202,7 +311,8 @@ subscription_channels_id(const char *name)
 
 	if (OidIsValid(subscription_channels_find()))
 		id = read_id("SELECT id FROM pgpubsub.subscription"
-					 " WHERE name OPERATOR(pg_catalog.=) $1", name, &isnull);
+					 " WHERE name OPERATOR(pg_catalog.=) $1", name, &isnull,
+					 NULL);
 	return isnull ? 0 : DatumGetInt64(id);
 }
 
@@ -221,7 +331,7 @@ subscription_channels_clear(int64 id)
 										"DELETE FROM pgpubsub.subscription_channel"
 										" WHERE subscription OPERATOR(pg_catalog.=) $1",
 										lengthof(types), types, values,
-										SPI_OK_DELETE, false);
+										SPI_OK_DELETE, false, NULL);
 }
 
 /* Remove what the table has of subscriptions that have no row any more. */
@@ -236,5 +346,5 @@ subscription_channels_forget(void)
 										" WHERE NOT EXISTS"
 										" (SELECT FROM pgpubsub.subscription AS s"
 										" WHERE s.id OPERATOR(pg_catalog.=) c.subscription)",
-										0, NULL, NULL, SPI_OK_DELETE, false);
+										0, NULL, NULL, SPI_OK_DELETE, false, NULL);
 }

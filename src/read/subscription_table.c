@@ -129,6 +129,32 @@ subscription_table_lock(void)
 }
 
 /*
+ * Run the statement, in SPI; if kept is not NULL, its first call keeps there what
+ * it has prepared.  That is planned anew each time if the best plan depends on
+ * how large the table is.
+ */
+static int
+execute(const char *sql, int nargs, Oid *types, Datum *values, bool read_only,
+		KeptStatement *kept)
+{
+	if (kept == NULL)
+		return SPI_execute_with_args(sql, nargs, types, values, NULL,
+									 read_only, 0);
+	if (kept->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, types,
+											  kept->plan_anew ?
+											  CURSOR_OPT_CUSTOM_PLAN : 0);
+
+		if (plan == NULL)
+			return SPI_result;
+		(void) SPI_keepplan(plan);
+		kept->plan = plan;
+	}
+	return SPI_execute_plan(kept->plan, values, NULL, read_only, 0);
+}
+
+/*
  * Run the query, which only reads or locks the table, as the table's owner.
  * The caller is connected to SPI and finds the result there.
  */
@@ -136,13 +162,22 @@ void
 subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
 						bool read_only)
 {
+	subscription_table_read_kept(sql, nargs, types, values, read_only, NULL);
+}
+
+/* The same, for a query that is run often: what is prepared is kept. */
+void
+subscription_table_read_kept(const char *sql, int nargs, Oid *types,
+							 Datum *values, bool read_only,
+							 KeptStatement *kept)
+{
 	OwnRelationUser before;
 
 	own_relation_become_owner(subscription_table_oid(), &before);
 	PG_TRY();
 	{
-		check_spi(SPI_execute_with_args(sql, nargs, types, values, NULL,
-										read_only, 0), SPI_OK_SELECT);
+		check_spi(execute(sql, nargs, types, values, read_only, kept),
+				  SPI_OK_SELECT);
 	}
 	PG_FINALLY();
 	{
@@ -180,12 +215,13 @@ subscription_table_has(const char *name)
 /*
  * Run the statement on the table, one of the two, as its owner.  The caller
  * changes shared memory.  With at_once, constraints that are deferred to the end
- * of the transaction are checked now.  Returns how many rows the statement has
- * written.
+ * of the transaction are checked now.  What is prepared is kept, if kept is not
+ * NULL.  Returns how many rows the statement has written.
  */
 uint64
 subscription_table_write(Oid table_oid, const char *sql, int nargs, Oid *types,
-						 Datum *values, int expected, bool at_once)
+						 Datum *values, int expected, bool at_once,
+						 KeptStatement *kept)
 {
 	volatile uint64 processed = 0;
 	Relation	table = table_open(table_oid, RowExclusiveLock);
@@ -199,8 +235,7 @@ subscription_table_write(Oid table_oid, const char *sql, int nargs, Oid *types,
 	PG_TRY();
 	{
 		SPI_connect();
-		check_spi(SPI_execute_with_args(sql, nargs, types, values, NULL,
-										false, 0), expected);
+		check_spi(execute(sql, nargs, types, values, false, kept), expected);
 		processed = SPI_processed;
 		if (at_once)
 			check_spi(SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0),
@@ -225,7 +260,7 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 			int expected, bool at_once)
 {
 	return subscription_table_write(subscription_table_oid(), sql, nargs, types,
-									values, expected, at_once);
+									values, expected, at_once, NULL);
 }
 
 /*
@@ -295,7 +330,7 @@ subscription_table_put_back(Oid table, Oid row_type, Datum row)
 	subscription_table_write(table, table == subscription_table_oid() ?
 							 "INSERT INTO pgpubsub.subscription SELECT ($1).*" :
 							 "INSERT INTO pgpubsub.subscription_channel SELECT ($1).*",
-							 1, &row_type, &row, SPI_OK_INSERT, false);
+							 1, &row_type, &row, SPI_OK_INSERT, false, NULL);
 }
 
 /*
