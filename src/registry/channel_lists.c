@@ -362,7 +362,10 @@ bindings_order(Database *database, Subscription *subscription,
 	}
 }
 
-/* Give the binding a position behind the last event received. */
+/*
+ * Give the binding a position behind the last event received.  Positions in the
+ * log that were written before do not know of it.
+ */
 void
 binding_place_now(Database *database, Binding *binding)
 {
@@ -373,6 +376,8 @@ binding_place_now(Database *database, Binding *binding)
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	ring_counts(database->ring, binding->channel, &number, &logged);
+	binding->known_from =
+		pg_atomic_read_u64(&binding->subscription->position_version) + 1;
 	registry_set_position(binding, received,
 						  ring_newest_position(database->ring,
 											   binding->channel, received),

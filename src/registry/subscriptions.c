@@ -284,6 +284,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	binding->subscription = subscription;
 	binding->channel = channel;
 	binding->flags = flags;
+	binding->known_from = 0;
 	pg_atomic_write_u64(&binding->number, BINDING_UNPLACED);
 	pg_atomic_write_u64(&binding->pos, RING_NONE);
 	pg_atomic_write_u64(&binding->logged, 0);
