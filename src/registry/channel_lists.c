@@ -376,9 +376,9 @@ binding_place_now(Database *database, Binding *binding)
 	uint64		logged;
 
 	/*
-	 * In this order: an event that is appended meanwhile is read from the log,
-	 * if it is there.  In the other it would count as consumed in the log and
-	 * as pending in the ring, and be passed over.
+	 * In this order: an event that is appended meanwhile is read from the
+	 * log, if it is there.  In the other it would count as consumed in the
+	 * log and as pending in the ring, and be passed over.
 	 */
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	ring_counts(database->ring, binding->channel, &number, &logged);
