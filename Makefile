@@ -7,6 +7,7 @@
 #   make test                 all of them on a private throwaway server
 #   make demo, demo-stop      a small shop that publishes its changes
 #   make soak SECONDS=300     everything at once on a private server
+#   make programs             build pgpubsub-gateway, in programs/
 #
 # make test takes PG_MAJOR=17, KIND='regress isolation ...' and
 # TESTS='names or patterns'; see scripts/test.
@@ -124,6 +125,12 @@ demo-stop:
 
 style:
 	@$(tree)/scripts/check-style
+
+# What stands beside the extension, and needs libraries that it does not.
+.PHONY: programs
+
+programs:
+	@$(tree)/scripts/programs
 
 # Ratios to plain NOTIFY, into bench/results; see scripts/bench.
 .PHONY: bench
