@@ -109,6 +109,7 @@ installcheck-tap:
 		TESTDATADIR='$(tap_output)/tmp_check' \
 		TESTLOGDIR='$(tap_output)/tmp_check/log' \
 		PGPORT=6$(DEF_PGPORT) \
+		PGPUBSUB_PROGRAMS="$${PGPUBSUB_PROGRAMS:-$$PWD/programs}" \
 		PG_REGRESS='$(dir $(PGXS))../../src/test/regress/pg_regress' \
 		TEMP_CONFIG="$$PWD/test/regress.conf" \
 		prove -I '$(dir $(PGXS))../../src/test/perl' -I test/perl \

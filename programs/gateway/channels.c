@@ -346,7 +346,8 @@ channel_expect_echo(const char *name, const char *payload, int server_pid,
 	echo->hash = hash_string(payload);
 	echo->pid = client->pid;
 	echo->server_pid = server_pid;
-	if (member_find(client, channel) != NULL)
+	echo->leaves = commit_leaves(client, name);
+	if (!echo->leaves && member_find(client, channel) != NULL)
 	{
 		echo->client = client;
 		list_append(&client->echoes, &echo->of_client);
@@ -421,7 +422,12 @@ channels_event(const char *name, const char *payload, int server_pid)
 	 * turn.
 	 */
 	for (uint32_t i = channel->member_count; i-- > 0;)
+	{
+		if (echo != NULL && echo->leaves &&
+			channel->members[i]->client->pid == echo->pid)
+			continue;
 		client_deliver(channel->members[i]->client, piece);
+	}
 	piece_release(piece);
 	if (echo != NULL)
 	{

@@ -78,6 +78,7 @@ typedef struct Echo
 	uint64_t	hash;			/* of the payload */
 	uint32_t	pid;			/* the client's */
 	int			server_pid;		/* of the session that notified */
+	bool		leaves;			/* the client does not get it */
 	struct Client *client;		/* NULL: nobody waits for it */
 } Echo;
 

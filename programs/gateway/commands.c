@@ -25,6 +25,7 @@
 #include "gateway/channels.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
+#include "gateway/marks.h"
 #include "gateway/server.h"
 #include "gateway/stream.h"
 
@@ -41,6 +42,7 @@ typedef enum UnitKind
 {
 	UNIT_NOTICES,
 	UNIT_CHANNELS,
+	UNIT_MARK,
 	UNIT_ROLES,
 	UNIT_UNSUBSCRIBE
 } UnitKind;
@@ -81,6 +83,7 @@ typedef struct Commands
 	int			sent_count;
 	int			waiting;		/* notices in both */
 	bool		channels_asked; /* UNIT_CHANNELS is in one of them */
+	bool		mark_asked;		/* UNIT_MARK is in queue */
 	bool		roles_asked;
 	uv_timer_t	again;
 	void		(*stopped) (void);
@@ -191,6 +194,16 @@ commands_channels(void)
 	add_unit(UNIT_CHANNELS);
 }
 
+/* Have a mark sent to all who wait for one. */
+void
+commands_mark(void)
+{
+	if (commands.mark_asked)
+		return;
+	commands.mark_asked = true;
+	add_unit(UNIT_MARK);
+}
+
 /* Have the server look whether the clients' roles may still connect. */
 void
 commands_check_roles(void)
@@ -247,6 +260,20 @@ send_channels(void)
 	return good;
 }
 
+/* Notify the gateway itself. */
+static bool
+send_mark(void)
+{
+	char		payload[64];
+	const char *values[2] = {subscription_name(), payload};
+	uint64_t	number = 0;
+
+	commands.mark_asked = false;
+	(void) marks_take(&number);
+	mark_payload(number, payload, sizeof(payload));
+	return send_statement("SELECT pg_catalog.pg_notify($1, $2)", 2, values);
+}
+
 static bool
 send_roles(void)
 {
@@ -279,6 +306,8 @@ send_unit(Unit *unit)
 			return send_notices((Notices *) unit);
 		case UNIT_CHANNELS:
 			return send_channels();
+		case UNIT_MARK:
+			return send_mark();
 		case UNIT_ROLES:
 			return send_roles();
 		case UNIT_UNSUBSCRIBE:
@@ -384,6 +413,10 @@ unit_done(Unit *unit, const Report *report)
 			break;
 		case UNIT_CHANNELS:
 			channels_answered(report);
+			break;
+		case UNIT_MARK:
+			if (report != NULL)
+				log_line(LOG_LEVEL_WARNING, "could not notify: %s", report->message);
 			break;
 		case UNIT_ROLES:
 			roles_answered(unit->rows);
@@ -557,6 +590,11 @@ commands_lost(Server *server)
 			commands.channels_asked = false;
 
 			channels_want_again();
+			unit_free(unit);
+		}
+		else if (unit->kind == UNIT_MARK)
+		{
+			marks_send_again();
 			unit_free(unit);
 		}
 		else

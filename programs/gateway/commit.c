@@ -9,8 +9,11 @@
  *	  subscription does not have the channel yet, the commit waits until it has:
  *	  a LISTEN that is confirmed is effective.
  *
- * 2. The client becomes a member of these channels.  That is before anything is
- *	  notified, so that a transaction that listens and notifies hears itself.
+ * 2. The commit waits for a mark in the stream of events (marks.c), and then the
+ *	  client becomes a member of these channels: so it gets nothing from before.
+ *	  That is before anything is notified, so that a transaction that listens
+ *	  and notifies hears itself.  A mark that does not come soon, as the queue is
+ *	  full, is not waited for: the client may get older events, but misses none.
  *
  * 3. The notifications go to the server, in one transaction of the gateway's
  *	  session for commands, and the commit waits for the end of that.
@@ -34,10 +37,15 @@
 #include "gateway/commands.h"
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
+#include "gateway/marks.h"
+
+/* How long to wait for a mark, in seconds. */
+#define MARK_SECONDS 2
 
 typedef enum CommitStep
 {
 	COMMIT_CHANNELS,
+	COMMIT_MARK,
 	COMMIT_NOTIFY,
 	COMMIT_ECHO
 } CommitStep;
@@ -50,6 +58,7 @@ typedef struct Commit
 	bool	   *joined;			/* this commit has made the client a member */
 	int			wait_count;
 	int			waiting;		/* waits whose channel is not effective */
+	MarkWait	mark;
 	Notices    *notices;		/* what is with the server, in COMMIT_NOTIFY */
 } Commit;
 
@@ -124,6 +133,7 @@ commit_free(Commit *commit)
 		channel_wait_end(&commit->waits[i]);
 		channel_unpin(commit->waits[i].channel);
 	}
+	mark_wait_end(&commit->mark);
 	if (commit->notices != NULL)
 		commands_forget(commit->notices);
 	commit->session->commit = NULL;
@@ -274,8 +284,35 @@ commit_join(Commit *commit)
 		commit->joined[i] = true;
 	}
 	commit->step = COMMIT_NOTIFY;
+	mark_wait_end(&commit->mark);
+	client_deadline(client, limits.server_timeout);
 	if (!send_notices(commit, session->transaction))
 		commit_finish(commit);
+}
+
+/* All channels are effective: wait for a mark, if the client is to join any. */
+static void
+commit_wait_for_mark(Commit *commit)
+{
+	Client	   *client = commit->session->client;
+
+	for (int i = 0; i < commit->wait_count; i++)
+	{
+		if (member_find(client, commit->waits[i].channel) != NULL)
+			continue;
+		commit->step = COMMIT_MARK;
+		client_deadline(client, MARK_SECONDS);
+		mark_wait(&commit->mark, client);
+		return;
+	}
+	commit_join(commit);
+}
+
+/* The mark has come for which the client's commit waits. */
+void
+commit_marked(Client *client)
+{
+	commit_join(client->session->commit);
 }
 
 /* A channel has become effective; or cannot, and the report says why. */
@@ -287,7 +324,7 @@ commit_channel_ready(ChannelWait *wait, const Report *report)
 	if (report != NULL)
 		commit_fail(commit, report);
 	else if (--commit->waiting == 0)
-		commit_join(commit);
+		commit_wait_for_mark(commit);
 }
 
 /* The last event has come back for which the client's commit waited. */
@@ -320,6 +357,7 @@ commit_start(Session *session)
 	commit = memory_get_zeroed(sizeof(Commit));
 	commit->session = session;
 	session->commit = commit;
+	list_init(&commit->mark.link);
 	pin_channels(commit, transaction);
 	for (int i = 0; i < commit->wait_count; i++)
 	{
@@ -336,7 +374,7 @@ commit_start(Session *session)
 	if (commands_waiting() >= limits.max_commits)
 		commit_fail(commit, &full);
 	else if (commit->waiting == 0)
-		commit_join(commit);
+		commit_wait_for_mark(commit);
 	return false;
 }
 
@@ -362,6 +400,7 @@ commit_cancel(Session *session, const Report *report)
 	switch (commit->step)
 	{
 		case COMMIT_CHANNELS:
+		case COMMIT_MARK:
 			commit_fail(commit, report);
 			return true;
 		case COMMIT_NOTIFY:
@@ -374,6 +413,52 @@ commit_cancel(Session *session, const Report *report)
 			client_forget_echoes(session->client);
 			commit_finish(commit);
 			return true;
+	}
+	return false;
+}
+
+/* The client has waited long enough, for whatever it is. */
+void
+commit_timed_out(Session *session)
+{
+	static const Report away = {
+		.sqlstate = "57P03",
+		.message = "the server cannot be reached",
+		.hint = "Try again.",
+	};
+	static const Report unknown = {
+		.sqlstate = "08007",
+		.message = "the outcome of the transaction is unknown",
+		.detail = "The server has not answered in time.",
+	};
+	Commit	   *commit = session->commit;
+
+	if (commit != NULL && commit->step == COMMIT_MARK)
+		commit_join(commit);
+	else if (!commit_cancel(session, &away))
+		client_end(session->client, &unknown, "ended: the server has not answered");
+}
+
+/*
+ * Will the client, by what it commits, listen to the channel no more?  Then it
+ * does not get what the same transaction has notified.
+ */
+bool
+commit_leaves(const Client *client, const char *channel)
+{
+	const Transaction *transaction = client->session == NULL ? NULL :
+		client->session->transaction;
+
+	if (transaction == NULL || transaction->unlisten_count == 0)
+		return false;
+	for (int i = transaction->action_count - 1; i >= 0; i--)
+	{
+		const Action *action = &transaction->actions[i];
+
+		if (action->kind == ACTION_UNLISTEN_ALL)
+			return true;
+		if (action->kind != ACTION_NOTIFY && strcmp(action->channel, channel) == 0)
+			return action->kind == ACTION_UNLISTEN;
 	}
 	return false;
 }

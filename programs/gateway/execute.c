@@ -98,7 +98,7 @@ execute_listen(Session *session, const Statement *statement)
 	return OUTCOME_DONE;
 }
 
-/* NOTIFY and pg_notify(), both with strings that are valid. */
+/* NOTIFY and pg_notify(). */
 static Outcome
 notify(Session *session, const char *channel, const char *payload)
 {
@@ -121,6 +121,10 @@ notify(Session *session, const char *channel, const char *payload)
 	};
 	Transaction *transaction;
 
+	/* A string with escapes may have become anything. */
+	if (!session_check_text(session, channel, strlen(channel)) ||
+		!session_check_text(session, payload, strlen(payload)))
+		return OUTCOME_FAILED;
 	if (*channel == '\0')
 		return session_fail(session, &empty);
 	if (strlen(channel) > NAME_BYTES)
@@ -137,17 +141,11 @@ notify(Session *session, const char *channel, const char *payload)
 }
 
 /*
- * An argument's value as a string that the caller frees; "" for NULL.  NULL if
- * it is no text in the session's encoding; then the client has been told.
+ * An argument's value as a string that the caller frees; "" for NULL.
  */
 static char *
-argument_value(Session *session, const Argument *argument,
-			   const Execution *execution)
+argument_value(const Argument *argument, const Execution *execution)
 {
-	static const Report invalid = {
-		.sqlstate = "22021",
-		.message = "invalid byte sequence for encoding \"UTF8\" in a parameter",
-	};
 	const char *text = argument->text;
 	size_t		length;
 
@@ -162,12 +160,6 @@ argument_value(Session *session, const Argument *argument,
 		length = text == NULL ? 0 : strlen(text);
 	if (text == NULL)
 		return memory_copy_string("");
-	if (memchr(text, '\0', length) != NULL ||
-		(upstream_is_utf8() && utf8_invalid(text, length) < length))
-	{
-		(void) session_fail(session, &invalid);
-		return NULL;
-	}
 	return memory_copy_bytes(text, length);
 }
 
@@ -175,14 +167,10 @@ argument_value(Session *session, const Argument *argument,
 static Outcome
 call_notify(Session *session, const Item *item, const Execution *execution)
 {
-	char	   *channel = argument_value(session, &item->first, execution);
-	char	   *payload = NULL;
-	Outcome		outcome = OUTCOME_FAILED;
+	char	   *channel = argument_value(&item->first, execution);
+	char	   *payload = argument_value(&item->second, execution);
+	Outcome		outcome = notify(session, channel, payload);
 
-	if (channel != NULL)
-		payload = argument_value(session, &item->second, execution);
-	if (payload != NULL)
-		outcome = notify(session, channel, payload);
 	free(channel);
 	free(payload);
 	return outcome;
@@ -270,6 +258,8 @@ execute_select(Session *session, const Statement *statement,
 	ReplyValue	values[BIND_MAX_FORMATS];
 	char		numbers[BIND_MAX_FORMATS][16];
 
+	if (execution->describe)
+		execute_describe(session, statement, execution);
 	for (int i = 0; i < statement->item_count; i++)
 	{
 		const Item *item = &statement->items[i];
@@ -302,6 +292,8 @@ execute_select(Session *session, const Statement *statement,
 				break;
 			case ITEM_STRING:
 				text = item->first.text;
+				if (!session_check_text(session, text, strlen(text)))
+					return OUTCOME_FAILED;
 				break;
 			case ITEM_VERSION:
 				text = upstream_version();
@@ -321,8 +313,6 @@ execute_select(Session *session, const Statement *statement,
 		values[i].data = text;
 		values[i].length = text == NULL ? 0 : strlen(text);
 	}
-	if (execution->describe)
-		execute_describe(session, statement, execution);
 	reply_values(&session->client->out, values, statement->item_count);
 	return OUTCOME_DONE;
 }
@@ -441,6 +431,8 @@ execute_set(Session *session, const Statement *statement)
 							   value, NULL);
 		value = boolean;
 	}
+	if (value != NULL && !session_check_text(session, value, strlen(value)))
+		return OUTCOME_FAILED;
 	if (strlen(name) > 2 * NAME_BYTES ||
 		(value != NULL && strlen(value) > MAX_SETTING_BYTES) ||
 		settings_count(session->settings.effective) >= MAX_SETTINGS)

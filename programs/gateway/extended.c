@@ -375,8 +375,9 @@ bind_portal(Session *session, const Packet *packet)
 	if (bind.value_count != prepared->type_count)
 	{
 		snprintf(message, sizeof(message),
-				 "bind message supplies %d parameters, but prepared statement requires %d",
-				 bind.value_count, prepared->type_count);
+				 "bind message supplies %d parameters, but prepared statement \"%.*s\" requires %d",
+				 bind.value_count, (int) utf8_clip(prepared->name, strlen(prepared->name), NAME_BYTES),
+				 prepared->name, prepared->type_count);
 		fail(session, &report);
 		return;
 	}
@@ -387,6 +388,15 @@ bind_portal(Session *session, const Packet *packet)
 				 bind.format_count, column_count(prepared->list.first));
 		fail(session, &report);
 		return;
+	}
+	for (int i = 0; i < bind.value_count; i++)
+	{
+		if (bind.values[i].value != NULL &&
+			!session_check_text(session, bind.values[i].value, bind.values[i].length))
+		{
+			session->skip_to_sync = true;
+			return;
+		}
 	}
 	portal = find_portal(extended, bind.portal);
 	if (portal != NULL)

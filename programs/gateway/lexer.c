@@ -125,13 +125,15 @@ static void
 broken(Lexer *lexer, Token *token, const char *sqlstate, const char *message)
 {
 	token->kind = TOKEN_BROKEN;
-	token->end = lexer->at = lexer->length;
+	token->end = lexer->at;
+	lexer->at = lexer->length;
 	lexer->message = message;
 	lexer->sqlstate = sqlstate;
 }
 
 /*
- * Go behind white space and comments; false if a comment does not end.  Sets
+ * Go behind white space and comments; false if a comment does not end, at whose
+ * beginning the lexer is then.  Sets
  * *newline, which may be NULL, if there was a line break among them.
  */
 static bool
@@ -155,12 +157,16 @@ skip_space(Lexer *lexer, bool *newline)
 		}
 		else if (c == '/' && peek(lexer, 1) == '*')
 		{
+			size_t		begin = lexer->at;
 			int			depth = 0;
 
 			do
 			{
 				if (lexer->at >= lexer->length)
+				{
+					lexer->at = begin;
 					return false;
+				}
 				if (peek(lexer, 0) == '/' && peek(lexer, 1) == '*')
 				{
 					depth++;
@@ -378,6 +384,7 @@ read_dollar_string(Lexer *lexer, Token *token)
 		}
 		lexer->at++;
 	}
+	lexer->at = lexer->length;
 	broken(lexer, token, "42601", "unterminated dollar-quoted string");
 	return true;
 }
@@ -495,6 +502,8 @@ lexer_next(Lexer *lexer, Token *token)
 	token->begin = lexer->at;
 	if (!skip_space(lexer, NULL))
 	{
+		token->begin = lexer->at;
+		lexer->at = lexer->length;
 		broken(lexer, token, "42601", "unterminated /* comment");
 		return;
 	}
@@ -538,5 +547,6 @@ lexer_next(Lexer *lexer, Token *token)
 		token->symbol = c;
 		lexer->at++;
 	}
-	token->end = lexer->at;
+	if (token->kind != TOKEN_BROKEN)
+		token->end = lexer->at;
 }

@@ -30,6 +30,7 @@
 #include "gateway/limits.h"
 #include "gateway/listener.h"
 #include "gateway/login.h"
+#include "gateway/marks.h"
 #include "gateway/upstream.h"
 
 /* Sockets and files beside the clients'. */
@@ -313,6 +314,7 @@ main(int argc, char **argv)
 	}
 	clients_init();
 	channels_init();
+	marks_init();
 	login_init();
 	listeners_open();
 	upstream_start();

@@ -173,6 +173,41 @@ quoted_length(const char *name)
 }
 
 /*
+ * Is the text one of the session's encoding?  If not, the client is told.  Like
+ * the server, name the bytes of the character that is none.
+ */
+bool
+session_check_text(Session *session, const char *text, size_t length)
+{
+	const unsigned char *raw = (const unsigned char *) text;
+	const char *zero = memchr(text, '\0', length);
+	size_t		bad = zero == NULL ? length : (size_t) (zero - text);
+	size_t		invalid = upstream_is_utf8() ? utf8_invalid(text, bad) : bad;
+	size_t		named = 1;
+	char		message[100];
+	Report		report = {
+		.sqlstate = "22021",
+		.message = message,
+	};
+	int			used;
+
+	if (invalid < bad)
+	{
+		bad = invalid;
+		named = raw[bad] < 0xC0 ? 1 : raw[bad] < 0xE0 ? 2 : raw[bad] < 0xF0 ? 3 :
+			raw[bad] < 0xF8 ? 4 : 1;
+	}
+	if (bad == length)
+		return true;
+	used = snprintf(message, sizeof(message), "invalid byte sequence for encoding \"%s\":",
+					upstream_is_utf8() ? "UTF8" : "SQL_ASCII");
+	for (size_t i = bad; i < length && i < bad + named; i++)
+		used += snprintf(message + used, sizeof(message) - used, " 0x%02x", raw[i]);
+	(void) session_fail(session, &report);
+	return false;
+}
+
+/*
  * Parse the text, and tell the client what there is to say about it.  False if
  * it is no SQL; then the list is empty.
  */
@@ -185,21 +220,8 @@ session_parse(Session *session, StatementList *list, const char *text)
 	char		message[512];
 	Report		report = {0};
 
-	if (upstream_is_utf8())
-	{
-		size_t		bad = utf8_invalid(text, length);
-
-		if (bad < length)
-		{
-			snprintf(message, sizeof(message),
-					 "invalid byte sequence for encoding \"UTF8\": 0x%02x",
-					 (unsigned char) text[bad]);
-			report.sqlstate = "22021";
-			report.message = message;
-			(void) session_fail(session, &report);
-			return false;
-		}
-	}
+	if (!session_check_text(session, text, length))
+		return false;
 	if (!statement_parse(list, text, length,
 						 strings == NULL || strcmp(strings, "off") != 0))
 	{
@@ -423,6 +445,8 @@ session_message(Client *client, const Packet *packet)
 			if (session->transaction != NULL && !session->transaction->block &&
 				session_commit(session, AFTER_SYNC) == COMMIT_WAITS)
 				return;
+			if (session->transaction == NULL)
+				extended_drop_portals(session);
 			session_ready(session);
 			break;
 		case 'X':
@@ -460,17 +484,6 @@ session_cancel(Client *client)
 void
 session_timed_out(Client *client)
 {
-	static const Report report = {
-		.sqlstate = "57P03",
-		.message = "the server cannot be reached",
-		.hint = "Try again.",
-	};
-	static const Report unknown = {
-		.sqlstate = "08007",
-		.message = "the outcome of the transaction is unknown",
-		.detail = "The server has not answered in time.",
-	};
-
-	if (client->session != NULL && !commit_cancel(client->session, &report))
-		client_end(client, &unknown, "ended: the server has not answered");
+	if (client->session != NULL)
+		commit_timed_out(client->session);
 }

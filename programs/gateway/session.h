@@ -90,6 +90,8 @@ extern void session_timed_out(Client *client);
 
 /* session.c, for the others */
 extern Outcome session_fail(Session *session, const Report *report);
+extern bool session_check_text(Session *session, const char *text,
+							   size_t length);
 extern bool session_parse(Session *session, StatementList *list,
 						  const char *text);
 extern char session_status(const Session *session);
@@ -115,9 +117,12 @@ extern void extended_free(Session *session);
 /* commit.c */
 extern bool commit_start(Session *session);
 extern void commit_abandon(Session *session);
+extern bool commit_leaves(const Client *client, const char *channel);
 extern bool commit_cancel(Session *session, const Report *report);
 extern void commit_channel_ready(ChannelWait *wait, const Report *report);
+extern void commit_marked(Client *client);
 extern void commit_echo(Client *client);
+extern void commit_timed_out(Session *session);
 
 /* session.c, for commit.c */
 extern void session_commit_ended(Session *session, const Report *report);

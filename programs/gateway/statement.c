@@ -712,6 +712,7 @@ fail(Parser *parser)
 	const char *text = parser->lexer.text;
 	size_t		begin = token->begin;
 	size_t		end = token->end;
+	const char *what = "syntax error";
 	char	   *message;
 	size_t		size;
 
@@ -719,16 +720,15 @@ fail(Parser *parser)
 	if (token->kind == TOKEN_BROKEN)
 	{
 		list->sqlstate = parser->lexer.sqlstate;
-		list->message = parser->lexer.message;
+		what = parser->lexer.message;
 	}
-	else if (token->kind == TOKEN_END)
+	if (token->kind == TOKEN_END)
 		list->message = "syntax error at end of input";
 	else
 	{
-		end = begin + utf8_clip(text + begin, end - begin, 200);
-		size = end - begin + 32;
+		size = end - begin + strlen(what) + 32;
 		message = arena_get(&list->arena, size);
-		snprintf(message, size, "syntax error at or near \"%.*s\"",
+		snprintf(message, size, "%s at or near \"%.*s\"", what,
 				 (int) (end - begin), text + begin);
 		list->message = message;
 	}

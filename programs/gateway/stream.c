@@ -35,6 +35,7 @@
 #include "gateway/client.h"
 #include "gateway/commands.h"
 #include "gateway/gateway.h"
+#include "gateway/marks.h"
 #include "gateway/server.h"
 
 /* How long the server sleeps when there is nothing, and may be late by. */
@@ -243,6 +244,7 @@ gap(int64_t lost)
 	log_line(LOG_LEVEL_WARNING, "%s", detail);
 	gateway.counters.gaps++;
 	channels_gap();
+	marks_send_again();
 	clients_end_all(&report, "ended: notifications were lost", true);
 }
 
@@ -259,6 +261,8 @@ take_events(const PGresult *result)
 		stream.last_seq = seq;
 		if (PQgetisnull(result, row, 1))
 			gap(strtoll(PQgetvalue(result, row, 4), NULL, 10));
+		else if (strcmp(PQgetvalue(result, row, 1), stream.name) == 0)
+			marks_event(PQgetvalue(result, row, 2));
 		else
 			channels_event(PQgetvalue(result, row, 1), PQgetvalue(result, row, 2),
 						   (int) strtol(PQgetvalue(result, row, 3), NULL, 10));
