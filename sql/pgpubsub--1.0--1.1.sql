@@ -333,6 +333,33 @@ start_at: which event is read first: now, oldest, a sequence number, or a timest
 temporary: whether the subscription ends with this session, or with DISCARD ALL.
 Errors: 22004 a null; 2202E channels has more than one dimension; 22023 a bad argument; 25006 on a standby, or in a read-only transaction; 40001 the subscription is newer than this transaction''s snapshot; 42501 the user does not own the subscription, or may not use block; 42710 the subscription exists with the other lifetime; 42939 a channel is reserved; 42P01 the extension''s table is not there, or its schema is somebody else''s; 53400 a pool is full (names the setting to raise); 55000 pgpubsub is not preloaded, there is no relay, or the subscription''s row was deleted from the table; 55006 another session is reading the subscription (names its pid).';
 
+CREATE FUNCTION pgpubsub.add_channels(
+    subscription text,
+    channels     text[]
+) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'pgpubsub_add_channels'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION pgpubsub.add_channels(text, text[]) IS
+'Gives the subscription these channels too, as pgpubsub.subscribe() with all of them would, but at a cost that depends on these alone, and also while other sessions read the subscription or wait for its events: those get the new channels'' events once this transaction has committed. A channel that the subscription has already, by name or by pattern, stays where it is; any other begins now. When the function returns, the relay listens to the channels; it waits for that at most for pgpubsub.publish_timeout. If the transaction rolls back, the subscription is as before. Other calls that change the subscription wait until this transaction ends.
+Returns the seq from which on the channels hold: events of a new channel have this seq or a higher one.
+subscription: a name of 1 to 63 bytes. It may be a temporary one of another session.
+channels: names of 1 to 63 bytes each, in which * stands for any run of characters; with such a pattern among them, the cost depends on all channels that there are.
+Errors: 22004 a null; 2202E channels has more than one dimension; 22023 a bad name, or channels is empty; 25006 on a standby, or in a read-only transaction; 40001 the subscription is newer than this transaction''s snapshot; 42501 the user does not own the subscription, or it has on_full block, which the user may not use; 42704 the subscription does not exist; 42939 a channel is reserved; 42P01 the extension''s tables are not there, or their schema is somebody else''s; 53400 a pool is full (names the setting to raise); 55000 pgpubsub is not preloaded, there is no relay, or the subscription''s row was deleted from the table.';
+
+CREATE FUNCTION pgpubsub.drop_channels(
+    subscription text,
+    channels     text[]
+) RETURNS integer
+    AS 'MODULE_PATHNAME', 'pgpubsub_drop_channels'
+    LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION pgpubsub.drop_channels(text, text[]) IS
+'Takes these channels from the subscription when this transaction commits, as pgpubsub.subscribe() with the others would, but at a cost that depends on these alone. Returns how many of the names the subscription had. A channel that a pattern of the subscription matches goes on; the last channel may be dropped too, which leaves a subscription that reads nothing. A session that waits for the subscription''s events goes on waiting. One that has read the subscription in a transaction that is still open is waited for, at most for pgpubsub.publish_timeout.
+subscription: a name of 1 to 63 bytes. It may be a temporary one of another session.
+channels: names as pgpubsub.subscribe() or pgpubsub.add_channels() got them; a pattern means itself, and not what it matches. With a pattern among them, the cost depends on all channels of the subscription.
+Errors: 22004 a null; 2202E channels has more than one dimension; 22023 a bad name, or channels is empty; 25006 on a standby, or in a read-only transaction; 40001 the subscription is newer than this transaction''s snapshot; 42501 the user does not own the subscription; 42704 the subscription does not exist; 42939 a channel is reserved; 42P01 the extension''s tables are not there, or their schema is somebody else''s; 55000 pgpubsub is not preloaded, there is no relay, or the subscription''s row was deleted from the table; 55006 another session is reading the subscription (names its pid).';
+
 CREATE FUNCTION pgpubsub.poll(
     subscription text,
     max_messages bigint   DEFAULT 100,
@@ -400,7 +427,7 @@ CREATE FUNCTION pgpubsub.subscription_replicated() RETURNS trigger
     LANGUAGE C;
 
 COMMENT ON FUNCTION pgpubsub.subscription_replicated() IS
-'Trigger function of the table pgpubsub.subscription. It discards what logical replication would do to the table, so that each database keeps its own subscriptions.
+'Trigger function of the tables pgpubsub.subscription and pgpubsub.subscription_channel. It discards what logical replication would do to the tables, so that each database keeps its own subscriptions.
 Errors: 39P01 called in another way.';
 
 CREATE TRIGGER discard_replicated
@@ -465,7 +492,7 @@ CREATE FUNCTION pgpubsub.subscription_inserted() RETURNS trigger
     LANGUAGE C;
 
 COMMENT ON FUNCTION pgpubsub.subscription_inserted() IS
-'Row trigger function of the table pgpubsub.subscription. It sets made_in to this database if the column is not given, and else to 0.
+'Row trigger function of the tables pgpubsub.subscription, where it sets made_in to this database if the column is not given, and else to 0, and pgpubsub.subscription_channel, where it clears since and version.
 Errors: 39P01 called in another way.';
 
 CREATE TRIGGER subscription_inserted
@@ -475,15 +502,67 @@ CREATE TRIGGER subscription_inserted
 COMMENT ON TRIGGER subscription_inserted ON pgpubsub.subscription IS
 'Sets made_in, which tells rows that pg_restore writes from those that somebody writes by hand.';
 
+CREATE TABLE pgpubsub.subscription_channel (
+    subscription bigint,
+    channel      text COLLATE "C",
+    listed       boolean NOT NULL DEFAULT false,
+    dropped      boolean NOT NULL DEFAULT false,
+    since        bigint,
+    version      bigint,
+    PRIMARY KEY (subscription, channel)
+);
+
+COMMENT ON TABLE pgpubsub.subscription_channel IS
+'The channels that pgpubsub.add_channels() and pgpubsub.drop_channels() have added to those that pgpubsub.subscription shows for a subscription, or taken from them; the next pgpubsub.subscribe() that changes something puts them there, and removes the rows. Those functions write the table, pg_dump keeps its rows, and the relay reads it again whenever it changes.';
+COMMENT ON COLUMN pgpubsub.subscription_channel.subscription IS 'The id of the subscription. Rows of an id that there is not do not count.';
+COMMENT ON COLUMN pgpubsub.subscription_channel.channel IS 'The name of the channel, in which * stands for any run of characters.';
+COMMENT ON COLUMN pgpubsub.subscription_channel.listed IS 'Whether pgpubsub.subscription has the channel, too.';
+COMMENT ON COLUMN pgpubsub.subscription_channel.dropped IS 'Whether the subscription has the channel no more.';
+COMMENT ON COLUMN pgpubsub.subscription_channel.since IS 'The seq behind which the subscription reads the channel''s events in the log of durable channels. It cannot be given by hand, as it means nothing in another database: a value that is given becomes null.';
+COMMENT ON COLUMN pgpubsub.subscription_channel.version IS 'The version of the subscription''s position up to which since counts. It cannot be given by hand either.';
+
+SELECT pg_catalog.pg_extension_config_dump('pgpubsub.subscription_channel', '');
+
+CREATE TRIGGER subscription_inserted
+    BEFORE INSERT ON pgpubsub.subscription_channel
+    FOR EACH ROW EXECUTE FUNCTION pgpubsub.subscription_inserted();
+CREATE TRIGGER subscription_changed
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON pgpubsub.subscription_channel
+    FOR EACH STATEMENT EXECUTE FUNCTION pgpubsub.subscription_changed();
+CREATE TRIGGER discard_replicated
+    BEFORE INSERT OR UPDATE OR DELETE ON pgpubsub.subscription_channel
+    FOR EACH ROW EXECUTE FUNCTION pgpubsub.subscription_replicated();
+CREATE TRIGGER keep_from_truncate
+    BEFORE TRUNCATE ON pgpubsub.subscription_channel
+    FOR EACH STATEMENT EXECUTE FUNCTION pgpubsub.subscription_replicated();
+CREATE TRIGGER keep_after_truncate
+    AFTER TRUNCATE ON pgpubsub.subscription_channel
+    FOR EACH STATEMENT EXECUTE FUNCTION pgpubsub.subscription_replicated();
+ALTER TABLE pgpubsub.subscription_channel
+    ENABLE ALWAYS TRIGGER discard_replicated,
+    ENABLE ALWAYS TRIGGER keep_from_truncate,
+    ENABLE ALWAYS TRIGGER keep_after_truncate;
+
+COMMENT ON TRIGGER subscription_inserted ON pgpubsub.subscription_channel IS
+'Clears since and version in rows that pg_restore or somebody by hand writes.';
+COMMENT ON TRIGGER subscription_changed ON pgpubsub.subscription_channel IS
+'Has the relay read the table again when somebody writes it directly, pg_restore for instance.';
+COMMENT ON TRIGGER discard_replicated ON pgpubsub.subscription_channel IS
+'Discards rows that come by logical replication, also by its initial copy.';
+COMMENT ON TRIGGER keep_from_truncate ON pgpubsub.subscription_channel IS
+'Puts the rows aside when logical replication truncates the table.';
+COMMENT ON TRIGGER keep_after_truncate ON pgpubsub.subscription_channel IS
+'Puts the rows back that keep_from_truncate has put aside.';
+
 COMMENT ON TABLE pgpubsub.subscription IS
 'The subscriptions of this database that are not temporary. pgpubsub.subscribe() and pgpubsub.unsubscribe() write the table, pg_dump keeps its rows, and the relay reads it again whenever it changes.';
 COMMENT ON COLUMN pgpubsub.subscription.name IS 'The name of the subscription.';
 COMMENT ON COLUMN pgpubsub.subscription.owner IS 'The role that may poll, ack, change and drop the subscription, as its members may. When the role is dropped, so is the subscription.';
-COMMENT ON COLUMN pgpubsub.subscription.channels IS 'The channels, in whose names * stands for any run of characters.';
+COMMENT ON COLUMN pgpubsub.subscription.channels IS 'The channels that subscribe() was last given, in whose names * stands for any run of characters. What was added or dropped since is in pgpubsub.subscription_channel.';
 COMMENT ON COLUMN pgpubsub.subscription.on_full IS 'What a full queue does to the subscription: drop, evict or block.';
 COMMENT ON COLUMN pgpubsub.subscription.created_at IS 'When the subscription was created.';
 COMMENT ON FUNCTION pgpubsub.subscription_changed() IS
-'Statement trigger function of the table pgpubsub.subscription. It has the relay read the table again once the transaction has committed.
+'Statement trigger function of the tables pgpubsub.subscription and pgpubsub.subscription_channel. It has the relay read both again once the transaction has committed, and removes rows of the second that belong to subscriptions that were deleted from the first.
 Errors: 39P01 called in another way.';
 COMMENT ON TRIGGER subscription_changed ON pgpubsub.subscription IS
 'Has the relay read the table again when somebody writes it directly, pg_restore for instance.';
@@ -642,7 +721,7 @@ COMMENT ON VIEW pgpubsub.stat_subscriptions IS
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.datname IS 'The name of the database.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.subscription IS 'The name of the subscription.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.owner IS 'The role that owns the subscription.';
-COMMENT ON COLUMN pgpubsub.stat_subscriptions.channels IS 'The channel names and patterns that subscribe() was last given.';
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.channels IS 'The channel names and patterns that the subscription has from subscribe() and add_channels().';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.on_full IS 'What a full queue does to the subscription: drop, evict or block.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.state IS 'What the subscription does: waiting (in poll or CALL wait), reading, idle, holding (the full queue waits for it) or evicted (it holds nothing until it is polled, because the queue was full for too long, or because it was made in another database, of which this one is a copy).';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.pid IS 'The process id of the session that reads the subscription, or of one that waits for it; NULL if there is none.';
@@ -728,6 +807,10 @@ SELECT pgpubsub.take_over('pgpubsub.publish(text, text)'::pg_catalog.regprocedur
                           'pgpubsub.publish(text, jsonb)'::pg_catalog.regprocedure),
        pgpubsub.take_over('pgpubsub.subscribe_1_0(name, text[], text, text, boolean)'::pg_catalog.regprocedure,
                           'pgpubsub.subscribe(text, text[], text, text, boolean)'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.subscribe_1_0(name, text[], text, text, boolean)'::pg_catalog.regprocedure,
+                          'pgpubsub.add_channels(text, text[])'::pg_catalog.regprocedure),
+       pgpubsub.take_over('pgpubsub.subscribe_1_0(name, text[], text, text, boolean)'::pg_catalog.regprocedure,
+                          'pgpubsub.drop_channels(text, text[])'::pg_catalog.regprocedure),
        pgpubsub.take_over('pgpubsub.poll_1_0(name, integer, interval, boolean)'::pg_catalog.regprocedure,
                           'pgpubsub.poll(text, bigint, interval, boolean)'::pg_catalog.regprocedure),
        pgpubsub.take_over('pgpubsub.ack_1_0(name, bigint)'::pg_catalog.regprocedure,
@@ -784,6 +867,6 @@ REVOKE ALL ON FUNCTION pgpubsub.channel_written() FROM PUBLIC;
 REVOKE ALL ON FUNCTION pgpubsub.log_stats() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pgpubsub.log_stats() TO pg_monitor;
 
-REVOKE ALL ON TABLE pgpubsub.channel FROM PUBLIC;
+REVOKE ALL ON TABLE pgpubsub.channel, pgpubsub.subscription_channel FROM PUBLIC;
 GRANT SELECT ON TABLE pgpubsub.channel, pgpubsub.stat_log TO pg_monitor;
-GRANT SELECT, INSERT ON TABLE pgpubsub.channel TO pg_database_owner;
+GRANT SELECT, INSERT ON TABLE pgpubsub.channel, pgpubsub.subscription_channel TO pg_database_owner;

@@ -29,6 +29,14 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+/* What a subscription is claimed for. */
+typedef enum ClaimMode
+{
+	CLAIM_TO_READ,
+	CLAIM_TO_CHANGE,			/* or to drop it */
+	CLAIM_TO_DROP_CHANNELS		/* whoever reads it is waited for */
+} ClaimMode;
+
 /* What this transaction does as a reader, beside its claims. */
 typedef struct Reading
 {
@@ -225,8 +233,10 @@ wait_for_reader(Subscription *subscription, const char *name, int pid,
 /* The loop of reader_claim(), which cleans up after it. */
 static Claim *
 claim_loop(Database *database, const char *name, TimestampTz deadline,
-		   bool change, Claim *new_claim)
+		   ClaimMode mode, Claim *new_claim)
 {
+	bool		change = mode != CLAIM_TO_READ;
+
 	for (;;)
 	{
 		Oid			owner = reader_subscription_owner(database, name);
@@ -252,7 +262,7 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 			return claim;
 		if (subscription == NULL)
 			continue;
-		if (change && !waits)
+		if (mode == CLAIM_TO_CHANGE && !waits)
 			subscription_in_use(name, pid, change);
 		if (change)
 		{
@@ -261,6 +271,39 @@ claim_loop(Database *database, const char *name, TimestampTz deadline,
 		}
 		wait_for_reader(subscription, name, pid, deadline, change);
 	}
+}
+
+/*
+ * Claim the subscription for this transaction, as the mode says.  The claim's
+ * cursors may not reflect the bindings.
+ */
+static Claim *
+claim_subscription(Database *database, const char *name, TimestampTz deadline,
+				   ClaimMode mode)
+{
+	Claim	   *new_claim = MemoryContextAllocZero(TopTransactionContext,
+												   sizeof(Claim));
+	Claim	   *volatile claim = NULL;
+
+	PG_TRY();
+	{
+		claim = claim_loop(database, name, deadline, mode, new_claim);
+	}
+	PG_FINALLY();
+	{
+		ConditionVariableCancelSleep();
+		unwant_subscription();
+	}
+	PG_END_TRY();
+
+	if (claim != new_claim)
+		pfree(new_claim);
+	if (mode != CLAIM_TO_READ)
+	{
+		nesting_note(&claim->changing_level);
+		claim->own.uncommitted = true;
+	}
+	return claim;
 }
 
 /*
@@ -274,30 +317,40 @@ Claim *
 reader_claim(Database *database, const char *name, TimestampTz deadline,
 			 bool change)
 {
-	Claim	   *new_claim = MemoryContextAllocZero(TopTransactionContext,
-												   sizeof(Claim));
-	Claim	   *volatile claim = NULL;
+	Claim	   *claim = claim_subscription(database, name, deadline,
+										   change ? CLAIM_TO_CHANGE :
+										   CLAIM_TO_READ);
 
-	PG_TRY();
-	{
-		claim = claim_loop(database, name, deadline, change, new_claim);
-	}
-	PG_FINALLY();
-	{
-		ConditionVariableCancelSleep();
-		unwant_subscription();
-	}
-	PG_END_TRY();
-
-	if (claim != new_claim)
-		pfree(new_claim);
-	if (change)
-	{
-		nesting_note(&claim->changing_level);
-		claim->own.uncommitted = true;
-	}
 	position_sync(claim);
 	return claim;
+}
+
+/*
+ * Claim the subscription to drop channels of it.  Waits until deadline for
+ * another reader, whatever that does, then raises 55006; raises the rest of what
+ * reader_claim() does.  A claim that this transaction has not had costs nothing
+ * for the subscription's other channels: it has no cursors before it is read.
+ * No LWLock may be held.
+ */
+Claim *
+reader_claim_to_drop(Database *database, const char *name,
+					 TimestampTz deadline)
+{
+	return claim_subscription(database, name, deadline,
+							  CLAIM_TO_DROP_CHANNELS);
+}
+
+/*
+ * This transaction has changed the subscription's bindings: if it reads the
+ * subscription, it looks at them again before it reads on.
+ */
+void
+reader_resync(Subscription *subscription)
+{
+	Claim	   *claim = find_claim(subscription);
+
+	if (claim != NULL)
+		claim->synced = false;
 }
 
 /*
@@ -358,7 +411,9 @@ read_pre_commit(void)
 	{
 		Claim	   *claim = claim_of(iter.cur);
 
-		position_sync(claim);
+		/* without a position to show, its cursors do not matter */
+		if (claim->position.consumed)
+			position_sync(claim);
 		position_write(claim);
 		if (claim->handed_out && !IsTransactionBlock())
 			client_expect();

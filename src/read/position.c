@@ -21,6 +21,7 @@
 #include "base/debug.h"
 #include "base/nesting.h"
 #include "log/log.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 
 /* Has this transaction moved the cursor? */
@@ -84,7 +85,11 @@ carry_cursors(Claim *claim, bool dropped, Cursor *cursors, int count)
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
 
-		if (((binding->flags & BINDING_DROPPED) != 0) != dropped)
+		if (binding_readable(binding) == dropped)
+			continue;
+
+		/* what another session is adding is not there yet */
+		if (dropped && !(binding->flags & BINDING_DROPPED))
 			continue;
 		carry_cursor(&cursors[count], binding, old->cursors,
 					 old->ncursors + old->nkept);
@@ -306,6 +311,68 @@ position_show_progress(Claim *claim)
 	}
 }
 
+/* Note in the position that the channel is at another seq; if there is room. */
+static void
+add_channel(LogPosition *row, NameData *names, int room, const char *channel,
+			uint64 seq)
+{
+	if (row->nchannels < room)
+	{
+		strlcpy(NameStr(names[row->nchannels]), channel, NAMEDATALEN);
+		row->channels[row->nchannels] = NameStr(names[row->nchannels]);
+		row->seqs[row->nchannels] = seq;
+	}
+	row->nchannels++;
+}
+
+/*
+ * Fill in where the claim's cursors are, and what was lost; the row has its seq.
+ * What another session is adding just now, and has placed, belongs to it too:
+ * once that is committed, this position counts for it.  If nchannels is above
+ * room then, not all channels are there.
+ */
+static void
+fill_position(Claim *claim, LogPosition *row, NameData *names, int room)
+{
+	Position   *position = &claim->position;
+	Subscription *subscription = claim->own.subscription;
+	Channel    *channels = claim->database->channels;
+
+	row->nchannels = 0;
+	row->lost = 0;
+	LWLockAcquire(claim->database->lock, LW_SHARED);
+	if (!reader_claim_valid(claim))
+	{
+		LWLockRelease(claim->database->lock);
+		return;
+	}
+	for (int i = 0; i < position->ncursors; i++)
+	{
+		Cursor	   *cursor = &position->cursors[i];
+		Channel    *channel = &channels[cursor->channel];
+
+		row->lost += pg_atomic_read_u64(&cursor->binding->log_lost) -
+			cursor->log_lost;
+		if (cursor->seq != row->seq && !channel->is_pattern)
+			add_channel(row, names, room, channel->name, cursor->seq);
+	}
+	if (subscription->num_changing > 0 &&
+		subscription->changing_pid != MyProcPid)
+	{
+		foreach_dlist(Binding, binding, subscription_node,
+					  &subscription->bindings)
+		{
+			Channel    *channel = &channels[binding->channel];
+
+			if ((binding->flags & BINDING_ADDED) && !channel->is_pattern &&
+				pg_atomic_read_u64(&binding->number) != BINDING_UNPLACED)
+				add_channel(row, names, room, channel->name,
+							pg_atomic_read_u64(&binding->seq));
+		}
+	}
+	LWLockRelease(claim->database->lock);
+}
+
 /*
  * Write the claim's position to the log, before commit, if something that it
  * has consumed was there.  Raises what writing to the log does.
@@ -316,7 +383,7 @@ position_write(Claim *claim)
 	Subscription *subscription = claim->own.subscription;
 	Position   *position = &claim->position;
 	LogPosition row = {.id = subscription->id};
-	NameData   *names;
+	int			room = position->ncursors;
 	MemoryContext context;
 	MemoryContext old;
 
@@ -326,27 +393,18 @@ position_write(Claim *claim)
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
 	row.version = pg_atomic_add_fetch_u64(&subscription->position_version, 1);
-	row.channels = palloc(Max(position->ncursors, 1) * sizeof(char *));
-	row.seqs = palloc(Max(position->ncursors, 1) * sizeof(uint64));
-	names = palloc(Max(position->ncursors, 1) * sizeof(NameData));
 	for (int i = 0; i < position->ncursors; i++)
 		row.seq = Max(row.seq, position->cursors[i].seq);
-
-	LWLockAcquire(claim->database->lock, LW_SHARED);
-	for (int i = 0; i < position->ncursors && reader_claim_valid(claim); i++)
+	do
 	{
-		Cursor	   *cursor = &position->cursors[i];
-		Channel    *channel = &claim->database->channels[cursor->channel];
+		NameData   *names;
 
-		row.lost += pg_atomic_read_u64(&cursor->binding->log_lost) -
-			cursor->log_lost;
-		if (cursor->seq == row.seq || channel->is_pattern)
-			continue;
-		strlcpy(NameStr(names[row.nchannels]), channel->name, NAMEDATALEN);
-		row.channels[row.nchannels] = NameStr(names[row.nchannels]);
-		row.seqs[row.nchannels++] = cursor->seq;
-	}
-	LWLockRelease(claim->database->lock);
+		room = Max(room, row.nchannels);
+		names = palloc(Max(room, 1) * sizeof(NameData));
+		row.channels = palloc(Max(room, 1) * sizeof(char *));
+		row.seqs = palloc(Max(room, 1) * sizeof(uint64));
+		fill_position(claim, &row, names, room);
+	} while (row.nchannels > room);
 	if (position->gap_sought ||
 		pg_atomic_read_u64(&subscription->gap_epoch) != position->gap_seen)
 		row.lost = LOG_LOST_UNKNOWN;

@@ -37,6 +37,9 @@ extern void subscription_table_delete(const char *name, bool at_once);
 extern bool subscription_table_drop_owned(List *roles);
 extern bool subscription_table_reassign_owned(List *roles, Oid new_owner);
 
+/* subscription_channels.c */
+extern Oid	subscription_channels_find(void);
+
 /* subscription_triggers.c */
 extern void replication_warn(const char *publication);
 

@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "lib/ilist.h"
 #include "log/log.h"
+#include "registry/channel_lists.h"
 #include "registry/holders.h"
 #include "registry/registry.h"
 #include "utils/array.h"
@@ -108,16 +109,11 @@ binding_pending(Database *database, int channel, uint64 number, uint64 seq)
 typedef enum ActionKind
 {
 	ACTION_CREATE,
-	ACTION_CHANGE,
+	ACTION_CHANGE,				/* by subscribe() */
+	ACTION_ADD_CHANNELS,
+	ACTION_DROP_CHANNELS,
 	ACTION_DROP
 } ActionKind;
-
-/* The flags that a binding had. */
-typedef struct SavedFlags
-{
-	Binding    *binding;
-	uint32		flags;
-} SavedFlags;
 
 /* What this transaction has done to a subscription. */
 typedef struct Action
@@ -132,12 +128,13 @@ typedef struct Action
 	/* a drop's */
 	SubscriptionState old_state;
 
-	/* a change's */
+	/* any change's */
+	FoundBindings found;
+
+	/* ACTION_CHANGE */
 	OnFull		on_full;		/* from commit on */
 	int		   *slots;			/* channels, in the order given */
 	int			nslots;
-	SavedFlags *saved;			/* of the bindings that it found */
-	int			nsaved;
 
 	dlist_node	node;			/* in the transaction's actions */
 } Action;
@@ -190,6 +187,8 @@ extern bool start_at_gone(Database *database, const StartAt *start,
 /* subscribe.c */
 #define ON_FULL_VALUES	(ON_FULL_BLOCK + 1)
 extern const char *const on_full_names[ON_FULL_VALUES];
+extern void subscribe_check_may_block(void);
+extern void subscribe_lock_name(const char *name);
 
 /* find_subscription.c */
 extern const char *reader_name(FunctionCallInfo fcinfo);
@@ -213,6 +212,9 @@ extern Oid	reader_wanted_owner(Database *database, const char *name);
 extern void reader_hold_log(Claim *claim, uint64 seq);
 extern Claim *reader_claim(Database *database, const char *name,
 						   TimestampTz deadline, bool change);
+extern Claim *reader_claim_to_drop(Database *database, const char *name,
+								   TimestampTz deadline);
+extern void reader_resync(Subscription *subscription);
 extern bool reader_claim_valid(Claim *claim);
 extern bool reader_shall_step_aside(Claim *claim);
 extern bool reader_step_aside(Claim *claim);
@@ -245,10 +247,18 @@ extern void client_expect(void);
 
 /* subscription_changes.c */
 extern Action *action_prepare(ActionKind kind, Database *database,
-							  int nchannels);
+							  int nchannels, bool all);
+extern bool action_valid(Action *action);
 extern void action_enter(Action *action, Subscription *subscription);
 extern void temporary_subscription_begins(void);
 extern void table_written(const char *table);
+
+/* A statement that is run often. */
+typedef struct KeptStatement
+{
+	bool		plan_anew;		/* each time */
+	struct _SPI_plan *plan;		/* what was prepared; NULL: nothing yet */
+} KeptStatement;
 
 /* subscription_table.c */
 extern bool subscription_table_writing(void);
@@ -259,10 +269,29 @@ extern void subscription_table_expect(const char *name);
 extern void subscription_table_insert(const char *name, ArrayType *channels,
 									  const char *on_full,
 									  TimestampTz created_at, int64 id);
-extern void subscription_table_put_back(Oid row_type, Datum row);
+extern void subscription_table_put_back(Oid table, Oid row_type, Datum row);
 extern void subscription_table_update(const char *name, ArrayType *channels,
 									  const char *on_full);
 extern bool subscription_table_delete_unread(const char *name);
+
+extern uint64 subscription_table_write(Oid table, const char *sql, int nargs,
+									   Oid *types, Datum *values,
+									   int expected, bool at_once,
+									   KeptStatement *kept);
+extern void subscription_table_read_kept(const char *sql, int nargs,
+										 Oid *types, Datum *values,
+										 bool read_only, KeptStatement *kept);
+extern void subscription_table_row_missing(const char *name);
+
+/* subscription_channels.c */
+extern void subscription_channels_add(const char *name, char **channels,
+									  int count, uint64 since,
+									  uint64 version);
+extern void subscription_channels_drop(const char *name, char **channels,
+									   int count);
+extern int64 subscription_channels_id(const char *name);
+extern void subscription_channels_clear(int64 id);
+extern void subscription_channels_forget(void);
 
 /* view_rows.c */
 #define VIEW_MAX_COLUMNS	22

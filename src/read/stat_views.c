@@ -358,6 +358,9 @@ view_bindings(Database *database, Subscription *subscription,
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
 
+		/* what another session is adding is not there yet */
+		if (!binding_readable(binding) && !(binding->flags & BINDING_DROPPED))
+			continue;
 		if ((binding->flags & BINDING_BY_NAME) &&
 			!(binding->flags & BINDING_DROPPED))
 		{

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * subscribe.c
- *	  subscribe() and unsubscribe().
+ *	  subscribe() and unsubscribe().  For some channels more or less, see
+ *	  change_channels.c.
  *
  * 1. Both take a heavyweight lock on the subscription's name until the
  *	  transaction ends, so that open transactions never have two changes of
@@ -54,6 +55,19 @@ PG_FUNCTION_INFO_V1(pgpubsub_subscribe_1_1);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe);
 PG_FUNCTION_INFO_V1(pgpubsub_unsubscribe_1_1);
 
+/* Raise 42501 unless the user may have a subscription that stops writers. */
+void
+subscribe_check_may_block(void)
+{
+	if (superuser() || PGPUBSUB_OWNS_DATABASE(MyDatabaseId, GetUserId()))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for on_full => 'block'"),
+			 errdetail("Such a subscription can stop every writer, so it needs a superuser or the database's owner."),
+			 errhint("Use on_full => 'evict', or ask the database's owner.")));
+}
+
 /* Parse on_full; raises 22023, or 42501 if the user must not have it. */
 static void
 parse_on_full(Request *request)
@@ -70,13 +84,8 @@ parse_on_full(Request *request)
 				 errhint("Give drop, evict or block.")));
 	request->on_full = (OnFull) on_full;
 
-	if (request->on_full == ON_FULL_BLOCK && !superuser() &&
-		!PGPUBSUB_OWNS_DATABASE(MyDatabaseId, GetUserId()))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for on_full => 'block'"),
-				 errdetail("Such a subscription can stop every writer, so it needs a superuser or the database's owner."),
-				 errhint("Use on_full => 'evict', or ask the database's owner.")));
+	if (request->on_full == ON_FULL_BLOCK)
+		subscribe_check_may_block();
 }
 
 /* Parse the arguments of subscribe(), of which the caller gives the name. */
@@ -176,8 +185,8 @@ place_bindings(Claim *claim, Request *request, bool created)
  * Wait for other transactions that change a subscription of this name.  The
  * extension cannot be dropped from then on.
  */
-static void
-lock_name(const char *name)
+void
+subscribe_lock_name(const char *name)
 {
 	LOCKTAG		tag;
 
@@ -212,7 +221,7 @@ static void
 create_subscription(Database *database, Request *request,
 					TimestampTz deadline)
 {
-	Action	   *action = action_prepare(ACTION_CREATE, database, 0);
+	Action	   *action = action_prepare(ACTION_CREATE, database, 0, false);
 	Subscription *subscription;
 	Claim	   *claim;
 	BindResult	result = BIND_DONE;
@@ -229,7 +238,7 @@ create_subscription(Database *database, Request *request,
 		action_enter(action, subscription);
 		created_at = subscription->created_at;
 		result = bindings_add(database, subscription, request->channels,
-							  request->nchannels, BINDING_ADDED);
+							  request->nchannels, 0, NULL);
 	}
 	LWLockRelease(database->lock);
 	bindings_report(subscription ? result : BIND_NO_SUBSCRIPTION, ERROR);
@@ -278,7 +287,7 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 	Database   *database = claim->database;
 	Subscription *subscription = claim->own.subscription;
 	Action	   *action = action_prepare(ACTION_CHANGE, database,
-										request->nchannels);
+										request->nchannels, true);
 	BindResult	result;
 
 	action->on_full = request->on_full;
@@ -288,7 +297,7 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	action_enter(action, subscription);
 	result = bindings_add(database, subscription, request->channels,
-						  request->nchannels, BINDING_ADDED);
+						  request->nchannels, BINDING_ADDED, NULL);
 	if (result == BIND_DONE)
 	{
 		bindings_mark_dropped(database, subscription, request->channels,
@@ -307,8 +316,11 @@ change_subscription(Claim *claim, Request *request, TimestampTz deadline)
 	position_consume(claim);
 	claim->position.logged |= pg_atomic_read_u32(&database->log.active) != 0;
 	if (!request->temporary)
+	{
 		subscription_table_update(request->name, request->channel_array,
 								  request->on_full_name);
+		subscription_channels_clear(subscription_channels_id(request->name));
+	}
 }
 
 /* subscribe() on a subscription that exists, and has that owner. */
@@ -358,7 +370,7 @@ subscribe_name(FunctionCallInfo fcinfo, const char *name)
 	parse_request(fcinfo, name, &request);
 	reader_note_call();
 	start_at_check(database, &request.start);
-	lock_name(request.name);
+	subscribe_lock_name(request.name);
 	deadline = reader_deadline();
 
 	/* the relay may not have read the table yet */
@@ -399,7 +411,7 @@ unsubscribe_name(const char *name)
 	bool		deleted;
 
 	reader_note_call();
-	lock_name(name);
+	subscribe_lock_name(name);
 	if (!OidIsValid(reader_subscription_owner(database, name)))
 	{
 		/* the relay may not have read its row yet, or had no room for it */
@@ -411,7 +423,7 @@ unsubscribe_name(const char *name)
 
 	subscription = reader_claim(database, name, reader_deadline(),
 								true)->own.subscription;
-	action = action_prepare(ACTION_DROP, database, 0);
+	action = action_prepare(ACTION_DROP, database, 0, false);
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	temporary = subscription->temporary;
 	action_enter(action, subscription);

@@ -47,11 +47,13 @@ typedef struct Temporary
 static Temporary temporary = {false};
 
 /*
- * Make an action that does nothing until it is entered.  Into a change the
- * caller writes on_full, and the slots of nchannels channels.
+ * Make an action that does nothing until it is entered.  For a change, of one
+ * kind or another, with so many names: with all, it notes all bindings of the
+ * subscription when it is entered, else those that the caller changes.  Into
+ * ACTION_CHANGE the caller writes on_full, and the slots of the channels.
  */
 Action *
-action_prepare(ActionKind kind, Database *database, int nchannels)
+action_prepare(ActionKind kind, Database *database, int nchannels, bool all)
 {
 	Action	   *action = MemoryContextAllocZero(TopTransactionContext,
 												sizeof(Action));
@@ -60,33 +62,19 @@ action_prepare(ActionKind kind, Database *database, int nchannels)
 	action->level = GetCurrentTransactionNestLevel();
 	action->database = database;
 	action->database_generation = pg_atomic_read_u32(&database->generation);
-	if (kind != ACTION_CHANGE)
+	if (kind == ACTION_CREATE || kind == ACTION_DROP)
 		return action;
 
 	/* patterns may add bindings until we have the lock: room for all */
-	action->saved = MemoryContextAlloc(TopTransactionContext,
-									   pgpubsub_max_channels * 2 *
-									   sizeof(SavedFlags));
-	action->slots = MemoryContextAlloc(TopTransactionContext,
-									   nchannels * sizeof(int));
+	action->found.all = all;
+	action->found.bindings =
+		MemoryContextAlloc(TopTransactionContext,
+						   (all ? pgpubsub_max_channels * 2 : nchannels) *
+						   sizeof(FoundBinding));
+	if (kind == ACTION_CHANGE)
+		action->slots = MemoryContextAlloc(TopTransactionContext,
+										   nchannels * sizeof(int));
 	return action;
-}
-
-/* Remember the subscription's bindings and their flags as they are. */
-static void
-save_flags(Action *action)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &action->subscription->bindings)
-	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
-		action->saved[action->nsaved].binding = binding;
-		action->saved[action->nsaved].flags = binding->flags;
-		action->nsaved++;
-	}
 }
 
 /*
@@ -99,15 +87,25 @@ action_enter(Action *action, Subscription *subscription)
 	Assert(LWLockHeldByMeInMode(action->database->lock, LW_EXCLUSIVE));
 	action->subscription = subscription;
 	action->generation = subscription->generation;
-	if (action->kind == ACTION_CHANGE)
-		save_flags(action);
-	else if (action->kind == ACTION_DROP)
+	if (action->kind == ACTION_DROP)
 		action->old_state = subscription->state;
+	else if (action->kind != ACTION_CREATE)
+	{
+		Assert(subscription->num_changing == 0 ||
+			   subscription->changing_pid == MyProcPid);
+		subscription->num_changing++;
+		subscription->changing_pid = MyProcPid;
+	}
+	if (action->found.all)
+		bindings_find_all(subscription, &action->found);
 	dlist_push_tail(&changes.actions, &action->node);
 }
 
-/* Is the subscription that the action was done to still there? */
-static bool
+/*
+ * Is the subscription that the action was done to still there?  It stays while
+ * the database's lock is held.
+ */
+bool
 action_valid(Action *action)
 {
 	return pg_atomic_read_u32(&action->database->generation) ==
@@ -115,26 +113,59 @@ action_valid(Action *action)
 		action->subscription->generation == action->generation;
 }
 
-/* Make a change stand: the bindings that it has marked as dropped go. */
+/* Make subscribe()'s change stand. */
 static void
 commit_change(Action *action)
 {
-	dlist_mutable_iter iter;
+	Database   *database = action->database;
+	Subscription *subscription = action->subscription;
 
-	action->subscription->on_full = action->on_full;
-	dlist_foreach_modify(iter, &action->subscription->bindings)
+	subscription->on_full = action->on_full;
+	bindings_commit(database, subscription, &action->found);
+	bindings_order(database, subscription, action->slots, action->nslots);
+	registry_prune(database, subscription);
+	hold_start(database, subscription);
+}
+
+/*
+ * Make the action stand, on a subscription that is there.  database->lock is
+ * held, exclusive.  Returns whether that leaves the relay anything to do; to
+ * listen to channels that are added it was told to when they were.
+ */
+static bool
+commit_valid(Action *action)
+{
+	Database   *database = action->database;
+	Subscription *subscription = action->subscription;
+
+	switch (action->kind)
 	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
-		if (binding->flags & BINDING_DROPPED)
-			registry_unbind(action->database, binding);
-		else
-			binding->flags &= ~BINDING_ADDED;
+		case ACTION_CREATE:
+			subscription->state = SUBSCRIPTION_ACTIVE;
+			subscription->replaces = false;
+			hold_start(database, subscription);
+			break;
+		case ACTION_CHANGE:
+			subscription->num_changing--;
+			commit_change(action);
+			break;
+		case ACTION_ADD_CHANNELS:
+			subscription->num_changing--;
+			bindings_commit(database, subscription, &action->found);
+			database->additions++;
+			return subscription->stale || subscription->doomed;
+		case ACTION_DROP_CHANNELS:
+			subscription->num_changing--;
+			bindings_commit(database, subscription, &action->found);
+			if (action->found.all)
+				registry_prune(database, subscription);
+			break;
+		case ACTION_DROP:
+			registry_drop_subscription(database, subscription);
+			break;
 	}
-	bindings_order(action->database, action->subscription, action->slots,
-				   action->nslots);
-	registry_prune(action->database, action->subscription);
+	database->commits++;
+	return true;
 }
 
 /* Make the action stand.  Cannot fail. */
@@ -142,53 +173,14 @@ static void
 commit_action(Action *action)
 {
 	Database   *database = action->database;
-	Subscription *subscription = action->subscription;
+	bool		request = true;
 
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
 	if (action_valid(action))
-	{
-		if (action->kind == ACTION_CREATE)
-		{
-			subscription->state = SUBSCRIPTION_ACTIVE;
-			subscription->replaces = false;
-		}
-		else if (action->kind == ACTION_CHANGE)
-			commit_change(action);
-		else
-			registry_drop_subscription(database, subscription);
-		database->commits++;
-		if (action->kind != ACTION_DROP)
-			hold_start(database, subscription);
-	}
+		request = commit_valid(action);
 	LWLockRelease(database->lock);
-	registry_request(database);
-}
-
-/*
- * Take a change back: the bindings that it added go, the others are as before.
- */
-static void
-undo_change(Action *action)
-{
-	dlist_mutable_iter iter;
-
-	/* they are there: while the change is open nobody removes any */
-	for (int i = 0; i < action->nsaved; i++)
-		action->saved[i].binding->flags =
-			action->saved[i].flags | BINDING_MARKED;
-	dlist_foreach_modify(iter, &action->subscription->bindings)
-	{
-		Binding    *binding = dlist_container(Binding, subscription_node,
-											  iter.cur);
-
-		if (binding->flags & BINDING_MARKED)
-			binding->flags &= ~BINDING_MARKED;
-		else if (binding->flags & BINDING_ADDED)
-			registry_unbind(action->database, binding);
-		else
-			binding->flags &= ~BINDING_DROPPED; /* a pattern's, made meanwhile */
-	}
-	registry_prune(action->database, action->subscription);
+	if (request)
+		registry_request(database);
 }
 
 /* Undo the action; the caller sends the relay a request.  Cannot fail. */
@@ -203,12 +195,15 @@ undo_action(Action *action)
 		return;
 	if (action->kind == ACTION_CREATE)
 		registry_drop_subscription(database, subscription);
-	else if (action->kind == ACTION_CHANGE)
-		undo_change(action);
-	else
+	else if (action->kind == ACTION_DROP)
 	{
 		subscription->state = action->old_state;
 		registry_restore_name(database, subscription);
+	}
+	else
+	{
+		bindings_undo(database, subscription, &action->found);
+		subscription->num_changing--;
 	}
 }
 

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * subscription_table.c
- *	  Writing the table of subscriptions.
+ *	  Writing the table of subscriptions.  For the table beside it, see
+ *	  subscription_channels.c.
  *
  * The table pgpubsub.subscription says which subscriptions come back after a
  * restart, and lets pg_dump keep them.  It is written by SPI, as the table's
@@ -128,6 +129,32 @@ subscription_table_lock(void)
 }
 
 /*
+ * Run the statement, in SPI; if kept is not NULL, its first call keeps there what
+ * it has prepared.  That is planned anew each time if the best plan depends on
+ * how large the table is.
+ */
+static int
+execute(const char *sql, int nargs, Oid *types, Datum *values, bool read_only,
+		KeptStatement *kept)
+{
+	if (kept == NULL)
+		return SPI_execute_with_args(sql, nargs, types, values, NULL,
+									 read_only, 0);
+	if (kept->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, types,
+											  kept->plan_anew ?
+											  CURSOR_OPT_CUSTOM_PLAN : 0);
+
+		if (plan == NULL)
+			return SPI_result;
+		(void) SPI_keepplan(plan);
+		kept->plan = plan;
+	}
+	return SPI_execute_plan(kept->plan, values, NULL, read_only, 0);
+}
+
+/*
  * Run the query, which only reads or locks the table, as the table's owner.
  * The caller is connected to SPI and finds the result there.
  */
@@ -135,13 +162,22 @@ void
 subscription_table_read(const char *sql, int nargs, Oid *types, Datum *values,
 						bool read_only)
 {
+	subscription_table_read_kept(sql, nargs, types, values, read_only, NULL);
+}
+
+/* The same, for a query that is run often: what is prepared is kept. */
+void
+subscription_table_read_kept(const char *sql, int nargs, Oid *types,
+							 Datum *values, bool read_only,
+							 KeptStatement *kept)
+{
 	OwnRelationUser before;
 
 	own_relation_become_owner(subscription_table_oid(), &before);
 	PG_TRY();
 	{
-		check_spi(SPI_execute_with_args(sql, nargs, types, values, NULL,
-										read_only, 0), SPI_OK_SELECT);
+		check_spi(execute(sql, nargs, types, values, read_only, kept),
+				  SPI_OK_SELECT);
 	}
 	PG_FINALLY();
 	{
@@ -177,29 +213,29 @@ subscription_table_has(const char *name)
 }
 
 /*
- * Run the statement on the table, as the table's owner.  The caller changes
- * shared memory.  With at_once, constraints that are deferred to the end of
- * the transaction are checked now.  Returns how many rows the statement has
- * written.
+ * Run the statement on the table, one of the two, as its owner.  The caller
+ * changes shared memory.  With at_once, constraints that are deferred to the end
+ * of the transaction are checked now.  What is prepared is kept, if kept is not
+ * NULL.  Returns how many rows the statement has written.
  */
-static uint64
-write_table(const char *sql, int nargs, Oid *types, Datum *values,
-			int expected, bool at_once)
+uint64
+subscription_table_write(Oid table_oid, const char *sql, int nargs, Oid *types,
+						 Datum *values, int expected, bool at_once,
+						 KeptStatement *kept)
 {
 	volatile uint64 processed = 0;
-	Relation	table = table_open(subscription_table_oid(), RowExclusiveLock);
+	Relation	table = table_open(table_oid, RowExclusiveLock);
 	bool		undecoded;
 	bool		nested = writing_table; /* in a trigger on the table */
 	OwnRelationUser before;
 
-	own_relation_become_owner(subscription_table_oid(), &before);
+	own_relation_become_owner(table_oid, &before);
 	writing_table = true;
 	undecoded = undecoded_begin(table);
 	PG_TRY();
 	{
 		SPI_connect();
-		check_spi(SPI_execute_with_args(sql, nargs, types, values, NULL,
-										false, 0), expected);
+		check_spi(execute(sql, nargs, types, values, false, kept), expected);
 		processed = SPI_processed;
 		if (at_once)
 			check_spi(SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0),
@@ -216,6 +252,15 @@ write_table(const char *sql, int nargs, Oid *types, Datum *values,
 	PG_END_TRY();
 	table_close(table, NoLock);
 	return processed;
+}
+
+/* Run the statement on the table of subscriptions, as that function does. */
+static uint64
+write_table(const char *sql, int nargs, Oid *types, Datum *values,
+			int expected, bool at_once)
+{
+	return subscription_table_write(subscription_table_oid(), sql, nargs, types,
+									values, expected, at_once, NULL);
 }
 
 /*
@@ -275,12 +320,17 @@ subscription_table_insert(const char *name, ArrayType *channels,
 				ids ? 7 : origin ? 6 : 5, types, values, SPI_OK_INSERT, false);
 }
 
-/* Insert a row that was in the table before; row_type is the table's. */
+/*
+ * Insert a row that was in the table, one of the two, before; row_type is the
+ * table's.
+ */
 void
-subscription_table_put_back(Oid row_type, Datum row)
+subscription_table_put_back(Oid table, Oid row_type, Datum row)
 {
-	write_table("INSERT INTO pgpubsub.subscription SELECT ($1).*",
-				1, &row_type, &row, SPI_OK_INSERT, false);
+	subscription_table_write(table, table == subscription_table_oid() ?
+							 "INSERT INTO pgpubsub.subscription SELECT ($1).*" :
+							 "INSERT INTO pgpubsub.subscription_channel SELECT ($1).*",
+							 1, &row_type, &row, SPI_OK_INSERT, false, NULL);
 }
 
 /*
@@ -289,8 +339,8 @@ subscription_table_put_back(Oid row_type, Datum row)
  * else 55000, because somebody deletes the row by hand, or this transaction has
  * dropped the extension and created it again.
  */
-static void
-row_missing(const char *name)
+void
+subscription_table_row_missing(const char *name)
 {
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
@@ -307,14 +357,14 @@ row_missing(const char *name)
 }
 
 /*
- * Raise 40001 or 55000, see row_missing(), unless the table has the
- * subscription's row.
+ * Raise 40001 or 55000, see subscription_table_row_missing(), unless the table
+ * has the subscription's row.
  */
 void
 subscription_table_expect(const char *name)
 {
 	if (!subscription_table_has(name))
-		row_missing(name);
+		subscription_table_row_missing(name);
 }
 
 /*
@@ -342,7 +392,7 @@ write_row(const char *name, const char *sql, int nargs, Oid *types,
 
 /*
  * Update the changed subscription in the table.  Raises 40001 or 55000, see
- * row_missing(), if its row is not there.
+ * subscription_table_row_missing(), if its row is not there.
  */
 void
 subscription_table_update(const char *name, ArrayType *channels,
@@ -357,7 +407,7 @@ subscription_table_update(const char *name, ArrayType *channels,
 				   " SET channels = $2, on_full = $3"
 				   " WHERE name OPERATOR(pg_catalog.=) $1",
 				   lengthof(types), types, values, SPI_OK_UPDATE, false))
-		row_missing(name);
+		subscription_table_row_missing(name);
 }
 
 /*
@@ -397,11 +447,14 @@ subscription_table_delete(const char *name, bool at_once)
 	Oid			types[] = {NAMEOID};
 	Datum		values[] = {CStringGetDatum(name)};
 
+	int64		id = subscription_channels_id(name);
+
 	if (!write_row(name, "DELETE FROM pgpubsub.subscription"
 				   " WHERE name OPERATOR(pg_catalog.=) $1",
 				   lengthof(types), types, values, SPI_OK_DELETE, at_once) &&
 		IsolationUsesXactSnapshot())
-		row_missing(name);
+		subscription_table_row_missing(name);
+	subscription_channels_clear(id);
 }
 
 /*
@@ -416,10 +469,13 @@ subscription_table_delete_unread(const char *name)
 	Datum		values[] = {CStringGetDatum(name),
 	ObjectIdGetDatum(GetUserId())};
 
-	return write_row(name, "DELETE FROM pgpubsub.subscription"
-					 " WHERE name OPERATOR(pg_catalog.=) $1"
-					 " AND pg_catalog.pg_has_role($2, owner::pg_catalog.oid, 'USAGE')",
-					 lengthof(types), types, values, SPI_OK_DELETE, false);
+	if (!write_row(name, "DELETE FROM pgpubsub.subscription"
+				   " WHERE name OPERATOR(pg_catalog.=) $1"
+				   " AND pg_catalog.pg_has_role($2, owner::pg_catalog.oid, 'USAGE')",
+				   lengthof(types), types, values, SPI_OK_DELETE, false))
+		return false;
+	subscription_channels_forget();
+	return true;
 }
 
 /* The oids in the list, as a value of type oid[]. */
@@ -471,9 +527,12 @@ subscription_table_drop_owned(List *roles)
 	Oid			types[] = {OIDARRAYOID};
 	Datum		values[] = {oid_array(roles)};
 
-	return write_rows_of("DELETE FROM pgpubsub.subscription"
-						 " WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)",
-						 lengthof(types), types, values, SPI_OK_DELETE);
+	if (!write_rows_of("DELETE FROM pgpubsub.subscription"
+					   " WHERE owner::pg_catalog.oid OPERATOR(pg_catalog.=) ANY ($1)",
+					   lengthof(types), types, values, SPI_OK_DELETE))
+		return false;
+	subscription_channels_forget();
+	return true;
 }
 
 /*

@@ -1,10 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * subscription_triggers.c
- *	  What becomes of the table of subscriptions, and of the table of durable
- *	  channels, when others write them.
+ *	  What becomes of the table of subscriptions, of the table of channels that
+ *	  were added to these, and of the table of durable channels, when others
+ *	  write them.
  *
- * The triggers let pass what pgpubsub itself writes.  Apart from that:
+ * The triggers let pass what pgpubsub itself writes.  Apart from that, for the
+ * first two tables:
  *
  * 1. When somebody writes the table by hand, the relay reads it again.
  *
@@ -45,60 +47,111 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+/* The two tables that these triggers are on. */
+typedef enum TableKind
+{
+	TABLE_OF_SUBSCRIPTIONS,
+	TABLE_OF_CHANNELS,			/* that were added or dropped */
+	TABLE_UNKNOWN
+} TableKind;
+
 /* The rows that are to outlive a TRUNCATE, in TopTransactionContext. */
-static List *kept_rows = NIL;
+static List *kept_rows[TABLE_UNKNOWN] = {NIL, NIL};
 
 PG_FUNCTION_INFO_V1(pgpubsub_channel_written);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_changed);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_inserted);
 PG_FUNCTION_INFO_V1(pgpubsub_subscription_replicated);
 
+/* Which of the tables the function was called for, as a trigger. */
+static TableKind
+trigger_table(FunctionCallInfo fcinfo)
+{
+	Oid			table;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		return TABLE_UNKNOWN;
+	table = RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation);
+	return table == subscription_table_oid() ? TABLE_OF_SUBSCRIPTIONS :
+		table == subscription_channels_find() ? TABLE_OF_CHANNELS :
+		TABLE_UNKNOWN;
+}
+
 /*
  * pgpubsub.subscription_changed() RETURNS trigger, per statement: has the relay
- * read the table again when what somebody has written there is committed.
+ * read the tables again when what somebody has written there is committed.  What
+ * is left of subscriptions that were deleted goes with them.
  */
 Datum
 pgpubsub_subscription_changed(PG_FUNCTION_ARGS)
 {
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation) !=
-		subscription_table_oid())
+	TableKind	kind = trigger_table(fcinfo);
+	TriggerEvent event;
+
+	if (kind == TABLE_UNKNOWN)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("pgpubsub.subscription_changed() was not called as the trigger of its table"),
 				 errhint("It is the trigger of table pgpubsub.subscription.")));
-	if (!subscription_table_writing())
-		subscription_table_written();
+	if (subscription_table_writing())
+		return PointerGetDatum(NULL);
+	subscription_table_written();
+	event = ((TriggerData *) fcinfo->context)->tg_event;
+	if (kind == TABLE_OF_SUBSCRIPTIONS &&
+		(TRIGGER_FIRED_BY_DELETE(event) || TRIGGER_FIRED_BY_TRUNCATE(event)))
+		subscription_channels_forget();
 	return PointerGetDatum(NULL);
+}
+
+/*
+ * A row of the table of channels that were added comes from elsewhere: where a
+ * channel begins is known only there.
+ */
+static HeapTuple
+without_beginning(HeapTuple tuple, TupleDesc desc)
+{
+	int			columns[] = {SPI_fnumber(desc, "since"),
+	SPI_fnumber(desc, "version")};
+	Datum		values[] = {0, 0};
+	bool		nulls[] = {true, true};
+
+	if (columns[0] <= 0 || columns[1] <= 0)
+		return tuple;
+	return heap_modify_tuple_by_cols(tuple, desc, lengthof(columns), columns,
+									 values, nulls);
 }
 
 /*
  * pgpubsub.subscription_inserted() RETURNS trigger, per row: sets the column
  * made_in.  A row without a value there is written by hand, and so made here.
  * A row with one comes from pg_restore, and so from elsewhere; it gets 0,
- * because its database might by chance have the oid that this one has.
+ * because its database might by chance have the oid that this one has.  In the
+ * table of channels that were added it clears since and version.
  */
 Datum
 pgpubsub_subscription_inserted(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = (TriggerData *) fcinfo->context;
+	TableKind	kind = trigger_table(fcinfo);
 	HeapTuple	tuple;
 	TupleDesc	desc;
 	int			column;
 	Datum		made_in;
 	bool		isnull;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
+	if (kind == TABLE_UNKNOWN ||
 		!TRIGGER_FIRED_BEFORE(data->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(data->tg_event) ||
-		!TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
-		RelationGetRelid(data->tg_relation) != subscription_table_oid())
+		!TRIGGER_FIRED_BY_INSERT(data->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("pgpubsub.subscription_inserted() was not called as the trigger of its table"),
 				 errhint("It is a trigger of table pgpubsub.subscription.")));
 	tuple = data->tg_trigtuple;
 	desc = RelationGetDescr(data->tg_relation);
+	if (kind == TABLE_OF_CHANNELS)
+		return PointerGetDatum(subscription_table_writing() ? tuple :
+							   without_beginning(tuple, desc));
 	column = SPI_fnumber(desc, "made_in");
 	if (subscription_table_writing() || column <= 0)
 		return PointerGetDatum(tuple);
@@ -112,37 +165,41 @@ pgpubsub_subscription_inserted(PG_FUNCTION_ARGS)
 
 /* Keep the table's rows aside, before a TRUNCATE. */
 static void
-keep_rows(void)
+keep_rows(TableKind kind)
 {
 	MemoryContext old;
 
 	SPI_connect();
-	subscription_table_read("SELECT s FROM pgpubsub.subscription AS s",
+	subscription_table_read(kind == TABLE_OF_SUBSCRIPTIONS ?
+							"SELECT s FROM pgpubsub.subscription AS s" :
+							"SELECT c FROM pgpubsub.subscription_channel AS c",
 							0, NULL, NULL, false);
 	old = MemoryContextSwitchTo(TopTransactionContext);
-	kept_rows = NIL;
+	kept_rows[kind] = NIL;
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;
 		Datum		row = SPI_getbinval(SPI_tuptable->vals[i],
 										SPI_tuptable->tupdesc, 1, &isnull);
 
-		kept_rows = lappend(kept_rows,
-							DatumGetPointer(datumCopy(row, false, -1)));
+		kept_rows[kind] = lappend(kept_rows[kind],
+								  DatumGetPointer(datumCopy(row, false, -1)));
 	}
 	MemoryContextSwitchTo(old);
 	SPI_finish();
 }
 
-/* Put the rows back that were kept aside; row_type is the table's. */
+/* Put the rows back that were kept aside. */
 static void
-put_rows_back(Oid row_type)
+put_rows_back(TableKind kind, Relation table)
 {
 	ListCell   *cell;
 
-	foreach(cell, kept_rows)
-		subscription_table_put_back(row_type, PointerGetDatum(lfirst(cell)));
-	kept_rows = NIL;
+	foreach(cell, kept_rows[kind])
+		subscription_table_put_back(RelationGetRelid(table),
+									table->rd_rel->reltype,
+									PointerGetDatum(lfirst(cell)));
+	kept_rows[kind] = NIL;
 }
 
 /*
@@ -154,9 +211,9 @@ pgpubsub_subscription_replicated(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	bool		discards = IsLogicalWorker() && !subscription_table_writing();
+	TableKind	kind = trigger_table(fcinfo);
 
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		RelationGetRelid(trigger->tg_relation) != subscription_table_oid())
+	if (kind == TABLE_UNKNOWN)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("pgpubsub.subscription_replicated() was not called as the trigger of its table"),
@@ -171,9 +228,9 @@ pgpubsub_subscription_replicated(PG_FUNCTION_ARGS)
 	if (discards && TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 	{
 		if (TRIGGER_FIRED_BEFORE(trigger->tg_event))
-			keep_rows();
+			keep_rows(kind);
 		else
-			put_rows_back(trigger->tg_relation->rd_rel->reltype);
+			put_rows_back(kind, trigger->tg_relation);
 	}
 	return PointerGetDatum(NULL);
 }

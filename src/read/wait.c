@@ -253,7 +253,8 @@ anything_pending(Database *database, Subscription *subscription)
 		Binding    *binding = dlist_container(Binding, subscription_node,
 											  iter.cur);
 
-		if (binding_pending(database, binding->channel,
+		if (binding_readable(binding) &&
+			binding_pending(database, binding->channel,
 							pg_atomic_read_u64(&binding->number),
 							pg_atomic_read_u64(&binding->seq)))
 			return true;

@@ -9,12 +9,17 @@
  * pattern binds to itself, so that new channels find it, and to every known
  * channel that it matches.
  *
+ * A change of some names notes how the bindings to these were before, so that
+ * its commit or rollback costs by those names; if a pattern is among them, it
+ * notes all bindings of the subscription.
+ *
  *-------------------------------------------------------------------------
  */
 #include "registry/channel_lists.h"
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "registry/holders.h"
 #include "registry/registry_internal.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -135,14 +140,26 @@ bind_known(Database *database, Subscription *subscription,
 	return result;
 }
 
+/* Note how the subscription's binding to the channel is, or that it has none. */
+static void
+note_found(Subscription *subscription, int channel, FoundBindings *found)
+{
+	FoundBinding *noted = &found->bindings[found->count++];
+
+	noted->slot = channel;
+	noted->binding = registry_find_binding(subscription, channel);
+	noted->flags = noted->binding ? noted->binding->flags : 0;
+}
+
 /*
  * Bind the subscription to all the names; bindings that it gets have no
  * position yet, and flag (BINDING_ADDED or 0).  What was done before a failure
- * stays.
+ * stays.  How the bindings to the names were before is noted in found, unless
+ * that is NULL or has them all already.
  */
 BindResult
 bindings_add(Database *database, Subscription *subscription, char **names,
-			 int count, uint32 flag)
+			 int count, uint32 flag, FoundBindings *found)
 {
 	BindResult	result = BIND_DONE;
 
@@ -155,6 +172,8 @@ bindings_add(Database *database, Subscription *subscription, char **names,
 
 		if (channel < 0)
 			return BIND_NO_CHANNEL;
+		if (found != NULL && !found->all)
+			note_found(subscription, channel, found);
 		result = bind_channel(database, subscription, channel,
 							  BINDING_BY_NAME | flag);
 		if (result == BIND_DONE && is_pattern)
@@ -193,6 +212,74 @@ named_pattern_matches(Database *database, Subscription *subscription,
 			return true;
 	}
 	return false;
+}
+
+/* Which of the names are just now among those that the subscription has. */
+void
+bindings_find_named(Database *database, Subscription *subscription,
+					char **names, int count, bool *has)
+{
+	Assert(LWLockHeldByMe(database->lock));
+	for (int i = 0; i < count; i++)
+	{
+		Binding    *binding = find_named(database, subscription, names[i]);
+
+		has[i] = binding != NULL && (binding->flags & BINDING_BY_NAME);
+	}
+}
+
+/* Have the binding go, unless a pattern that is left matches its channel. */
+static void
+drop_unless_matched(Database *database, Subscription *subscription,
+					Binding *binding)
+{
+	if (named_pattern_matches(database, subscription, binding))
+		binding->flags |= BINDING_BY_PATTERN;
+	else
+		binding->flags |= BINDING_DROPPED;
+}
+
+/*
+ * Mark what the names alone bind the subscription to as dropped.  Returns how
+ * many of the names it had; dropped tells of each whether it did.  How the
+ * bindings were before is noted in found; it must have all of them already if
+ * there is a pattern among the names.
+ */
+int
+bindings_drop(Database *database, Subscription *subscription, char **names,
+			  int count, FoundBindings *found, bool *dropped)
+{
+	int			result = 0;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	Assert(found->all || !bindings_any_pattern(names, count));
+	bindings_find_named(database, subscription, names, count, dropped);
+	for (int i = 0; i < count; i++)
+	{
+		Binding    *binding;
+
+		if (!dropped[i])
+			continue;
+		binding = find_named(database, subscription, names[i]);
+		if (!found->all)
+			note_found(subscription, binding->channel, found);
+		binding->flags &= ~BINDING_BY_NAME;
+		result++;
+	}
+	if (found->all)
+	{
+		foreach_dlist(Binding, binding, subscription_node,
+					  &subscription->bindings)
+		{
+			if (!(binding->flags & BINDING_BY_NAME))
+				drop_unless_matched(database, subscription, binding);
+		}
+		return result;
+	}
+	for (int i = 0; i < found->count; i++)
+		drop_unless_matched(database, subscription,
+							found->bindings[i].binding);
+	return result;
 }
 
 /*
@@ -275,7 +362,10 @@ bindings_order(Database *database, Subscription *subscription,
 	}
 }
 
-/* Give the binding a position behind the last event received. */
+/*
+ * Give the binding a position behind the last event received.  Positions in the
+ * log that were written before do not know of it.
+ */
 void
 binding_place_now(Database *database, Binding *binding)
 {
@@ -286,6 +376,8 @@ binding_place_now(Database *database, Binding *binding)
 
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	ring_counts(database->ring, binding->channel, &number, &logged);
+	binding->known_from =
+		pg_atomic_read_u64(&binding->subscription->position_version) + 1;
 	registry_set_position(binding, received,
 						  ring_newest_position(database->ring,
 											   binding->channel, received),
@@ -301,6 +393,137 @@ bindings_place_now(Database *database, Subscription *subscription)
 		if (pg_atomic_read_u64(&binding->number) == BINDING_UNPLACED)
 			binding_place_now(database, binding);
 	}
+}
+
+/* Give those of the bindings a position that have none, as above. */
+void
+bindings_place_found(Database *database, Subscription *subscription,
+					 const FoundBindings *found)
+{
+	if (found->all)
+		bindings_place_now(database, subscription);
+	for (int i = 0; i < found->count && !found->all; i++)
+	{
+		Binding    *binding = registry_find_binding(subscription,
+													found->bindings[i].slot);
+
+		if (pg_atomic_read_u64(&binding->number) == BINDING_UNPLACED)
+			binding_place_now(database, binding);
+	}
+}
+
+/*
+ * Note all bindings of the subscription as they are.  There is room for all of
+ * them.
+ */
+void
+bindings_find_all(Subscription *subscription, FoundBindings *found)
+{
+	found->all = true;
+	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
+	{
+		FoundBinding *noted = &found->bindings[found->count++];
+
+		noted->slot = binding->channel;
+		noted->binding = binding;
+		noted->flags = binding->flags;
+	}
+}
+
+/* The change of the binding stands; NULL if the binding is gone already. */
+static void
+commit_binding(Database *database, Binding *binding)
+{
+	if (binding == NULL)
+		return;
+	if (binding->flags & BINDING_DROPPED)
+		registry_unbind(database, binding);
+	else if (binding->flags & BINDING_ADDED)
+	{
+		registry_binding_committed(database, binding);
+		hold_start_binding(database, binding);
+	}
+}
+
+/*
+ * A change is committed: the bindings that it has marked as dropped go, and
+ * those that it has added are there for everybody.  Another change of the same
+ * transaction may have done that before.
+ */
+void
+bindings_commit(Database *database, Subscription *subscription,
+				const FoundBindings *found)
+{
+	dlist_mutable_iter iter;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	for (int i = 0; i < found->count && !found->all; i++)
+		commit_binding(database,
+					   registry_find_binding(subscription,
+											 found->bindings[i].slot));
+	if (!found->all)
+		return;
+	dlist_foreach_modify(iter, &subscription->bindings)
+		commit_binding(database, dlist_container(Binding, subscription_node,
+												 iter.cur));
+}
+
+/* The change of the binding is undone; NULL if it never came to one. */
+static void
+undo_binding(Database *database, Binding *binding)
+{
+	if (binding == NULL)
+		return;
+	if (binding->flags & BINDING_MARKED)
+		binding->flags &= ~BINDING_MARKED;
+	else if (binding->flags & BINDING_ADDED)
+		registry_unbind(database, binding);
+	else
+		binding->flags &= ~BINDING_DROPPED; /* a pattern's, made meanwhile */
+}
+
+/*
+ * A change is rolled back: the bindings that it added go, the others are as it
+ * has found them.
+ */
+void
+bindings_undo(Database *database, Subscription *subscription,
+			  const FoundBindings *found)
+{
+	dlist_mutable_iter iter;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+
+	/* they are there: while the change is open nobody removes any */
+	for (int i = 0; i < found->count; i++)
+	{
+		const FoundBinding *noted = &found->bindings[i];
+
+		if (noted->binding != NULL)
+			noted->binding->flags = noted->flags | BINDING_MARKED;
+	}
+	for (int i = 0; i < found->count && !found->all; i++)
+		undo_binding(database,
+					 registry_find_binding(subscription,
+										   found->bindings[i].slot));
+	if (!found->all)
+		return;
+	dlist_foreach_modify(iter, &subscription->bindings)
+		undo_binding(database, dlist_container(Binding, subscription_node,
+											   iter.cur));
+	registry_prune(database, subscription);
+}
+
+/* Is there a pattern among the names? */
+bool
+bindings_any_pattern(char **names, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (registry_is_pattern(names[i]))
+			return true;
+	}
+	return false;
 }
 
 /* Report at elevel what was full, if anything.  No LWLock may be held. */

@@ -263,14 +263,14 @@ miss_events(Database *database, Subscription *subscription)
 /*
  * Bind the new channel to a subscription with a pattern that matches, by its
  * binding to that pattern: it reads it from its first event on.  If an open
- * change drops the pattern, it drops this binding too.
+ * change adds or drops the pattern, it does so with this binding too.
  */
 static void
 bind_by_pattern(Database *database, Binding *pattern, int slot)
 {
 	Channel    *channel = &database->channels[slot];
 	Subscription *subscription = pattern->subscription;
-	uint32		dropped = pattern->flags & BINDING_DROPPED;
+	uint32		open = pattern->flags & (BINDING_ADDED | BINDING_DROPPED);
 	Binding    *binding = registry_find_binding(subscription, slot);
 	uint64		number;
 	uint64		logged;
@@ -278,12 +278,14 @@ bind_by_pattern(Database *database, Binding *pattern, int slot)
 	if (binding != NULL)
 	{
 		/* another pattern of the subscription matched, just now */
-		if (!dropped)
+		if (!(open & BINDING_DROPPED))
 			binding->flags &= ~BINDING_DROPPED;
+		if (!(open & BINDING_ADDED) && (binding->flags & BINDING_ADDED))
+			registry_binding_committed(database, binding);
 		return;
 	}
 	binding = registry_bind(database, subscription, slot,
-							BINDING_BY_PATTERN | dropped);
+							BINDING_BY_PATTERN | open);
 	if (binding == NULL)
 	{
 		miss_events(database, subscription);
@@ -292,6 +294,8 @@ bind_by_pattern(Database *database, Binding *pattern, int slot)
 	ring_counts(database->ring, slot, &number, &logged);
 	registry_set_position(binding, channel->base_number, channel->base_pos,
 						  logged, channel->base_seq);
+	if (open & BINDING_ADDED)
+		return;
 	if (subscription->on_full != ON_FULL_DROP)
 		ring_lower_hold(database->ring, slot, channel->base_number);
 	registry_wake_waiting(database, subscription);
@@ -396,10 +400,35 @@ registry_make_channel(Database *database, const char *name, bool is_pattern)
 	pg_atomic_write_u64(&channel->truncated, 0);
 	move_channel(channel, &database->table.unbound_channels);
 	channel->in_use = true;
+	note_changed(channel);
 	pg_atomic_fetch_add_u32(&database->table.version, 1);
 	if (!is_pattern)
 		(void) bind_matching(database, name, slot);
 	return slot;
+}
+
+/*
+ * Take the slots of the channels that were made, bound first or unbound last
+ * since this was called last, into the array, which has room for
+ * pgpubsub_max_channels; returns how many there are.  The relay alone calls
+ * this, so that a request costs by what has changed, and not by what there is.
+ */
+int
+registry_take_changed(Database *database, int *slots)
+{
+	dlist_head *changed = &database->table.changed_channels;
+	int			count = 0;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	while (!dlist_is_empty(changed))
+	{
+		Channel    *channel = dlist_container(Channel, changed_node,
+											  dlist_pop_head_node(changed));
+
+		channel->changed = false;
+		slots[count++] = (int) (channel - database->channels);
+	}
+	return count;
 }
 
 /* True if the name of a subscribed channel is a pattern. */

@@ -6,7 +6,8 @@
  * 1. A committed subscription with on_full evict or block holds each of its
  *	  channels at the number that it has consumed, as committed: no later
  *	  event may be overwritten.  One that was evicted, or made in another
- *	  database, of which this is a copy, holds nothing until it is polled.
+ *	  database, of which this is a copy, holds nothing until it is polled; nor
+ *	  does a channel that is being added until that is committed.
  *
  * 2. The ring keeps, for each channel, a lower bound of those numbers: the
  *	  hold.  Consuming does not raise it; the relay computes it anew when the
@@ -163,6 +164,19 @@ hold_add_backlog(Database *database, Binding *binding, Backlog *backlog)
 		record.payload_len;
 }
 
+/* The binding begins to hold, if its subscription is of a kind that does. */
+void
+hold_start_binding(Database *database, Binding *binding)
+{
+	Channel    *channel = &database->channels[binding->channel];
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	if (holds(binding->subscription) && !channel->is_pattern &&
+		!channel->durable && !(binding->flags & BINDING_ADDED))
+		ring_lower_hold(database->ring, binding->channel,
+						pg_atomic_read_u64(&binding->number));
+}
+
 /* The subscription begins to hold, if it is of a kind that does. */
 void
 hold_start(Database *database, Subscription *subscription)
@@ -171,12 +185,7 @@ hold_start(Database *database, Subscription *subscription)
 	if (!holds(subscription))
 		return;
 	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
-	{
-		if (!database->channels[binding->channel].is_pattern &&
-			!database->channels[binding->channel].durable)
-			ring_lower_hold(database->ring, binding->channel,
-							pg_atomic_read_u64(&binding->number));
-	}
+		hold_start_binding(database, binding);
 }
 
 /* Does the binding forbid to overwrite its channel's event of that number? */
@@ -187,6 +196,7 @@ stands_at(Binding *binding, uint64 number)
 	&pgpubsub_control->databases[binding->subscription->database];
 
 	return holds(binding->subscription) &&
+		!(binding->flags & BINDING_ADDED) &&
 		!database->channels[binding->channel].durable &&
 		pg_atomic_read_u64(&binding->number) < number;
 }
@@ -208,6 +218,7 @@ hold_recompute(Database *database, int channel, uint64 number)
 		uint64		consumed = pg_atomic_read_u64(&binding->number);
 
 		if (holds(binding->subscription) &&
+			!(binding->flags & BINDING_ADDED) &&
 			!database->channels[channel].durable)
 			hold = Min(hold, consumed);
 	}

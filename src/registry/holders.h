@@ -50,6 +50,7 @@ extern bool transaction_may_be_awaited(void);
 extern void hold_add_backlog(Database *database, Binding *binding,
 							 Backlog *backlog);
 extern void hold_start(Database *database, Subscription *subscription); /* exclusive */
+extern void hold_start_binding(Database *database, Binding *binding);	/* exclusive */
 
 /* these take the lock */
 extern bool hold_recompute(Database *database, int channel, uint64 number);

@@ -17,6 +17,7 @@
 #include "queue/staging.h"
 
 #include "lib/ilist.h"
+#include "miscadmin.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
@@ -86,6 +87,8 @@ typedef struct Channel
 	int64		retain;			/* how long events stay in the log, in us */
 	uint64		published_base; /* newest number at stats_reset */
 	uint64		published_bytes_base;
+	dlist_node	changed_node;	/* in ChannelTable.changed_channels */
+	bool		changed;		/* it is there */
 
 	/* changed under database->lock, exclusive; read without */
 	pg_atomic_uint32 generation;	/* grows before the slot is freed */
@@ -131,7 +134,7 @@ struct Subscription;
 #define BINDING_BY_PATTERN	0x02	/* matched by one of its patterns */
 #define BINDING_ADDED		0x04	/* by a transaction that is still open */
 #define BINDING_DROPPED		0x08	/* by a transaction that is still open */
-#define BINDING_MARKED		0x10	/* see undo_change(); no longer than the
+#define BINDING_MARKED		0x10	/* see bindings_undo(); no longer than the
 									 * lock is held */
 
 /* The number of a binding that has no position yet. */
@@ -147,6 +150,8 @@ typedef struct Binding
 	dlist_node	channel_node;
 	dlist_node	subscription_node;
 	dlist_node	pattern_node;	/* if its channel is a pattern */
+	uint64		known_from;		/* lowest version of a position in the log that
+								 * knows it, if it was added */
 	int			hash_next;		/* index of the next one in its bucket, or -1 */
 
 	/*
@@ -221,8 +226,11 @@ typedef struct Subscription
 	bool		temporary;
 	int			session_pid;	/* whose temporary one it is */
 	bool		replaces;		/* one of that name, which is being dropped */
-	bool		stale;			/* its reader kept it from being changed as
-								 * the table says */
+	bool		stale;			/* its reader, or an open change, kept it from
+								 * being changed as the table says */
+	int			num_changing;	/* changes of its channels that are not
+								 * committed, all of one transaction */
+	int			changing_pid;	/* whose they are, if there are any */
 	bool		adopted;		/* polled here, made in another database; the
 								 * table is to say so */
 	int64		id;				/* of its positions in the log; 0: it has none */
@@ -365,6 +373,9 @@ typedef struct ChannelTable
 	dlist_head	unbound_channels;	/* in use, no binding; longest so first */
 	dlist_head	bound_channels;
 	dlist_head	bound_patterns;
+	dlist_head	changed_channels;	/* Channel.changed_node: what was made,
+									 * bound first or unbound last since the
+									 * relay has looked */
 	uint64		searched;		/* released, when no slot was found last */
 	uint64		forgotten;		/* newest seq in the ring whose channel is not
 								 * known any more */
@@ -563,7 +574,9 @@ typedef struct Database
 
 	/* lock; exclusive to change */
 	dlist_head	subscriptions;	/* Subscription.node */
-	uint64		commits;		/* subscribes and unsubscribes committed */
+	uint64		commits;		/* subscribes and unsubscribes committed, and
+								 * drop_channels() */
+	uint64		additions;		/* add_channels() committed */
 
 	/* written by the relay alone, read by any process */
 	pg_atomic_uint64 relay_epoch;	/* grows when a relay begins to listen,
@@ -657,6 +670,8 @@ extern int	registry_make_channel(Database *database, const char *name,
 extern bool registry_channels_full(Database *database);
 extern bool registry_gap_for_matching(Database *database, const char *name);
 
+extern int	registry_take_changed(Database *database, int *slots);
+
 /* channels; no lock needed */
 extern bool registry_is_pattern(const char *name);
 extern bool registry_pattern_matches(const char *pattern, const char *name);
@@ -690,5 +705,21 @@ extern void registry_set_position(Binding *binding, uint64 number, RingPos pos,
 								  uint64 logged, uint64 seq);
 extern uint64 registry_position(Binding *binding, RingPos *pos);
 extern void registry_prune(Database *database, Subscription *subscription);
+extern void registry_binding_committed(Database *database, Binding *binding);
+
+/*
+ * May this process read the binding?  Not if another one has added it and not
+ * committed that, nor if this one is about to drop it.  The subscription's
+ * database's lock is held.
+ */
+static inline bool
+binding_readable(const Binding *binding)
+{
+	const Subscription *subscription = binding->subscription;
+	bool		own = subscription->num_changing == 0 ||
+		subscription->changing_pid == MyProcPid;
+
+	return (binding->flags & (own ? BINDING_DROPPED : BINDING_ADDED)) == 0;
+}
 
 #endif							/* PGPUBSUB_REGISTRY_H */

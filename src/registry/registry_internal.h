@@ -56,6 +56,17 @@ move_channel(Channel *channel, dlist_head *list)
 	dlist_push_tail(list, &channel->node);
 }
 
+/* Have the relay look at the channel when it handles the next request. */
+static inline void
+note_changed(Channel *channel)
+{
+	if (channel->changed)
+		return;
+	channel->changed = true;
+	dlist_push_tail(&channel->database->table.changed_channels,
+					&channel->changed_node);
+}
+
 /* channel_table.c */
 extern void registry_forget_channels(Database *database);
 
@@ -68,6 +79,7 @@ extern Binding *registry_bind(Database *database, Subscription *subscription,
 /* waiting_readers.c; database->lock held, exclusive to expel */
 extern void registry_wake_waiting(Database *database,
 								  Subscription *subscription);
+extern void registry_await_binding(Database *database, Binding *binding);
 extern void registry_expel_waiting(Database *database,
 								   Subscription *subscription);
 extern void registry_expel_binding(Database *database, Binding *binding);

@@ -317,6 +317,7 @@ init_database(Database *database, int index, LWLockPadded *locks, char *space)
 	dlist_init(&database->table.unbound_channels);
 	dlist_init(&database->table.bound_channels);
 	dlist_init(&database->table.bound_patterns);
+	dlist_init(&database->table.changed_channels);
 	for (int i = 0; i < pgpubsub_max_channels; i++)
 		init_channel(database, &database->channels[i]);
 	space += MAXALIGN(pgpubsub_max_channels * sizeof(Channel));

@@ -110,6 +110,7 @@ registry_make_subscription(Database *database, const char *name, Oid owner,
 	subscription->session_pid = temporary ? MyProcPid : 0;
 	subscription->replaces = replaces;
 	subscription->doomed = subscription->stale = false;
+	subscription->num_changing = subscription->changing_pid = 0;
 	subscription->evicted = subscription->holding = false;
 	subscription->foreign = subscription->adopted = false;
 	subscription->created_at = GetCurrentTimestamp();
@@ -264,7 +265,8 @@ registry_find_binding(Subscription *subscription, int channel)
 
 /*
  * Bind the subscription to the channel, to which it has no binding; it has no
- * position yet.  Returns NULL if the pool is empty.
+ * position yet.  With BINDING_ADDED nobody but this process reads it until
+ * registry_binding_committed().  Returns NULL if the pool is empty.
  */
 Binding *
 registry_bind(Database *database, Subscription *subscription, int channel,
@@ -282,6 +284,7 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	binding->subscription = subscription;
 	binding->channel = channel;
 	binding->flags = flags;
+	binding->known_from = 0;
 	pg_atomic_write_u64(&binding->number, BINDING_UNPLACED);
 	pg_atomic_write_u64(&binding->pos, RING_NONE);
 	pg_atomic_write_u64(&binding->logged, 0);
@@ -294,19 +297,38 @@ registry_bind(Database *database, Subscription *subscription, int channel,
 	dlist_push_tail(&subscription->bindings, &binding->subscription_node);
 	binding->hash_next = *bucket;
 	*bucket = binding - database->bindings;
-	subscription->bindings_version++;
 	if (pg_atomic_fetch_add_u32(&slot->nbindings, 1) == 0)
+	{
+		note_changed(slot);
 		move_channel(slot, slot->is_pattern ? &database->table.bound_patterns :
 					 &database->table.bound_channels);
+	}
 	if (slot->is_pattern)
 	{
 		dlist_push_tail(&subscription->patterns, &binding->pattern_node);
 		pg_atomic_fetch_add_u32(&database->table.npatterns, 1);
 	}
+	if (flags & BINDING_ADDED)
+		return binding;
 
 	/* who waits for the subscription is not in this channel's list yet */
+	subscription->bindings_version++;
 	registry_wake_waiting(database, subscription);
 	return binding;
+}
+
+/*
+ * The change that has added the binding, which has a position, is committed:
+ * readers have it from now on.  Those who wait for the subscription go on, and
+ * are woken by the channel's events too; if there are any already, at once.
+ */
+void
+registry_binding_committed(Database *database, Binding *binding)
+{
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	binding->flags &= ~BINDING_ADDED;
+	binding->subscription->bindings_version++;
+	registry_await_binding(database, binding);
 }
 
 /*
@@ -390,6 +412,7 @@ registry_unbind(Database *database, Binding *binding)
 	binding->subscription = NULL;
 	if (pg_atomic_fetch_sub_u32(&channel->nbindings, 1) == 1)
 	{
+		note_changed(channel);
 		move_channel(channel, &database->table.unbound_channels);
 		registry_channel_released(channel);
 	}

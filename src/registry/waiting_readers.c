@@ -63,20 +63,25 @@ leave_at_exit(int code, Datum arg)
 	registry_stop_waiting();
 }
 
+/* Put the binding into its channel's list of waiters, if it is not there. */
+static void
+enter_channel(Database *database, Binding *binding)
+{
+	Channel    *channel = &database->channels[binding->channel];
+
+	if (binding->waiting)
+		return;
+	dlist_push_tail(&channel->waiters, &binding->wait_node);
+	binding->waiting = true;
+	pg_atomic_fetch_add_u32(&channel->nwaiters, 1);
+}
+
 /* Put the subscription's bindings into their channels' lists of waiters. */
 static void
 enter_channels(Database *database, Subscription *subscription)
 {
 	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
-	{
-		Channel    *channel = &database->channels[binding->channel];
-
-		if (binding->waiting)
-			continue;
-		dlist_push_tail(&channel->waiters, &binding->wait_node);
-		binding->waiting = true;
-		pg_atomic_fetch_add_u32(&channel->nwaiters, 1);
-	}
+		enter_channel(database, binding);
 }
 
 /* Take the binding out of its channel's list of waiters, if it is there. */
@@ -261,6 +266,35 @@ registry_wake_waiting(Database *database, Subscription *subscription)
 	foreach_dlist(Waiter, waiter, node, &subscription->waiters)
 		SetLatch(&waiter_proc(waiter)->procLatch);
 	LWLockRelease(database->wait_lock);
+}
+
+/*
+ * The subscription has got the binding just now: have those who wait for it
+ * woken by the channel's events too, and at once if there are any.  So an
+ * addition costs neither them nor us anything for the other channels.  The
+ * barrier is that of 3. above.
+ */
+void
+registry_await_binding(Database *database, Binding *binding)
+{
+	Subscription *subscription = binding->subscription;
+	Channel    *channel = &database->channels[binding->channel];
+	bool		waited_for;
+
+	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
+	LWLockAcquire(database->wait_lock, LW_EXCLUSIVE);
+	waited_for = !dlist_is_empty(&subscription->waiters);
+	if (waited_for)
+		enter_channel(database, binding);
+	LWLockRelease(database->wait_lock);
+	if (!waited_for || channel->is_pattern)
+		return;
+	pg_memory_barrier();
+	if (ring_newest_number(database->ring, binding->channel) >
+		pg_atomic_read_u64(&binding->number) ||
+		ring_log_newest(database->ring, binding->channel) >
+		pg_atomic_read_u64(&binding->seq))
+		registry_wake_waiting(database, subscription);
 }
 
 /*

@@ -27,6 +27,7 @@
 /* A channel, and what the rules say of it. */
 typedef struct ChannelRule
 {
+	int			slot;
 	bool		in_use;
 	bool		is_pattern;
 	bool		durable;
@@ -36,19 +37,27 @@ typedef struct ChannelRule
 
 static RelayDurable *const durable = &relay.durable;
 
-/* Copy the channels that are known. */
+/*
+ * Copy the channels, all or those that have changed; returns how many slots
+ * that are.
+ */
 static ChannelRule *
-copy_channels(void)
+copy_channels(bool all, int *count)
 {
 	Database   *database = relay.database;
-	ChannelRule *rules = palloc0(pgpubsub_max_channels * sizeof(ChannelRule));
+	ChannelRule *rules;
 
+	*count = all ? pgpubsub_max_channels : durable->changed.count;
+	rules = palloc0(Max(*count, 1) * sizeof(ChannelRule));
 	LWLockAcquire(database->lock, LW_SHARED);
-	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
+	for (int i = 0; i < *count; i++)
 	{
-		rules[slot].in_use = database->channels[slot].in_use;
-		rules[slot].is_pattern = database->channels[slot].is_pattern;
-		strlcpy(rules[slot].name, database->channels[slot].name, NAMEDATALEN);
+		int			slot = all ? i : durable->changed.slots[i];
+
+		rules[i].slot = slot;
+		rules[i].in_use = database->channels[slot].in_use;
+		rules[i].is_pattern = database->channels[slot].is_pattern;
+		strlcpy(rules[i].name, database->channels[slot].name, NAMEDATALEN);
 	}
 	LWLockRelease(database->lock);
 	return rules;
@@ -85,10 +94,10 @@ look_up(ChannelRule *rule)
  * durable any more hold the ring again.  database->lock is held, exclusive.
  */
 static void
-apply(int slot, const ChannelRule *rule)
+apply(const ChannelRule *rule)
 {
 	Database   *database = relay.database;
-	Channel    *channel = &database->channels[slot];
+	Channel    *channel = &database->channels[rule->slot];
 	bool		was_durable = channel->durable;
 
 	if (!rule->in_use || !channel->in_use ||
@@ -103,12 +112,11 @@ apply(int slot, const ChannelRule *rule)
 		hold_start(database, binding->subscription);
 }
 
-/* Has anything changed since the rules were applied last? */
+/* Are the rules to be applied to all channels, as they have changed? */
 static bool
-is_due(uint64 rules, uint32 channels)
+are_new(uint64 rules)
 {
-	return durable->rules_version != rules ||
-		durable->channels_version != channels;
+	return !durable->rules_applied || durable->rules_version != rules;
 }
 
 /*
@@ -134,35 +142,36 @@ static void
 apply_rules(void)
 {
 	Database   *database = relay.database;
-	uint32		channels = pg_atomic_read_u32(&database->table.version);
 	MemoryContext old = CurrentMemoryContext;
 	ChannelRule *rules;
+	int			count;
 	uint64		version;
 	bool		any;
 
+	relay_take_changed();
 	relay_begin("reading which channels are durable");
 	LockTimeout = LOCK_WAIT_MS;
 	version = durable_rules_version();
-	if (!is_due(version, channels))
+	if (!are_new(version) && durable->changed.count == 0)
 	{
 		LockTimeout = 0;
 		relay_end();
 		MemoryContextSwitchTo(old);
 		return;
 	}
-	rules = copy_channels();
+	rules = copy_channels(are_new(version), &count);
 	any = durable_rules_any();
-	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
+	for (int i = 0; i < count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (rules[slot].in_use && any)
-			look_up(&rules[slot]);
-		if (may_be_logged(&rules[slot]))
-			note_count_channel(slot);
+		if (rules[i].in_use && any)
+			look_up(&rules[i]);
+		if (may_be_logged(&rules[i]))
+			note_count_channel(rules[i].slot);
 	}
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
-		apply(slot, &rules[slot]);
+	for (int i = 0; i < count; i++)
+		apply(&rules[i]);
 	LWLockRelease(database->lock);
 	if (any)
 		pg_atomic_write_u32(&database->log.active, 1);
@@ -170,7 +179,10 @@ apply_rules(void)
 	relay_end();
 	MemoryContextSwitchTo(old);
 	durable->rules_version = version;
-	durable->channels_version = channels;
+	durable->rules_applied = true;
+	for (int i = 0; i < durable->changed.count; i++)
+		durable->changed.has[durable->changed.slots[i]] = false;
+	durable->changed.count = 0;
 }
 
 /*

@@ -18,6 +18,17 @@
 
 static RelayListen *const listening = &relay.listen;
 
+/* Room for changed channels, none of which is there. */
+static void
+init_changed(ChangedChannels *changed)
+{
+	changed->slots = MemoryContextAlloc(TopMemoryContext,
+										pgpubsub_max_channels * sizeof(int));
+	changed->has = MemoryContextAllocZero(TopMemoryContext,
+										  pgpubsub_max_channels * sizeof(bool));
+	changed->count = 0;
+}
+
 /*
  * Set up, before the relay listens.
  */
@@ -34,6 +45,40 @@ relay_listen_init(void)
 	listening->changes =
 		MemoryContextAlloc(TopMemoryContext,
 						   pgpubsub_max_channels * sizeof(ListenChange));
+	listening->taken = MemoryContextAlloc(TopMemoryContext,
+										  pgpubsub_max_channels * sizeof(int));
+	init_changed(&listening->changed);
+	init_changed(&relay.durable.changed);
+}
+
+/* Add the slot to those that are to be looked at. */
+static void
+add_changed(ChangedChannels *changed, int slot)
+{
+	if (changed->has[slot])
+		return;
+	changed->has[slot] = true;
+	changed->slots[changed->count++] = slot;
+}
+
+/*
+ * Learn which channels were made, bound first or unbound last, for those who
+ * look at them in a moment: list_changes() and apply_rules().  So what they do
+ * costs by that, and not by all channels that there are.
+ */
+void
+relay_take_changed(void)
+{
+	int			count;
+
+	LWLockAcquire(relay.database->lock, LW_EXCLUSIVE);
+	count = registry_take_changed(relay.database, listening->taken);
+	LWLockRelease(relay.database->lock);
+	for (int i = 0; i < count; i++)
+	{
+		add_changed(&listening->changed, listening->taken[i]);
+		add_changed(&relay.durable.changed, listening->taken[i]);
+	}
 }
 
 /*
@@ -91,33 +136,46 @@ relay_listen_count_event(const char *name)
 }
 
 /*
- * Make the list of changes: the channels that are bound and not listened to,
- * and those that are listened to and not bound.  Pins their slots.
+ * If the slot's channel is bound and not listened to, or the other way round,
+ * add that to the list of changes.  Pins the slot.
  */
 static void
-list_changes(void)
+list_change(int slot)
+{
+	Channel    *channel = &relay.database->channels[slot];
+	bool		bound = channel->in_use && !channel->is_pattern &&
+		pg_atomic_read_u32(&channel->nbindings) > 0;
+	ListenChange *change;
+
+	if (bound == (pg_atomic_read_u32(&channel->listening) != 0))
+		return;
+	change = &listening->changes[listening->num_changes];
+	strlcpy(change->name, channel->name, NAMEDATALEN);
+	change->slot = slot;
+	change->listen = bound;
+	pg_atomic_fetch_add_u32(&channel->publishers, 1);
+	listening->num_changes++;
+}
+
+/*
+ * Make the list of changes, of the channels that have changed; with all, of all
+ * channels, for another relay may have taken note of what has changed before.
+ */
+static void
+list_changes(bool all)
 {
 	Database   *database = relay.database;
+	ChangedChannels *changed = &listening->changed;
 
+	relay_take_changed();
 	listening->num_changes = 0;
 	LWLockAcquire(database->lock, LW_SHARED);
-	for (int slot = 0; slot < pgpubsub_max_channels; slot++)
-	{
-		Channel    *channel = &database->channels[slot];
-		bool		bound = channel->in_use && !channel->is_pattern &&
-			pg_atomic_read_u32(&channel->nbindings) > 0;
-		ListenChange *change;
-
-		if (bound == (pg_atomic_read_u32(&channel->listening) != 0))
-			continue;
-		change = &listening->changes[listening->num_changes];
-		strlcpy(change->name, channel->name, NAMEDATALEN);
-		change->slot = slot;
-		change->listen = bound;
-		pg_atomic_fetch_add_u32(&channel->publishers, 1);
-		listening->num_changes++;
-	}
+	for (int i = 0; i < (all ? pgpubsub_max_channels : changed->count); i++)
+		list_change(all ? i : changed->slots[i]);
 	LWLockRelease(database->lock);
+	for (int i = 0; i < changed->count; i++)
+		changed->has[changed->slots[i]] = false;
+	changed->count = 0;
 }
 
 /*
@@ -177,7 +235,7 @@ make_changes(bool first)
 void
 relay_listen_to_bound(bool first)
 {
-	list_changes();
+	list_changes(first);
 	if (listening->num_changes > 0 || first)
 		make_changes(first);
 

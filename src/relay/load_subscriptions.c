@@ -3,17 +3,16 @@
  * load_subscriptions.c
  *	  The table of subscriptions, as the relay reads it.
  *
- * subscribe() and unsubscribe() keep table and shared memory equal by
- * themselves.  The relay brings shared memory in line with the table when it
+ * subscribe(), unsubscribe(), add_channels() and drop_channels() keep tables and
+ * shared memory equal by themselves.  The relay brings shared memory in line with the table when it
  * starts, and when somebody else has written the table: pg_restore, or a
  * superuser by hand.
  *
  * It must not mistake a subscribe() that commits at the same time for such a
- * difference.  Each commit of a subscribe() or unsubscribe() grows
- * database->commits, under the database's lock, after its row has become
- * visible.  So the relay notes that counter before it takes its snapshot, and
- * begins again if the counter has grown by the time it has the lock to apply
- * what it has read.
+ * difference.  Each commit of one of them grows database->commits, or additions,
+ * under the database's lock, after its row has become visible.  So the relay
+ * notes these counters before it takes its snapshot, and begins again if one has
+ * grown by the time it has the lock to apply what it has read.
  *
  * The relay is a superuser, and who owns the schema may put anything in the
  * table's place: the relay looks only at the extension's own table, and reads
@@ -73,8 +72,8 @@ typedef struct Rows
  * waiting.  Returns false if somebody has one locked, as REINDEX has.  The
  * table must be locked.
  */
-static bool
-lock_indexes(Oid table)
+bool
+relay_lock_indexes(Oid table)
 {
 	Relation	rel = table_open(table, NoLock);
 	List	   *indexes = RelationGetIndexList(rel);
@@ -90,8 +89,8 @@ lock_indexes(Oid table)
 }
 
 /*
- * Lock the table for reading, if it is there.  Does not wait: returns false if
- * somebody has it or an index of it locked.
+ * Lock the table for reading, if it is there, and the one of channels that were
+ * added.  Does not wait: returns false if somebody has one or an index locked.
  */
 static bool
 lock_table(Oid *table)
@@ -114,7 +113,7 @@ lock_table(Oid *table)
 		*table = InvalidOid;
 		return true;
 	}
-	return lock_indexes(*table);
+	return relay_lock_indexes(*table) && relay_lock_channels();
 }
 
 /*
@@ -137,8 +136,6 @@ parse_row(HeapTuple tuple, TupleDesc desc, Row *row)
 	on_full = TextDatumGetCString(SPI_getbinval(tuple, desc, 4, &isnull));
 	row->on_full = strcmp(on_full, "block") == 0 ? ON_FULL_BLOCK :
 		strcmp(on_full, "drop") == 0 ? ON_FULL_DROP : ON_FULL_EVICT;
-	if (row->channels != NULL)
-		row->slots = palloc(row->nchannels * sizeof(int));
 	row->created_at =
 		DatumGetTimestampTz(SPI_getbinval(tuple, desc, 5, &isnull));
 	made_in = DatumGetObjectId(SPI_getbinval(tuple, desc, 7, &isnull));
@@ -146,6 +143,12 @@ parse_row(HeapTuple tuple, TupleDesc desc, Row *row)
 	row->id = DatumGetInt64(SPI_getbinval(tuple, desc, 8, &isnull));
 	if (isnull)
 		row->id = 0;
+	if (row->channels != NULL)
+	{
+		row->channels = relay_merge_channels(row->id, row->channels,
+											 &row->nchannels);
+		row->slots = palloc(Max(row->nchannels, 1) * sizeof(int));
+	}
 	return row->channels != NULL && row->name[0] != '\0';
 }
 
@@ -166,13 +169,19 @@ sort_rows(Rows *rows)
 	qsort(rows->by_name, rows->count, sizeof(Row *), compare_rows);
 }
 
-/* Read all rows, into the context.  In a transaction with a snapshot. */
+/*
+ * Read all rows, into the context; of channels that were added, until
+ * relay_forget_channels().  In a transaction with a snapshot.
+ */
 static void
 read_rows(Rows *result, MemoryContext context)
 {
 	MemoryContext old;
 	char	   *sql;
 
+	old = MemoryContextSwitchTo(context);
+	relay_read_channels();
+	MemoryContextSwitchTo(old);
 	SPI_connect();
 
 	/* the join sees a DROP ROLE that our caches may not have heard of */
@@ -249,7 +258,7 @@ create_from_row(Row *row)
 	if (row->created_at < relay.no_room_at)
 		pg_atomic_fetch_add_u64(&subscription->gap_epoch, 1);
 	result = bindings_add(database, subscription, row->channels,
-						  row->nchannels, 0);
+						  row->nchannels, 0, NULL);
 	bindings_place_now(database, subscription);
 	relay_restore_position(subscription);
 	subscription->state = SUBSCRIPTION_ACTIVE;
@@ -259,8 +268,8 @@ create_from_row(Row *row)
 
 /*
  * Give the subscription what the row has.  If it has a reader, which must
- * not lose bindings, it is marked stale, and the reader's end brings the relay
- * here again.
+ * not lose bindings, or somebody is changing its channels, it is marked stale,
+ * and the end of that brings the relay here again.
  */
 static BindResult
 update_from_row(Subscription *subscription, Row *row)
@@ -281,13 +290,13 @@ update_from_row(Subscription *subscription, Row *row)
 	hold_start(database, subscription);
 	if (bindings_same(database, subscription, row->channels, row->nchannels))
 		return BIND_DONE;
-	if (subscription->reader.pid != 0)
+	if (subscription->reader.pid != 0 || subscription->num_changing > 0)
 	{
 		subscription->stale = true;
 		return BIND_DONE;
 	}
 	result = bindings_add(database, subscription, row->channels,
-						  row->nchannels, 0);
+						  row->nchannels, 0, NULL);
 	relay_place_new(subscription);
 	bindings_mark_dropped(database, subscription, row->channels,
 						  row->nchannels);
@@ -425,8 +434,8 @@ shall_load_again(void)
 }
 
 /*
- * Bring shared memory in line with the rows, unless a subscribe() or
- * unsubscribe() has committed since commits was read; returns whether it did.
+ * Bring shared memory in line with the rows, unless a change of subscriptions has
+ * committed since commits was read; returns whether it did.
  */
 static bool
 apply_rows(Rows *rows, uint64 commits)
@@ -435,7 +444,7 @@ apply_rows(Rows *rows, uint64 commits)
 	BindResult	failure = BIND_DONE;
 
 	LWLockAcquire(database->lock, LW_EXCLUSIVE);
-	if (database->commits != commits)
+	if (database->commits + database->additions != commits)
 	{
 		LWLockRelease(database->lock);
 		return false;
@@ -566,7 +575,7 @@ load_table(void)
 
 		CHECK_FOR_INTERRUPTS();
 		LWLockAcquire(database->lock, LW_SHARED);
-		commits = database->commits;
+		commits = database->commits + database->additions;
 		LWLockRelease(database->lock);
 
 		relay_begin("reading subscriptions");
@@ -582,6 +591,7 @@ load_table(void)
 		PopActiveSnapshot();
 		if (locked)
 			done = apply_rows(&rows, commits);
+		relay_forget_channels();
 		if (done)
 			make_channels_known(attached);
 		orphans = rows.orphans;
@@ -623,7 +633,7 @@ drop_doomed(void)
 		/* nobody can become its reader: a doomed one is visible to nobody */
 		if (subscription->reader.pid != 0)
 			continue;
-		stale |= subscription->stale;
+		stale |= subscription->stale && subscription->num_changing == 0;
 		if (subscription->doomed)
 			registry_drop_subscription(database, subscription);
 	}

@@ -80,6 +80,28 @@ restored_seq(const LogPosition *position, const char *channel)
 }
 
 /*
+ * Have the binding go on in the log where the position says, if that knows the
+ * channel, which may have been added since; without a position, at the log's
+ * beginning, or where the channel was added.  Never behind a seq that was not
+ * given out yet.  The database's lock must be held, exclusive.
+ */
+static void
+restore_binding(Binding *binding, const LogPosition *position)
+{
+	const char *channel = relay.database->channels[binding->channel].name;
+	AddedChannel *added = relay_find_added(binding->subscription->id, channel);
+	uint64		seq = position == NULL ? 0 : restored_seq(position, channel);
+
+	if (added != NULL && added->placed)
+	{
+		binding->known_from = added->version + 1;
+		if (position == NULL || position->version <= added->version)
+			seq = Min(added->since, ring_newest_seq(relay.database->ring));
+	}
+	pg_atomic_write_u64(&binding->seq, seq);
+}
+
+/*
  * The log has no position of the subscription.  If it was in the table when the
  * relay began, it was made when the log was empty, and has consumed nothing of
  * what came there: a position would tell.  If its row was written just now, it
@@ -95,7 +117,7 @@ begin_without_position(Subscription *subscription)
 		return;
 	}
 	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
-		pg_atomic_write_u64(&binding->seq, 0);
+		restore_binding(binding, NULL);
 }
 
 /* The seq up to which the subscription has consumed all its channels. */
@@ -223,10 +245,7 @@ relay_restore_position(Subscription *subscription)
 	pg_atomic_write_u64(&subscription->seq, entry->position->seq);
 	foreach_dlist(Binding, binding, subscription_node, &subscription->bindings)
 	{
-		const char *channel = relay.database->channels[binding->channel].name;
-
-		pg_atomic_write_u64(&binding->seq,
-							restored_seq(entry->position, channel));
+		restore_binding(binding, entry->position);
 
 		/* of which channels they were is not known */
 		pg_atomic_write_u64(&binding->log_lost, lost);
@@ -255,17 +274,13 @@ relay_place_new(Subscription *subscription)
 	{
 		bool		placed = pg_atomic_read_u64(&binding->number) !=
 			BINDING_UNPLACED;
-		const char *channel = database->channels[binding->channel].name;
 
 		if (placed)
 			continue;
 		any = true;
 		binding_place_now(database, binding);
-		if (entry != NULL)
-			pg_atomic_write_u64(&binding->seq,
-								restored_seq(entry->position, channel));
-		else if (first && durable->positions != NULL && subscription->id != 0)
-			pg_atomic_write_u64(&binding->seq, 0);
+		if (first && durable->positions != NULL && subscription->id != 0)
+			restore_binding(binding, entry ? entry->position : NULL);
 	}
 
 	/* until now, what was sent went by unseen, but for what is in the log */
@@ -279,6 +294,7 @@ relay_place_new(Subscription *subscription)
 typedef struct Consumed
 {
 	int64		id;				/* the subscription's */
+	uint64		known_from;		/* the binding's */
 	char		channel[NAMEDATALEN];
 } Consumed;
 
@@ -304,6 +320,7 @@ list_consumed(Consumed *list, int room)
 				(binding->flags & (BINDING_ADDED | BINDING_DROPPED)) != 0)
 				continue;
 			list[count].id = subscription->id;
+			list[count].known_from = binding->known_from;
 			strlcpy(list[count++].channel, channel->name, NAMEDATALEN);
 		}
 	}
@@ -345,6 +362,7 @@ relay_positions_past(int segment)
 		for (int i = 0; i < count; i++)
 		{
 			if (list[i].id == position->id &&
+				list[i].known_from <= position->version &&
 				restored_seq(position, list[i].channel) <
 				log_note_last_seq(segment, list[i].channel))
 				return false;

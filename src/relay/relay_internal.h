@@ -81,12 +81,22 @@ typedef struct RelayReceive
 	Inbox	   *inbox;
 } RelayReceive;
 
+/* Slots of channels that have changed, each once. */
+typedef struct ChangedChannels
+{
+	int		   *slots;			/* room for pgpubsub_max_channels */
+	bool	   *has;			/* by slot */
+	int			count;
+} ChangedChannels;
+
 /* listen.c: the channels that the relay listens to. */
 typedef struct RelayListen
 {
 	HTAB	   *channels;		/* of Listened, by name */
 	ListenChange *changes;		/* room for pgpubsub_max_channels */
 	int			num_changes;
+	ChangedChannels changed;	/* to be looked at */
+	int		   *taken;			/* room for pgpubsub_max_channels */
 
 	/* the order */
 	dlist_head	order;			/* Listened.node, as core has them */
@@ -214,7 +224,8 @@ typedef struct RelayDurable
 
 	/* apply_rules.c: of what was applied last */
 	uint64		rules_version;
-	uint32		channels_version;
+	bool		rules_applied;	/* once; then to what has changed */
+	ChangedChannels changed;	/* to be looked at */
 	TimestampTz rules_at;		/* when to try again; 0: nothing has failed */
 
 	/* recover.c */
@@ -222,6 +233,7 @@ typedef struct RelayDurable
 	bool		unrecovered;	/* rows are to be noted before anything else */
 	MemoryContext position_context;
 	HTAB	   *positions;		/* of RelayPosition, as of the relay's start */
+	HTAB	   *added;			/* of AddedChannel, while the table is loaded */
 	bool		unreadable;		/* positions could not be read */
 	bool		unplaced;		/* a subscription has no position there yet */
 	TimestampTz place_at;		/* when to try again to write it; 0: at once */
@@ -291,6 +303,7 @@ extern bool inbox_overflows(Inbox *inbox);
 
 /* listen.c */
 extern void relay_listen_init(void);
+extern void relay_take_changed(void);
 extern void relay_listen_to_bound(bool first);
 extern int	relay_listen_receive(const char *name);
 extern int	relay_listen_count_event(const char *name);
@@ -420,7 +433,32 @@ extern void relay_restore_position(Subscription *subscription);
 extern void relay_place_new(Subscription *subscription);
 extern void relay_write_first_positions(void);
 
+/* load_channels.c */
+typedef struct AddedKey
+{
+	int64		subscription;	/* its id */
+	char		channel[NAMEDATALEN];
+} AddedKey;
+
+/* A row of the table of channels that were added or dropped. */
+typedef struct AddedChannel
+{
+	AddedKey	key;
+	bool		dropped;
+	bool		placed;			/* since and version are known */
+	uint64		since;			/* up to there the log is before the channel */
+	uint64		version;		/* positions above it know the channel */
+	uint64		number;			/* of the row in the order of the table's rows */
+} AddedChannel;
+
+extern bool relay_lock_channels(void);
+extern void relay_read_channels(void);
+extern void relay_forget_channels(void);
+extern char **relay_merge_channels(int64 id, char **names, int *count);
+extern AddedChannel *relay_find_added(int64 id, const char *channel);
+
 /* load_subscriptions.c */
+extern bool relay_lock_indexes(Oid table);
 extern bool relay_load_subscriptions(void);
 
 /* write_subscriptions.c */

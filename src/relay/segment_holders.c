@@ -104,6 +104,7 @@ describe(Binding *binding, SegmentHolder *holder)
 	holder->busy = subscription->reader.pid != 0;
 	SpinLockRelease(&subscription->reader.mutex);
 	if (subscription->state == SUBSCRIPTION_CREATING ||
+		subscription->num_changing > 0 ||
 		pg_atomic_read_u64(&binding->number) == BINDING_UNPLACED)
 		holder->busy = true;
 	strlcpy(holder->name, subscription->name, NAMEDATALEN);

@@ -25,9 +25,9 @@ SELECT is(schema, CASE version WHEN '1.0' THEN 'pgpubsub'::name END, version || 
   FROM pg_available_extension_versions WHERE name = 'pgpubsub';
 SELECT is(relocatable, false, 'the control file says so') FROM pg_available_extension_versions WHERE name = 'pgpubsub' AND version = '1.1';
 SELECT throws_ok('ALTER EXTENSION pgpubsub SET SCHEMA public', '0A000');
-SELECT is(extconfig, ARRAY['pgpubsub.subscription'::regclass::oid, 'pgpubsub.channel'::regclass], 'pg_dump keeps the tables of subscriptions and of durable channels')
+SELECT is(extconfig, ARRAY['pgpubsub.subscription'::regclass::oid, 'pgpubsub.channel'::regclass, 'pgpubsub.subscription_channel'::regclass], 'pg_dump keeps the tables of subscriptions and of durable channels')
   FROM pg_extension WHERE extname = 'pgpubsub';
-SELECT is(extcondition, ARRAY['', ''], 'all of them') FROM pg_extension WHERE extname = 'pgpubsub';
+SELECT is(extcondition, ARRAY['', '', ''], 'all of them') FROM pg_extension WHERE extname = 'pgpubsub';
 
 -- all that it has, by name: what is new is listed here
 CREATE TEMP VIEW member AS
@@ -42,12 +42,14 @@ SELECT bag_eq(
     $$VALUES
       ('ack(text, bigint)'),
       ('ack_1_0(name, bigint)'),
+      ('add_channels(text, text[])'),
       ('attach(regclass, text, text[], name[], name[], text, text, text, text, text, boolean)'),
       ('attach_1_0(regclass, text, text[], name[], name[], text, text, text, text, text)'),
       ('channel_stats()'),
       ('channel_stats_1_0()'),
       ('channel_written()'),
       ('detach(regclass, text)'),
+      ('drop_channels(text, text[])'),
       ('log_stats()'),
       ('notify_change()'),
       ('poll(text, bigint, interval, boolean)'),
@@ -75,7 +77,7 @@ SELECT bag_eq(
       ('wait(text, interval)')$$,
     'functions');
 SELECT views_are('pgpubsub', ARRAY['attachments', 'stat_queue', 'stat_channels', 'stat_subscriptions', 'stat_log']);
-SELECT tables_are('pgpubsub', ARRAY['subscription', 'channel']);
+SELECT tables_are('pgpubsub', ARRAY['subscription', 'channel', 'subscription_channel']);
 SELECT materialized_views_are('pgpubsub',
     (SELECT array_agg('log_row_' || i) || array_agg('log_note_' || i) || '{log_position_1,log_position_2}' FROM generate_series(1, 8) AS i)::name[],
     'the relations of the log');
@@ -100,6 +102,8 @@ INSERT INTO api VALUES
     ('pgpubsub.subscribe(text, text[], text, text, boolean)',
      'subscription text, channels text[], on_full text DEFAULT ''evict''::text, start_at text DEFAULT ''now''::text, temporary boolean DEFAULT false',
      'boolean'),
+    ('pgpubsub.add_channels(text, text[])', 'subscription text, channels text[]', 'bigint'),
+    ('pgpubsub.drop_channels(text, text[])', 'subscription text, channels text[]', 'integer'),
     ('pgpubsub.poll(text, bigint, interval, boolean)',
      'subscription text, max_messages bigint DEFAULT 100, timeout interval DEFAULT ''00:00:00''::interval, consume boolean DEFAULT true',
      'TABLE(seq bigint, channel text, payload text, pid integer, relayed_at timestamp with time zone, lost bigint)'),
@@ -129,6 +133,8 @@ SELECT lives_ok('PREPARE j AS SELECT pgpubsub.publish(channel => ''c'', payload 
 SELECT lives_ok('PREPARE k AS SELECT pgpubsub.set_durable(''c'')', 'set_durable: one argument');
 SELECT lives_ok('PREPARE l AS SELECT pgpubsub.set_durable(channel => ''c'', durable => true, retain => ''1 day'')', 'set_durable: all by name');
 SELECT lives_ok('PREPARE m AS SELECT pgpubsub.seek(subscription => ''s'', start_at => ''oldest'')', 'seek: by name');
+SELECT lives_ok('PREPARE n AS SELECT pgpubsub.add_channels(subscription => ''s'', channels => ''{c}'')', 'add_channels: by name');
+SELECT lives_ok('PREPARE o AS SELECT pgpubsub.drop_channels(subscription => ''s'', channels => ''{c}'')', 'drop_channels: by name');
 
 SELECT is(provolatile, CASE WHEN proname IN ('trigger_options', 'trigger_condition') THEN 's' ELSE 'v' END::"char", proname || ': volatility')
   FROM pg_proc JOIN member ON objid = oid AND classid = 'pg_proc'::regclass;
@@ -176,6 +182,8 @@ SELECT is(pg_temp.columns_of('pgpubsub.subscription'),
     'name name, owner regrole, channels text[], on_full text, created_at timestamp with time zone, made_in oid, id bigint',
     'subscription');
 SELECT is(pg_temp.columns_of('pgpubsub.channel'), 'channel text, durable boolean, retain interval', 'channel');
+SELECT is(pg_temp.columns_of('pgpubsub.subscription_channel'),
+    'subscription bigint, channel text, listed boolean, dropped boolean, since bigint, version bigint', 'subscription_channel');
 SELECT is(pg_temp.columns_of(('pgpubsub.log_row_' || i)::regclass),
     'xid bigint, lsn bigint, number integer, pid integer, at timestamp with time zone, notified boolean, channel text, id text, payload text, native text',
     'log_row_' || i) FROM generate_series(1, 8) AS i;
@@ -200,6 +208,9 @@ SELECT is(tgenabled, 'A', tgname || ' is enabled ALWAYS')
 SELECT col_not_null('pgpubsub', 'channel', c, 'channel: ' || c)
   FROM unnest('{channel,durable,retain}'::name[]) AS c;
 SELECT col_is_pk('pgpubsub', 'subscription', 'name', 'subscription: primary key');
+SELECT col_is_pk('pgpubsub', 'subscription_channel', ARRAY['subscription', 'channel'], 'subscription_channel: primary key');
+SELECT has_trigger('pgpubsub', 'subscription_channel', t, 'subscription_channel: the relay is told, logical replication leaves it alone')
+  FROM unnest('{subscription_inserted,subscription_changed,discard_replicated,keep_from_truncate,keep_after_truncate}'::name[]) AS t;
 SELECT has_trigger('pgpubsub', 'subscription', 'subscription_changed', 'subscription: the relay is told of changes');
 SELECT has_trigger('pgpubsub', 'subscription', t, 'subscription: logical replication leaves it alone')
   FROM unnest('{discard_replicated,keep_from_truncate,keep_after_truncate}'::name[]) AS t;
@@ -246,7 +257,7 @@ SELECT schema_privs_are('pgpubsub', 'pg_monitor', ARRAY['USAGE'], 'pg_monitor, n
 CREATE TEMP TABLE granted (function text, everybody boolean, monitor boolean);
 INSERT INTO granted VALUES
     ('attach', false, false), ('detach', false, false), ('publish', false, false),
-    ('subscribe', false, false), ('poll', false, false), ('ack', false, false), ('unsubscribe', false, false), ('wait', false, false), ('seek', false, false),
+    ('subscribe', false, false), ('add_channels', false, false), ('drop_channels', false, false), ('poll', false, false), ('ack', false, false), ('unsubscribe', false, false), ('wait', false, false), ('seek', false, false),
     ('attach_1_0', false, false), ('set_durable', false, false),
     ('subscribe_1_0', false, false), ('poll_1_0', false, false), ('ack_1_0', false, false), ('unsubscribe_1_0', false, false),
     ('stat_reset', false, false), ('relay_start', false, false),

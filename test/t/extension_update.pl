@@ -27,6 +27,8 @@ my %stands_for = (
 	'attach(regclass,text,text[],name[],name[],text,text,text,text,text,boolean)' =>
 	  'attach_1_0(regclass,text,text[],name[],name[],text,text,text,text,text)',
 	'seek(text,text)'     => 'ack_1_0(name,bigint)',
+	'add_channels(text,text[])'  => 'subscribe_1_0(name,text[],text,text,boolean)',
+	'drop_channels(text,text[])' => 'subscribe_1_0(name,text[],text,text,boolean)',
 	'wait(text,interval)' => 'poll_1_0(name,integer,interval,boolean)');
 
 # Owner and privileges of the function, in an order of their own.
