@@ -26,7 +26,10 @@
 static HashTable channels;
 static HashTable members;
 static ListNode unpinned;		/* the one that lost its pin first, first */
-static bool changed;			/* the subscription is to be changed */
+static bool wanted;				/* there may be some to be added */
+static char **dropped;			/* the names of those to be dropped */
+static int	dropped_count;
+static int	dropped_room;
 static uv_timer_t unused_timer;
 
 static void look_at_unused(uv_timer_t *timer);
@@ -73,7 +76,7 @@ channel_pin(const char *name)
 	}
 	if (channel->state == CHANNEL_WANTED)
 	{
-		changed = true;
+		wanted = true;
 		upstream_channels_changed();
 	}
 	list_remove(&channel->link);
@@ -120,6 +123,19 @@ channel_unpin(Channel *channel)
 	}
 }
 
+/* The subscription is to lose the channel of that name, whose memory is given up. */
+static void
+drop_name(char *name)
+{
+	if (dropped_count == dropped_room)
+	{
+		dropped_room = dropped_room > 0 ? dropped_room * 2 : 16;
+		dropped = memory_resize(dropped, dropped_room * sizeof(char *));
+	}
+	dropped[dropped_count++] = name;
+	upstream_channels_changed();
+}
+
 /* Take those out of the subscription that nobody has wanted for a while. */
 static void
 look_at_unused(uv_timer_t *timer)
@@ -134,11 +150,9 @@ look_at_unused(uv_timer_t *timer)
 			uv_timer_start(timer, look_at_unused, UNUSED_MS / 4, 0);
 			break;
 		}
+		drop_name(memory_copy_string(channel->name));
 		channel_free(channel);
-		changed = true;
 	}
-	if (changed)
-		upstream_channels_changed();
 }
 
 /* The client waits until the channel is effective. */
@@ -157,37 +171,90 @@ channel_wait_end(ChannelWait *wait)
 	list_remove(&wait->link);
 }
 
-/* Is the subscription to be changed? */
-bool
-channels_changed(void)
-{
-	return changed;
-}
-
-/*
- * The names of all channels that the subscription is to have, in memory that
- * the caller frees; the names are the channels' own.  The answer of the server
- * goes to channels_added(), or channels_want_again() if there is none.
- */
-const char **
-channels_union(int *count)
+/* Names of channels, in memory that the caller frees: all, or those wanted. */
+static const char **
+take_names(int *count, bool all)
 {
 	const char **names = memory_get((channels.count + 1) * sizeof(char *));
 
 	*count = 0;
-	changed = false;
+	wanted = false;
 	for (size_t i = 0; i < channels.size; i++)
 	{
 		for (HashNode *node = channels.heads[i]; node != NULL; node = node->next)
 		{
 			Channel    *channel = hash_container(Channel, node, node);
 
-			names[(*count)++] = channel->name;
+			if (all || channel->state == CHANNEL_WANTED)
+				names[(*count)++] = channel->name;
 			if (channel->state == CHANNEL_WANTED)
 				channel->state = CHANNEL_ADDING;
 		}
 	}
 	return names;
+}
+
+/*
+ * The names of all channels that the subscription is to have, and no others, in
+ * memory that the caller frees; the names are the channels' own.  The answer of
+ * the server goes to channels_added(), or channels_want_again() if there is none.
+ */
+const char **
+channels_union(int *count)
+{
+	while (dropped_count > 0)
+		free(dropped[--dropped_count]);
+	return take_names(count, true);
+}
+
+/* As channels_union(), but of those alone that are to be added; NULL: none. */
+const char **
+channels_take_wanted(int *count)
+{
+	const char **names;
+
+	if (!wanted)
+		return NULL;
+	names = take_names(count, false);
+	if (*count > 0)
+		return names;
+	free(names);
+	return NULL;
+}
+
+/*
+ * The names that are to be dropped, all to be freed; NULL: none.  One that is
+ * wanted again stays.
+ */
+char	  **
+channels_take_dropped(int *count)
+{
+	char	  **names = dropped;
+	int			kept = 0;
+
+	for (int i = 0; i < dropped_count; i++)
+	{
+		if (channel_find(names[i]) != NULL)
+			free(names[i]);
+		else
+			names[kept++] = names[i];
+	}
+	dropped_count = 0;
+	if (kept == 0)
+		return NULL;
+	dropped = NULL;
+	dropped_room = 0;
+	*count = kept;
+	return names;
+}
+
+/* They were not dropped; the names and the array are given up. */
+void
+channels_drop_again(char **names, int count)
+{
+	for (int i = 0; i < count; i++)
+		drop_name(names[i]);
+	free(names);
 }
 
 /* All channels that the server was asked to add, and their waits, in lists. */
@@ -232,7 +299,7 @@ channels_added(const Report *report)
 		list_remove(&wait->link);
 		commit_channel_ready(wait, report);
 	}
-	if (changed)
+	if (wanted || dropped_count > 0)
 		upstream_channels_changed();
 }
 
@@ -250,7 +317,8 @@ channels_want_again(void)
 				channel->state = CHANNEL_WANTED;
 		}
 	}
-	changed = true;
+	wanted = true;
+	upstream_channels_changed();
 }
 
 /* The hash by which a client's membership is found. */

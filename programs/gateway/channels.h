@@ -108,8 +108,10 @@ extern void channels_event(const char *name, const char *payload,
 						   int server_pid);
 extern void channels_gap(void);
 
-extern bool channels_changed(void);
 extern const char **channels_union(int *count);
+extern const char **channels_take_wanted(int *count);
+extern char **channels_take_dropped(int *count);
+extern void channels_drop_again(char **names, int count);
 extern void channels_added(const Report *report);
 extern void channels_want_again(void);
 

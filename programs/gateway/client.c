@@ -139,8 +139,11 @@ update_polled(Client *client)
 	if (client->blocked)
 		events |= UV_WRITABLE;
 
-	/* A socket that nobody reads is looked at for its end. */
-	if (!(events & UV_READABLE))
+	/*
+	 * A socket that nobody reads is looked at for its end, until that is
+	 * known.
+	 */
+	if (!(events & UV_READABLE) && !client->input_ended)
 		events |= UV_DISCONNECT;
 	set_polled(client, events);
 }
@@ -270,28 +273,6 @@ client_too_slow(Client *client)
 	client_end(client, &report, "ended: it is too slow");
 }
 
-/* Give a notification to the client, now or when it is idle. */
-void
-client_deliver(Client *client, Piece *piece)
-{
-	if (client->state != CLIENT_READY && client->state != CLIENT_WAITING)
-		return;
-	if (client->out.bytes + client->held.bytes + piece->length >
-		(size_t) limits.client_buffer)
-	{
-		client_too_slow(client);
-		return;
-	}
-	gateway.counters.deliveries++;
-	if (session_is_idle(client))
-	{
-		queue_add_piece(&client->out, piece);
-		client_touch(client);
-	}
-	else
-		queue_add_piece(&client->held, piece);
-}
-
 /* Send what can be sent. */
 static void
 client_flush(Client *client)
@@ -327,6 +308,43 @@ client_flush(Client *client)
 	}
 	if (client->state == CLIENT_CLOSING)
 		client_close(client, NULL);
+}
+
+/* May the piece wait for the client, too? */
+static bool
+has_room(const Client *client, const Piece *piece)
+{
+	return client->out.bytes + client->held.bytes + piece->length <=
+		(size_t) limits.client_buffer;
+}
+
+/* Give a notification to the client, now or when it is idle. */
+void
+client_deliver(Client *client, Piece *piece)
+{
+	if (client->state != CLIENT_READY && client->state != CLIENT_WAITING)
+		return;
+	if (!has_room(client, piece))
+	{
+		/* Many events at once are no fault of the client's. */
+		if (!client->blocked)
+			client_flush(client);
+		if (client->state == CLIENT_CLOSED)
+			return;
+		if (!has_room(client, piece))
+		{
+			client_too_slow(client);
+			return;
+		}
+	}
+	gateway.counters.deliveries++;
+	if (session_is_idle(client))
+	{
+		queue_add_piece(&client->out, piece);
+		client_touch(client);
+	}
+	else
+		queue_add_piece(&client->held, piece);
 }
 
 /* Before the loop sleeps: send. */
@@ -498,14 +516,12 @@ client_socket_ready(uv_poll_t *poll, int status, int events)
 	if ((events & UV_DISCONNECT) && !(events & UV_READABLE) &&
 		client->state != CLIENT_CLOSED)
 	{
-		/* Half closed, or gone?  Who is gone cannot be sent to. */
-		char		byte;
-
-		if (client->input_ended || client->state == CLIENT_CLOSING ||
-			recv(client->fd, &byte, 1, MSG_PEEK) < 0)
-			client_close(client, "closed: it has gone");
-		else
-			set_polled(client, client->polled & ~UV_DISCONNECT);
+		/*
+		 * Half closed, or gone?  Who is gone cannot be sent to, and that will
+		 * tell.
+		 */
+		client->input_ended = true;
+		update_polled(client);
 	}
 }
 

@@ -35,13 +35,14 @@
 /* How long the server may take for the next answer, in seconds. */
 #define ANSWER_SECONDS 30
 
-/* Between two tries to change a subscription that is just being read, in ms. */
-#define AGAIN_MS 20
+/* Until channels that could not be dropped are tried again, in ms. */
+#define AGAIN_MS 5000
 
 typedef enum UnitKind
 {
 	UNIT_NOTICES,
-	UNIT_CHANNELS,
+	UNIT_ADD,
+	UNIT_DROP,
 	UNIT_MARK,
 	UNIT_ROLES,
 	UNIT_UNSUBSCRIBE
@@ -61,6 +62,8 @@ typedef struct Unit
 	bool		was_sent;
 	PGresult   *error;
 	PGresult   *rows;			/* of UNIT_ROLES */
+	char	  **names;			/* of UNIT_DROP, once it was sent */
+	int			name_count;
 } Unit;
 
 struct Notices
@@ -82,7 +85,8 @@ typedef struct Commands
 	ListNode	sent;
 	int			sent_count;
 	int			waiting;		/* notices in both */
-	bool		channels_asked; /* UNIT_CHANNELS is in one of them */
+	bool		add_asked;		/* UNIT_ADD is in one of them */
+	bool		drop_asked;
 	bool		mark_asked;		/* UNIT_MARK is in queue */
 	bool		roles_asked;
 	uv_timer_t	again;
@@ -117,6 +121,9 @@ unit_free(Unit *unit)
 {
 	PQclear(unit->error);
 	PQclear(unit->rows);
+	for (int i = 0; unit->names != NULL && i < unit->name_count; i++)
+		free(unit->names[i]);
+	free(unit->names);
 	if (unit->kind == UNIT_NOTICES)
 	{
 		arena_free(&((Notices *) unit)->arena);
@@ -183,15 +190,25 @@ commands_withdraw(Notices *notices)
 	return true;
 }
 
-/* Have the server compare the subscription's channels with what clients want. */
+/*
+ * Have the server drop the channels that nobody wants, and then add those that
+ * somebody does.
+ */
 void
 commands_channels(void)
 {
-	if (!channels_changed() || commands.channels_asked || !stream_is_up())
+	if (!stream_is_up() || !commands.ready)
 		return;
-	commands.channels_asked = true;
-
-	add_unit(UNIT_CHANNELS);
+	if (!commands.drop_asked)
+	{
+		commands.drop_asked = true;
+		add_unit(UNIT_DROP);
+	}
+	if (!commands.add_asked)
+	{
+		commands.add_asked = true;
+		add_unit(UNIT_ADD);
+	}
 }
 
 /* Have a mark sent to all who wait for one. */
@@ -241,23 +258,41 @@ send_notices(Notices *notices)
 	return true;
 }
 
-/*
- * Change the subscription's channels.  This is the one place that knows by which
- * function that is done.
- */
+/* Call a function with the subscription's name and an array of channels. */
 static bool
-send_channels(void)
+send_names(const char *query, const char *const *names, int count)
+{
+	char	   *array = array_literal(names, count);
+	const char *values[2] = {subscription_name(), array};
+	bool		good = send_statement(query, 2, values);
+
+	free(array);
+	return good;
+}
+
+/* Add the channels that are wanted, if there are any. */
+static bool
+send_add(void)
 {
 	int			count;
-	const char **names = channels_union(&count);
-	char	   *array = array_literal(names, count, subscription_name());
-	const char *values[2] = {subscription_name(), array};
+	const char **names = channels_take_wanted(&count);
 	bool		good;
 
-	good = send_statement("SELECT pgpubsub.subscribe($1, $2::text[], 'drop')", 2, values);
-	free(array);
+	if (names == NULL)
+		return true;
+	good = send_names("SELECT pgpubsub.add_channels($1, $2::text[])", names, count);
 	free(names);
 	return good;
+}
+
+/* Drop the channels that are not. */
+static bool
+send_drop(Unit *unit)
+{
+	unit->names = channels_take_dropped(&unit->name_count);
+	return unit->names == NULL ||
+		send_names("SELECT pgpubsub.drop_channels($1, $2::text[])",
+				   (const char *const *) unit->names, unit->name_count);
 }
 
 /* Notify the gateway itself. */
@@ -279,7 +314,7 @@ send_roles(void)
 {
 	int			count;
 	const char **names = roles_in_use(&count);
-	char	   *array = array_literal(names, count, NULL);
+	char	   *array = array_literal(names, count);
 	const char *values[1] = {array};
 	bool		good;
 
@@ -304,8 +339,10 @@ send_unit(Unit *unit)
 	{
 		case UNIT_NOTICES:
 			return send_notices((Notices *) unit);
-		case UNIT_CHANNELS:
-			return send_channels();
+		case UNIT_ADD:
+			return send_add();
+		case UNIT_DROP:
+			return send_drop(unit);
 		case UNIT_MARK:
 			return send_mark();
 		case UNIT_ROLES:
@@ -366,22 +403,31 @@ ask_again(uv_timer_t *timer)
 	commands_channels();
 }
 
-/* The server has answered whether it has changed the channels. */
+/* The server has answered whether it has added the channels. */
 static void
-channels_answered(const Report *report)
+add_answered(const Report *report)
 {
-	commands.channels_asked = false;
+	commands.add_asked = false;
 
-	if (report != NULL && strcmp(report->sqlstate, "55006") == 0)
-	{
-		/* The stream reads at this moment. */
-		channels_want_again();
-		uv_timer_start(&commands.again, ask_again, AGAIN_MS, 0);
+	/* A stream that has been lost meanwhile subscribes to all anew. */
+	if (!stream_is_up())
 		return;
-	}
 	if (report != NULL)
-		log_line(LOG_LEVEL_WARNING, "could not change the subscription: %s", report->message);
+		log_line(LOG_LEVEL_WARNING, "could not add channels: %s", report->message);
 	channels_added(report);
+}
+
+/* The server has dropped channels, or is asked again later. */
+static void
+drop_answered(Unit *unit, const Report *report)
+{
+	commands.drop_asked = false;
+	if (report == NULL)
+		return;
+	log_line(LOG_LEVEL_WARNING, "could not drop channels: %s", report->message);
+	channels_drop_again(unit->names, unit->name_count);
+	unit->names = NULL;
+	uv_timer_start(&commands.again, ask_again, AGAIN_MS, 0);
 }
 
 /* End the clients whose roles may not connect any more. */
@@ -411,8 +457,11 @@ unit_done(Unit *unit, const Report *report)
 			if (notices->done != NULL)
 				notices->done(notices->context, report);
 			break;
-		case UNIT_CHANNELS:
-			channels_answered(report);
+		case UNIT_ADD:
+			add_answered(report);
+			break;
+		case UNIT_DROP:
+			drop_answered(unit, report);
 			break;
 		case UNIT_MARK:
 			if (report != NULL)
@@ -585,9 +634,9 @@ commands_lost(Server *server)
 		Unit	   *unit = list_container(Unit, link, lost.next);
 
 		list_remove(&unit->link);
-		if (unit->kind == UNIT_CHANNELS)
+		if (unit->kind == UNIT_ADD)
 		{
-			commands.channels_asked = false;
+			commands.add_asked = false;
 
 			channels_want_again();
 			unit_free(unit);

@@ -38,6 +38,7 @@
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
 #include "gateway/marks.h"
+#include "gateway/stream.h"
 
 /* How long to wait for a mark, in seconds. */
 #define MARK_SECONDS 2
@@ -56,6 +57,7 @@ typedef struct Commit
 	Session    *session;
 	ChannelWait *waits;			/* one for each channel to listen to */
 	bool	   *joined;			/* this commit has made the client a member */
+	int			join_count;		/* of waits; the last one is not to be joined */
 	int			wait_count;
 	int			waiting;		/* waits whose channel is not effective */
 	MarkWait	mark;
@@ -98,7 +100,8 @@ remember(HashTable *table, Arena *arena, const char *first, const char *second)
 
 /*
  * The channels that the client will listen to by the transaction, with a pin on
- * each: those of its LISTENs after which no UNLISTEN names them.
+ * each: those of its LISTENs after which no UNLISTEN names them.  The last is the
+ * gateway's own channel, on which marks come.
  */
 static void
 pin_channels(Commit *commit, const Transaction *transaction)
@@ -106,7 +109,7 @@ pin_channels(Commit *commit, const Transaction *transaction)
 	HashTable	seen = {0};
 	Arena		arena = {0};
 
-	commit->waits = memory_get_zeroed(transaction->listen_count * sizeof(ChannelWait));
+	commit->waits = memory_get_zeroed((transaction->listen_count + 1) * sizeof(ChannelWait));
 	commit->joined = memory_get_zeroed(transaction->listen_count * sizeof(bool));
 	for (int i = transaction->action_count - 1; i >= 0; i--)
 	{
@@ -120,6 +123,9 @@ pin_channels(Commit *commit, const Transaction *transaction)
 				 remember(&seen, &arena, action->channel, NULL))
 			commit->waits[commit->wait_count++].channel = channel_pin(action->channel);
 	}
+	commit->join_count = commit->wait_count;
+	if (commit->join_count > 0)
+		commit->waits[commit->wait_count++].channel = channel_pin(subscription_name());
 	hash_free(&seen);
 	arena_free(&arena);
 }
@@ -148,7 +154,7 @@ commit_fail(Commit *commit, const Report *report)
 {
 	Session    *session = commit->session;
 
-	for (int i = 0; i < commit->wait_count; i++)
+	for (int i = 0; i < commit->join_count; i++)
 	{
 		Member	   *member;
 
@@ -171,7 +177,7 @@ leave_channels(Client *client, const Transaction *transaction,
 	Arena		arena = {0};
 	bool		all = false;
 
-	for (int i = 0; i < commit->wait_count; i++)
+	for (int i = 0; i < commit->join_count; i++)
 		(void) remember(&listening, &arena, commit->waits[i].channel->name, NULL);
 	for (int i = 0; i < transaction->action_count; i++)
 	{
@@ -276,7 +282,7 @@ commit_join(Commit *commit)
 	Session    *session = commit->session;
 	Client	   *client = session->client;
 
-	for (int i = 0; i < commit->wait_count; i++)
+	for (int i = 0; i < commit->join_count; i++)
 	{
 		if (member_find(client, commit->waits[i].channel) != NULL)
 			continue;
@@ -296,7 +302,7 @@ commit_wait_for_mark(Commit *commit)
 {
 	Client	   *client = commit->session->client;
 
-	for (int i = 0; i < commit->wait_count; i++)
+	for (int i = 0; i < commit->join_count; i++)
 	{
 		if (member_find(client, commit->waits[i].channel) != NULL)
 			continue;

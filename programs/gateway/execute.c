@@ -18,6 +18,7 @@
 #include "common/log.h"
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
+#include "gateway/stream.h"
 #include "gateway/upstream.h"
 
 #define TYPE_NAME 19
@@ -86,10 +87,11 @@ execute_listen(Session *session, const Statement *statement)
 		return OUTCOME_DONE;
 	}
 	if (strchr(statement->name, '*') != NULL ||
-		strcmp(statement->name, RESERVED_CHANNEL) == 0)
+		strcmp(statement->name, RESERVED_CHANNEL) == 0 ||
+		strcmp(statement->name, subscription_name()) == 0)
 		return fail_naming(session, "0A000", "cannot listen to channel \"%s\" here",
 						   statement->name,
-						   "A name with \"*\" is a pattern to pgpubsub, and the name \"pgpubsub\" is reserved.");
+						   "A name with \"*\" is a pattern to pgpubsub, and the names \"pgpubsub\" and the gateway's own are reserved.");
 	if (session->client->member_count + transaction->listen_count >= limits.max_channels)
 		return fail_naming(session, "53400", "too many channels: cannot listen to \"%s\"",
 						   statement->name,

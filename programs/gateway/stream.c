@@ -83,20 +83,17 @@ stream_is_up(void)
 	return stream.up;
 }
 
-/*
- * The names as the text of an array, to be freed; first comes before them,
- * unless it is NULL.
- */
+/* The names as the text of an array, to be freed. */
 char *
-array_literal(const char *const *names, int count, const char *first)
+array_literal(const char *const *names, int count)
 {
 	Bytes		text = {0};
 
 	bytes_append_byte(&text, '{');
-	for (int i = first == NULL ? 0 : -1; i < count; i++)
+	for (int i = 0; i < count; i++)
 	{
 		bytes_append_byte(&text, '"');
-		for (const char *at = i < 0 ? first : names[i]; *at != '\0'; at++)
+		for (const char *at = names[i]; *at != '\0'; at++)
 		{
 			if (*at == '"' || *at == '\\')
 				bytes_append_byte(&text, '\\');
@@ -171,13 +168,17 @@ forget_old(void)
 	send_query(STREAM_FORGET, query, ANSWER_SECONDS);
 }
 
-/* Make the subscription, or have it as it is to be. */
+/*
+ * Make the subscription, or have it as it is to be.  It needs a channel: where
+ * nobody listens, it gets the gateway's own for a while.
+ */
 static void
 subscribe(void)
 {
+	Channel    *own = channel_pin(stream.name);
 	int			count;
 	const char **names = channels_union(&count);
-	char	   *array = array_literal(names, count, stream.name);
+	char	   *array = array_literal(names, count);
 	const char *values[2] = {stream.name, array};
 
 	stream.step = STREAM_SUBSCRIBE;
@@ -190,6 +191,7 @@ subscribe(void)
 		server_sent(&stream.server, ANSWER_SECONDS);
 	free(array);
 	free(names);
+	channel_unpin(own);
 }
 
 /* Look for events, and acknowledge those that were seen. */
@@ -303,6 +305,7 @@ take_subscribed(const PGresult *result)
 	if (lost)
 		gap(-1);
 	channels_added(NULL);
+	commands_channels();
 	gateway_server_ready();
 }
 

@@ -15,8 +15,7 @@ extern void stream_start(void);
 extern void stream_stop(void);
 extern bool stream_is_up(void);
 extern const char *subscription_name(void);
-extern char *array_literal(const char *const *names, int count,
-						   const char *first);
+extern char *array_literal(const char *const *names, int count);
 
 /* upstream.c: the stream stands, and this is what the server is like. */
 extern void upstream_learn(PGconn *conn, const char *version,
