@@ -171,6 +171,13 @@ channel_wait_end(ChannelWait *wait)
 	list_remove(&wait->link);
 }
 
+/* How many channels there are, with those that nobody wants any more. */
+size_t
+channels_count(void)
+{
+	return channels.count;
+}
+
 /* Names of channels, in memory that the caller frees: all, or those wanted. */
 static const char **
 take_names(int *count, bool all)

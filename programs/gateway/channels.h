@@ -108,6 +108,7 @@ extern void channels_event(const char *name, const char *payload,
 						   int server_pid);
 extern void channels_gap(void);
 
+extern size_t channels_count(void);
 extern const char **channels_union(int *count);
 extern const char **channels_take_wanted(int *count);
 extern char **channels_take_dropped(int *count);

@@ -62,7 +62,9 @@ typedef struct Stream
 	bool		subscribed_once;
 	bool		failed;			/* a result of the step was an error */
 	int64_t		last_seq;		/* of the last event that was seen */
-	int64_t		acked_seq;
+	int64_t		gap_seq;		/* of the last gap row that was seen */
+	int64_t		ack_seq;		/* of the last row that is to be acknowledged */
+	bool		to_ack;
 	int			rows;			/* of the look */
 	char		name[64];		/* the subscription's */
 } Stream;
@@ -170,12 +172,13 @@ forget_old(void)
 
 /*
  * Make the subscription, or have it as it is to be.  It needs a channel: where
- * nobody listens, it gets the gateway's own for a while.
+ * nobody listens, it gets the gateway's own for a while.  Not otherwise: that is no
+ * durable one, and a restart would make a gap.
  */
 static void
 subscribe(void)
 {
-	Channel    *own = channel_pin(stream.name);
+	Channel    *own = channels_count() > 0 ? NULL : channel_pin(stream.name);
 	int			count;
 	const char **names = channels_union(&count);
 	char	   *array = array_literal(names, count);
@@ -191,7 +194,8 @@ subscribe(void)
 		server_sent(&stream.server, ANSWER_SECONDS);
 	free(array);
 	free(names);
-	channel_unpin(own);
+	if (own != NULL)
+		channel_unpin(own);
 }
 
 /* Look for events, and acknowledge those that were seen. */
@@ -202,9 +206,9 @@ look(void)
 	char		ack[200] = "";
 	char	   *name = quoted_name();
 
-	if (stream.last_seq > stream.acked_seq)
+	if (stream.to_ack)
 		snprintf(ack, sizeof(ack), "SELECT pgpubsub.ack(%s, %lld);", name,
-				 (long long) stream.last_seq);
+				 (long long) stream.ack_seq);
 	snprintf(query, sizeof(query),
 			 "%s SELECT seq, channel, payload, pid, lost"
 			 " FROM pgpubsub.poll(%s, %d, consume => false)",
@@ -258,18 +262,29 @@ take_events(const PGresult *result)
 	{
 		int64_t		seq = strtoll(PQgetvalue(result, row, 0), NULL, 10);
 
+		stream.ack_seq = seq;
+		if (PQgetisnull(result, row, 1))
+		{
+			/*
+			 * A gap row's seq may be one that was seen, as it is below that
+			 * of the next event.  It comes again until it is acknowledged.
+			 */
+			if (!stream.to_ack || seq != stream.gap_seq)
+				gap(strtoll(PQgetvalue(result, row, 4), NULL, 10));
+			stream.gap_seq = seq;
+			continue;
+		}
 		if (seq <= stream.last_seq)
 			continue;
 		stream.last_seq = seq;
-		if (PQgetisnull(result, row, 1))
-			gap(strtoll(PQgetvalue(result, row, 4), NULL, 10));
-		else if (strcmp(PQgetvalue(result, row, 1), stream.name) == 0)
+		if (strcmp(PQgetvalue(result, row, 1), stream.name) == 0)
 			marks_event(PQgetvalue(result, row, 2));
 		else
 			channels_event(PQgetvalue(result, row, 1), PQgetvalue(result, row, 2),
 						   (int) strtol(PQgetvalue(result, row, 3), NULL, 10));
 	}
 	stream.rows = PQntuples(result);
+	stream.to_ack = stream.rows > 0;
 }
 
 /* The setup's answer; false if the connection is of no use. */
@@ -370,8 +385,6 @@ take_result(const PGresult *result)
 		take_subscribed(result);
 	else if (stream.step == STREAM_LOOK && PQnfields(result) == 5)
 		take_events(result);
-	else if (stream.step == STREAM_LOOK)
-		stream.acked_seq = stream.last_seq;
 	return stream.server.state == SERVER_CONNECTED;
 }
 
