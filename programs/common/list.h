@@ -56,4 +56,6 @@ list_append(ListNode *head, ListNode *node)
 	head->previous = node;
 }
 
+extern ListNode *list_take_first(ListNode *head);
+
 #endif

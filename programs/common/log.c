@@ -28,16 +28,17 @@ log_set_program(const char *name)
 	program_name = name;
 }
 
-/* Write one line; what does not fit into a kilobyte is cut off. */
+/* The longest message, with its zero byte; what does not fit is cut off. */
+#define MESSAGE_SIZE 1024
+
+/* Write one line. */
 static void
-write_line(LogLevel level, const char *format, va_list arguments)
+write_line(LogLevel level, char *message)
 {
-	char		message[1024];
 	char		when[32];
 	struct timespec now;
 	struct tm	utc;
 
-	vsnprintf(message, sizeof(message), format, arguments);
 	for (char *at = message; *at != '\0'; at++)
 	{
 		if ((unsigned char) *at < ' ' || *at == 0x7F)
@@ -54,23 +55,27 @@ write_line(LogLevel level, const char *format, va_list arguments)
 void
 log_line(LogLevel level, const char *format,...)
 {
+	char		message[MESSAGE_SIZE];
 	va_list		arguments;
 
 	if (level < log_threshold)
 		return;
 	va_start(arguments, format);
-	write_line(level, format, arguments);
+	vsnprintf(message, sizeof(message), format, arguments);
 	va_end(arguments);
+	write_line(level, message);
 }
 
 /* Write a line, and exit with status 1. */
 void
 log_fatal(const char *format,...)
 {
+	char		message[MESSAGE_SIZE];
 	va_list		arguments;
 
 	va_start(arguments, format);
-	write_line(LOG_LEVEL_ERROR, format, arguments);
+	vsnprintf(message, sizeof(message), format, arguments);
 	va_end(arguments);
+	write_line(LOG_LEVEL_ERROR, message);
 	exit(1);
 }

@@ -98,8 +98,10 @@ drop_echo(Echo *echo)
 static void
 channel_free(Channel *channel)
 {
-	while (!list_is_empty(&channel->echoes))
-		drop_echo(list_container(Echo, link, channel->echoes.next));
+	ListNode   *node;
+
+	while ((node = list_take_first(&channel->echoes)) != NULL)
+		drop_echo(list_container(Echo, link, node));
 	list_remove(&channel->link);
 	hash_remove(&channels, &channel->node);
 	free(channel->members);
@@ -395,8 +397,10 @@ member_remove(Member *member)
 void
 members_remove_all(Client *client)
 {
-	while (!list_is_empty(&client->members))
-		member_remove(list_container(Member, link, client->members.next));
+	ListNode   *node;
+
+	while ((node = list_take_first(&client->members)) != NULL)
+		member_remove(list_container(Member, link, node));
 }
 
 /*
@@ -470,7 +474,7 @@ take_echo(Channel *channel, const char *payload, int server_pid)
 		if (echo->hash != hash || echo->server_pid != server_pid)
 			continue;
 		while (channel->echoes.next != node)
-			drop_echo(list_container(Echo, link, channel->echoes.next));
+			drop_echo(list_container(Echo, link, list_take_first(&channel->echoes)));
 		return echo;
 	}
 	return NULL;
@@ -526,8 +530,10 @@ channels_gap(void)
 		{
 			Channel    *channel = hash_container(Channel, node, node);
 
-			while (!list_is_empty(&channel->echoes))
-				drop_echo(list_container(Echo, link, channel->echoes.next));
+			ListNode   *echo;
+
+			while ((echo = list_take_first(&channel->echoes)) != NULL)
+				drop_echo(list_container(Echo, link, echo));
 		}
 	}
 }

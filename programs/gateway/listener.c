@@ -40,8 +40,11 @@ static Listener tcp_listener = {.fd = -1};
 static Listener local_listener = {.fd = -1};
 static struct sockaddr_un local_address;
 
-/* Split ADDRESS:PORT, where an address of IPv6 is in brackets. */
-static void
+/*
+ * Split ADDRESS:PORT, where an address of IPv6 is in brackets.  False if it is
+ * any address: none, or "*".
+ */
+static bool
 split_address(const char *text, char *host, size_t host_size, char *port,
 			  size_t port_size)
 {
@@ -51,14 +54,14 @@ split_address(const char *text, char *host, size_t host_size, char *port,
 	if (colon == NULL || colon[1] == '\0' || length >= host_size ||
 		strlen(colon + 1) >= port_size)
 		log_fatal("option listen takes ADDRESS:PORT, not \"%s\"", text);
-	memcpy(host, text, length);
-	host[length] = '\0';
-	if (length > 1 && host[0] == '[' && host[length - 1] == ']')
-	{
-		memmove(host, host + 1, length - 2);
-		host[length - 2] = '\0';
-	}
 	snprintf(port, port_size, "%s", colon + 1);
+	if (length > 1 && text[0] == '[' && text[length - 1] == ']')
+	{
+		text++;
+		length -= 2;
+	}
+	snprintf(host, host_size, "%.*s", (int) length, text);
+	return length > 0 && text[0] != '*';
 }
 
 /* A peer's or one's own address, as text. */
@@ -93,15 +96,14 @@ open_tcp(const char *text)
 	struct addrinfo *found;
 	struct sockaddr_storage bound;
 	socklen_t	size = sizeof(bound);
-	char		host[256];
-	char		port[16];
+	char		host[256] = "";
+	char		port[16] = "";
+	bool		named = split_address(text, host, sizeof(host), port, sizeof(port));
 	int			error;
 	int			on = 1;
 	int			fd;
 
-	split_address(text, host, sizeof(host), port, sizeof(port));
-	error = getaddrinfo(host[0] == '\0' || strcmp(host, "*") == 0 ? NULL : host,
-						port, &hints, &found);
+	error = getaddrinfo(named ? host : NULL, port, &hints, &found);
 	if (error != 0)
 		log_fatal("could not find address \"%s\": %s", text, gai_strerror(error));
 	fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
