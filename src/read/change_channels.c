@@ -47,6 +47,8 @@ typedef struct Names
 typedef struct Added
 {
 	uint64		since;			/* all of the log up to that seq is before it */
+	uint64		first_seq;		/* what has this seq or a higher one, and is
+								 * queued later, is read */
 	uint64		version;		/* a position that knows it has a higher one */
 	bool		temporary;
 } Added;
@@ -177,8 +179,11 @@ place_channels(Database *database, const Names *names, Action *action,
 		LWLockRelease(database->lock);
 		reader_no_subscription(names->subscription);
 	}
-	bindings_place_found(database, subscription, &action->found);
+
+	/* others append meanwhile: nothing behind since may count as before it */
 	added->since = ring_newest_seq(database->ring);
+	bindings_place_found(database, subscription, &action->found);
+	added->first_seq = ring_newest_seq(database->ring) + 1;
 	added->version = pg_atomic_read_u64(&subscription->position_version);
 	added->temporary = subscription->temporary;
 	LWLockRelease(database->lock);
@@ -217,7 +222,7 @@ pgpubsub_add_channels(PG_FUNCTION_ARGS)
 	if (!added.temporary)
 		subscription_channels_add(names.subscription, new_names, nnew,
 								  added.since, added.version);
-	PG_RETURN_INT64((int64) added.since + 1);
+	PG_RETURN_INT64((int64) added.first_seq);
 }
 
 /*

@@ -370,18 +370,25 @@ void
 binding_place_now(Database *database, Binding *binding)
 {
 	Channel    *channel = &database->channels[binding->channel];
-	uint64		received = pg_atomic_read_u64(&channel->received);
+	uint64		seq = ring_newest_seq(database->ring);
+	uint64		received;
 	uint64		number;
 	uint64		logged;
 
+	/*
+	 * In this order: an event that is appended meanwhile is read from the
+	 * log, if it is there.  In the other it would count as consumed in the
+	 * log and as pending in the ring, and be passed over.
+	 */
 	Assert(LWLockHeldByMeInMode(database->lock, LW_EXCLUSIVE));
 	ring_counts(database->ring, binding->channel, &number, &logged);
+	received = pg_atomic_read_u64(&channel->received);
 	binding->known_from =
 		pg_atomic_read_u64(&binding->subscription->position_version) + 1;
 	registry_set_position(binding, received,
 						  ring_newest_position(database->ring,
 											   binding->channel, received),
-						  logged, ring_newest_seq(database->ring));
+						  logged, seq);
 }
 
 /* Give bindings without a position one behind the last event received. */

@@ -150,8 +150,8 @@ typedef struct Binding
 	dlist_node	channel_node;
 	dlist_node	subscription_node;
 	dlist_node	pattern_node;	/* if its channel is a pattern */
-	uint64		known_from;		/* lowest version of a position in the log that
-								 * knows it, if it was added */
+	uint64		known_from;		/* lowest version of a position in the log
+								 * that knows it, if it was added */
 	int			hash_next;		/* index of the next one in its bucket, or -1 */
 
 	/*

@@ -17,11 +17,14 @@
  */
 #include "relay/relay_internal.h"
 
+#include "access/table.h"
 #include "executor/spi.h"
 #include "read/read.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
 
 static RelayDurable *const durable = &relay.durable;
 
@@ -32,6 +35,27 @@ added_key(AddedKey *key, int64 subscription, const char *channel)
 	memset(key, 0, sizeof(AddedKey));
 	key->subscription = subscription;
 	strlcpy(key->channel, channel, NAMEDATALEN);
+}
+
+/*
+ * Lock the table's indexes, as planning a query on it does, but without
+ * waiting.  Returns false if somebody has one locked, as REINDEX has.  The
+ * table must be locked.
+ */
+bool
+relay_lock_indexes(Oid table)
+{
+	Relation	rel = table_open(table, NoLock);
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+	bool		locked = true;
+
+	foreach(lc, indexes)
+		locked = locked &&
+		ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock);
+	list_free(indexes);
+	table_close(rel, NoLock);
+	return locked;
 }
 
 /*
@@ -60,7 +84,7 @@ enter_row(HeapTuple tuple, TupleDesc desc, uint64 number)
 	AddedKey	key;
 	AddedChannel *entry;
 	char	   *channel =
-		TextDatumGetCString(SPI_getbinval(tuple, desc, 2, &isnull));
+	TextDatumGetCString(SPI_getbinval(tuple, desc, 2, &isnull));
 
 	/* what is too long would be taken for another channel */
 	if (!pgpubsub_check_channel_name(channel, WARNING))
@@ -152,7 +176,7 @@ list_added(int64 id, int *count)
 	HASH_SEQ_STATUS status;
 	AddedChannel *entry;
 	AddedChannel **list =
-		palloc(hash_get_num_entries(durable->added) * sizeof(AddedChannel *));
+	palloc(hash_get_num_entries(durable->added) * sizeof(AddedChannel *));
 
 	*count = 0;
 	hash_seq_init(&status, durable->added);

@@ -68,27 +68,6 @@ typedef struct Rows
 } Rows;
 
 /*
- * Lock the table's indexes, as planning a query on it does, but without
- * waiting.  Returns false if somebody has one locked, as REINDEX has.  The
- * table must be locked.
- */
-bool
-relay_lock_indexes(Oid table)
-{
-	Relation	rel = table_open(table, NoLock);
-	List	   *indexes = RelationGetIndexList(rel);
-	ListCell   *lc;
-	bool		locked = true;
-
-	foreach(lc, indexes)
-		locked = locked &&
-		ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock);
-	list_free(indexes);
-	table_close(rel, NoLock);
-	return locked;
-}
-
-/*
  * Lock the table for reading, if it is there, and the one of channels that were
  * added.  Does not wait: returns false if somebody has one or an index locked.
  */

@@ -451,6 +451,7 @@ typedef struct AddedChannel
 	uint64		number;			/* of the row in the order of the table's rows */
 } AddedChannel;
 
+extern bool relay_lock_indexes(Oid table);
 extern bool relay_lock_channels(void);
 extern void relay_read_channels(void);
 extern void relay_forget_channels(void);
@@ -458,7 +459,6 @@ extern char **relay_merge_channels(int64 id, char **names, int *count);
 extern AddedChannel *relay_find_added(int64 id, const char *channel);
 
 /* load_subscriptions.c */
-extern bool relay_lock_indexes(Oid table);
 extern bool relay_load_subscriptions(void);
 
 /* write_subscriptions.c */
