@@ -94,7 +94,7 @@ open_tcp(const char *text)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,.ai_flags = AI_PASSIVE};
 	struct addrinfo *found;
-	struct sockaddr_storage bound;
+	struct sockaddr_storage bound = {0};
 	socklen_t	size = sizeof(bound);
 	char		host[256] = "";
 	char		port[16] = "";
