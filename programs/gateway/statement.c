@@ -491,9 +491,9 @@ take_values(Parser *parser, Statement *statement)
 		bytes_append(&value, ", ", 2);
 	}
 	if (good)
-		statement->value = arena_copy(&parser->list->arena,
-									  value.data + value.begin,
-									  bytes_length(&value));
+		statement->value = value.data == NULL ? "" :
+			arena_copy(&parser->list->arena, value.data + value.begin,
+					   bytes_length(&value));
 	bytes_free(&value);
 	return good;
 }

@@ -126,6 +126,7 @@ test_statements(void)
 	understood("SET SESSION x.y = -1.5", STATEMENT_SET, "x.y", "-1.5");
 	understood("SET LOCAL search_path TO a, \"B\"", STATEMENT_SET, "search_path", "a, B");
 	understood("SET DateStyle TO DEFAULT", STATEMENT_SET, "datestyle", NULL);
+	understood("SET x = ''", STATEMENT_SET, "x", "");
 	understood("SET TIME ZONE 'UTC'", STATEMENT_SET, "timezone", "UTC");
 	understood("SET NAMES 'UTF8'", STATEMENT_SET, "client_encoding", "UTF8");
 	understood("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
