@@ -11,7 +11,7 @@
 
 Limits		limits = {
 	.client_buffer = MB,
-	.max_clients = 20000,
+	.max_clients = 15000,
 	.max_message = MB,
 	.max_startup = 10000,
 	.max_channels = 10000,

@@ -32,7 +32,7 @@ like(says('nonsense'), qr/^failed: .*unexpected argument/, 'an argument');
 like(says('--dbname'), qr/^failed: .*needs a value/, 'a missing value');
 like(says('--max-clients=0'), qr/^failed: .*takes a number from 1 to/, 'a number out of range');
 like(says('--max-clients', '12x'), qr/^failed: .*not "12x"/, 'no number');
-like(says('--dbname', 'x', '--listen', '127.0.0.1'), qr/^failed: .*ADDRESS:PORT/, 'an address without a port');
+like(says('--dbname', 'x', '--listen', '127.0.0.1'), qr/^failed: .*ADDRESS:PORT/s, 'an address without a port');
 like(says('--dbname', 'x', '--listen', ':0', '--name', 'a*'), qr/^failed: .*reserved/, 'a name that is a pattern');
 like(says('--dbname', 'x', '--listen', ':0', '--log-level', 'loud'), qr/^failed: .*log-level is/, 'a level that there is not');
 
