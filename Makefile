@@ -7,6 +7,7 @@
 #   make test                 all of them on a private throwaway server
 #   make demo, demo-stop      a small shop that publishes its changes
 #   make soak SECONDS=300     everything at once on a private server
+#   make programs             build pgpubsub-gateway, in programs/
 #
 # make test takes PG_MAJOR=17, KIND='regress isolation ...' and
 # TESTS='names or patterns'; see scripts/test.
@@ -108,6 +109,7 @@ installcheck-tap:
 		TESTDATADIR='$(tap_output)/tmp_check' \
 		TESTLOGDIR='$(tap_output)/tmp_check/log' \
 		PGPORT=6$(DEF_PGPORT) \
+		PGPUBSUB_PROGRAMS="$${PGPUBSUB_PROGRAMS:-$$PWD/programs}" \
 		PG_REGRESS='$(dir $(PGXS))../../src/test/regress/pg_regress' \
 		TEMP_CONFIG="$$PWD/test/regress.conf" \
 		prove -I '$(dir $(PGXS))../../src/test/perl' -I test/perl \
@@ -124,6 +126,12 @@ demo-stop:
 
 style:
 	@$(tree)/scripts/check-style
+
+# What stands beside the extension, and needs libraries that it does not.
+.PHONY: programs
+
+programs:
+	@$(tree)/scripts/programs
 
 # Ratios to plain NOTIFY, into bench/results; see scripts/bench.
 .PHONY: bench

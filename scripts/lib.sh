@@ -43,10 +43,15 @@ build_packages() {
     echo "gcc libc6-dev make libkrb5-dev postgresql-$1 postgresql-server-dev-$1"
 }
 
+# Packages to build the programs beside the extension.
+program_packages() {
+    echo "gcc libc6-dev make pkg-config libuv1-dev libpq-dev"
+}
+
 # Packages to run the tests.  pgTAP has no package for a server version that
 # is not released yet.
 test_packages() {
-    echo "$(build_packages "$1") perl libipc-run-perl"
+    echo "$(build_packages "$1") $(program_packages) perl libipc-run-perl"
     [ "$1" -ge 19 ] ||
         echo "postgresql-$1-pgtap libtap-parser-sourcehandler-pgtap-perl"
 }

@@ -1,0 +1,132 @@
+/*-------------------------------------------------------------------------
+ *
+ * memory.c
+ *	  See memory.h.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/memory.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ARENA_BLOCK_SIZE 480
+#define ARENA_ALIGN(size) (((size) + 15) & ~(size_t) 15)
+
+struct ArenaBlock
+{
+	ArenaBlock *next;
+	size_t		used;
+	size_t		room;
+				_Alignas(16) char data[];
+};
+
+/* Say that there is no memory, and exit with status 1. */
+static void
+out_of_memory(void)
+{
+	fputs("out of memory\n", stderr);
+	exit(1);
+}
+
+/* Allocate size bytes, never NULL; the program ends if there are none. */
+void *
+memory_get(size_t size)
+{
+	void	   *memory = malloc(size > 0 ? size : 1);
+
+	if (memory == NULL)
+		out_of_memory();
+	return memory;
+}
+
+/* Allocate size bytes that are zero. */
+void *
+memory_get_zeroed(size_t size)
+{
+	void	   *memory = calloc(1, size > 0 ? size : 1);
+
+	if (memory == NULL)
+		out_of_memory();
+	return memory;
+}
+
+/* Give memory, which may be NULL, another size; it may move. */
+void *
+memory_resize(void *memory, size_t size)
+{
+	void	   *moved = realloc(memory, size > 0 ? size : 1);
+
+	if (moved == NULL)
+		out_of_memory();
+	return moved;
+}
+
+/* A copy of a string, to be freed with free(). */
+char *
+memory_copy_string(const char *string)
+{
+	return memory_copy_bytes(string, strlen(string));
+}
+
+/* A copy of length bytes with a zero byte behind, to be freed with free(). */
+char *
+memory_copy_bytes(const char *bytes, size_t length)
+{
+	char	   *copy = memory_get(length + 1);
+
+	if (length > 0)
+		memcpy(copy, bytes, length);
+	copy[length] = '\0';
+	return copy;
+}
+
+/* Allocate size zeroed bytes that go with the arena. */
+void *
+arena_get(Arena *arena, size_t size)
+{
+	ArenaBlock *block = arena->blocks;
+	void	   *memory;
+
+	size = ARENA_ALIGN(size);
+	if (block == NULL || block->room - block->used < size)
+	{
+		size_t		room = size > ARENA_BLOCK_SIZE ? size : ARENA_BLOCK_SIZE;
+
+		block = memory_get_zeroed(sizeof(ArenaBlock) + room);
+		block->room = room;
+		block->next = arena->blocks;
+		arena->blocks = block;
+		arena->bytes += sizeof(ArenaBlock) + room;
+	}
+	memory = block->data + block->used;
+	block->used += size;
+	return memory;
+}
+
+/* A copy of length bytes with a zero byte behind, which goes with the arena. */
+char *
+arena_copy(Arena *arena, const char *bytes, size_t length)
+{
+	char	   *copy = arena_get(arena, length + 1);
+
+	if (length > 0)
+		memcpy(copy, bytes, length);
+	return copy;
+}
+
+/* Free all that was allocated from the arena, which is empty then. */
+void
+arena_free(Arena *arena)
+{
+	while (arena->blocks != NULL)
+	{
+		ArenaBlock *block = arena->blocks;
+
+		arena->blocks = block->next;
+		free(block);
+	}
+	arena->bytes = 0;
+}

@@ -1,0 +1,539 @@
+/*-------------------------------------------------------------------------
+ *
+ * channels.c
+ *	  See channels.h.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/channels.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+#include "common/memory.h"
+#include "gateway/client.h"
+#include "gateway/gateway.h"
+#include "gateway/session.h"
+#include "gateway/upstream.h"
+
+/* How long a channel stays in the subscription that nobody listens to, in ms. */
+#define UNUSED_MS 10000
+
+/* Echoes that a channel keeps; older ones will not come. */
+#define MAX_ECHOES 10000
+
+static HashTable channels;
+static HashTable members;
+static ListNode unpinned;		/* the one that lost its pin first, first */
+static bool wanted;				/* there may be some to be added */
+static char **dropped;			/* the names of those to be dropped */
+static int	dropped_count;
+static int	dropped_room;
+static uv_timer_t unused_timer;
+
+static void look_at_unused(uv_timer_t *timer);
+
+/* To be called once, when the loop stands. */
+void
+channels_init(void)
+{
+	list_init(&unpinned);
+	uv_timer_init(&gateway.loop, &unused_timer);
+}
+
+/* The channel of that name, or NULL. */
+Channel *
+channel_find(const char *name)
+{
+	HashNode   *node = hash_first(&channels, hash_string(name));
+
+	for (; node != NULL; node = hash_next(node))
+	{
+		Channel    *channel = hash_container(Channel, node, node);
+
+		if (strcmp(channel->name, name) == 0)
+			return channel;
+	}
+	return NULL;
+}
+
+/* The channel of that name, which stays until channel_unpin(). */
+Channel *
+channel_pin(const char *name)
+{
+	Channel    *channel = channel_find(name);
+
+	if (channel == NULL)
+	{
+		channel = memory_get_zeroed(sizeof(Channel) + strlen(name) + 1);
+		strcpy(channel->name, name);
+		list_init(&channel->link);
+		list_init(&channel->waits);
+		list_init(&channel->echoes);
+		channel->state = CHANNEL_WANTED;
+		hash_insert(&channels, &channel->node, hash_string(name));
+	}
+	if (channel->state == CHANNEL_WANTED)
+	{
+		wanted = true;
+		upstream_channels_changed();
+	}
+	list_remove(&channel->link);
+	channel->pins++;
+	return channel;
+}
+
+/* Forget the event that was to come. */
+static void
+drop_echo(Echo *echo)
+{
+	echo->channel->echo_count--;
+	list_remove(&echo->link);
+	list_remove(&echo->of_client);
+	free(echo);
+}
+
+/* Forget the channel, which has no pin. */
+static void
+channel_free(Channel *channel)
+{
+	ListNode   *node;
+
+	while ((node = list_take_first(&channel->echoes)) != NULL)
+		drop_echo(list_container(Echo, link, node));
+	list_remove(&channel->link);
+	hash_remove(&channels, &channel->node);
+	free(channel->members);
+	free(channel);
+}
+
+/* The channel has a pin less. */
+void
+channel_unpin(Channel *channel)
+{
+	if (--channel->pins > 0)
+		return;
+	channel->unpinned_at = gateway_now();
+	if (channel->state == CHANNEL_WANTED)
+		channel_free(channel);
+	else
+	{
+		list_append(&unpinned, &channel->link);
+		if (!uv_is_active((uv_handle_t *) &unused_timer))
+			uv_timer_start(&unused_timer, look_at_unused, UNUSED_MS, 0);
+	}
+}
+
+/* The subscription is to lose the channel of that name, whose memory is given up. */
+static void
+drop_name(char *name)
+{
+	if (dropped_count == dropped_room)
+	{
+		dropped_room = dropped_room > 0 ? dropped_room * 2 : 16;
+		dropped = memory_resize(dropped, dropped_room * sizeof(char *));
+	}
+	dropped[dropped_count++] = name;
+	upstream_channels_changed();
+}
+
+/* Take those out of the subscription that nobody has wanted for a while. */
+static void
+look_at_unused(uv_timer_t *timer)
+{
+	while (!list_is_empty(&unpinned))
+	{
+		Channel    *channel = list_container(Channel, link, unpinned.next);
+
+		if (channel->unpinned_at + UNUSED_MS > gateway_now() ||
+			channel->state == CHANNEL_ADDING)
+		{
+			uv_timer_start(timer, look_at_unused, UNUSED_MS / 4, 0);
+			break;
+		}
+		drop_name(memory_copy_string(channel->name));
+		channel_free(channel);
+	}
+}
+
+/* The client waits until the channel is effective. */
+void
+channel_wait(Channel *channel, ChannelWait *wait, Client *client)
+{
+	wait->channel = channel;
+	wait->client = client;
+	list_append(&channel->waits, &wait->link);
+}
+
+/* It waits no more; it may not have. */
+void
+channel_wait_end(ChannelWait *wait)
+{
+	list_remove(&wait->link);
+}
+
+/* How many channels there are, with those that nobody wants any more. */
+size_t
+channels_count(void)
+{
+	return channels.count;
+}
+
+/* Names of channels, in memory that the caller frees: all, or those wanted. */
+static const char **
+take_names(int *count, bool all)
+{
+	const char **names = memory_get((channels.count + 1) * sizeof(char *));
+
+	*count = 0;
+	wanted = false;
+	for (size_t i = 0; i < channels.size; i++)
+	{
+		for (HashNode *node = channels.heads[i]; node != NULL; node = node->next)
+		{
+			Channel    *channel = hash_container(Channel, node, node);
+
+			if (all || channel->state == CHANNEL_WANTED)
+				names[(*count)++] = channel->name;
+			if (channel->state == CHANNEL_WANTED)
+				channel->state = CHANNEL_ADDING;
+		}
+	}
+	return names;
+}
+
+/*
+ * The names of all channels that the subscription is to have, and no others, in
+ * memory that the caller frees; the names are the channels' own.  The answer of
+ * the server goes to channels_added(), or channels_want_again() if there is none.
+ */
+const char **
+channels_union(int *count)
+{
+	while (dropped_count > 0)
+		free(dropped[--dropped_count]);
+	return take_names(count, true);
+}
+
+/* As channels_union(), but of those alone that are to be added; NULL: none. */
+const char **
+channels_take_wanted(int *count)
+{
+	const char **names;
+
+	if (!wanted)
+		return NULL;
+	names = take_names(count, false);
+	if (*count > 0)
+		return names;
+	free(names);
+	return NULL;
+}
+
+/*
+ * The names that are to be dropped, all to be freed; NULL: none.  One that is
+ * wanted again stays.
+ */
+char	  **
+channels_take_dropped(int *count)
+{
+	char	  **names = dropped;
+	int			kept = 0;
+
+	for (int i = 0; i < dropped_count; i++)
+	{
+		if (channel_find(names[i]) != NULL)
+			free(names[i]);
+		else
+			names[kept++] = names[i];
+	}
+	dropped_count = 0;
+	if (kept == 0)
+		return NULL;
+	dropped = NULL;
+	dropped_room = 0;
+	*count = kept;
+	return names;
+}
+
+/* They were not dropped; the names and the array are given up. */
+void
+channels_drop_again(char **names, int count)
+{
+	for (int i = 0; i < count; i++)
+		drop_name(names[i]);
+	free(names);
+}
+
+/* All channels that the server was asked to add, and their waits, in lists. */
+static void
+take_adding(ListNode *waits, ChannelState state)
+{
+	list_init(waits);
+	for (size_t i = 0; i < channels.size; i++)
+	{
+		for (HashNode *node = channels.heads[i]; node != NULL; node = node->next)
+		{
+			Channel    *channel = hash_container(Channel, node, node);
+
+			if (channel->state != CHANNEL_ADDING)
+				continue;
+			channel->state = state;
+			while (!list_is_empty(&channel->waits))
+			{
+				ListNode   *wait = channel->waits.next;
+
+				list_remove(wait);
+				list_append(waits, wait);
+			}
+		}
+	}
+}
+
+/*
+ * The server has added those channels that it was asked to, or could not, as
+ * the report says.  Who has waited for them is told.
+ */
+void
+channels_added(const Report *report)
+{
+	ListNode	waits;
+
+	take_adding(&waits, report == NULL ? CHANNEL_EFFECTIVE : CHANNEL_WANTED);
+	while (!list_is_empty(&waits))
+	{
+		ChannelWait *wait = list_container(ChannelWait, link, waits.next);
+
+		list_remove(&wait->link);
+		commit_channel_ready(wait, report);
+	}
+	if (wanted || dropped_count > 0)
+		upstream_channels_changed();
+}
+
+/* The server has not answered, and is to be asked again; who waits, waits on. */
+void
+channels_want_again(void)
+{
+	for (size_t i = 0; i < channels.size; i++)
+	{
+		for (HashNode *node = channels.heads[i]; node != NULL; node = node->next)
+		{
+			Channel    *channel = hash_container(Channel, node, node);
+
+			if (channel->state == CHANNEL_ADDING)
+				channel->state = CHANNEL_WANTED;
+		}
+	}
+	wanted = true;
+	upstream_channels_changed();
+}
+
+/* The hash by which a client's membership is found. */
+static uint64_t
+member_hash(const Client *client, const Channel *channel)
+{
+	const void *pair[2] = {client, channel};
+
+	return hash_bytes(pair, sizeof(pair));
+}
+
+/* The client as a member of the channel, or NULL. */
+Member *
+member_find(const Client *client, const Channel *channel)
+{
+	HashNode   *node = hash_first(&members, member_hash(client, channel));
+
+	for (; node != NULL; node = hash_next(node))
+	{
+		Member	   *member = hash_container(Member, node, node);
+
+		if (member->client == client && member->channel == channel)
+			return member;
+	}
+	return NULL;
+}
+
+/* Make the client a member of the channel, which it is not. */
+void
+member_add(Client *client, Channel *channel)
+{
+	Member	   *member = memory_get_zeroed(sizeof(Member));
+
+	if (channel->member_count == channel->member_room)
+	{
+		channel->member_room = channel->member_room > 0 ? channel->member_room * 2 : 1;
+		channel->members = memory_resize(channel->members,
+										 channel->member_room * sizeof(Member *));
+	}
+	member->client = client;
+	member->channel = channel;
+	member->number = channel->member_count;
+	channel->members[channel->member_count++] = member;
+	channel->pins++;
+	list_append(&client->members, &member->link);
+	client->member_count++;
+	hash_insert(&members, &member->node, member_hash(client, channel));
+}
+
+/* The client is a member no more. */
+void
+member_remove(Member *member)
+{
+	Channel    *channel = member->channel;
+	Member	   *last = channel->members[--channel->member_count];
+
+	channel->members[member->number] = last;
+	last->number = member->number;
+	list_remove(&member->link);
+	member->client->member_count--;
+	hash_remove(&members, &member->node);
+	free(member);
+	channel_unpin(channel);
+}
+
+/* The client leaves all its channels. */
+void
+members_remove_all(Client *client)
+{
+	ListNode   *node;
+
+	while ((node = list_take_first(&client->members)) != NULL)
+		member_remove(list_container(Member, link, node));
+}
+
+/*
+ * A session of the server's with that pid is about to notify for the client; if
+ * somebody listens, the event will come back, and is to have the client's pid.
+ */
+void
+channel_expect_echo(const char *name, const char *payload, int server_pid,
+					Client *client)
+{
+	Channel    *channel = channel_find(name);
+	Echo	   *echo;
+
+	if (channel == NULL || channel->member_count == 0)
+		return;
+	if (channel->echo_count >= MAX_ECHOES)
+		drop_echo(list_container(Echo, link, channel->echoes.next));
+	echo = memory_get_zeroed(sizeof(Echo));
+	list_init(&echo->of_client);
+	echo->channel = channel;
+	channel->echo_count++;
+	echo->hash = hash_string(payload);
+	echo->pid = client->pid;
+	echo->server_pid = server_pid;
+	echo->leaves = commit_leaves(client, name);
+	if (!echo->leaves && member_find(client, channel) != NULL)
+	{
+		echo->client = client;
+		list_append(&client->echoes, &echo->of_client);
+	}
+	list_append(&channel->echoes, &echo->link);
+}
+
+/* Is an event of the client's own to come that it should see? */
+bool
+client_waits_for_echo(const Client *client)
+{
+	return !list_is_empty(&client->echoes);
+}
+
+/* The client waits for its own events no more. */
+void
+client_forget_echoes(Client *client)
+{
+	while (!list_is_empty(&client->echoes))
+	{
+		Echo	   *echo = list_container(Echo, of_client, client->echoes.next);
+
+		echo->client = NULL;
+		list_remove(&echo->of_client);
+	}
+}
+
+/*
+ * The echo that this event is, or NULL.  Events of one session come in the order
+ * of its commits, so those before it will not come any more.
+ */
+static Echo *
+take_echo(Channel *channel, const char *payload, int server_pid)
+{
+	uint64_t	hash;
+	ListNode   *node = channel->echoes.next;
+
+	if (node == &channel->echoes)
+		return NULL;
+	hash = hash_string(payload);
+	for (; node != &channel->echoes; node = node->next)
+	{
+		Echo	   *echo = list_container(Echo, link, node);
+
+		if (echo->hash != hash || echo->server_pid != server_pid)
+			continue;
+		while (channel->echoes.next != node)
+			drop_echo(list_container(Echo, link, list_take_first(&channel->echoes)));
+		return echo;
+	}
+	return NULL;
+}
+
+/* An event has come: give it to all members of its channel. */
+void
+channels_event(const char *name, const char *payload, int server_pid)
+{
+	Channel    *channel = channel_find(name);
+	Client	   *client = NULL;
+	Echo	   *echo;
+	Piece	   *piece;
+
+	gateway.counters.events++;
+	if (channel == NULL || channel->member_count == 0)
+		return;
+	echo = take_echo(channel, payload, server_pid);
+	piece = notification_make(echo != NULL ? echo->pid : (uint32_t) server_pid,
+							  name, payload);
+
+	/*
+	 * A member that goes is replaced by one behind it, which has had its
+	 * turn.
+	 */
+	for (uint32_t i = channel->member_count; i-- > 0;)
+	{
+		if (echo != NULL && echo->leaves &&
+			channel->members[i]->client->pid == echo->pid)
+			continue;
+		client_deliver(channel->members[i]->client, piece);
+	}
+	piece_release(piece);
+	if (echo != NULL)
+	{
+		client = echo->client;
+		drop_echo(echo);
+	}
+	if (client != NULL && list_is_empty(&client->echoes))
+		commit_echo(client);
+}
+
+/*
+ * Events are missing, and nobody knows of which channels.  The protocol has no
+ * word for that: whoever listens is told by the end of the connection.
+ */
+void
+channels_gap(void)
+{
+	for (size_t i = 0; i < channels.size; i++)
+	{
+		for (HashNode *node = channels.heads[i]; node != NULL; node = node->next)
+		{
+			Channel    *channel = hash_container(Channel, node, node);
+
+			ListNode   *echo;
+
+			while ((echo = list_take_first(&channel->echoes)) != NULL)
+				drop_echo(list_container(Echo, link, echo));
+		}
+	}
+}

@@ -1,0 +1,716 @@
+/*-------------------------------------------------------------------------
+ *
+ * client.c
+ *	  See client.h.
+ *
+ * 1. All sockets are read into one buffer.  Only what is no whole message yet,
+ *	  or came while the client waits for the server, is kept with the client, so
+ *	  that one which is idle has no buffers at all.
+ *
+ * 2. Nothing is sent where it is said.  A client with something to send is put
+ *	  into a list, and before the loop sleeps all in it are flushed: what an
+ *	  event brings to a client in one turn goes out with one system call.
+ *
+ * 3. A client that takes less than it gets has at most limits.client_buffer
+ *	  bytes waiting.  Then all that waits is dropped, and the connection ends
+ *	  with an error that says so.
+ *
+ * 4. A client is freed when libuv has closed its handle, never within a
+ *	  function that was given it.  Whoever calls what may close a client looks
+ *	  at its state afterwards.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/client.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "common/memory.h"
+#include "gateway/gateway.h"
+#include "gateway/limits.h"
+#include "gateway/login.h"
+#include "gateway/session.h"
+
+/* Between two looks at the deadlines, in ms. */
+#define DEADLINE_TICK 200
+
+/* A pid that no process on a server has, as Linux gives none above 2^22. */
+#define FIRST_PID (1 << 22)
+
+/* Parts that one system call sends. */
+#define SEND_PARTS 64
+
+/* Bytes that are kept of what a client says while nothing is taken; a password fits. */
+#define INPUT_AHEAD (80 * 1024)
+
+ListNode	all_clients;
+int			client_count;
+
+static ListNode dirty_clients;
+static ListNode timed_clients;
+static HashTable clients_by_pid;
+static HashTable roles;
+static uint64_t next_number = 1;
+static uint32_t next_pid;
+static uv_prepare_t flush_handle;
+static uv_timer_t deadline_timer;
+
+static void client_socket_ready(uv_poll_t *poll, int status, int events);
+
+/* Random bytes for keys and the like; the program ends if there are none. */
+static void
+random_bytes(void *bytes, size_t length)
+{
+	if (getrandom(bytes, length, 0) != (ssize_t) length)
+		log_fatal("could not get random bytes: %s", strerror(errno));
+}
+
+/* How the log names the client. */
+void
+client_name(const Client *client, char *name, size_t size)
+{
+	if (client->role != NULL)
+		snprintf(name, size, "client %llu (%s, role %s)",
+				 (unsigned long long) client->number, client->address,
+				 client->role->name);
+	else
+		snprintf(name, size, "client %llu (%s)",
+				 (unsigned long long) client->number, client->address);
+}
+
+/* Write a line of the client to the log. */
+static void
+client_log(const Client *client, LogLevel level, const char *what)
+{
+	char		name[160];
+
+	client_name(client, name, sizeof(name));
+	log_line(level, "%s: %s", name, what);
+}
+
+/* Look for those events at the socket from now on. */
+static void
+set_polled(Client *client, int events)
+{
+	if (client->polled == events)
+		return;
+	client->polled = events;
+	if (events == 0)
+		uv_poll_stop(&client->poll);
+	else
+		uv_poll_start(&client->poll, events, client_socket_ready);
+}
+
+/* Look for what the client's state and buffers ask for. */
+static void
+update_polled(Client *client)
+{
+	int			events = 0;
+
+	if (client->state == CLIENT_CLOSED)
+		return;
+	switch (client->state)
+	{
+		case CLIENT_STARTUP:
+		case CLIENT_READY:
+			events = UV_READABLE;
+			break;
+		case CLIENT_QUEUED:
+		case CLIENT_LOGIN:
+		case CLIENT_WAITING:
+			/* What a client says ahead is kept, but not without bound. */
+			if (bytes_length(&client->in) < INPUT_AHEAD)
+				events = UV_READABLE;
+			break;
+		case CLIENT_CLOSING:
+		case CLIENT_CLOSED:
+			break;
+	}
+	if (client->input_ended)
+		events &= ~UV_READABLE;
+	if (client->blocked)
+		events |= UV_WRITABLE;
+
+	/*
+	 * A socket that nobody reads is looked at for its end, until that is
+	 * known.
+	 */
+	if (!(events & UV_READABLE) && !client->input_ended)
+		events |= UV_DISCONNECT;
+	set_polled(client, events);
+}
+
+/* Give the client another state. */
+void
+client_set_state(Client *client, ClientState state)
+{
+	client->state = state;
+	update_polled(client);
+}
+
+/* The client ends unless a new deadline is set; 0 seconds: no deadline. */
+void
+client_deadline(Client *client, int64_t seconds)
+{
+	list_remove(&client->timed);
+	client->deadline = 0;
+	if (seconds > 0)
+	{
+		client->deadline = gateway_now() + seconds * 1000;
+		list_append(&timed_clients, &client->timed);
+		if (!uv_is_active((uv_handle_t *) &deadline_timer))
+			uv_timer_again(&deadline_timer);
+	}
+}
+
+/* The client has something to send, which goes before the loop sleeps. */
+void
+client_touch(Client *client)
+{
+	if (list_is_empty(&client->dirty) && client->state != CLIENT_CLOSED &&
+		!client->blocked)
+		list_append(&dirty_clients, &client->dirty);
+}
+
+/* libuv is done with the client's handle: free what is left. */
+static void
+client_closed(uv_handle_t *handle)
+{
+	Client	   *client = handle->data;
+
+	close(client->fd);
+	free(client);
+}
+
+/*
+ * Close the connection now, whatever waits to be sent.  The reason goes to the
+ * log, unless it is NULL as it is there already.
+ */
+void
+client_close(Client *client, const char *reason)
+{
+	if (client->state == CLIENT_CLOSED)
+		return;
+	if (reason != NULL)
+		client_log(client, client->role != NULL ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG,
+				   reason);
+	login_drop(client);
+	session_drop(client);
+	members_remove_all(client);
+	if (client->pid != 0)
+		hash_remove(&clients_by_pid, &client->by_pid);
+	client_count--;
+	list_remove(&client->link);
+	list_remove(&client->dirty);
+	list_remove(&client->timed);
+	bytes_free(&client->in);
+	queue_free(&client->out);
+	queue_free(&client->held);
+	settings_release(client->server_settings);
+	role_release(client->role);
+	client->server_settings = NULL;
+	client->role = NULL;
+	client->state = CLIENT_CLOSED;
+	uv_poll_stop(&client->poll);
+	uv_close((uv_handle_t *) &client->poll, client_closed);
+}
+
+/*
+ * End the connection with a last message, which is always FATAL; a report of
+ * NULL sends none.  What waits to be sent goes first, unless there is too much
+ * of it.
+ */
+void
+client_end(Client *client, const Report *report, const char *reason)
+{
+	if (client->state == CLIENT_CLOSED || client->state == CLIENT_CLOSING)
+		return;
+	client_log(client, LOG_LEVEL_INFO, reason);
+	login_drop(client);
+	session_drop(client);
+	members_remove_all(client);
+	queue_free(&client->held);
+	if (client->out.bytes > (size_t) limits.client_buffer / 2)
+		queue_cut(&client->out);
+	if (report != NULL)
+	{
+		Report		fatal = *report;
+
+		fatal.severity = "FATAL";
+		reply_report(&client->out, &fatal);
+	}
+	client_deadline(client, limits.closing_timeout);
+	client_set_state(client, CLIENT_CLOSING);
+	client_touch(client);
+}
+
+/* The client has more waiting than it may. */
+static void
+client_too_slow(Client *client)
+{
+	char		detail[200];
+	Report		report = {
+		.sqlstate = "53400",
+		.message = "terminating connection because the client is too slow",
+		.detail = detail,
+		.hint = "Notifications were lost.  Connect and listen again, and read what they were about anew.",
+	};
+
+	snprintf(detail, sizeof(detail),
+			 "%zu bytes wait for it; the limit is %lld (client-buffer).",
+			 client->out.bytes + client->held.bytes,
+			 (long long) limits.client_buffer);
+	gateway.counters.too_slow++;
+	queue_cut(&client->out);
+	client_end(client, &report, "ended: it is too slow");
+}
+
+/* Send what can be sent. */
+static void
+client_flush(Client *client)
+{
+	while (client->out.count > 0)
+	{
+		struct iovec vector[SEND_PARTS];
+		struct msghdr message = {0};
+		ssize_t		sent;
+
+		message.msg_iov = vector;
+		message.msg_iovlen = queue_vector(&client->out, vector, SEND_PARTS);
+		sent = sendmsg(client->fd, &message, MSG_NOSIGNAL);
+		if (sent < 0 && errno == EINTR)
+			continue;
+		if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		{
+			client->blocked = true;
+			update_polled(client);
+			return;
+		}
+		if (sent < 0)
+		{
+			client_close(client, "closed: it cannot be sent to");
+			return;
+		}
+		queue_sent(&client->out, sent);
+	}
+	if (client->blocked)
+	{
+		client->blocked = false;
+		update_polled(client);
+	}
+	if (client->state == CLIENT_CLOSING)
+		client_close(client, NULL);
+}
+
+/* May the piece wait for the client, too? */
+static bool
+has_room(const Client *client, const Piece *piece)
+{
+	return client->out.bytes + client->held.bytes + piece->length <=
+		(size_t) limits.client_buffer;
+}
+
+/* Give a notification to the client, now or when it is idle. */
+void
+client_deliver(Client *client, Piece *piece)
+{
+	if (client->state != CLIENT_READY && client->state != CLIENT_WAITING)
+		return;
+	if (!has_room(client, piece))
+	{
+		/* Many events at once are no fault of the client's. */
+		if (!client->blocked)
+			client_flush(client);
+		if (client->state == CLIENT_CLOSED)
+			return;
+		if (!has_room(client, piece))
+		{
+			client_too_slow(client);
+			return;
+		}
+	}
+	gateway.counters.deliveries++;
+	if (session_is_idle(client))
+	{
+		queue_add_piece(&client->out, piece);
+		client_touch(client);
+	}
+	else
+		queue_add_piece(&client->held, piece);
+}
+
+/* Before the loop sleeps: send. */
+static void
+flush_all(uv_prepare_t *handle)
+{
+	(void) handle;
+	while (!list_is_empty(&dirty_clients))
+	{
+		Client	   *client = list_container(Client, dirty, dirty_clients.next);
+
+		list_remove(&client->dirty);
+		client_flush(client);
+	}
+}
+
+/* The longest body that the client may send now. */
+static size_t
+longest_message(const Client *client)
+{
+	return client->state == CLIENT_READY || client->state == CLIENT_WAITING ?
+		limits.max_message : limits.max_startup;
+}
+
+/* The client has sent what is no message. */
+static void
+client_broken(Client *client, const Packet *packet)
+{
+	char		detail[100];
+	Report		report = {
+		.sqlstate = "08P01",
+		.message = "invalid frontend message",
+		.detail = detail,
+	};
+
+	snprintf(detail, sizeof(detail),
+			 "It has no type, a wrong length, or more than %zu bytes.",
+			 longest_message(client));
+	(void) packet;
+	client_end(client, &report, "ended: it has broken the protocol");
+}
+
+/*
+ * Take the messages at bytes, as far as they are whole and the client's state
+ * allows; returns how many bytes that were.  The client may be closed then.
+ */
+static size_t
+take_messages(Client *client, const char *bytes, size_t count)
+{
+	size_t		taken = 0;
+
+	for (;;)
+	{
+		Packet		packet;
+		PacketResult result;
+
+		if (client->state == CLIENT_STARTUP)
+			result = startup_parse(bytes + taken, count - taken,
+								   limits.max_startup, &packet);
+		else if (client->state == CLIENT_READY ||
+				 (client->state == CLIENT_LOGIN && login_wants_answer(client)))
+			result = packet_parse(bytes + taken, count - taken,
+								  longest_message(client), &packet);
+		else
+			return taken;
+		if (result == PACKET_MORE)
+			return taken;
+		if (result == PACKET_BROKEN)
+		{
+			client_broken(client, &packet);
+			return count;
+		}
+		taken += packet.total;
+		if (client->state == CLIENT_STARTUP)
+			login_startup(client, &packet, count - taken);
+		else if (client->state == CLIENT_LOGIN)
+			login_answer(client, &packet);
+		else
+			session_message(client, &packet);
+	}
+}
+
+/*
+ * Take what is kept of the client's input, as its state allows more than it
+ * did.
+ */
+void
+client_input(Client *client)
+{
+	if (client->parsing)
+		return;
+	client->parsing = true;
+	if (bytes_length(&client->in) > 0)
+	{
+		/* The messages are read in place: the buffer must not move. */
+		Bytes		in = client->in;
+		size_t		taken;
+
+		memset(&client->in, 0, sizeof(client->in));
+		taken = take_messages(client, in.data + in.begin, bytes_length(&in));
+		bytes_consume(&in, taken);
+		if (client->state == CLIENT_CLOSED || client->state == CLIENT_CLOSING)
+			bytes_free(&in);
+		else
+			client->in = in;
+	}
+	client->parsing = false;
+	if (client->input_ended && client->state == CLIENT_READY)
+		client_end(client, NULL, "closed: it has ended the connection");
+	else
+		update_polled(client);
+}
+
+/* Read what has come. */
+static void
+client_read(Client *client)
+{
+	static char buffer[64 * 1024];
+	ssize_t		count = recv(client->fd, buffer, sizeof(buffer), 0);
+	size_t		taken = 0;
+
+	if (count < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
+		return;
+	if (count < 0)
+	{
+		client_close(client, "closed: the connection is lost");
+		return;
+	}
+	if (count == 0)
+	{
+		/* It may still read: what it has asked for is done before it ends. */
+		client->input_ended = true;
+		if (client->state == CLIENT_WAITING)
+			update_polled(client);
+		else
+			client_end(client, NULL, "closed: it has ended the connection");
+		return;
+	}
+	if (bytes_length(&client->in) > 0)
+	{
+		bytes_append(&client->in, buffer, count);
+		client_input(client);
+		return;
+	}
+	client->parsing = true;
+	taken = take_messages(client, buffer, count);
+	client->parsing = false;
+	if (client->state == CLIENT_CLOSED || client->state == CLIENT_CLOSING)
+		return;
+	bytes_append(&client->in, buffer + taken, count - taken);
+	update_polled(client);
+}
+
+/* Something is up with the client's socket. */
+static void
+client_socket_ready(uv_poll_t *poll, int status, int events)
+{
+	Client	   *client = poll->data;
+
+	if (status < 0)
+	{
+		client_close(client, "closed: its socket fails");
+		return;
+	}
+	if (events & UV_WRITABLE)
+		client_flush(client);
+	if ((events & UV_READABLE) && client->state != CLIENT_CLOSED)
+		client_read(client);
+	if ((events & UV_DISCONNECT) && !(events & UV_READABLE) &&
+		client->state != CLIENT_CLOSED)
+	{
+		/*
+		 * Half closed, or gone?  Who is gone cannot be sent to, and that will
+		 * tell.
+		 */
+		client->input_ended = true;
+		update_polled(client);
+	}
+}
+
+/* A connection has come; fd is its socket, which does not block. */
+void
+client_accept(int fd, const char *address)
+{
+	static const Report full = {
+		.severity = "FATAL",
+		.sqlstate = "53300",
+		.message = "sorry, too many clients already",
+		.detail = "The gateway has its max-clients.",
+	};
+	Client	   *client;
+
+	if (client_count >= limits.max_clients)
+	{
+		Queue		out = {0};
+		struct iovec part;
+
+		reply_report(&out, &full);
+		if (queue_vector(&out, &part, 1) == 1)
+			(void) send(fd, part.iov_base, part.iov_len, MSG_NOSIGNAL);
+		queue_free(&out);
+		close(fd);
+		return;
+	}
+	client = memory_get_zeroed(sizeof(Client));
+	client->fd = fd;
+	client->number = next_number++;
+	snprintf(client->address, sizeof(client->address), "%s", address);
+	list_init(&client->dirty);
+	list_init(&client->timed);
+	list_init(&client->members);
+	list_init(&client->echoes);
+	list_append(&all_clients, &client->link);
+	client_count++;
+	gateway.counters.accepted++;
+	uv_poll_init(&gateway.loop, &client->poll, fd);
+	client->poll.data = client;
+	client_deadline(client, limits.login_timeout);
+	client_set_state(client, CLIENT_STARTUP);
+}
+
+/* Give the client a pid and a key of its own. */
+void
+client_give_pid(Client *client)
+{
+	do
+	{
+		next_pid++;
+		if (next_pid <= FIRST_PID || next_pid > INT32_MAX)
+			next_pid = FIRST_PID + 1;
+	} while (client_by_pid(next_pid) != NULL);
+	client->pid = next_pid;
+	random_bytes(&client->key, sizeof(client->key));
+	hash_insert(&clients_by_pid, &client->by_pid, client->pid);
+}
+
+/* The client with that pid, or NULL. */
+Client *
+client_by_pid(uint32_t pid)
+{
+	HashNode   *node = hash_first(&clients_by_pid, pid);
+
+	return node == NULL ? NULL : hash_container(Client, by_pid, node);
+}
+
+/* The role of that name, with one reference more. */
+Role *
+role_hold(const char *name)
+{
+	uint64_t	hash = hash_string(name);
+	HashNode   *node;
+	Role	   *role;
+
+	for (node = hash_first(&roles, hash); node != NULL; node = hash_next(node))
+	{
+		role = hash_container(Role, node, node);
+		if (strcmp(role->name, name) == 0)
+		{
+			role->references++;
+			return role;
+		}
+	}
+	role = memory_get_zeroed(sizeof(Role) + strlen(name) + 1);
+	strcpy(role->name, name);
+	role->references = 1;
+	hash_insert(&roles, &role->node, hash);
+	return role;
+}
+
+/* Give a reference up; the role may be NULL. */
+void
+role_release(Role *role)
+{
+	if (role == NULL || --role->references > 0)
+		return;
+	hash_remove(&roles, &role->node);
+	free(role);
+}
+
+/* The names of all roles that clients have, to be freed; they stay theirs. */
+const char **
+roles_in_use(int *count)
+{
+	const char **names = memory_get((roles.count + 1) * sizeof(char *));
+
+	*count = 0;
+	for (size_t i = 0; i < roles.size; i++)
+	{
+		for (HashNode *node = roles.heads[i]; node != NULL; node = node->next)
+			names[(*count)++] = hash_container(Role, node, node)->name;
+	}
+	return names;
+}
+
+/* End all clients, or those that listen to a channel. */
+void
+clients_end_all(const Report *report, const char *reason, bool listeners_only)
+{
+	ListNode   *next;
+
+	for (ListNode *node = all_clients.next; node != &all_clients; node = next)
+	{
+		Client	   *client = list_container(Client, link, node);
+
+		next = node->next;
+		if (!listeners_only || client->member_count > 0)
+			client_end(client, report, reason);
+	}
+}
+
+/* End the clients of that role that have logged in. */
+void
+clients_end_role(const char *role, const Report *report)
+{
+	ListNode   *next;
+
+	for (ListNode *node = all_clients.next; node != &all_clients; node = next)
+	{
+		Client	   *client = list_container(Client, link, node);
+
+		next = node->next;
+		if (client->role != NULL && strcmp(client->role->name, role) == 0)
+			client_end(client, report, "ended: its role may not connect any more");
+	}
+}
+
+/* Look at the deadlines; the timer stops when there are none. */
+static void
+look_at_deadlines(uv_timer_t *timer)
+{
+	uint64_t	now = gateway_now();
+	ListNode   *next;
+
+	for (ListNode *node = timed_clients.next; node != &timed_clients; node = next)
+	{
+		Client	   *client = list_container(Client, timed, node);
+
+		next = node->next;
+		if (client->deadline > now)
+			continue;
+		list_remove(&client->timed);
+		client->deadline = 0;
+		if (client->state == CLIENT_CLOSING)
+			client_close(client, "closed: it has not taken its last message");
+		else if (client->state == CLIENT_WAITING)
+			session_timed_out(client);
+		else if (client->pid == 0)
+			login_timed_out(client);
+	}
+	if (list_is_empty(&timed_clients))
+		uv_timer_stop(timer);
+}
+
+/* To be called once, when the loop stands. */
+void
+clients_init(void)
+{
+	list_init(&all_clients);
+	list_init(&dirty_clients);
+	list_init(&timed_clients);
+	random_bytes(&next_pid, sizeof(next_pid));
+	next_pid = FIRST_PID + (next_pid & 0x3FFFFFFF);
+	uv_prepare_init(&gateway.loop, &flush_handle);
+	uv_prepare_start(&flush_handle, flush_all);
+	uv_timer_init(&gateway.loop, &deadline_timer);
+	uv_timer_start(&deadline_timer, look_at_deadlines, DEADLINE_TICK,
+				   DEADLINE_TICK);
+	uv_timer_stop(&deadline_timer);
+}

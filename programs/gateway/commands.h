@@ -1,0 +1,39 @@
+/*-------------------------------------------------------------------------
+ *
+ * commands.h
+ *	  The connection on which the server is told what to do.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_COMMANDS_H
+#define GATEWAY_COMMANDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/reply.h"
+
+struct Client;
+
+/* What one transaction of a client notifies. */
+typedef struct Notices Notices;
+
+/* The server has committed, or not, as the report says. */
+typedef void (*NoticesDone) (void *context, const Report *report);
+
+extern void commands_start(void);
+extern void commands_stop(void (*stopped) (void));
+extern void commands_channels(void);
+extern void commands_mark(void);
+extern void commands_check_roles(void);
+extern int64_t commands_waiting(void);
+
+extern Notices *commands_begin(struct Client *client, NoticesDone done,
+							   void *context);
+extern void commands_add(Notices *notices, const char *channel,
+						 const char *payload);
+extern void commands_send(Notices *notices);
+extern void commands_forget(Notices *notices);
+extern bool commands_withdraw(Notices *notices);
+
+#endif

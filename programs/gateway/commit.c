@@ -1,0 +1,470 @@
+/*-------------------------------------------------------------------------
+ *
+ * commit.c
+ *	  What a transaction does at its end.
+ *
+ * A commit goes through these steps, and may wait in each of them:
+ *
+ * 1. Each channel that the client will listen to gets a pin.  Where the server's
+ *	  subscription does not have the channel yet, the commit waits until it has:
+ *	  a LISTEN that is confirmed is effective.
+ *
+ * 2. The commit waits for a mark in the stream of events (marks.c), and then the
+ *	  client becomes a member of these channels: so it gets nothing from before.
+ *	  That is before anything is notified, so that a transaction that listens
+ *	  and notifies hears itself.  A mark that does not come soon, as the queue is
+ *	  full, is not waited for: the client may get older events, but misses none.
+ *
+ * 3. The notifications go to the server, in one transaction of the gateway's
+ *	  session for commands, and the commit waits for the end of that.
+ *
+ * 4. If the client listens to a channel that it has notified, its own event is
+ *	  to come before ReadyForQuery.  It comes through the subscription, on
+ *	  another connection than the confirmation, so the commit waits for it.
+ *
+ * 5. The client leaves the channels that it listens to no more.
+ *
+ * Up to step 3 a commit can fail, and then steps 1 and 2 are undone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/memory.h"
+#include "gateway/commands.h"
+#include "gateway/gateway.h"
+#include "gateway/limits.h"
+#include "gateway/marks.h"
+#include "gateway/stream.h"
+
+/* How long to wait for a mark, in seconds. */
+#define MARK_SECONDS 2
+
+typedef enum CommitStep
+{
+	COMMIT_CHANNELS,
+	COMMIT_MARK,
+	COMMIT_NOTIFY,
+	COMMIT_ECHO
+} CommitStep;
+
+typedef struct Commit
+{
+	CommitStep	step;
+	Session    *session;
+	ChannelWait *waits;			/* one for each channel to listen to */
+	bool	   *joined;			/* this commit has made the client a member */
+	int			join_count;		/* of waits; the last one is not to be joined */
+	int			wait_count;
+	int			waiting;		/* waits whose channel is not effective */
+	MarkWait	mark;
+	Notices    *notices;		/* what is with the server, in COMMIT_NOTIFY */
+} Commit;
+
+/* A name in a table that lives as long as one function. */
+typedef struct Name
+{
+	HashNode	node;
+	const char *first;
+	const char *second;
+} Name;
+
+/*
+ * Put the pair of strings, of which the second may be NULL, into the table,
+ * with memory of the arena; false if it is there.
+ */
+static bool
+remember(HashTable *table, Arena *arena, const char *first, const char *second)
+{
+	uint64_t	hash = hash_string(first) ^
+		(second == NULL ? 0 : hash_string(second) * 31);
+	HashNode   *node;
+	Name	   *name;
+
+	for (node = hash_first(table, hash); node != NULL; node = hash_next(node))
+	{
+		name = hash_container(Name, node, node);
+		if (strcmp(name->first, first) == 0 &&
+			(second == NULL || strcmp(name->second, second) == 0))
+			return false;
+	}
+	name = arena_get(arena, sizeof(Name));
+	name->first = first;
+	name->second = second;
+	hash_insert(table, &name->node, hash);
+	return true;
+}
+
+/*
+ * The channels that the client will listen to by the transaction, with a pin on
+ * each: those of its LISTENs after which no UNLISTEN names them.  The last is the
+ * gateway's own channel, on which marks come.
+ */
+static void
+pin_channels(Commit *commit, const Transaction *transaction)
+{
+	HashTable	seen = {0};
+	Arena		arena = {0};
+
+	commit->waits = memory_get_zeroed((transaction->listen_count + 1) * sizeof(ChannelWait));
+	commit->joined = memory_get_zeroed(transaction->listen_count * sizeof(bool));
+	for (int i = transaction->action_count - 1; i >= 0; i--)
+	{
+		const Action *action = &transaction->actions[i];
+
+		if (action->kind == ACTION_UNLISTEN_ALL)
+			break;
+		if (action->kind == ACTION_UNLISTEN)
+			(void) remember(&seen, &arena, action->channel, NULL);
+		else if (action->kind == ACTION_LISTEN &&
+				 remember(&seen, &arena, action->channel, NULL))
+			commit->waits[commit->wait_count++].channel = channel_pin(action->channel);
+	}
+	commit->join_count = commit->wait_count;
+	if (commit->join_count > 0)
+		commit->waits[commit->wait_count++].channel = channel_pin(subscription_name());
+	hash_free(&seen);
+	arena_free(&arena);
+}
+
+/* Forget the commit: its pins and what it waits for. */
+static void
+commit_free(Commit *commit)
+{
+	for (int i = 0; i < commit->wait_count; i++)
+	{
+		channel_wait_end(&commit->waits[i]);
+		channel_unpin(commit->waits[i].channel);
+	}
+	mark_wait_end(&commit->mark);
+	if (commit->notices != NULL)
+		commands_forget(commit->notices);
+	commit->session->commit = NULL;
+	free(commit->waits);
+	free(commit->joined);
+	free(commit);
+}
+
+/* The commit has failed: undo what it has done, and tell the session. */
+static void
+commit_fail(Commit *commit, const Report *report)
+{
+	Session    *session = commit->session;
+
+	for (int i = 0; i < commit->join_count; i++)
+	{
+		Member	   *member;
+
+		if (!commit->joined[i])
+			continue;
+		member = member_find(session->client, commit->waits[i].channel);
+		if (member != NULL)
+			member_remove(member);
+	}
+	commit_free(commit);
+	session_commit_ended(session, report);
+}
+
+/* Leave the channels that the client listens to no more. */
+static void
+leave_channels(Client *client, const Transaction *transaction,
+			   const Commit *commit)
+{
+	HashTable	listening = {0};
+	Arena		arena = {0};
+	bool		all = false;
+
+	for (int i = 0; i < commit->join_count; i++)
+		(void) remember(&listening, &arena, commit->waits[i].channel->name, NULL);
+	for (int i = 0; i < transaction->action_count; i++)
+	{
+		const Action *action = &transaction->actions[i];
+
+		if (action->kind == ACTION_UNLISTEN_ALL)
+			all = true;
+		else if (action->kind == ACTION_UNLISTEN &&
+				 remember(&listening, &arena, action->channel, NULL))
+		{
+			Channel    *channel = channel_find(action->channel);
+			Member	   *member = channel == NULL ? NULL :
+				member_find(client, channel);
+
+			if (member != NULL)
+				member_remove(member);
+		}
+	}
+	if (all)
+	{
+		ListNode   *next;
+
+		for (ListNode *node = client->members.next; node != &client->members; node = next)
+		{
+			Member	   *member = list_container(Member, link, node);
+
+			next = node->next;
+			if (remember(&listening, &arena, member->channel->name, NULL))
+				member_remove(member);
+		}
+	}
+	hash_free(&listening);
+	arena_free(&arena);
+}
+
+/* All is done. */
+static void
+commit_finish(Commit *commit)
+{
+	Session    *session = commit->session;
+
+	leave_channels(session->client, session->transaction, commit);
+	commit_free(commit);
+	session_commit_ended(session, NULL);
+}
+
+/* The server has committed what was notified, or not. */
+static void
+commit_notified(void *context, const Report *report)
+{
+	Commit	   *commit = context;
+	Client	   *client = commit->session->client;
+
+	commit->notices = NULL;
+	if (report != NULL)
+	{
+		commit_fail(commit, report);
+		return;
+	}
+	commit->step = COMMIT_ECHO;
+	if (client_waits_for_echo(client))
+		client_deadline(client, COMMIT_ECHO_SECONDS);
+	else
+		commit_finish(commit);
+}
+
+/*
+ * Hand what the transaction notifies to the server, each notification once.
+ * False if there is nothing.
+ */
+static bool
+send_notices(Commit *commit, const Transaction *transaction)
+{
+	HashTable	seen = {0};
+	Arena		arena = {0};
+	Notices    *notices = NULL;
+
+	for (int i = 0; i < transaction->action_count; i++)
+	{
+		const Action *action = &transaction->actions[i];
+
+		if (action->kind != ACTION_NOTIFY ||
+			!remember(&seen, &arena, action->channel, action->payload))
+			continue;
+		if (notices == NULL)
+			notices = commands_begin(commit->session->client, commit_notified, commit);
+		commands_add(notices, action->channel, action->payload);
+	}
+	hash_free(&seen);
+	arena_free(&arena);
+	if (notices == NULL)
+		return false;
+	commit->notices = notices;
+	commands_send(notices);
+	return true;
+}
+
+/* All channels are effective: join them, and go on. */
+static void
+commit_join(Commit *commit)
+{
+	Session    *session = commit->session;
+	Client	   *client = session->client;
+
+	for (int i = 0; i < commit->join_count; i++)
+	{
+		if (member_find(client, commit->waits[i].channel) != NULL)
+			continue;
+		member_add(client, commit->waits[i].channel);
+		commit->joined[i] = true;
+	}
+	commit->step = COMMIT_NOTIFY;
+	mark_wait_end(&commit->mark);
+	client_deadline(client, limits.server_timeout);
+	if (!send_notices(commit, session->transaction))
+		commit_finish(commit);
+}
+
+/* All channels are effective: wait for a mark, if the client is to join any. */
+static void
+commit_wait_for_mark(Commit *commit)
+{
+	Client	   *client = commit->session->client;
+
+	for (int i = 0; i < commit->join_count; i++)
+	{
+		if (member_find(client, commit->waits[i].channel) != NULL)
+			continue;
+		commit->step = COMMIT_MARK;
+		client_deadline(client, MARK_SECONDS);
+		mark_wait(&commit->mark, client);
+		return;
+	}
+	commit_join(commit);
+}
+
+/* The mark has come for which the client's commit waits. */
+void
+commit_marked(Client *client)
+{
+	commit_join(client->session->commit);
+}
+
+/* A channel has become effective; or cannot, and the report says why. */
+void
+commit_channel_ready(ChannelWait *wait, const Report *report)
+{
+	Commit	   *commit = wait->client->session->commit;
+
+	if (report != NULL)
+		commit_fail(commit, report);
+	else if (--commit->waiting == 0)
+		commit_wait_for_mark(commit);
+}
+
+/* The last event has come back for which the client's commit waited. */
+void
+commit_echo(Client *client)
+{
+	Commit	   *commit = client->session == NULL ? NULL : client->session->commit;
+
+	if (commit != NULL && commit->step == COMMIT_ECHO)
+		commit_finish(commit);
+}
+
+/*
+ * Begin to commit the session's transaction.  True if that is done already, as
+ * nothing was to be waited for; else session_commit_ended() will be called.
+ */
+bool
+commit_start(Session *session)
+{
+	static const Report full = {
+		.sqlstate = "53400",
+		.message = "too many transactions wait for the server",
+		.hint = "The gateway's limit is max-commits.",
+	};
+	Transaction *transaction = session->transaction;
+	Commit	   *commit;
+
+	if (transaction == NULL || transaction->action_count == 0)
+		return true;
+	commit = memory_get_zeroed(sizeof(Commit));
+	commit->session = session;
+	session->commit = commit;
+	list_init(&commit->mark.link);
+	pin_channels(commit, transaction);
+	for (int i = 0; i < commit->wait_count; i++)
+	{
+		ChannelWait *wait = &commit->waits[i];
+
+		list_init(&wait->link);
+		if (wait->channel->state == CHANNEL_EFFECTIVE)
+			continue;
+		channel_wait(wait->channel, wait, session->client);
+		commit->waiting++;
+	}
+	client_deadline(session->client, limits.server_timeout);
+	client_set_state(session->client, CLIENT_WAITING);
+	if (commands_waiting() >= limits.max_commits)
+		commit_fail(commit, &full);
+	else if (commit->waiting == 0)
+		commit_wait_for_mark(commit);
+	return false;
+}
+
+/* The client goes; what the server was asked to do, it does. */
+void
+commit_abandon(Session *session)
+{
+	if (session->commit != NULL)
+		commit_free(session->commit);
+}
+
+/*
+ * End the wait with that error, if that can still be: false once the server was
+ * asked to commit.  A wait for the own event ends without an error.
+ */
+bool
+commit_cancel(Session *session, const Report *report)
+{
+	Commit	   *commit = session->commit;
+
+	if (commit == NULL)
+		return false;
+	switch (commit->step)
+	{
+		case COMMIT_CHANNELS:
+		case COMMIT_MARK:
+			commit_fail(commit, report);
+			return true;
+		case COMMIT_NOTIFY:
+			if (!commands_withdraw(commit->notices))
+				return false;
+			commit->notices = NULL;
+			commit_fail(commit, report);
+			return true;
+		case COMMIT_ECHO:
+			client_forget_echoes(session->client);
+			commit_finish(commit);
+			return true;
+	}
+	return false;
+}
+
+/* The client has waited long enough, for whatever it is. */
+void
+commit_timed_out(Session *session)
+{
+	static const Report away = {
+		.sqlstate = "57P03",
+		.message = "the server cannot be reached",
+		.hint = "Try again.",
+	};
+	static const Report unknown = {
+		.sqlstate = "08007",
+		.message = "the outcome of the transaction is unknown",
+		.detail = "The server has not answered in time.",
+	};
+	Commit	   *commit = session->commit;
+
+	if (commit != NULL && commit->step == COMMIT_MARK)
+		commit_join(commit);
+	else if (!commit_cancel(session, &away))
+		client_end(session->client, &unknown, "ended: the server has not answered");
+}
+
+/*
+ * Will the client, by what it commits, listen to the channel no more?  Then it
+ * does not get what the same transaction has notified.
+ */
+bool
+commit_leaves(const Client *client, const char *channel)
+{
+	const Transaction *transaction = client->session == NULL ? NULL :
+		client->session->transaction;
+
+	if (transaction == NULL || transaction->unlisten_count == 0)
+		return false;
+	for (int i = transaction->action_count - 1; i >= 0; i--)
+	{
+		const Action *action = &transaction->actions[i];
+
+		if (action->kind == ACTION_UNLISTEN_ALL)
+			return true;
+		if (action->kind != ACTION_NOTIFY && strcmp(action->channel, channel) == 0)
+			return action->kind == ACTION_UNLISTEN;
+	}
+	return false;
+}

@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * gateway.h
+ *	  What there is one of: the loop, the options, and what all count.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_GATEWAY_H
+#define GATEWAY_GATEWAY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+typedef struct Options
+{
+	char	   *dbname;			/* libpq's connection string */
+	char	   *listen;			/* ADDRESS:PORT, or NULL */
+	char	   *socket_dir;		/* or NULL */
+	int64_t		port;			/* of the socket in socket_dir */
+	char	   *name;			/* of this instance: its subscription's */
+	bool		allow_unproven_login;
+} Options;
+
+typedef struct Counters
+{
+	uint64_t	accepted;
+	uint64_t	logins;
+	uint64_t	failed_logins;
+	uint64_t	events;
+	uint64_t	deliveries;
+	uint64_t	notified;
+	uint64_t	too_slow;
+	uint64_t	gaps;
+} Counters;
+
+typedef struct Gateway
+{
+	uv_loop_t	loop;
+	Options		options;
+	Counters	counters;
+	bool		draining;
+} Gateway;
+
+extern Gateway gateway;
+
+/* main.c: the subscription stands. */
+extern void gateway_server_ready(void);
+
+/* The loop's clock, in milliseconds. */
+static inline uint64_t
+gateway_now(void)
+{
+	return uv_now(&gateway.loop);
+}
+
+#endif

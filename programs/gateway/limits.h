@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * limits.h
+ *	  Every bound of the gateway, in one table.
+ *
+ * Each is an option of the same name, with '-' for '_'.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_LIMITS_H
+#define GATEWAY_LIMITS_H
+
+#include <stdint.h>
+
+typedef struct Limits
+{
+	int64_t		client_buffer;	/* bytes that wait for a client */
+	int64_t		max_clients;
+	int64_t		max_message;	/* bytes of a client's message */
+	int64_t		max_startup;	/* bytes of a startup packet or a password */
+	int64_t		max_channels;	/* of one client */
+	int64_t		max_statements; /* prepared by one client, and its portals */
+	int64_t		max_transaction;	/* bytes of what a transaction does */
+	int64_t		max_commits;	/* transactions that wait for the server */
+	int64_t		max_logins;		/* at the server at a time */
+	int64_t		login_queue;	/* logins that wait for their turn */
+	int64_t		login_timeout;	/* seconds for a whole login */
+	int64_t		server_timeout; /* seconds a client waits for the server */
+	int64_t		closing_timeout;	/* seconds to take the last message */
+	int64_t		session_check;	/* seconds between two looks at the roles */
+	int64_t		drain_timeout;	/* seconds from SIGTERM to the end */
+} Limits;
+
+typedef struct LimitInfo
+{
+	const char *option;
+	int64_t    *value;
+	int64_t		least;
+	int64_t		most;
+	const char *help;
+} LimitInfo;
+
+extern Limits limits;
+extern const LimitInfo limit_table[];
+extern const int limit_count;
+
+#endif

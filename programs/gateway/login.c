@@ -1,0 +1,739 @@
+/*-------------------------------------------------------------------------
+ *
+ * login.c
+ *	  See login.h.
+ *
+ * 1. Who may log in is the server's to say.  The client's startup packet goes
+ *	  to the server on a connection of its own, the login's leg, and so do its
+ *	  answers; what the server says comes back.  It all ends with the server's
+ *	  ReadyForQuery: after AuthenticationOk it may still refuse.  Then the leg is
+ *	  closed, and the client is the gateway's.
+ *
+ * 2. One message at a time: an answer is taken from the client only if the
+ *	  server waits for one.  So nothing that a client sends behind its password
+ *	  gets to the server, where it would run as a statement.
+ *
+ * 3. The server sees the gateway's address, not the client's.  Where it trusts
+ *	  that (trust, peer), or knows it by other means than the client's answer,
+ *	  letting the client in would let in anybody.  So a login counts only if the
+ *	  server asked for a proof and the client gave it, unless the option
+ *	  allow-unproven-login says otherwise.
+ *
+ * 4. The leg goes to the server from which the events come: the host that libpq
+ *	  found for these.  Nothing else of the gateway's own connection is used: no
+ *	  password, no certificate.
+ *
+ * 5. Logins cost the server far more than anything else here.  At most
+ *	  limits.max_logins go on at a time, and the others wait in a queue.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/login.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "common/memory.h"
+#include "gateway/gateway.h"
+#include "gateway/limits.h"
+#include "gateway/session.h"
+#include "gateway/upstream.h"
+
+/* What a server may say in a login: a message, and all that is not sent on yet. */
+#define MAX_SERVER_MESSAGE (256 * 1024)
+
+/* Authentication requests. */
+#define AUTH_OK 0
+#define AUTH_PASSWORD 3
+#define AUTH_MD5 5
+#define AUTH_SASL 10
+#define AUTH_SASL_CONTINUE 11
+#define AUTH_SASL_FINAL 12
+
+/* The most options of the protocol's own that a client may ask for. */
+#define MAX_PROTOCOL_OPTIONS 16
+
+typedef struct Login Login;
+
+struct Login
+{
+	ListNode	link;			/* in the queue, while it waits */
+	Client	   *client;
+	bool		has_leg;
+	int			fd;
+	uv_poll_t	poll;
+	Bytes		to_server;
+	Bytes		from_server;
+	bool		connected;
+	bool		wants_answer;	/* the server waits for the client */
+	bool		challenged;		/* the server has asked for a proof */
+	bool		answered;		/* and the client has given one */
+	bool		authenticated;	/* AuthenticationOk has come */
+	Settings   *settings;		/* the ParameterStatus */
+	char	   *user;
+};
+
+static ListNode login_queue;
+static int	queued_logins;
+static int	running_logins;
+
+static void login_start_next(void);
+static void leg_ready(uv_poll_t *poll, int status, int events);
+
+/* To be called once. */
+void
+login_init(void)
+{
+	list_init(&login_queue);
+}
+
+/* Libuv is done with the leg's handle. */
+static void
+leg_closed(uv_handle_t *handle)
+{
+	Login	   *login = handle->data;
+
+	close(login->fd);
+	free(login);
+}
+
+/* The client's login ends, if it has one, however it went. */
+void
+login_drop(Client *client)
+{
+	Login	   *login = client->login;
+
+	if (login == NULL)
+		return;
+	client->login = NULL;
+	login->client = NULL;
+	if (!list_is_empty(&login->link))
+	{
+		list_remove(&login->link);
+		queued_logins--;
+	}
+	bytes_free(&login->to_server);
+	bytes_free(&login->from_server);
+	settings_release(login->settings);
+	free(login->user);
+	login->user = NULL;
+	if (login->has_leg)
+	{
+		running_logins--;
+		uv_poll_stop(&login->poll);
+		uv_close((uv_handle_t *) &login->poll, leg_closed);
+		login_start_next();
+	}
+	else
+		free(login);
+}
+
+/* Refuse the login. */
+static void
+refuse(Client *client, const Report *report)
+{
+	char		reason[300];
+
+	gateway.counters.failed_logins++;
+	snprintf(reason, sizeof(reason), "login refused: %s", report->message);
+	client_end(client, report, reason);
+}
+
+/* The login has taken too long. */
+void
+login_timed_out(Client *client)
+{
+	static const Report report = {
+		.sqlstate = "08006",
+		.message = "canceling authentication due to timeout",
+	};
+
+	refuse(client, &report);
+}
+
+/* The server cannot be had for a login. */
+static void
+server_away(Client *client, const char *detail)
+{
+	Report		report = {
+		.sqlstate = "57P03",
+		.message = "the server cannot be reached",
+		.detail = detail,
+		.hint = "Try again.",
+	};
+
+	refuse(client, &report);
+}
+
+/* Is the server waiting for a message of the client? */
+bool
+login_wants_answer(const Client *client)
+{
+	return client->login != NULL && client->login->wants_answer;
+}
+
+/* Look for what the leg has to do. */
+static void
+leg_poll(Login *login)
+{
+	int			events = UV_READABLE;
+
+	if (!login->connected || bytes_length(&login->to_server) > 0)
+		events |= UV_WRITABLE;
+	uv_poll_start(&login->poll, events, leg_ready);
+}
+
+/* Connect the login to the server. */
+static void
+leg_connect(Login *login)
+{
+	struct sockaddr_storage address;
+	socklen_t	size;
+	Client	   *client = login->client;
+	int			fd;
+
+	if (!upstream_address(&address, &size))
+	{
+		server_away(client, NULL);
+		return;
+	}
+	fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0 || (connect(fd, (struct sockaddr *) &address, size) < 0 &&
+				   errno != EINPROGRESS))
+	{
+		int			error = errno;
+
+		if (fd >= 0)
+			close(fd);
+		server_away(client, strerror(error));
+		return;
+	}
+	login->fd = fd;
+	login->has_leg = true;
+	running_logins++;
+	uv_poll_init(&gateway.loop, &login->poll, fd);
+	login->poll.data = login;
+	leg_poll(login);
+	client_set_state(client, CLIENT_LOGIN);
+}
+
+/* Start those logins whose turn it is. */
+static void
+login_start_next(void)
+{
+	static bool starting;
+
+	/* One that fails at once comes here again. */
+	if (starting)
+		return;
+	starting = true;
+	while (running_logins < limits.max_logins && !list_is_empty(&login_queue))
+	{
+		Login	   *login = list_container(Login, link, login_queue.next);
+
+		list_remove(&login->link);
+		queued_logins--;
+		leg_connect(login);
+	}
+	starting = false;
+}
+
+/* Put a parameter into the startup packet. */
+static void
+add_parameter(Bytes *packet, const char *name, const char *value)
+{
+	bytes_append_string(packet, name);
+	bytes_append_string(packet, value);
+}
+
+/* Does the value of the parameter "replication" ask for it? */
+static bool
+asks_for_replication(const char *value)
+{
+	static const char *const no[] = {"false", "off", "no", "0", "f", "n"};
+
+	for (size_t i = 0; i < sizeof(no) / sizeof(no[0]); i++)
+	{
+		if (strcasecmp(value, no[i]) == 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Make the server's startup packet from the client's, which is 3.something.
+ * False if the client was refused.
+ */
+static bool
+make_startup(Login *login, const Startup *startup)
+{
+	static const Report broken = {
+		.sqlstate = "08P01",
+		.message = "invalid startup packet layout: expected terminator as last byte",
+	};
+	static const Report no_user = {
+		.sqlstate = "28000",
+		.message = "no PostgreSQL user name specified in startup packet",
+	};
+	static const Report replication = {
+		.sqlstate = "0A000",
+		.message = "replication connections are not possible here",
+		.hint = "Connect to the server itself.",
+	};
+	PacketReader parameters = startup->parameters;
+	Client	   *client = login->client;
+	const char *options[MAX_PROTOCOL_OPTIONS];
+	int			option_count = 0;
+	const char *database = NULL;
+	const char *user = NULL;
+	const char *name;
+	const char *value;
+
+	bytes_append_int32(&login->to_server, 0);
+	bytes_append_int32(&login->to_server, 3 << 16);
+	while (startup_next(&parameters, &name, &value))
+	{
+		if (strcmp(name, "user") == 0)
+			user = value;
+		else if (strcmp(name, "database") == 0)
+			database = value;
+		else if (strcmp(name, "replication") == 0)
+		{
+			if (!asks_for_replication(value))
+				continue;
+			refuse(client, &replication);
+			return false;
+		}
+		else if (strncmp(name, "_pq_.", 5) == 0)
+		{
+			if (option_count < MAX_PROTOCOL_OPTIONS)
+				options[option_count++] = name;
+			continue;
+		}
+		add_parameter(&login->to_server, name, value);
+	}
+	if (parameters.bad || user == NULL || *user == '\0')
+	{
+		refuse(client, parameters.bad ? &broken : &no_user);
+		return false;
+	}
+	if (database == NULL || *database == '\0')
+		database = user;
+	if (strcmp(database, upstream_database()) != 0)
+	{
+		char		message[200];
+		char		hint[200];
+		Report		report = {
+			.sqlstate = "3D000",
+			.message = message,
+			.hint = hint,
+		};
+
+		snprintf(message, sizeof(message),
+				 "database \"%.63s\" cannot be connected to here", database);
+		snprintf(hint, sizeof(hint), "This gateway serves database \"%.63s\".",
+				 upstream_database());
+		refuse(client, &report);
+		return false;
+	}
+	add_parameter(&login->to_server, "database", database);
+	bytes_append_byte(&login->to_server, '\0');
+	for (int i = 0; i < 4; i++)
+		login->to_server.data[i] = login->to_server.end >> (24 - 8 * i) & 0xFF;
+	login->user = memory_copy_string(user);
+	if (startup->minor > 0 || option_count > 0)
+		reply_negotiate(&client->out, options, option_count);
+	return true;
+}
+
+/* A client that wants to log in. */
+static void
+begin_login(Client *client, const Startup *startup)
+{
+	static const Report full = {
+		.sqlstate = "53300",
+		.message = "sorry, too many logins wait already",
+		.detail = "The gateway has its login-queue.",
+		.hint = "Try again.",
+	};
+	Login	   *login;
+
+	if (startup->major != 3)
+	{
+		char		message[100];
+		Report		report = {
+			.sqlstate = "0A000",
+			.message = message,
+		};
+
+		snprintf(message, sizeof(message),
+				 "unsupported frontend protocol %u.%u: server supports 3.0 to 3.0",
+				 startup->major, startup->minor);
+		refuse(client, &report);
+		return;
+	}
+	if (queued_logins >= limits.login_queue && running_logins >= limits.max_logins)
+	{
+		refuse(client, &full);
+		return;
+	}
+	if (upstream_database() == NULL)
+	{
+		server_away(client, NULL);
+		return;
+	}
+	login = memory_get_zeroed(sizeof(Login));
+	list_init(&login->link);
+	login->client = client;
+	login->settings = settings_empty();
+	client->login = login;
+	if (!make_startup(login, startup))
+		return;
+	list_append(&login_queue, &login->link);
+	queued_logins++;
+	client_set_state(client, CLIENT_QUEUED);
+	client_touch(client);
+	login_start_next();
+}
+
+/* Are both the same?  Takes as long whatever they are. */
+static bool
+same_key(uint32_t one, uint32_t other)
+{
+	volatile uint32_t difference = one ^ other;
+
+	return difference == 0;
+}
+
+/*
+ * The first packet of a client, behind which there are that many bytes more.
+ */
+void
+login_startup(Client *client, const Packet *packet, size_t behind)
+{
+	static const Report broken = {
+		.sqlstate = "08P01",
+		.message = "invalid startup packet",
+	};
+	Startup		startup;
+	Client	   *other;
+
+	startup_decode(packet, &startup);
+	switch (startup.kind)
+	{
+		case STARTUP_LOGIN:
+			begin_login(client, &startup);
+			break;
+		case STARTUP_CANCEL:
+			other = client_by_pid(startup.pid);
+			if (other != NULL && same_key(other->key, startup.key))
+				session_cancel(other);
+			client_close(client, "closed: a cancel request");
+			break;
+		case STARTUP_TLS:
+		case STARTUP_GSS:
+
+			/*
+			 * Neither is to be had.  Whoever has put something behind the
+			 * request in clear is not the client that has sent this.
+			 */
+			if (behind > 0)
+			{
+				refuse(client, &broken);
+				return;
+			}
+			queue_add_bytes(&client->out, "N", 1);
+			client_touch(client);
+			break;
+		case STARTUP_BROKEN:
+			refuse(client, &broken);
+			break;
+	}
+}
+
+/* The client's answer to the server's challenge: it goes there as it is. */
+void
+login_answer(Client *client, const Packet *packet)
+{
+	static const Report broken = {
+		.sqlstate = "08P01",
+		.message = "expected password response",
+	};
+	Login	   *login = client->login;
+
+	if (packet->type == 'X')
+	{
+		client_close(client, "closed: it has ended the connection");
+		return;
+	}
+	if (packet->type != 'p')
+	{
+		refuse(client, &broken);
+		return;
+	}
+	login->wants_answer = false;
+	login->answered = true;
+	bytes_append(&login->to_server, packet->body - 5, packet->total);
+	leg_poll(login);
+}
+
+/* The server has asked for something that cannot be done here. */
+static void
+refuse_method(Client *client, uint32_t method)
+{
+	char		detail[100];
+	Report		report = {
+		.sqlstate = "0A000",
+		.message = "the server asks for an authentication method that cannot be used here",
+		.detail = detail,
+		.hint = "Passwords (scram-sha-256, md5, password, ldap, pam, radius) can be used.",
+	};
+
+	snprintf(detail, sizeof(detail), "It is the method with the number %u.", method);
+	refuse(client, &report);
+}
+
+/* The server has let the client in; was that the client's doing? */
+static void
+refuse_unproven(Client *client)
+{
+	static const Report report = {
+		.sqlstate = "28000",
+		.message = "login without a proof is refused",
+		.detail = "The server has asked for no password: it trusts the gateway, not the client.",
+		.hint = "Have pg_hba.conf ask for scram-sha-256 from the gateway's address.",
+	};
+
+	refuse(client, &report);
+}
+
+/* An authentication request has come; false if the login has ended. */
+static bool
+take_request(Login *login, const Packet *packet)
+{
+	Client	   *client = login->client;
+	PacketReader reader;
+	uint32_t	method;
+
+	packet_read(&reader, packet);
+	method = packet_int32(&reader);
+	switch (reader.bad ? UINT32_MAX : method)
+	{
+		case AUTH_OK:
+			login->authenticated = true;
+			if (!gateway.options.allow_unproven_login &&
+				!(login->challenged && login->answered))
+			{
+				refuse_unproven(client);
+				return false;
+			}
+			break;
+		case AUTH_PASSWORD:
+		case AUTH_MD5:
+		case AUTH_SASL:
+		case AUTH_SASL_CONTINUE:
+			login->challenged = true;
+			login->wants_answer = true;
+			break;
+		case AUTH_SASL_FINAL:
+			break;
+		default:
+			refuse_method(client, method);
+			return false;
+	}
+	return true;
+}
+
+/* The encodings in which a client's bytes are those of the gateway's sessions. */
+static bool
+encoding_fits(const Settings *settings)
+{
+	const char *client = settings_value(settings, "client_encoding");
+	const char *server = settings_value(settings, "server_encoding");
+
+	if (client == NULL || server == NULL)
+		return false;
+	return strcmp(client, "UTF8") == 0 ||
+		(strcmp(client, "SQL_ASCII") == 0 &&
+		 (strcmp(server, "UTF8") == 0 || strcmp(server, "SQL_ASCII") == 0));
+}
+
+/* The server's ReadyForQuery: the client is in. */
+static void
+finish_login(Login *login)
+{
+	static const Report encoding = {
+		.sqlstate = "22023",
+		.message = "client_encoding must be UTF8 here",
+		.hint = "Set client_encoding, or the environment variable PGCLIENTENCODING.",
+	};
+	Client	   *client = login->client;
+
+	if (!login->authenticated || !encoding_fits(login->settings))
+	{
+		refuse(client, &encoding);
+		return;
+	}
+	client->server_settings = settings_shared(login->settings);
+	login->settings = NULL;
+	client->role = role_hold(login->user);
+	login_drop(client);
+	client_deadline(client, 0);
+	client_give_pid(client);
+	session_begin(client);
+	gateway.counters.logins++;
+	reply_key(&client->out, client->pid, client->key);
+	reply_ready(&client->out, 'I');
+	client_touch(client);
+	client_set_state(client, CLIENT_READY);
+	client_input(client);
+}
+
+/* A message of the server; false if the login has ended. */
+static bool
+take_server_message(Login *login, const Packet *packet)
+{
+	Client	   *client = login->client;
+	PacketReader reader;
+	const char *name;
+	const char *value;
+
+	packet_read(&reader, packet);
+	switch (packet->type)
+	{
+		case 'R':
+			if (!take_request(login, packet))
+				return false;
+			break;
+		case 'S':
+			name = packet_string(&reader);
+			value = packet_string(&reader);
+			if (reader.bad)
+				break;
+			login->settings = settings_with(login->settings, name, value, true);
+			break;
+		case 'K':
+			/* That is the leg's; the client gets its own. */
+			return true;
+		case 'Z':
+			finish_login(login);
+			return false;
+		case 'E':
+			reply_raw(&client->out, 'E', packet->body, packet->length);
+			gateway.counters.failed_logins++;
+			client_end(client, NULL, "login refused by the server");
+			return false;
+		case 'N':
+			break;
+		default:
+			server_away(client, "It has answered what is no part of a login.");
+			return false;
+	}
+	reply_raw(&client->out, packet->type, packet->body, packet->length);
+	client_touch(client);
+	return true;
+}
+
+/* Read what the server says. */
+static void
+leg_read(Login *login)
+{
+	Client	   *client = login->client;
+	char		buffer[8192];
+	ssize_t		count = recv(login->fd, buffer, sizeof(buffer), 0);
+
+	if (count < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (count <= 0)
+	{
+		server_away(client, count < 0 ? strerror(errno) :
+					"It has closed the connection.");
+		return;
+	}
+	bytes_append(&login->from_server, buffer, count);
+	for (;;)
+	{
+		Packet		packet;
+		PacketResult result;
+
+		result = backend_packet_parse(login->from_server.data + login->from_server.begin,
+									  bytes_length(&login->from_server),
+									  MAX_SERVER_MESSAGE, &packet);
+		if (result == PACKET_MORE)
+			break;
+		if (result == PACKET_BROKEN)
+		{
+			server_away(client, "It has answered what is no message.");
+			return;
+		}
+		if (!take_server_message(login, &packet))
+			return;
+		bytes_consume(&login->from_server, packet.total);
+	}
+
+	/* The client may have answered already. */
+	client_input(client);
+}
+
+/* Send what is to be sent to the server. */
+static void
+leg_write(Login *login)
+{
+	Bytes	   *out = &login->to_server;
+
+	if (!login->connected)
+	{
+		int			error = 0;
+		socklen_t	size = sizeof(error);
+
+		if (getsockopt(login->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0 ||
+			error != 0)
+		{
+			server_away(login->client, strerror(error));
+			return;
+		}
+		login->connected = true;
+	}
+	if (bytes_length(out) > 0)
+	{
+		ssize_t		sent = send(login->fd, out->data + out->begin,
+								bytes_length(out), MSG_NOSIGNAL);
+
+		if (sent < 0 && errno != EAGAIN && errno != EINTR)
+		{
+			/* What it has said before it closed tells more. */
+			leg_read(login);
+			return;
+		}
+		if (sent > 0)
+			bytes_consume(out, sent);
+	}
+	leg_poll(login);
+}
+
+/* Something is up with the leg's socket. */
+static void
+leg_ready(uv_poll_t *poll, int status, int events)
+{
+	Login	   *login = poll->data;
+	Client	   *client = login->client;
+
+	if (client == NULL)
+		return;
+	if (status < 0)
+	{
+		/* libuv reports a refused connection so. */
+		leg_read(login);
+		return;
+	}
+	if (events & UV_WRITABLE)
+		leg_write(login);
+	if ((events & UV_READABLE) && login->client != NULL)
+		leg_read(login);
+}

@@ -1,0 +1,53 @@
+/*-------------------------------------------------------------------------
+ *
+ * server.h
+ *	  A connection to the server that is made again for ever.
+ *
+ * libpq without blocking, but for the resolution of the host's name.  There are
+ * two of these: the stream, and the one for commands.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_SERVER_H
+#define GATEWAY_SERVER_H
+
+#include <libpq-fe.h>
+#include <stdbool.h>
+#include <uv.h>
+
+#include "common/backoff.h"
+
+typedef enum ServerState
+{
+	SERVER_CONNECTING,
+	SERVER_CONNECTED,
+	SERVER_AWAY					/* until the next try */
+} ServerState;
+
+typedef struct Server
+{
+	const char *what;			/* for the log */
+	ServerState state;
+	PGconn	   *conn;			/* NULL while it is away */
+	uv_poll_t  *poll;			/* NULL: nothing is looked for */
+	uv_timer_t	timer;			/* the next try, or the end of a wait */
+	Backoff		backoff;
+
+	/* The connection stands, and nothing was sent. */
+	void		(*connected) (struct Server *server);
+
+	/* Something has come: PQconsumeInput() was called. */
+	void		(*input) (struct Server *server);
+
+	/* The connection is lost; server->conn is gone. */
+	void		(*lost) (struct Server *server);
+} Server;
+
+extern void server_start(Server *server);
+extern void server_lost(Server *server, const char *reason);
+extern void server_works(Server *server);
+extern void server_sent(Server *server, int64_t seconds);
+extern void server_idle(Server *server);
+extern void server_close(Server *server);
+
+#endif

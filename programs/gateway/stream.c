@@ -1,0 +1,439 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream.c
+ *	  See stream.h.
+ *
+ * 1. The gateway has one lasting subscription, with on_full => 'drop': it never
+ *	  holds writers, and what it misses is counted.  It is made anew when the
+ *	  program starts, and dropped when it ends; over a lost connection it stays,
+ *	  and goes on where it was.
+ *
+ * 2. Events are looked at, given to the clients, and then acknowledged together
+ *	  with the next look.  If the connection is lost before the acknowledgement,
+ *	  the same events come again; those with a seq that was seen are passed over,
+ *	  so no client gets one twice.
+ *
+ * 3. When there is nothing, CALL pgpubsub.wait sleeps, which holds no snapshot.
+ *	  It also is the heartbeat: it ends after WAIT_SECONDS, and a server that has
+ *	  not answered some time later is taken for lost.
+ *
+ * 4. Two gateways with the same name would take each other's events, so the
+ *	  name is locked by the stream's session.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/stream.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/log.h"
+#include "common/memory.h"
+#include "gateway/channels.h"
+#include "gateway/client.h"
+#include "gateway/commands.h"
+#include "gateway/gateway.h"
+#include "gateway/marks.h"
+#include "gateway/server.h"
+
+/* How long the server sleeps when there is nothing, and may be late by. */
+#define WAIT_SECONDS 20
+#define ANSWER_SECONDS 15
+
+/* Events of one look. */
+#define LOOK_EVENTS 1000
+
+typedef enum StreamStep
+{
+	STREAM_SETUP,
+	STREAM_FORGET,				/* what an earlier gateway of the name had */
+	STREAM_SUBSCRIBE,
+	STREAM_LOOK,
+	STREAM_WAIT
+} StreamStep;
+
+typedef struct Stream
+{
+	Server		server;
+	StreamStep	step;
+	bool		up;				/* the subscription stands */
+	bool		subscribed_once;
+	bool		failed;			/* a result of the step was an error */
+	int64_t		last_seq;		/* of the last event that was seen */
+	int64_t		gap_seq;		/* of the last gap row that was seen */
+	int64_t		ack_seq;		/* of the last row that is to be acknowledged */
+	bool		to_ack;
+	int			rows;			/* of the look */
+	char		name[64];		/* the subscription's */
+} Stream;
+
+static Stream stream;
+
+/* The subscription's name. */
+const char *
+subscription_name(void)
+{
+	return stream.name;
+}
+
+/* Does the subscription stand, with a connection that reads it? */
+bool
+stream_is_up(void)
+{
+	return stream.up;
+}
+
+/* The names as the text of an array, to be freed. */
+char *
+array_literal(const char *const *names, int count)
+{
+	Bytes		text = {0};
+
+	bytes_append_byte(&text, '{');
+	for (int i = 0; i < count; i++)
+	{
+		bytes_append_byte(&text, '"');
+		for (const char *at = names[i]; *at != '\0'; at++)
+		{
+			if (*at == '"' || *at == '\\')
+				bytes_append_byte(&text, '\\');
+			bytes_append_byte(&text, *at);
+		}
+		bytes_append_byte(&text, '"');
+		if (i + 1 < count)
+			bytes_append_byte(&text, ',');
+	}
+	bytes_append(&text, "}", 2);
+	return text.data;
+}
+
+/* Send a query of several statements, in which %1$s is the quoted name. */
+static void
+send_query(StreamStep step, const char *query, int64_t seconds)
+{
+	stream.step = step;
+	stream.failed = false;
+	stream.rows = 0;
+	if (!PQsendQuery(stream.server.conn, query))
+		server_lost(&stream.server, PQerrorMessage(stream.server.conn));
+	else
+		server_sent(&stream.server, seconds);
+}
+
+/* The name, quoted; to be freed with PQfreemem(). */
+static char *
+quoted_name(void)
+{
+	char	   *quoted = PQescapeLiteral(stream.server.conn, stream.name,
+										 strlen(stream.name));
+
+	if (quoted == NULL)
+		log_fatal("could not quote the name: %s", PQerrorMessage(stream.server.conn));
+	return quoted;
+}
+
+/*
+ * The connection stands.  What a role or a database may have set must not stop
+ * it.
+ */
+static void
+stream_connected(Server *server)
+{
+	char		query[1024];
+	char	   *name = quoted_name();
+
+	(void) server;
+	snprintf(query, sizeof(query),
+			 "SET statement_timeout = 0; SET lock_timeout = 0;"
+			 " SET idle_session_timeout = 0; SET search_path = pg_catalog;"
+			 " SET client_connection_check_interval = '2s';"
+			 " SET default_transaction_isolation = 'read committed';"
+			 " SET default_transaction_read_only = off;"
+			 " SELECT version(), 'public', current_setting('server_encoding'),"
+			 " pg_try_advisory_lock(hashtext('pgpubsub-gateway'), hashtext(%s)),"
+			 " pg_is_in_recovery()", name);
+	PQfreemem(name);
+	send_query(STREAM_SETUP, query, ANSWER_SECONDS);
+}
+
+/* Drop what an earlier gateway of the name has left. */
+static void
+forget_old(void)
+{
+	char		query[256];
+	char	   *name = quoted_name();
+
+	snprintf(query, sizeof(query), "SELECT pgpubsub.unsubscribe(%s)", name);
+	PQfreemem(name);
+	send_query(STREAM_FORGET, query, ANSWER_SECONDS);
+}
+
+/*
+ * Make the subscription, or have it as it is to be.  It needs a channel: where
+ * nobody listens, it gets the gateway's own for a while.  Not otherwise: that is no
+ * durable one, and a restart would make a gap.
+ */
+static void
+subscribe(void)
+{
+	Channel    *own = channels_count() > 0 ? NULL : channel_pin(stream.name);
+	int			count;
+	const char **names = channels_union(&count);
+	char	   *array = array_literal(names, count);
+	const char *values[2] = {stream.name, array};
+
+	stream.step = STREAM_SUBSCRIBE;
+	stream.failed = false;
+	if (!PQsendQueryParams(stream.server.conn,
+						   "SELECT pgpubsub.subscribe($1, $2::text[], 'drop')",
+						   2, NULL, values, NULL, NULL, 0))
+		server_lost(&stream.server, PQerrorMessage(stream.server.conn));
+	else
+		server_sent(&stream.server, ANSWER_SECONDS);
+	free(array);
+	free(names);
+	if (own != NULL)
+		channel_unpin(own);
+}
+
+/* Look for events, and acknowledge those that were seen. */
+static void
+look(void)
+{
+	char		query[512];
+	char		ack[200] = "";
+	char	   *name = quoted_name();
+
+	if (stream.to_ack)
+		snprintf(ack, sizeof(ack), "SELECT pgpubsub.ack(%s, %lld);", name,
+				 (long long) stream.ack_seq);
+	snprintf(query, sizeof(query),
+			 "%s SELECT seq, channel, payload, pid, lost"
+			 " FROM pgpubsub.poll(%s, %d, consume => false)",
+			 ack, name, LOOK_EVENTS);
+	PQfreemem(name);
+	send_query(STREAM_LOOK, query, ANSWER_SECONDS);
+}
+
+/* Sleep until there is something. */
+static void
+wait_for_events(void)
+{
+	char		query[256];
+	char	   *name = quoted_name();
+
+	snprintf(query, sizeof(query), "CALL pgpubsub.wait(%s, '%d s')", name, WAIT_SECONDS);
+	PQfreemem(name);
+	send_query(STREAM_WAIT, query, WAIT_SECONDS + ANSWER_SECONDS);
+}
+
+/* So many events are missing, -1 if nobody knows how many. */
+static void
+gap(int64_t lost)
+{
+	char		detail[100];
+	Report		report = {
+		.sqlstate = "57P05",
+		.message = "terminating connection because notifications were lost",
+		.detail = detail,
+		.hint = "Connect and listen again, and read what they were about anew.",
+	};
+
+	if (lost >= 0)
+		snprintf(detail, sizeof(detail),
+				 "%lld events of the gateway's channels were lost.", (long long) lost);
+	else
+		snprintf(detail, sizeof(detail),
+				 "It is not known how many events of the gateway's channels were lost.");
+	log_line(LOG_LEVEL_WARNING, "%s", detail);
+	gateway.counters.gaps++;
+	channels_gap();
+	marks_send_again();
+	clients_end_all(&report, "ended: notifications were lost", true);
+}
+
+/* Give the events of a look to the clients. */
+static void
+take_events(const PGresult *result)
+{
+	for (int row = 0; row < PQntuples(result); row++)
+	{
+		int64_t		seq = strtoll(PQgetvalue(result, row, 0), NULL, 10);
+
+		stream.ack_seq = seq;
+		if (PQgetisnull(result, row, 1))
+		{
+			/*
+			 * A gap row's seq may be one that was seen, as it is below that
+			 * of the next event.  It comes again until it is acknowledged.
+			 */
+			if (!stream.to_ack || seq != stream.gap_seq)
+				gap(strtoll(PQgetvalue(result, row, 4), NULL, 10));
+			stream.gap_seq = seq;
+			continue;
+		}
+		if (seq <= stream.last_seq)
+			continue;
+		stream.last_seq = seq;
+		if (strcmp(PQgetvalue(result, row, 1), stream.name) == 0)
+			marks_event(PQgetvalue(result, row, 2));
+		else
+			channels_event(PQgetvalue(result, row, 1), PQgetvalue(result, row, 2),
+						   (int) strtol(PQgetvalue(result, row, 3), NULL, 10));
+	}
+	stream.rows = PQntuples(result);
+	stream.to_ack = stream.rows > 0;
+}
+
+/* The setup's answer; false if the connection is of no use. */
+static bool
+take_setup(const PGresult *result)
+{
+	if (strcmp(PQgetvalue(result, 0, 3), "t") != 0)
+	{
+		server_lost(&stream.server,
+					"another gateway has this name, or our own former session has not ended yet");
+		return false;
+	}
+	if (strcmp(PQgetvalue(result, 0, 4), "t") == 0)
+	{
+		server_lost(&stream.server, "the server is a standby");
+		return false;
+	}
+	upstream_learn(stream.server.conn, PQgetvalue(result, 0, 0),
+				   PQgetvalue(result, 0, 1), PQgetvalue(result, 0, 2));
+	return true;
+}
+
+/* The subscription's answer. */
+static void
+take_subscribed(const PGresult *result)
+{
+	bool		created = strcmp(PQgetvalue(result, 0, 0), "t") == 0;
+	bool		lost = created && stream.subscribed_once;
+
+	stream.subscribed_once = true;
+	stream.up = true;
+	log_line(LOG_LEVEL_INFO, "subscription \"%s\" stands", stream.name);
+	if (lost)
+		gap(-1);
+	channels_added(NULL);
+	commands_channels();
+	gateway_server_ready();
+}
+
+/* An error has come; false if the connection is of no use then. */
+static bool
+take_error(const PGresult *result)
+{
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	stream.failed = true;
+	if (stream.step == STREAM_FORGET && state != NULL && strcmp(state, "42704") == 0)
+		return true;
+	server_lost(&stream.server, PQresultErrorMessage(result));
+	return false;
+}
+
+/* All results of the step have come: what is next? */
+static void
+next_step(void)
+{
+	switch (stream.step)
+	{
+		case STREAM_SETUP:
+			if (stream.subscribed_once)
+				subscribe();
+			else
+				forget_old();
+			break;
+		case STREAM_FORGET:
+			subscribe();
+			break;
+		case STREAM_WAIT:
+			/* All that the stream does has worked once. */
+			server_works(&stream.server);
+			look();
+			break;
+		case STREAM_SUBSCRIBE:
+			look();
+			break;
+		case STREAM_LOOK:
+			if (stream.rows > 0)
+				look();
+			else
+				wait_for_events();
+			break;
+	}
+}
+
+/* A result has come; false if the connection is lost. */
+static bool
+take_result(const PGresult *result)
+{
+	ExecStatusType status = PQresultStatus(result);
+
+	if (status == PGRES_COMMAND_OK)
+		return true;
+	if (status != PGRES_TUPLES_OK)
+		return take_error(result);
+	if (stream.step == STREAM_SETUP)
+		return take_setup(result);
+	if (stream.step == STREAM_SUBSCRIBE)
+		take_subscribed(result);
+	else if (stream.step == STREAM_LOOK && PQnfields(result) == 5)
+		take_events(result);
+	return stream.server.state == SERVER_CONNECTED;
+}
+
+/* Something has come. */
+static void
+stream_input(Server *server)
+{
+	while (!PQisBusy(server->conn))
+	{
+		PGresult   *result = PQgetResult(server->conn);
+		bool		good;
+
+		if (result == NULL)
+		{
+			next_step();
+			return;
+		}
+		good = take_result(result);
+		PQclear(result);
+		if (!good)
+			return;
+	}
+}
+
+/* The connection is lost; the subscription stays. */
+static void
+stream_lost(Server *server)
+{
+	(void) server;
+	stream.up = false;
+	channels_want_again();
+}
+
+/* Begin to connect. */
+void
+stream_start(void)
+{
+	snprintf(stream.name, sizeof(stream.name), "%s", gateway.options.name);
+	stream.server.what = "events";
+	stream.server.connected = stream_connected;
+	stream.server.input = stream_input;
+	stream.server.lost = stream_lost;
+	server_start(&stream.server);
+}
+
+/* Read no more. */
+void
+stream_stop(void)
+{
+	stream.up = false;
+	server_close(&stream.server);
+}

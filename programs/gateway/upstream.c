@@ -1,0 +1,198 @@
+/*-------------------------------------------------------------------------
+ *
+ * upstream.c
+ *	  See upstream.h.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/upstream.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+
+#include "common/log.h"
+#include "common/memory.h"
+#include "gateway/commands.h"
+#include "gateway/gateway.h"
+#include "gateway/limits.h"
+#include "gateway/stream.h"
+
+/* What the last stream has learned. */
+typedef struct Known
+{
+	char	   *database;		/* NULL: nothing yet */
+	char	   *version;
+	char	   *schema;
+	bool		is_utf8;
+	struct sockaddr_storage address;
+	socklen_t	address_size;
+} Known;
+
+static Known known;
+
+static uv_prepare_t change_handle;
+static uv_timer_t role_timer;
+static bool started;
+
+/* Replace a string. */
+static void
+set_string(char **string, const char *value)
+{
+	free(*string);
+	*string = memory_copy_string(value);
+}
+
+/*
+ * Find where the connection goes to, for logins.  The host's name is not
+ * resolved again: libpq may have chosen one of several addresses.
+ */
+static bool
+find_address(const PGconn *conn)
+{
+	const char *host = PQhost(conn);
+	const char *address = PQhostaddr(conn);
+	int			port = atoi(PQport(conn));
+
+	memset(&known.address, 0, sizeof(known.address));
+	if (*host == '/' || *host == '@')
+	{
+		struct sockaddr_un *local = (struct sockaddr_un *) &known.address;
+
+		local->sun_family = AF_UNIX;
+		if (snprintf(local->sun_path, sizeof(local->sun_path), "%s/.s.PGSQL.%d",
+					 host, port) >= (int) sizeof(local->sun_path))
+			return false;
+		known.address_size = offsetof(struct sockaddr_un, sun_path) +
+			strlen(local->sun_path) + 1;
+		if (*host == '@')
+		{
+			local->sun_path[0] = '\0';
+			known.address_size--;
+		}
+		return true;
+	}
+	if (strchr(address, ':') != NULL)
+	{
+		struct sockaddr_in6 *six = (struct sockaddr_in6 *) &known.address;
+
+		six->sin6_family = AF_INET6;
+		six->sin6_port = htons(port);
+		known.address_size = sizeof(*six);
+		return inet_pton(AF_INET6, address, &six->sin6_addr) == 1;
+	}
+	else
+	{
+		struct sockaddr_in *four = (struct sockaddr_in *) &known.address;
+
+		four->sin_family = AF_INET;
+		four->sin_port = htons(port);
+		known.address_size = sizeof(*four);
+		return inet_pton(AF_INET, address, &four->sin_addr) == 1;
+	}
+}
+
+/* The stream's connection stands, and this is what the server is like. */
+void
+upstream_learn(PGconn *conn, const char *version, const char *schema,
+			   const char *encoding)
+{
+	bool		first = known.database == NULL;
+
+	if (PQsslInUse(conn))
+		log_fatal("the connection to the server uses TLS, and logins cannot be passed through TLS: use a Unix socket, the loopback address, or sslmode=disable");
+	if (!find_address(conn))
+		log_fatal("could not find out the server's address");
+	set_string(&known.database, PQdb(conn));
+	set_string(&known.version, version);
+	set_string(&known.schema, schema);
+	known.is_utf8 = strcmp(encoding, "SQL_ASCII") != 0;
+	if (first)
+		log_line(LOG_LEVEL_INFO, "connected to database \"%s\"", known.database);
+}
+
+/* Where the server is; false while that is not known. */
+bool
+upstream_address(struct sockaddr_storage *address, socklen_t *size)
+{
+	if (known.database == NULL)
+		return false;
+	*address = known.address;
+	*size = known.address_size;
+	return true;
+}
+
+/* The gateway's database; NULL while there was no connection yet. */
+const char *
+upstream_database(void)
+{
+	return known.database;
+}
+
+/* What version() returns. */
+const char *
+upstream_version(void)
+{
+	return known.version;
+}
+
+/* What current_schema() returns. */
+const char *
+upstream_schema(void)
+{
+	return known.schema;
+}
+
+/* Are texts UTF-8?  In a database of SQL_ASCII they may be anything. */
+bool
+upstream_is_utf8(void)
+{
+	return known.is_utf8;
+}
+
+/* Before the loop sleeps: what all clients have asked for in this turn. */
+static void
+change_channels(uv_prepare_t *handle)
+{
+	uv_prepare_stop(handle);
+	commands_channels();
+}
+
+/* The subscription is to have other channels. */
+void
+upstream_channels_changed(void)
+{
+	if (started)
+		uv_prepare_start(&change_handle, change_channels);
+}
+
+static void
+check_roles(uv_timer_t *timer)
+{
+	(void) timer;
+	commands_check_roles();
+}
+
+/* Begin to connect. */
+void
+upstream_start(void)
+{
+	started = true;
+	uv_prepare_init(&gateway.loop, &change_handle);
+	uv_timer_init(&gateway.loop, &role_timer);
+	uv_timer_start(&role_timer, check_roles, limits.session_check * 1000,
+				   limits.session_check * 1000);
+	stream_start();
+	commands_start();
+}
+
+/* Drop the subscription and close the connections; then call stopped. */
+void
+upstream_stop(void (*stopped) (void))
+{
+	uv_timer_stop(&role_timer);
+	stream_stop();
+	commands_stop(stopped);
+}
