@@ -51,7 +51,8 @@ program_packages() {
 # Packages to run the tests.  pgTAP has no package for a server version that
 # is not released yet.
 test_packages() {
-    echo "$(build_packages "$1") $(program_packages) perl libipc-run-perl"
+    echo "$(build_packages "$1") perl libipc-run-perl"
+    case "${TESTS:-}" in *gateway*) program_packages ;; esac
     [ "$1" -ge 19 ] ||
         echo "postgresql-$1-pgtap libtap-parser-sourcehandler-pgtap-perl"
 }
