@@ -160,6 +160,7 @@ relay_empty_at_commit(void)
 	if (emptied == RELAY_EMPTIED_NOTHING)
 		return;
 	segments->emptied = RELAY_EMPTIED_NOTHING;
+	segments->losing = NULL;
 	if (emptied == RELAY_EMPTIED_POSITIONS)
 	{
 		DEBUG_POINT("durable_positions_emptied");
@@ -223,6 +224,29 @@ end_pauses(void)
 }
 
 /*
+ * The transaction that was to empty a segment does not commit: those who lose
+ * something by it have it again.  Cannot fail.
+ */
+static void
+take_loss_back(void)
+{
+	SegmentHolders *losing = segments->losing;
+
+	segments->losing = NULL;
+	if (losing)
+		segment_not_lost(losing);
+}
+
+/*
+ * The relay ends, perhaps while it empties a segment.  No LWLock is held.
+ */
+void
+segment_empty_exit(void)
+{
+	take_loss_back();
+}
+
+/*
  * Empty the segment; losing are those that need it, or NULL.  Returns whether
  * that was done.  If not, its transaction is rolled back, for it may have told the
  * log what is lost.  Raises nothing.
@@ -239,13 +263,15 @@ segment_empty(int segment, SegmentHolders *losing)
 	PG_TRY();
 	{
 		relay_begin("emptying a segment of the log");
+		segments->losing = losing;
 		done = lock_and_empty(segment, losing);
-		if (losing && !done)
-			segment_not_lost(losing);
 		if (done)
 			relay_end();
 		else
+		{
+			take_loss_back();
 			relay_undo();
+		}
 	}
 	PG_CATCH();
 	{
@@ -253,8 +279,7 @@ segment_empty(int segment, SegmentHolders *losing)
 		segments->emptied = RELAY_EMPTIED_NOTHING;
 		emptying->error = true;
 		relay_segments_error("empty a segment of the log");
-		if (losing)
-			segment_not_lost(losing);
+		take_loss_back();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(MessageContext);

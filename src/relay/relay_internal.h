@@ -202,6 +202,7 @@ typedef struct RelaySegments
 	uint64		position_live;	/* what it had when the other was emptied */
 	int64		retain;			/* the longest of all rules, in us */
 	int			emptied;		/* by the transaction at hand; see above */
+	struct SegmentHolders *losing;	/* whose loss by it is shown already */
 	RelayEmptying segment[LOG_SEGMENTS];
 	RelayEmptying position;
 	TimestampTz full_since;		/* when the oldest segment was needed first */
@@ -410,6 +411,7 @@ extern void relay_emptying_failed(RelayEmptying *emptying);
 extern void relay_segments_error(const char *what);
 extern bool segment_is_staged(int segment, bool notify);
 extern bool segment_empty(int segment, SegmentHolders *losing);
+extern void segment_empty_exit(void);
 extern void segment_holders_unseen(int segment);
 extern int	segment_empty_unneeded(int *used, int count);
 

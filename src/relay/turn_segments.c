@@ -432,6 +432,7 @@ relay_turn_segments_timeout(void)
 void
 relay_turn_segments_exit(void)
 {
+	segment_empty_exit();
 	pg_atomic_write_u32(&relay.database->log.turning, 0);
 	pg_atomic_write_u32(&relay.database->log.over, 0);
 	segment_show_full(0, "");

@@ -5,6 +5,13 @@
 \getenv inputdir PG_ABS_SRCDIR
 \set include :inputdir '/sql/include/helpers.sql'
 \i :include
+-- wait for what was published, and until the relay has read what was written by hand
+CREATE PROCEDURE pg_temp.reread()
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pg_temp.settle();
+    PERFORM pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
+END $$;
 SELECT pgpubsub.subscribe('regress_settle', '{regress_settle}', 'drop', temporary => true);
 CREATE FUNCTION pg_temp.try(command text) RETURNS text
 LANGUAGE plpgsql AS $$
@@ -45,10 +52,10 @@ SELECT * FROM pg_temp.channels;
 -- positions: what was there stays where it is, what is new begins now
 SELECT pgpubsub.subscribe('regress_other', '{ch_c}', 'drop');
 SELECT pgpubsub.publish(c, 'before') FROM unnest('{ch_a,ch_c}'::text[]) AS c;
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT pgpubsub.add_channels('regress_ch', '{ch_a,ch_c}') AS since \gset
 SELECT pgpubsub.publish(c, 'after') FROM unnest('{ch_a,ch_c}'::text[]) AS c;
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT channel, payload, lost, seq >= :since AS since FROM pgpubsub.poll('regress_ch');
 -- the seq is that of the next event
 SELECT pgpubsub.add_channels('regress_ch', '{ch_e}') AS since \gset
@@ -57,7 +64,7 @@ SELECT channel, payload, seq = :since AS since FROM pgpubsub.poll('regress_ch', 
 
 -- a channel that went and comes back has no memory
 SELECT pgpubsub.publish('ch_a', 'dropped');
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT pgpubsub.drop_channels('regress_ch', '{ch_a}');
 SELECT channel, payload, lost FROM pgpubsub.poll('regress_ch');
 SELECT pg_temp.try($$SELECT pgpubsub.add_channels('regress_ch', '{ch_a}')$$);
@@ -68,23 +75,23 @@ SELECT channel, payload, lost FROM pgpubsub.poll('regress_ch', 10, '10 s');
 -- patterns: a pattern is a name like others, and a channel that one matches stays
 SELECT pgpubsub.subscribe('regress_ch', '{ch_a}', 'drop');
 SELECT pgpubsub.publish('ch_p1', 'before');
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT pg_temp.try($$SELECT pgpubsub.add_channels('regress_ch', '{ch_p*,ch_x}')$$);
 SELECT pgpubsub.publish(c, 'after') FROM unnest('{ch_a,ch_p1,ch_p2,ch_x}'::text[]) AS c;
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT channel, payload, lost FROM pgpubsub.poll('regress_ch') ORDER BY channel;
 SELECT pgpubsub.publish('ch_p1', 'kept');
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT pg_temp.try($$SELECT pgpubsub.add_channels('regress_ch', '{ch_p1}')$$);
 SELECT pgpubsub.drop_channels('regress_ch', '{ch_p1,ch_p2}');
 SELECT * FROM pg_temp.channels;
 SELECT channel, payload, lost FROM pgpubsub.poll('regress_ch');
 SELECT pgpubsub.publish('ch_p2', 'dropped');
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT pgpubsub.drop_channels('regress_ch', '{ch_p*}');
 SELECT * FROM pg_temp.channels;
 SELECT pgpubsub.publish(c, 'last') FROM unnest('{ch_a,ch_p1,ch_p2,ch_p3}'::text[]) AS c;
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT channel, payload, lost FROM pgpubsub.poll('regress_ch');
 
 -- the last channel may go, and others come
@@ -123,7 +130,7 @@ SELECT * FROM pg_temp.channels;
 BEGIN;
 SELECT pgpubsub.publish('ch_c', 'consumed');
 COMMIT;
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 BEGIN;
 SELECT channel, payload FROM pgpubsub.poll('regress_ch');
 SELECT pgpubsub.drop_channels('regress_ch', '{ch_c}');
@@ -149,7 +156,7 @@ SELECT pg_temp.try($$SELECT pgpubsub.add_channels('regress_ch', '{ch_b}')$$);
 SELECT pgpubsub.drop_channels('regress_ch', '{ch_a}');
 SELECT * FROM pg_temp.channels;
 SELECT pgpubsub.publish(c, 'temporary') FROM unnest('{ch_a,ch_b}'::text[]) AS c;
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT channel, payload, lost FROM pgpubsub.poll('regress_ch');
 SELECT count(*) FROM pgpubsub.subscription_channel;
 SELECT pgpubsub.unsubscribe('regress_ch');
@@ -159,13 +166,13 @@ SELECT pgpubsub.subscribe('regress_ch', '{ch_a,ch_b}', 'drop');
 SELECT id FROM pgpubsub.subscription WHERE name = 'regress_ch' \gset
 INSERT INTO pgpubsub.subscription_channel (subscription, channel, since, version) VALUES (:id, 'ch_h', 1, 1);
 INSERT INTO pgpubsub.subscription_channel (subscription, channel, listed, dropped) VALUES (:id, 'ch_a', true, true);
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT channel, since, version FROM pgpubsub.subscription_channel ORDER BY 1;
 SELECT in_view FROM pg_temp.channels;
 SELECT pgpubsub.drop_channels('regress_ch', '{ch_h}');
 SELECT * FROM pg_temp.channels;
 DELETE FROM pgpubsub.subscription_channel;
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SELECT in_view FROM pg_temp.channels;
 SELECT pg_temp.try($$SELECT pgpubsub.add_channels('regress_ch', '{ch_h}')$$);
 DELETE FROM pgpubsub.subscription WHERE name = 'regress_ch';
@@ -192,7 +199,7 @@ SELECT pg_temp.try($$SELECT pgpubsub.add_channels('regress_ch', '{ch_b}')$$);
 SELECT pg_temp.try($$SELECT pgpubsub.drop_channels('regress_ch', '{ch_a}')$$);
 RESET ROLE;
 UPDATE pgpubsub.subscription SET owner = 'regress_ch_other' WHERE name = 'regress_ch';
-CALL pg_temp.settle();
+CALL pg_temp.reread();
 SET ROLE regress_ch_other;
 SELECT pg_temp.try($$SELECT pgpubsub.add_channels('regress_ch', '{ch_b}')$$);
 SELECT pg_temp.try($$SELECT pgpubsub.drop_channels('regress_ch', '{ch_a}')$$);
