@@ -281,12 +281,13 @@ foreach my $point (qw(durable_emptying durable_emptied))
 	}
 }
 
-# The same of one that somebody has not read, who loses it.
+# The same of one that somebody has not read, who loses it; or the relay ends, and
+# the server once another relay has emptied more.
 foreach my $point (qw(durable_emptying durable_emptied))
 {
-	foreach my $who (qw(server relay))
+	foreach my $who (qw(server relay both))
 	{
-		my $name = "the $who ends at $point, and somebody loses events";
+		my $name = ($who eq 'both' ? 'the relay, and later the server, ends' : "the $who ends") . " at $point, and somebody loses events";
 
 		# the one that is used is the current one
 		fill(100);
@@ -300,6 +301,7 @@ foreach my $point (qw(durable_emptying durable_emptied))
 
 		$who eq 'server' ? crash($point) : end_relay($pid, $point);
 		$writer->finish;
+		crash() if $who eq 'both';
 		my ($lost, $gaps, @got) = (0, 0);
 
 		$admin->settle;
@@ -320,7 +322,7 @@ foreach my $point (qw(durable_emptying durable_emptied))
 		is($got[-1] - $got[0], $#got, "$name: without a hole");
 		is($lost, $from - $first, "$name: the others are counted");
 		is($gaps, $lost > 0 ? 1 : 0, "$name: in one gap row");
-		cmp_ok($lost, '>', 0, "$name: it has lost some") if $who eq 'relay' || $point eq 'durable_emptied';
+		cmp_ok($lost, '>', 0, "$name: it has lost some") if $who ne 'server' || $point eq 'durable_emptied';
 		$admin->run("SELECT pgpubsub.unsubscribe('loser')");
 		turn(1);
 		all_are_emptied("$name: then all are emptied");
