@@ -18,6 +18,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"	/* get_database_name(), from 19 on */
 #include "utils/timestamp.h"
 
@@ -142,6 +143,17 @@ reader_database(const char *function)
 	return database;
 }
 
+/* Raise 55000, for there was a relay. */
+static void
+no_relay_any_more(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("this database has no relay any more"),
+			 errdetail("The extension was dropped meanwhile, or the setting pgpubsub.databases leaves the database out now."),
+			 errhint("Create the extension again, or change pgpubsub.databases and reload.")));
+}
+
 /*
  * Raise 55000 if the slot is no longer this database's.  The error releases an
  * LWLock that the caller holds.
@@ -150,11 +162,7 @@ static void
 check_slot(Database *database)
 {
 	if (database->oid != MyDatabaseId)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this database has no relay any more"),
-				 errdetail("The extension was dropped meanwhile, or the setting pgpubsub.databases leaves the database out now."),
-				 errhint("Create the extension again, or change pgpubsub.databases and reload.")));
+		no_relay_any_more();
 }
 
 /* Raise 55000, for the relay has not answered in time; the error says why. */
@@ -186,12 +194,20 @@ reader_relay_left(Database *database)
 		pg_atomic_read_u32(&database->relay.state) == RELAY_STOPPED;
 }
 
-/* Raise 55000 if the relay of this database has left for good. */
+/*
+ * Raise 55000 if the relay of this database has left for good.  In a transaction.
+ */
 void
 reader_expect_relay(Database *database)
 {
-	if (reader_relay_left(database))
-		no_relay_here();
+	if (!reader_relay_left(database))
+		return;
+
+	/* when the extension is dropped, the relay leaves before the slot is free */
+	AcceptInvalidationMessages();
+	if (!OidIsValid(subscription_table_find()))
+		no_relay_any_more();
+	no_relay_here();
 }
 
 /* When what begins now has lasted for pgpubsub.publish_timeout. */
