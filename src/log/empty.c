@@ -151,19 +151,36 @@ is_used(Oid oid)
 }
 
 /*
+ * Lock the relation, waiting so many ms for others, who cannot lock it meanwhile.
+ * Raises 55P03 if that is not long enough.
+ */
+static void
+lock_patiently(Oid oid, int patience)
+{
+	int			timeout = LockTimeout;
+
+	LockTimeout = patience;
+	LockRelationOid(oid, AccessExclusiveLock);
+	LockTimeout = timeout;
+}
+
+/*
  * Lock the relation, for log_empty(), if nobody else has a lock on it or
- * anything that belongs to it.  In a transaction, which keeps what was locked
- * even if this returns false: then it should end at once.  Raises 55000 if the
- * relation is not as the extension made it.
+ * anything that belongs to it; with patience, in ms, who uses it is waited for so
+ * long.  In a transaction, which keeps what was locked even if this returns false:
+ * then it should end at once.  Raises 55P03 if the patience has ended, and 55000 if
+ * the relation is not as the extension made it.
  */
 bool
-log_lock_to_empty(LogKind kind, int index)
+log_lock_to_empty(LogKind kind, int index, int patience)
 {
 	List	   *oids = list_storage(kind, index);
 	ListCell   *lc;
 
 	if (oids == NIL)
 		return false;
+	if (patience > 0)
+		lock_patiently(linitial_oid(oids), patience);
 	foreach(lc, oids)
 	{
 		if (is_used(lfirst_oid(lc)))

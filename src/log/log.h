@@ -214,7 +214,7 @@ extern bool log_row_committed(HeapTupleHeader header);
 extern bool log_is_empty(LogKind kind, int index);
 extern bool log_is_writable(LogKind kind, int index);
 extern uint64 log_relation_bytes(LogKind kind, int index);
-extern bool log_lock_to_empty(LogKind kind, int index);
+extern bool log_lock_to_empty(LogKind kind, int index, int patience);
 extern void log_empty(LogKind kind, int index);
 
 /* Rows, and bytes of payloads, that are inserted into the log at a time. */

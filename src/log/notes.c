@@ -55,7 +55,8 @@ log_note_insert(Relation rel, const LogNote *note)
 	Assert((note->nruns > 0) == (note->events > 0));
 	Assert(note->first_seq > 0 && note->last_seq >= note->first_seq);
 	SET_VARSIZE(runs, size);
-	memcpy(VARDATA(runs), note->runs, size - VARHDRSZ);
+	if (note->nruns > 0)
+		memcpy(VARDATA(runs), note->runs, size - VARHDRSZ);
 	values[LOG_NOTE_CHANNEL - 1] = CStringGetTextDatum(note->channel);
 	values[LOG_NOTE_FIRST_SEQ - 1] = Int64GetDatum((int64) note->first_seq);
 	values[LOG_NOTE_LAST_SEQ - 1] = Int64GetDatum((int64) note->last_seq);

@@ -7,8 +7,9 @@
  *	  has anything to read there, all its rows are noted and sent, and no rule
  *	  has its events kept for longer.  Or if those who need it lose it.
  *
- * 2. The relay does not wait for anybody's lock.  Until a segment can be
- *	  emptied, the others grow, and a warning says why.
+ * 2. The relay does not wait for anybody's lock, but for a moment when the log
+ *	  is full.  Until a segment can be emptied, the others grow, and a warning
+ *	  says why.
  *
  *-------------------------------------------------------------------------
  */
@@ -181,15 +182,15 @@ is_noted(int segment)
 /*
  * In a transaction: lock the segment, and empty it if nothing of it is needed
  * but by the holders given, which lose it.  Returns false if that cannot be
- * done now.
+ * done now.  Raises 55P03 if others had it locked for longer than that patience.
  */
 static bool
-lock_and_empty(int segment, SegmentHolders *losing)
+lock_and_empty(int segment, SegmentHolders *losing, int patience)
 {
 	/* look first: a try to lock uses up a transaction id */
 	if (!is_noted(segment) ||
-		!log_lock_to_empty(LOG_ROWS, segment) ||
-		!log_lock_to_empty(LOG_NOTES, segment) ||
+		!log_lock_to_empty(LOG_ROWS, segment, patience) ||
+		!log_lock_to_empty(LOG_NOTES, segment, patience) ||
 		!is_noted(segment) || segment_is_needed(segment, losing))
 		return false;
 	note_look_for_lost(segment);
@@ -247,14 +248,29 @@ segment_empty_exit(void)
 }
 
 /*
- * Empty the segment; losing are those that need it, or NULL.  Returns whether
- * that was done.  If not, its transaction is rolled back, for it may have told the
- * log what is lost.  Raises nothing.
+ * In PG_CATCH(): the segment was not emptied.  What came to an end may be nothing
+ * but the patience with those who have it locked.
+ */
+static void
+emptying_error(RelayEmptying *emptying, int patience)
+{
+	emptying->error = patience == 0 || geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE;
+	if (emptying->error)
+		relay_segments_error("empty a segment of the log");
+	else
+		FreeErrorData(relay_abort());
+}
+
+/*
+ * Empty the segment; losing are those that need it, or NULL.  Who has it locked is
+ * waited for so many ms.  Returns whether that was done.  If not, its transaction is
+ * rolled back, for it may have told the log what is lost.  Raises nothing.
  */
 bool
-segment_empty(int segment, SegmentHolders *losing)
+segment_empty(int segment, SegmentHolders *losing, int patience)
 {
 	RelayEmptying *emptying = &segments->segment[segment];
+	int			timeout = LockTimeout;
 	volatile bool done = false;
 
 	if (!relay_emptying_due(emptying))
@@ -264,7 +280,7 @@ segment_empty(int segment, SegmentHolders *losing)
 	{
 		relay_begin("emptying a segment of the log");
 		segments->losing = losing;
-		done = lock_and_empty(segment, losing);
+		done = lock_and_empty(segment, losing, patience);
 		if (done)
 			relay_end();
 		else
@@ -277,8 +293,8 @@ segment_empty(int segment, SegmentHolders *losing)
 	{
 		done = false;
 		segments->emptied = RELAY_EMPTIED_NOTHING;
-		emptying->error = true;
-		relay_segments_error("empty a segment of the log");
+		emptying_error(emptying, patience);
+		LockTimeout = timeout;
 		take_loss_back();
 	}
 	PG_END_TRY();
@@ -342,7 +358,7 @@ segment_empty_unneeded(int *used, int count)
 			 /* not now */ ;
 		else if (!is_held(used[i]))
 		{
-			if (segment_empty(used[i], NULL))
+			if (segment_empty(used[i], NULL, 0))
 				continue;
 		}
 		else if (relay_emptying_due(emptying))

@@ -205,6 +205,7 @@ typedef struct RelaySegments
 	struct SegmentHolders *losing;	/* whose loss by it is shown already */
 	RelayEmptying segment[LOG_SEGMENTS];
 	RelayEmptying position;
+	TimestampTz patient_at;		/* who has locks is waited for not before this */
 	TimestampTz full_since;		/* when the oldest segment was needed first */
 	TimestampTz warned_at;		/* that the log is full, and why */
 	SegmentVerdict warned_of;
@@ -410,7 +411,7 @@ extern bool relay_emptying_due(RelayEmptying *emptying);
 extern void relay_emptying_failed(RelayEmptying *emptying);
 extern void relay_segments_error(const char *what);
 extern bool segment_is_staged(int segment, bool notify);
-extern bool segment_empty(int segment, SegmentHolders *losing);
+extern bool segment_empty(int segment, SegmentHolders *losing, int patience);
 extern void segment_empty_exit(void);
 extern void segment_holders_unseen(int segment);
 extern int	segment_empty_unneeded(int *used, int count);

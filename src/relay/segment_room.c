@@ -32,6 +32,9 @@
 /* While writers wait for the relay itself, so often. */
 #define BEHIND_LOOK_MS		5
 
+/* While the log is full, who has the oldest segment locked is waited for so long. */
+#define PATIENCE_MS			30
+
 /* By what part of its share the current segment may grow until the next look. */
 #define GROWTH_PARTS		4
 
@@ -198,18 +201,25 @@ find_holders(int segment, bool evict)
 /*
  * The segment is needed.  Who reads may free it at any moment, so there is no
  * pause for those who hold it; and no long one for a lock.  After an error, as of
- * a full disk, there is.
+ * a full disk, there is.  With full, writers wait: returns for how long, in ms, who
+ * has it locked is to be waited for, at once; but not time and again, for the relay
+ * has other things to do.
  */
-static void
-hurry(RelayEmptying *emptying)
+static int
+hurry(RelayEmptying *emptying, bool full)
 {
-	TimestampTz soon = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												   RELAY_FIRST_TRY_MS);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz soon = TimestampTzPlusMilliseconds(now, RELAY_FIRST_TRY_MS);
 
 	if (emptying->error)
-		return;
+		return 0;
 	emptying->at = emptying->pause == 0 ? 0 : Min(emptying->at, soon);
 	emptying->pause = Min(emptying->pause, RELAY_FIRST_TRY_MS);
+	if (!full || now < segments->patient_at)
+		return 0;
+	emptying->at = 0;
+	segments->patient_at = soon;
+	return PATIENCE_MS;
 }
 
 /*
@@ -240,6 +250,7 @@ segment_make_room(const int *used, int count, bool full)
 	RelayEmptying *emptying;
 	bool		evict = full && is_evicting();
 	int			oldest;
+	int			patience;
 
 	if (full)
 		relay_segments_due_in(FULL_LOOK_MS);
@@ -251,7 +262,7 @@ segment_make_room(const int *used, int count, bool full)
 	}
 	oldest = find_oldest(used, count);
 	emptying = &segments->segment[oldest];
-	hurry(emptying);
+	patience = hurry(emptying, full);
 	if (relay.durable.retry_at == 0 && segment_is_staged(oldest, false))
 	{
 		if (full)
@@ -264,7 +275,8 @@ segment_make_room(const int *used, int count, bool full)
 	if (!emptying->unseen || relay_emptying_due(emptying))
 		holders = find_holders(oldest, evict);
 	if (holders && holders->verdict <= SEGMENT_LOSABLE &&
-		segment_empty(oldest, holders->count > 0 ? holders : NULL))
+		segment_empty(oldest, holders->count > 0 ? holders : NULL,
+					  patience))
 		return true;
 	if (full)
 		tell_full(holders, emptying->error);

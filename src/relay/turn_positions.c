@@ -119,7 +119,7 @@ copy_and_empty(int from, int to)
 	ListCell   *lc;
 	List	   *positions;
 
-	if (!log_lock_to_empty(LOG_POSITION, from))
+	if (!log_lock_to_empty(LOG_POSITION, from, 0))
 		return false;
 	rel = log_try_open(LOG_POSITION, to, RowExclusiveLock);
 	if (rel == NULL)

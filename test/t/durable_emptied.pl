@@ -274,6 +274,16 @@ foreach my $which ('older', 'current')
 		$lost = $admin->value("SELECT lost FROM pgpubsub.poll('pattern', 1, consume => false)") and last;
 	}
 	cmp_ok($lost, '>', 0, 'events are lost');
+
+	# the relay empties no more, and what it has emptied is committed
+	$node->append_conf('postgresql.conf', "pgpubsub.log_size = '64MB'");
+	$node->reload;
+	ok( wait_until(
+			sub { $admin->value("SELECT log_size FROM pgpubsub.stat_log WHERE datname = 'postgres'") == 64 * 1024 * 1024 },
+			'a log that is not full'),
+		'and no more of them');
+	$admin->settle;
+	$lost = $admin->value("SELECT lost FROM pgpubsub.poll('pattern', 1, consume => false)");
 	$node->stop('immediate');
 	$node->start;
 	connect_clients();
