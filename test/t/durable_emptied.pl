@@ -234,15 +234,20 @@ foreach my $which ('older', 'current')
 	$admin->run("SELECT pgpubsub.subscribe('loser', '{b}', 'drop')");
 	turn(1);
 	all_are_emptied('all is emptied');
-	while (split(/,/, used_segments()) < 6)
+	my ($current, $bytes) = (0, 0);
+
+	# the one that is not half full is the current one
+	while (split(/,/, used_segments()) < 6 || $bytes > 512 * 1024)
 	{
 		$writer->run("SELECT count(pgpubsub.publish('b', rpad(i::text, 1000))) FROM generate_series($last + 1, $last + 100) AS i");
 		$last += 100;
 		$admin->settle;
+		my ($smallest) = $admin->run(
+			q{SELECT right(relname, 1), pg_relation_size(oid) FROM pg_class WHERE relnamespace = 'pgpubsub'::regnamespace
+			  AND relname LIKE 'log\_row\_%' AND pg_relation_size(oid) > 0 ORDER BY pg_relation_size(oid) LIMIT 1});
+
+		($current, $bytes) = @$smallest;
 	}
-	my $current = $admin->value(
-		q{SELECT right(relname, 1) FROM pg_class WHERE relnamespace = 'pgpubsub'::regnamespace AND relname LIKE 'log\_row\_%'
-		  AND pg_relation_size(oid) > 0 ORDER BY pg_relation_size(oid) LIMIT 1});
 
 	# nobody writes notes there any more; who writes rows goes on, until the log is full
 	$locker->run('BEGIN');

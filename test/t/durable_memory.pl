@@ -9,6 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 plan skip_all => 'needs /proc' unless -r "/proc/$$/status";
+plan skip_all => 'a sanitizer keeps what is freed' if $ENV{SANITIZED};
 
 my $node = new_server('durable_memory', conf => q{
 pgpubsub.log_size = 512MB
