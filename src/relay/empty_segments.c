@@ -215,6 +215,7 @@ lock_and_empty(int segment, SegmentHolders *losing, int patience)
 static void
 end_pauses(void)
 {
+	segments->patient_tries = 0;
 	for (int i = 0; i < LOG_SEGMENTS; i++)
 	{
 		RelayEmptying *emptying = &segments->segment[i];

@@ -205,7 +205,8 @@ typedef struct RelaySegments
 	struct SegmentHolders *losing;	/* whose loss by it is shown already */
 	RelayEmptying segment[LOG_SEGMENTS];
 	RelayEmptying position;
-	TimestampTz patient_at;		/* who has locks is waited for not before this */
+	int			patient_tries;	/* to wait for who has the oldest locked */
+	TimestampTz patient_at;		/* and the next is due */
 	TimestampTz full_since;		/* when the oldest segment was needed first */
 	TimestampTz warned_at;		/* that the log is full, and why */
 	SegmentVerdict warned_of;

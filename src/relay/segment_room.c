@@ -32,8 +32,13 @@
 /* While writers wait for the relay itself, so often. */
 #define BEHIND_LOOK_MS		5
 
-/* While the log is full, who has the oldest segment locked is waited for so long. */
+/*
+ * While the log is full, who has the oldest segment locked is waited for so long,
+ * so often, until a segment was emptied.
+ */
 #define PATIENCE_MS			30
+#define PATIENT_EVERY_MS	50
+#define PATIENT_TRIES		5
 
 /* By what part of its share the current segment may grow until the next look. */
 #define GROWTH_PARTS		4
@@ -74,7 +79,10 @@ segment_end_full(bool room)
 	if (segments->full_since == 0)
 		return;
 	if (room)
+	{
 		segments->full_since = 0;
+		segments->patient_tries = 0;
+	}
 	segment_show_full(0, "");
 }
 
@@ -201,24 +209,44 @@ find_holders(int segment, bool evict)
 /*
  * The segment is needed.  Who reads may free it at any moment, so there is no
  * pause for those who hold it; and no long one for a lock.  After an error, as of
- * a full disk, there is.  With full, writers wait: returns for how long, in ms, who
- * has it locked is to be waited for, at once; but not time and again, for the relay
- * has other things to do.
+ * a full disk, there is.
  */
-static int
-hurry(RelayEmptying *emptying, bool full)
+static void
+hurry(RelayEmptying *emptying)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz soon = TimestampTzPlusMilliseconds(now, RELAY_FIRST_TRY_MS);
+	TimestampTz soon = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												   RELAY_FIRST_TRY_MS);
 
 	if (emptying->error)
-		return 0;
+		return;
 	emptying->at = emptying->pause == 0 ? 0 : Min(emptying->at, soon);
 	emptying->pause = Min(emptying->pause, RELAY_FIRST_TRY_MS);
-	if (!full || now < segments->patient_at)
+}
+
+/*
+ * Writers find no room in the log, and nobody but who has the segment locked, in
+ * a transaction that is short as a rule, keeps it from being emptied: is he to be
+ * waited for, at once?  If it was tried just now, that is not yet due, and writers
+ * wait; not for ever, for the transaction may be a long one, and the relay has
+ * other things to do.
+ */
+static int
+have_patience(RelayEmptying *emptying, bool *later)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (emptying->error || segments->patient_tries >= PATIENT_TRIES)
 		return 0;
+	*later = now < segments->patient_at;
+	if (*later)
+	{
+		segment_show_full(2, "");
+		relay_segments_due(segments->patient_at);
+		return 0;
+	}
+	segments->patient_tries++;
+	segments->patient_at = TimestampTzPlusMilliseconds(now, PATIENT_EVERY_MS);
 	emptying->at = 0;
-	segments->patient_at = soon;
 	return PATIENCE_MS;
 }
 
@@ -249,8 +277,10 @@ segment_make_room(const int *used, int count, bool full)
 	SegmentHolders *holders = NULL;
 	RelayEmptying *emptying;
 	bool		evict = full && is_evicting();
+	bool		losable;
+	bool		later = false;
+	int			patience = 0;
 	int			oldest;
-	int			patience;
 
 	if (full)
 		relay_segments_due_in(FULL_LOOK_MS);
@@ -262,7 +292,7 @@ segment_make_room(const int *used, int count, bool full)
 	}
 	oldest = find_oldest(used, count);
 	emptying = &segments->segment[oldest];
-	patience = hurry(emptying, full);
+	hurry(emptying);
 	if (relay.durable.retry_at == 0 && segment_is_staged(oldest, false))
 	{
 		if (full)
@@ -274,9 +304,13 @@ segment_make_room(const int *used, int count, bool full)
 	}
 	if (!emptying->unseen || relay_emptying_due(emptying))
 		holders = find_holders(oldest, evict);
-	if (holders && holders->verdict <= SEGMENT_LOSABLE &&
-		segment_empty(oldest, holders->count > 0 ? holders : NULL,
-					  patience))
+	losable = holders && holders->verdict <= SEGMENT_LOSABLE;
+	if (full && losable)
+		patience = have_patience(emptying, &later);
+	if (later)
+		return false;
+	if (losable &&
+		segment_empty(oldest, holders->count > 0 ? holders : NULL, patience))
 		return true;
 	if (full)
 		tell_full(holders, emptying->error);
