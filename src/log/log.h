@@ -230,6 +230,7 @@ extern bool log_turn(Database *database, int from);
 extern bool log_show_empty(Database *database, int segment, bool is_empty,
 						   uint32 turn);
 extern bool log_has_room(Database *database, int segment, Relation rel);
+extern void log_add_long(Database *database, int segment, Size bytes);
 
 /* write.c */
 typedef struct LogWriter LogWriter;

@@ -406,7 +406,7 @@ index_bytes(Relation rel)
 
 /*
  * Bytes of a segment: rows, what of them is too long for a page, notes, and
- * indexes; *rows is set to what rows and their toast have.  The segment's rows
+ * indexes; *rows is set to what rows have without that.  The segment's rows
  * must be locked, or the caller be the relay, which alone empties it.  Raises
  * 55000 if a relation is not as the extension made it.
  */
@@ -424,11 +424,10 @@ log_segment_bytes(int segment, uint64 *rows)
 		if (rel == NULL)
 			continue;
 		toast = rel->rd_rel->reltoastrelid;
-		bytes += (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ +
-			relation_bytes(toast);
+		bytes += (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
 		if (kind == LOG_ROWS)
 			*rows = bytes;
-		bytes += index_bytes(rel);
+		bytes += relation_bytes(toast) + index_bytes(rel);
 		if (OidIsValid(toast) && ConditionalLockRelationOid(toast, AccessShareLock))
 		{
 			Relation	toast_rel = try_relation_open(toast, NoLock);

@@ -18,7 +18,6 @@
  */
 #include "log/log.h"
 
-#include "access/table.h"
 #include "storage/bufmgr.h"
 #include "utils/rel.h"
 
@@ -118,23 +117,26 @@ log_limit(Database *database, int segment)
 }
 
 /*
- * May a writer insert into the segment, whose rows it has open and locked?  Notes
- * and indexes count as the relay has seen them.
+ * May a writer insert into the segment, whose rows it has open and locked?  Notes,
+ * indexes and toast count as the relay has seen them, with what was added to toast
+ * since.
  */
 bool
 log_has_room(Database *database, int segment, Relation rel)
 {
 	LogSegment *known = &database->log.segments[segment];
-	Oid			toast = rel->rd_rel->reltoastrelid;
-	uint64		blocks = RelationGetNumberOfBlocks(rel);
+	uint64		bytes = (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
 
-	if (OidIsValid(toast))
-	{
-		Relation	toast_rel = table_open(toast, AccessShareLock);
-
-		blocks += RelationGetNumberOfBlocks(toast_rel);
-		table_close(toast_rel, AccessShareLock);
-	}
-	return blocks * BLCKSZ + pg_atomic_read_u64(&known->beside) <
+	return bytes + pg_atomic_read_u64(&known->beside) <
 		log_limit(database, segment);
+}
+
+/*
+ * A writer is about to insert payloads that are too long for a page, of so many
+ * bytes in all.  Until the relay looks, that is what they take.
+ */
+void
+log_add_long(Database *database, int segment, Size bytes)
+{
+	pg_atomic_fetch_add_u64(&database->log.segments[segment].beside, bytes);
 }

@@ -22,6 +22,7 @@
 #include "log/log.h"
 
 #include "access/heapam.h"
+#include "access/heaptoast.h"
 #include "access/hio.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -43,6 +44,7 @@
 struct LogWriter
 {
 	Relation	rel;
+	Database   *database;		/* NULL if there is no shared memory */
 	int			segment;
 	bool		notified;
 	FullTransactionId xid;
@@ -55,6 +57,7 @@ struct LogWriter
 	ItemPointer places[LOG_FLUSH_ROWS]; /* where the caller wants to know them */
 	int			nslots;
 	Size		bytes;
+	Size		long_bytes;		/* of these, in payloads for toast */
 	uint64		rows;			/* inserted */
 	ItemPointerData first;
 	ItemPointerData last;
@@ -127,6 +130,7 @@ log_writer_begin(Database *database, bool notified, bool bulk, bool over,
 		return NULL;
 	writer = palloc0(sizeof(LogWriter));
 	writer->rel = rel;
+	writer->database = database;
 	writer->segment = *segment;
 
 	/* core wants one where rows may be toasted */
@@ -221,6 +225,8 @@ log_writer_add(LogWriter *writer, const LogEntry *entry, ItemPointer place)
 					   *slot, true);
 	writer->places[writer->nslots++] = place;
 	writer->bytes += entry->payload_len;
+	if (entry->payload_len > TOAST_TUPLE_THRESHOLD)
+		writer->long_bytes += entry->payload_len;
 	MemoryContextSwitchTo(old);
 	if (writer->nslots == LOG_FLUSH_ROWS || writer->bytes >= LOG_FLUSH_BYTES)
 		log_writer_flush(writer);
@@ -239,6 +245,9 @@ log_writer_flush(LogWriter *writer)
 
 	/* or the segment could be emptied, with what this transaction has there */
 	Assert(CheckRelationLockedByMe(writer->rel, RowExclusiveLock, false));
+	if (writer->long_bytes > 0 && writer->database)
+		log_add_long(writer->database, writer->segment, writer->long_bytes);
+
 	/* pages beyond what is needed would be found by nobody afterwards */
 	if (writer->bulk)
 		PGPUBSUB_EXTEND_AS_NEEDED(writer->bulk);
@@ -258,7 +267,7 @@ log_writer_flush(LogWriter *writer)
 		ExecClearTuple(writer->slots[i]);
 	}
 	writer->nslots = 0;
-	writer->bytes = 0;
+	writer->bytes = writer->long_bytes = 0;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(writer->batch);
 }

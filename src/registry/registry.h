@@ -476,11 +476,12 @@ typedef struct LogSegment
 	pg_atomic_uint64 first_at;	/* TimestampTz of the first note */
 	pg_atomic_uint64 last_at;	/* and of the last */
 	pg_atomic_uint64 bytes;		/* of its relations, when looked at last */
-	pg_atomic_uint64 beside;	/* of these, neither rows nor their toast */
 	pg_atomic_uint64 rest;		/* bytes that it may have since the others
 								 * leave as much, be it more than its share */
 
 	/* any process, atomically */
+	pg_atomic_uint64 beside;	/* of these, all but rows; with what writers
+								 * have put into toast since, about */
 	pg_atomic_uint64 extra;		/* bytes that it may have beyond its share */
 } LogSegment;
 
