@@ -24,6 +24,7 @@
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
 #include "gateway/tls.h"
+#include "gateway/upstream.h"
 
 /* Sockets and files beside the clients'. */
 #define OTHER_FILES 200
@@ -311,6 +312,7 @@ config_read_again(void)
 	config.options.port = old.options.port;
 	free(config.file);
 	apply(&config);
+	upstream_reconfigure();
 	free_config(&old);
 	log_line(LOG_LEVEL_INFO, "the configuration was read again");
 }

@@ -176,9 +176,18 @@ upstream_channels_changed(void)
 static void
 check_roles(uv_timer_t *timer)
 {
-	uv_timer_set_repeat(timer, limits.session_check * 1000);
+	(void) timer;
 	clients_end_old();
 	commands_check_roles();
+}
+
+/* The limits may be others: look at the sessions as often as they say. */
+void
+upstream_reconfigure(void)
+{
+	if (started)
+		uv_timer_start(&role_timer, check_roles, limits.session_check * 1000,
+					   limits.session_check * 1000);
 }
 
 /* Begin to connect. */
@@ -188,8 +197,7 @@ upstream_start(void)
 	started = true;
 	uv_prepare_init(&gateway.loop, &change_handle);
 	uv_timer_init(&gateway.loop, &role_timer);
-	uv_timer_start(&role_timer, check_roles, limits.session_check * 1000,
-				   limits.session_check * 1000);
+	upstream_reconfigure();
 	stream_start();
 	commands_start();
 }
