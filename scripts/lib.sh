@@ -45,7 +45,7 @@ build_packages() {
 
 # Packages to build the programs beside the extension.
 program_packages() {
-    echo "gcc libc6-dev make pkg-config libuv1-dev libpq-dev"
+    echo "gcc libc6-dev make pkg-config libuv1-dev libpq-dev libssl-dev libjansson-dev"
 }
 
 # Packages to run the tests.  pgTAP has no package for a server version that

@@ -38,6 +38,7 @@
 #include "gateway/limits.h"
 #include "gateway/login.h"
 #include "gateway/session.h"
+#include "gateway/tls.h"
 
 /* Between two looks at the deadlines, in ms. */
 #define DEADLINE_TICK 200
@@ -51,13 +52,15 @@
 /* Bytes that are kept of what a client says while nothing is taken; a password fits. */
 #define INPUT_AHEAD (80 * 1024)
 
+/* The first byte of a connection that begins with TLS. */
+#define TLS_HANDSHAKE 0x16
+
 ListNode	all_clients;
 int			client_count;
 
 static ListNode dirty_clients;
 static ListNode timed_clients;
 static HashTable clients_by_pid;
-static HashTable roles;
 static uint64_t next_number = 1;
 static uint32_t next_pid;
 static uv_prepare_t flush_handle;
@@ -84,6 +87,18 @@ client_name(const Client *client, char *name, size_t size)
 	else
 		snprintf(name, size, "client %llu (%s)",
 				 (unsigned long long) client->number, client->address);
+}
+
+/* The host that the client has come from, without its port. */
+void
+client_host(const Client *client, char *host, size_t size)
+{
+	const char *colon = strrchr(client->address, ':');
+
+	if (client->local || colon == NULL)
+		snprintf(host, size, "%s", client->address);
+	else
+		snprintf(host, size, "%.*s", (int) (colon - client->address), client->address);
 }
 
 /* Write a line of the client to the log. */
@@ -186,7 +201,7 @@ client_closed(uv_handle_t *handle)
 {
 	Client	   *client = handle->data;
 
-	close(client->fd);
+	close(client->transport.fd);
 	free(client);
 }
 
@@ -214,6 +229,7 @@ client_close(Client *client, const char *reason)
 	bytes_free(&client->in);
 	queue_free(&client->out);
 	queue_free(&client->held);
+	transport_free(&client->transport);
 	settings_release(client->server_settings);
 	role_release(client->role);
 	client->server_settings = NULL;
@@ -233,6 +249,12 @@ client_end(Client *client, const Report *report, const char *reason)
 {
 	if (client->state == CLIENT_CLOSED || client->state == CLIENT_CLOSING)
 		return;
+	if (client->transport.handshaking)
+	{
+		/* there is no way yet to say anything */
+		client_close(client, reason);
+		return;
+	}
 	client_log(client, LOG_LEVEL_INFO, reason);
 	login_drop(client);
 	session_drop(client);
@@ -277,15 +299,12 @@ client_too_slow(Client *client)
 static void
 client_flush(Client *client)
 {
-	while (client->out.count > 0)
+	while (client->out.count > 0 || client->transport.unsent != NULL)
 	{
 		struct iovec vector[SEND_PARTS];
-		struct msghdr message = {0};
-		ssize_t		sent;
+		ssize_t		sent = transport_send(&client->transport, vector,
+										  queue_vector(&client->out, vector, SEND_PARTS));
 
-		message.msg_iov = vector;
-		message.msg_iovlen = queue_vector(&client->out, vector, SEND_PARTS);
-		sent = sendmsg(client->fd, &message, MSG_NOSIGNAL);
 		if (sent < 0 && errno == EINTR)
 			continue;
 		if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
@@ -458,19 +477,73 @@ client_input(Client *client)
 		update_polled(client);
 }
 
+/* The client cannot be read from any more; errno says why. */
+static void
+client_lost(Client *client)
+{
+	char		reason[300];
+
+	if (errno != EPROTO)
+	{
+		client_close(client, "closed: the connection is lost");
+		return;
+	}
+	snprintf(reason, sizeof(reason), "closed: TLS fails: %s", transport_error());
+	client_log(client, LOG_LEVEL_INFO, reason);
+	client_close(client, NULL);
+}
+
+/*
+ * Have TLS with the client, which has asked for it, or direct: has begun it.
+ * What is to be said in clear was sent.
+ */
+bool
+client_begin_tls(Client *client, bool direct)
+{
+	if (transport_begin_tls(&client->transport, tls_for_client(), direct))
+		return true;
+	client_close(client, "closed: there is no memory for TLS");
+	return false;
+}
+
+/*
+ * Nothing was read of the client.  If it begins with TLS at once, so be it; false
+ * if there is nothing to read, or the client was closed.
+ */
+static bool
+begin_direct_tls(Client *client)
+{
+	unsigned char first;
+
+	if (!tls_is_on() || bytes_length(&client->in) > 0)
+		return true;
+	if (recv(client->transport.fd, &first, 1, MSG_PEEK) != 1 || first != TLS_HANDSHAKE)
+		return true;
+	return client_begin_tls(client, true);
+}
+
 /* Read what has come. */
 static void
 client_read(Client *client)
 {
 	static char buffer[64 * 1024];
-	ssize_t		count = recv(client->fd, buffer, sizeof(buffer), 0);
+	ssize_t		count;
 	size_t		taken = 0;
 
+	if (client->state == CLIENT_STARTUP && client->transport.ssl == NULL &&
+		!begin_direct_tls(client))
+		return;
+	count = transport_receive(&client->transport, buffer, sizeof(buffer));
+	if (client->transport.waits_to_write)
+	{
+		client->blocked = true;
+		update_polled(client);
+	}
 	if (count < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
 		return;
 	if (count < 0)
 	{
-		client_close(client, "closed: the connection is lost");
+		client_lost(client);
 		return;
 	}
 	if (count == 0)
@@ -509,9 +582,11 @@ client_socket_ready(uv_poll_t *poll, int status, int events)
 		client_close(client, "closed: its socket fails");
 		return;
 	}
+	bool		read = (events & UV_READABLE) || client->transport.waits_to_write;
+
 	if (events & UV_WRITABLE)
 		client_flush(client);
-	if ((events & UV_READABLE) && client->state != CLIENT_CLOSED)
+	if (read && client->state != CLIENT_CLOSED && client->state != CLIENT_CLOSING)
 		client_read(client);
 	if ((events & UV_DISCONNECT) && !(events & UV_READABLE) &&
 		client->state != CLIENT_CLOSED)
@@ -525,9 +600,23 @@ client_socket_ready(uv_poll_t *poll, int status, int events)
 	}
 }
 
+/* Say why to a client that has just come, and close its socket. */
+void
+client_refuse(int fd, const Report *report)
+{
+	Queue		out = {0};
+	struct iovec part;
+
+	reply_report(&out, report);
+	if (queue_vector(&out, &part, 1) == 1)
+		(void) send(fd, part.iov_base, part.iov_len, MSG_NOSIGNAL);
+	queue_free(&out);
+	close(fd);
+}
+
 /* A connection has come; fd is its socket, which does not block. */
 void
-client_accept(int fd, const char *address)
+client_accept(int fd, bool local, const char *address)
 {
 	static const Report full = {
 		.severity = "FATAL",
@@ -539,18 +628,12 @@ client_accept(int fd, const char *address)
 
 	if (client_count >= limits.max_clients)
 	{
-		Queue		out = {0};
-		struct iovec part;
-
-		reply_report(&out, &full);
-		if (queue_vector(&out, &part, 1) == 1)
-			(void) send(fd, part.iov_base, part.iov_len, MSG_NOSIGNAL);
-		queue_free(&out);
-		close(fd);
+		client_refuse(fd, &full);
 		return;
 	}
 	client = memory_get_zeroed(sizeof(Client));
-	client->fd = fd;
+	client->transport.fd = fd;
+	client->local = local;
 	client->number = next_number++;
 	snprintf(client->address, sizeof(client->address), "%s", address);
 	list_init(&client->dirty);
@@ -590,55 +673,6 @@ client_by_pid(uint32_t pid)
 	return node == NULL ? NULL : hash_container(Client, by_pid, node);
 }
 
-/* The role of that name, with one reference more. */
-Role *
-role_hold(const char *name)
-{
-	uint64_t	hash = hash_string(name);
-	HashNode   *node;
-	Role	   *role;
-
-	for (node = hash_first(&roles, hash); node != NULL; node = hash_next(node))
-	{
-		role = hash_container(Role, node, node);
-		if (strcmp(role->name, name) == 0)
-		{
-			role->references++;
-			return role;
-		}
-	}
-	role = memory_get_zeroed(sizeof(Role) + strlen(name) + 1);
-	strcpy(role->name, name);
-	role->references = 1;
-	hash_insert(&roles, &role->node, hash);
-	return role;
-}
-
-/* Give a reference up; the role may be NULL. */
-void
-role_release(Role *role)
-{
-	if (role == NULL || --role->references > 0)
-		return;
-	hash_remove(&roles, &role->node);
-	free(role);
-}
-
-/* The names of all roles that clients have, to be freed; they stay theirs. */
-const char **
-roles_in_use(int *count)
-{
-	const char **names = memory_get((roles.count + 1) * sizeof(char *));
-
-	*count = 0;
-	for (size_t i = 0; i < roles.size; i++)
-	{
-		for (HashNode *node = roles.heads[i]; node != NULL; node = node->next)
-			names[(*count)++] = hash_container(Role, node, node)->name;
-	}
-	return names;
-}
-
 /* End all clients, or those that listen to a channel. */
 void
 clients_end_all(const Report *report, const char *reason, bool listeners_only)
@@ -652,22 +686,6 @@ clients_end_all(const Report *report, const char *reason, bool listeners_only)
 		next = node->next;
 		if (!listeners_only || client->member_count > 0)
 			client_end(client, report, reason);
-	}
-}
-
-/* End the clients of that role that have logged in. */
-void
-clients_end_role(const char *role, const Report *report)
-{
-	ListNode   *next;
-
-	for (ListNode *node = all_clients.next; node != &all_clients; node = next)
-	{
-		Client	   *client = list_container(Client, link, node);
-
-		next = node->next;
-		if (client->role != NULL && strcmp(client->role->name, role) == 0)
-			client_end(client, report, "ended: its role may not connect any more");
 	}
 }
 

@@ -24,6 +24,7 @@
 #include "gateway/queue.h"
 #include "gateway/reply.h"
 #include "gateway/settings.h"
+#include "gateway/transport.h"
 
 /*
  * STARTUP: no startup packet yet.
@@ -63,11 +64,12 @@ typedef struct Client
 	ListNode	timed;			/* of those with a deadline */
 	HashNode	by_pid;			/* once it has a pid */
 	ClientState state;
-	int			fd;
+	Transport	transport;
 	uv_poll_t	poll;
 	int			polled;			/* events that poll looks for */
 	uint64_t	deadline;		/* ms; 0: none */
 	uint64_t	number;			/* for the log */
+	uint64_t	logged_in_at;	/* ms */
 
 	Bytes		in;				/* what came and is not a whole message */
 	Queue		out;			/* what is to be sent */
@@ -85,6 +87,7 @@ typedef struct Client
 	ListNode	members;		/* channels that it listens to */
 	int			member_count;
 	ListNode	echoes;			/* own events that are to come back */
+	bool		local;			/* it came by a Unix socket */
 	char		address[64];
 } Client;
 
@@ -92,7 +95,8 @@ extern ListNode all_clients;
 extern int	client_count;
 
 extern void clients_init(void);
-extern void client_accept(int fd, const char *address);
+extern void client_accept(int fd, bool local, const char *address);
+extern void client_refuse(int fd, const Report *report);
 extern void client_set_state(Client *client, ClientState state);
 extern void client_touch(Client *client);
 extern void client_deadline(Client *client, int64_t seconds);
@@ -101,14 +105,19 @@ extern void client_end(Client *client, const Report *report,
 extern void client_close(Client *client, const char *reason);
 extern void client_deliver(Client *client, Piece *piece);
 extern void client_input(Client *client);
+extern bool client_begin_tls(Client *client, bool direct);
 extern void client_give_pid(Client *client);
 extern Client *client_by_pid(uint32_t pid);
+extern void client_name(const Client *client, char *name, size_t size);
+extern void client_host(const Client *client, char *host, size_t size);
+extern void clients_end_all(const Report *report, const char *reason,
+							bool listeners_only);
+
+/* roles.c */
 extern Role *role_hold(const char *name);
 extern void role_release(Role *role);
 extern const char **roles_in_use(int *count);
 extern void clients_end_role(const char *role, const Report *report);
-extern void clients_end_all(const Report *report, const char *reason,
-							bool listeners_only);
-extern void client_name(const Client *client, char *name, size_t size);
+extern void clients_end_old(void);
 
 #endif

@@ -20,6 +20,14 @@ typedef struct Options
 	int64_t		port;			/* of the socket in socket_dir */
 	char	   *name;			/* of this instance: its subscription's */
 	bool		allow_unproven_login;
+	bool		require_tls;	/* of clients, but for those at the Unix
+								 * socket */
+	char	   *tls_certificate;	/* files, or NULL */
+	char	   *tls_key;
+	char	   *allow;			/* networks that clients may come from, or
+								 * NULL */
+	struct AddressList *allowed;	/* these, NULL: all */
+	char	   *log_level;
 } Options;
 
 typedef struct Counters
@@ -46,6 +54,10 @@ extern Gateway gateway;
 
 /* main.c: the subscription stands. */
 extern void gateway_server_ready(void);
+
+/* config.c */
+extern void config_read(int argc, char **argv);
+extern void config_read_again(void);
 
 /* The loop's clock, in milliseconds. */
 static inline uint64_t

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "common/log.h"
+#include "gateway/address.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
 
@@ -169,6 +170,11 @@ listeners_open(void)
 static void
 accept_clients(uv_poll_t *poll, int status, int events)
 {
+	static const Report not_allowed = {
+		.severity = "FATAL",
+		.sqlstate = "28000",
+		.message = "connections from this address are not allowed",
+	};
 	Listener   *listener = poll->data;
 
 	(void) status;
@@ -195,7 +201,14 @@ accept_clients(uv_poll_t *poll, int status, int events)
 			setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 		}
 		write_address(&address, text, sizeof(text));
-		client_accept(fd, text);
+		if (gateway.options.allowed != NULL &&
+			!address_is_in(gateway.options.allowed, (struct sockaddr *) &address))
+		{
+			client_refuse(fd, &not_allowed);
+			log_line(LOG_LEVEL_INFO, "refused a connection from %s, which is not allowed", text);
+		}
+		else
+			client_accept(fd, listener == &local_listener, text);
 	}
 }
 

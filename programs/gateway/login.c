@@ -28,25 +28,22 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "gateway/login.h"
+#include "gateway/login_internal.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "common/log.h"
 #include "common/memory.h"
+#include "gateway/address.h"
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
 #include "gateway/session.h"
+#include "gateway/tls.h"
 #include "gateway/upstream.h"
-
-/* What a server may say in a login: a message, and all that is not sent on yet. */
-#define MAX_SERVER_MESSAGE (256 * 1024)
 
 /* Authentication requests. */
 #define AUTH_OK 0
@@ -59,48 +56,17 @@
 /* The most options of the protocol's own that a client may ask for. */
 #define MAX_PROTOCOL_OPTIONS 16
 
-typedef struct Login Login;
-
-struct Login
-{
-	ListNode	link;			/* in the queue, while it waits */
-	Client	   *client;
-	bool		has_leg;
-	int			fd;
-	uv_poll_t	poll;
-	Bytes		to_server;
-	Bytes		from_server;
-	bool		connected;
-	bool		wants_answer;	/* the server waits for the client */
-	bool		challenged;		/* the server has asked for a proof */
-	bool		answered;		/* and the client has given one */
-	bool		authenticated;	/* AuthenticationOk has come */
-	Settings   *settings;		/* the ParameterStatus */
-	char	   *user;
-};
-
 static ListNode login_queue;
 static int	queued_logins;
 static int	running_logins;
 
 static void login_start_next(void);
-static void leg_ready(uv_poll_t *poll, int status, int events);
 
 /* To be called once. */
 void
 login_init(void)
 {
 	list_init(&login_queue);
-}
-
-/* Libuv is done with the leg's handle. */
-static void
-leg_closed(uv_handle_t *handle)
-{
-	Login	   *login = handle->data;
-
-	close(login->fd);
-	free(login);
 }
 
 /* The client's login ends, if it has one, however it went. */
@@ -123,15 +89,11 @@ login_drop(Client *client)
 	settings_release(login->settings);
 	free(login->user);
 	login->user = NULL;
-	if (login->has_leg)
+	if (leg_close(login))
 	{
 		running_logins--;
-		uv_poll_stop(&login->poll);
-		uv_close((uv_handle_t *) &login->poll, leg_closed);
 		login_start_next();
 	}
-	else
-		free(login);
 }
 
 /* Refuse the login. */
@@ -158,8 +120,8 @@ login_timed_out(Client *client)
 }
 
 /* The server cannot be had for a login. */
-static void
-server_away(Client *client, const char *detail)
+void
+login_server_away(Client *client, const char *detail)
 {
 	Report		report = {
 		.sqlstate = "57P03",
@@ -178,51 +140,6 @@ login_wants_answer(const Client *client)
 	return client->login != NULL && client->login->wants_answer;
 }
 
-/* Look for what the leg has to do. */
-static void
-leg_poll(Login *login)
-{
-	int			events = UV_READABLE;
-
-	if (!login->connected || bytes_length(&login->to_server) > 0)
-		events |= UV_WRITABLE;
-	uv_poll_start(&login->poll, events, leg_ready);
-}
-
-/* Connect the login to the server. */
-static void
-leg_connect(Login *login)
-{
-	struct sockaddr_storage address;
-	socklen_t	size;
-	Client	   *client = login->client;
-	int			fd;
-
-	if (!upstream_address(&address, &size))
-	{
-		server_away(client, NULL);
-		return;
-	}
-	fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0 || (connect(fd, (struct sockaddr *) &address, size) < 0 &&
-				   errno != EINPROGRESS))
-	{
-		int			error = errno;
-
-		if (fd >= 0)
-			close(fd);
-		server_away(client, strerror(error));
-		return;
-	}
-	login->fd = fd;
-	login->has_leg = true;
-	running_logins++;
-	uv_poll_init(&gateway.loop, &login->poll, fd);
-	login->poll.data = login;
-	leg_poll(login);
-	client_set_state(client, CLIENT_LOGIN);
-}
-
 /* Start those logins whose turn it is. */
 static void
 login_start_next(void)
@@ -239,7 +156,11 @@ login_start_next(void)
 
 		list_remove(&login->link);
 		queued_logins--;
-		leg_connect(login);
+		if (leg_connect(login))
+		{
+			running_logins++;
+			client_set_state(login->client, CLIENT_LOGIN);
+		}
 	}
 	starting = false;
 }
@@ -362,6 +283,17 @@ begin_login(Client *client, const Startup *startup)
 		.detail = "The gateway has its login-queue.",
 		.hint = "Try again.",
 	};
+	static const Report clear = {
+		.sqlstate = "28000",
+		.message = "connections without TLS are not allowed",
+		.hint = "Connect with sslmode=require, or better verify-full.",
+	};
+	static const Report failed = {
+		.sqlstate = "53400",
+		.message = "too many logins from this address have failed",
+		.hint = "Wait a minute, and try again with the right password.",
+	};
+	char		host[sizeof(client->address)];
 	Login	   *login;
 
 	if (startup->major != 3)
@@ -378,6 +310,17 @@ begin_login(Client *client, const Startup *startup)
 		refuse(client, &report);
 		return;
 	}
+	if (gateway.options.require_tls && !client->local && client->transport.ssl == NULL)
+	{
+		refuse(client, &clear);
+		return;
+	}
+	client_host(client, host, sizeof(host));
+	if (!address_may_log_in(host))
+	{
+		refuse(client, &failed);
+		return;
+	}
 	if (queued_logins >= limits.login_queue && running_logins >= limits.max_logins)
 	{
 		refuse(client, &full);
@@ -385,7 +328,7 @@ begin_login(Client *client, const Startup *startup)
 	}
 	if (upstream_database() == NULL)
 	{
-		server_away(client, NULL);
+		login_server_away(client, NULL);
 		return;
 	}
 	login = memory_get_zeroed(sizeof(Login));
@@ -409,6 +352,24 @@ same_key(uint32_t one, uint32_t other)
 	volatile uint32_t difference = one ^ other;
 
 	return difference == 0;
+}
+
+/*
+ * The client asks for TLS, or for GSS, which is not to be had.  As in the server,
+ * there is no TLS at a Unix socket.
+ */
+static void
+answer_tls(Client *client, bool tls)
+{
+	if (!tls || !tls_is_on() || client->local || client->transport.ssl != NULL)
+	{
+		queue_add_bytes(&client->out, "N", 1);
+		client_touch(client);
+	}
+	else if (send(client->transport.fd, "S", 1, MSG_NOSIGNAL) != 1)
+		client_close(client, "closed: it cannot be sent to");
+	else
+		(void) client_begin_tls(client, false);
 }
 
 /*
@@ -440,16 +401,15 @@ login_startup(Client *client, const Packet *packet, size_t behind)
 		case STARTUP_GSS:
 
 			/*
-			 * Neither is to be had.  Whoever has put something behind the
-			 * request in clear is not the client that has sent this.
+			 * Whoever has put something behind the request in clear is not
+			 * the client that has sent this.
 			 */
 			if (behind > 0)
 			{
 				refuse(client, &broken);
 				return;
 			}
-			queue_add_bytes(&client->out, "N", 1);
-			client_touch(client);
+			answer_tls(client, startup.kind == STARTUP_TLS);
 			break;
 		case STARTUP_BROKEN:
 			refuse(client, &broken);
@@ -550,6 +510,40 @@ take_request(Login *login, const Packet *packet)
 	return true;
 }
 
+/*
+ * A client without TLS takes a server that offers to bind the password to a channel
+ * for one that somebody stands in front of.  Where the server has that with the
+ * gateway, it is not offered on.  Returns whether the request was sent.
+ */
+static bool
+offer_mechanisms(Login *login, const Packet *packet)
+{
+	static const char bound[] = "-PLUS";
+	Client	   *client = login->client;
+	PacketReader reader;
+	Bytes		body = {0};
+	const char *name;
+
+	packet_read(&reader, packet);
+	if (packet_int32(&reader) != AUTH_SASL || client->transport.ssl != NULL ||
+		!tls_to_server())
+		return false;
+	bytes_append_int32(&body, AUTH_SASL);
+	while ((name = packet_string(&reader)) != NULL && !reader.bad && *name != '\0')
+	{
+		size_t		length = strlen(name);
+
+		if (length < sizeof(bound) ||
+			strcmp(name + length - (sizeof(bound) - 1), bound) != 0)
+			bytes_append_string(&body, name);
+	}
+	bytes_append_byte(&body, '\0');
+	reply_raw(&client->out, 'R', body.data + body.begin, bytes_length(&body));
+	bytes_free(&body);
+	client_touch(client);
+	return true;
+}
+
 /* The encodings in which a client's bytes are those of the gateway's sessions. */
 static bool
 encoding_fits(const Settings *settings)
@@ -583,6 +577,7 @@ finish_login(Login *login)
 	client->server_settings = settings_shared(login->settings);
 	login->settings = NULL;
 	client->role = role_hold(login->user);
+	client->logged_in_at = gateway_now();
 	login_drop(client);
 	client_deadline(client, 0);
 	client_give_pid(client);
@@ -596,8 +591,8 @@ finish_login(Login *login)
 }
 
 /* A message of the server; false if the login has ended. */
-static bool
-take_server_message(Login *login, const Packet *packet)
+bool
+login_server_message(Login *login, const Packet *packet)
 {
 	Client	   *client = login->client;
 	PacketReader reader;
@@ -610,6 +605,8 @@ take_server_message(Login *login, const Packet *packet)
 		case 'R':
 			if (!take_request(login, packet))
 				return false;
+			if (offer_mechanisms(login, packet))
+				return true;
 			break;
 		case 'S':
 			name = packet_string(&reader);
@@ -627,113 +624,22 @@ take_server_message(Login *login, const Packet *packet)
 		case 'E':
 			reply_raw(&client->out, 'E', packet->body, packet->length);
 			gateway.counters.failed_logins++;
+			if (login->answered && !login->authenticated)
+			{
+				char		host[sizeof(client->address)];
+
+				client_host(client, host, sizeof(host));
+				address_has_failed(host);
+			}
 			client_end(client, NULL, "login refused by the server");
 			return false;
 		case 'N':
 			break;
 		default:
-			server_away(client, "It has answered what is no part of a login.");
+			login_server_away(client, "It has answered what is no part of a login.");
 			return false;
 	}
 	reply_raw(&client->out, packet->type, packet->body, packet->length);
 	client_touch(client);
 	return true;
-}
-
-/* Read what the server says. */
-static void
-leg_read(Login *login)
-{
-	Client	   *client = login->client;
-	char		buffer[8192];
-	ssize_t		count = recv(login->fd, buffer, sizeof(buffer), 0);
-
-	if (count < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (count <= 0)
-	{
-		server_away(client, count < 0 ? strerror(errno) :
-					"It has closed the connection.");
-		return;
-	}
-	bytes_append(&login->from_server, buffer, count);
-	for (;;)
-	{
-		Packet		packet;
-		PacketResult result;
-
-		result = backend_packet_parse(login->from_server.data + login->from_server.begin,
-									  bytes_length(&login->from_server),
-									  MAX_SERVER_MESSAGE, &packet);
-		if (result == PACKET_MORE)
-			break;
-		if (result == PACKET_BROKEN)
-		{
-			server_away(client, "It has answered what is no message.");
-			return;
-		}
-		if (!take_server_message(login, &packet))
-			return;
-		bytes_consume(&login->from_server, packet.total);
-	}
-
-	/* The client may have answered already. */
-	client_input(client);
-}
-
-/* Send what is to be sent to the server. */
-static void
-leg_write(Login *login)
-{
-	Bytes	   *out = &login->to_server;
-
-	if (!login->connected)
-	{
-		int			error = 0;
-		socklen_t	size = sizeof(error);
-
-		if (getsockopt(login->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0 ||
-			error != 0)
-		{
-			server_away(login->client, strerror(error));
-			return;
-		}
-		login->connected = true;
-	}
-	if (bytes_length(out) > 0)
-	{
-		ssize_t		sent = send(login->fd, out->data + out->begin,
-								bytes_length(out), MSG_NOSIGNAL);
-
-		if (sent < 0 && errno != EAGAIN && errno != EINTR)
-		{
-			/* What it has said before it closed tells more. */
-			leg_read(login);
-			return;
-		}
-		if (sent > 0)
-			bytes_consume(out, sent);
-	}
-	leg_poll(login);
-}
-
-/* Something is up with the leg's socket. */
-static void
-leg_ready(uv_poll_t *poll, int status, int events)
-{
-	Login	   *login = poll->data;
-	Client	   *client = login->client;
-
-	if (client == NULL)
-		return;
-	if (status < 0)
-	{
-		/* libuv reports a refused connection so. */
-		leg_read(login);
-		return;
-	}
-	if (events & UV_WRITABLE)
-		leg_write(login);
-	if ((events & UV_READABLE) && login->client != NULL)
-		leg_read(login);
 }

@@ -15,10 +15,12 @@
 
 #include "common/log.h"
 #include "common/memory.h"
+#include "gateway/client.h"
 #include "gateway/commands.h"
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
 #include "gateway/stream.h"
+#include "gateway/tls.h"
 
 /* What the last stream has learned. */
 typedef struct Known
@@ -100,9 +102,12 @@ upstream_learn(PGconn *conn, const char *version, const char *schema,
 			   const char *encoding)
 {
 	bool		first = known.database == NULL;
+	char		error[512];
 
-	if (PQsslInUse(conn))
-		log_fatal("the connection to the server uses TLS, and logins cannot be passed through TLS: use a Unix socket, the loopback address, or sslmode=disable");
+	if (!tls_learn_server(conn, error, sizeof(error)))
+		log_fatal("%s", error);
+	if (first && tls_is_on() && tls_to_server() && !tls_same_certificate(conn))
+		log_line(LOG_LEVEL_WARNING, "clients with TLS cannot log in by scram-sha-256 unless they set channel_binding=disable, as the server has TLS, too, with another certificate: connect to it by a Unix socket or without TLS, or give this program the server's certificate");
 	if (!find_address(conn))
 		log_fatal("could not find out the server's address");
 	set_string(&known.database, PQdb(conn));
@@ -172,7 +177,17 @@ static void
 check_roles(uv_timer_t *timer)
 {
 	(void) timer;
+	clients_end_old();
 	commands_check_roles();
+}
+
+/* The limits may be others: look at the sessions as often as they say. */
+void
+upstream_reconfigure(void)
+{
+	if (started)
+		uv_timer_start(&role_timer, check_roles, limits.session_check * 1000,
+					   limits.session_check * 1000);
 }
 
 /* Begin to connect. */
@@ -182,8 +197,7 @@ upstream_start(void)
 	started = true;
 	uv_prepare_init(&gateway.loop, &change_handle);
 	uv_timer_init(&gateway.loop, &role_timer);
-	uv_timer_start(&role_timer, check_roles, limits.session_check * 1000,
-				   limits.session_check * 1000);
+	upstream_reconfigure();
 	stream_start();
 	commands_start();
 }

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 
 extern void upstream_start(void);
+extern void upstream_reconfigure(void);
 extern void upstream_stop(void (*stopped) (void));
 extern void upstream_channels_changed(void);
 

@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * login_internal.h
+ *	  A login, for login.c, which knows what is said, and leg.c, which has the
+ *	  connection to the server.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef GATEWAY_LOGIN_INTERNAL_H
+#define GATEWAY_LOGIN_INTERNAL_H
+
+#include "gateway/login.h"
+
+typedef struct Login Login;
+
+struct Login
+{
+	ListNode	link;			/* in the queue, while it waits */
+	Client	   *client;
+	bool		has_leg;
+	Transport	transport;		/* of the leg */
+	uv_poll_t	poll;
+	Bytes		to_server;
+	Bytes		from_server;
+	bool		connected;
+	bool		asks_tls;		/* the server is to say whether it has TLS */
+	bool		wants_answer;	/* the server waits for the client */
+	bool		challenged;		/* the server has asked for a proof */
+	bool		answered;		/* and the client has given one */
+	bool		authenticated;	/* AuthenticationOk has come */
+	Settings   *settings;		/* the ParameterStatus */
+	char	   *user;
+};
+
+/* login.c */
+extern void login_server_away(Client *client, const char *detail);
+extern bool login_server_message(Login *login, const Packet *packet);
+
+/* leg.c */
+extern bool leg_connect(Login *login);
+extern void leg_poll(Login *login);
+extern bool leg_close(Login *login);
+
+#endif
