@@ -576,14 +576,13 @@ static void
 client_socket_ready(uv_poll_t *poll, int status, int events)
 {
 	Client	   *client = poll->data;
+	bool		read = (events & UV_READABLE) || client->transport.waits_to_write;
 
 	if (status < 0)
 	{
 		client_close(client, "closed: its socket fails");
 		return;
 	}
-	bool		read = (events & UV_READABLE) || client->transport.waits_to_write;
-
 	if (events & UV_WRITABLE)
 		client_flush(client);
 	if (read && client->state != CLIENT_CLOSED && client->state != CLIENT_CLOSING)

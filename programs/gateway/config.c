@@ -205,6 +205,8 @@ read_config(Config *config, char *error, int size)
 	config->limits = default_limits;
 	options = make_options(config, &named, &count);
 	good = options_read_arguments(options, count, saved_argc, saved_argv, error, size);
+	if (!good)
+		snprintf(error + strlen(error), size - strlen(error), "; see --help");
 	if (good && config->help)
 	{
 		print_help(options, named, count);

@@ -162,6 +162,21 @@ take_request_line(HttpRequest *request, HttpText line)
 	return take_target(request, target) ? 0 : 400;
 }
 
+/* The text without white space at its ends. */
+static HttpText
+trim(HttpText text)
+{
+	while (text.length > 0 && (*text.at == ' ' || *text.at == '\t'))
+	{
+		text.at++;
+		text.length--;
+	}
+	while (text.length > 0 &&
+		   (text.at[text.length - 1] == ' ' || text.at[text.length - 1] == '\t'))
+		text.length--;
+	return text;
+}
+
 /* Does the list, with commas, have the word? */
 static bool
 has_word(HttpText list, const char *word)
@@ -175,14 +190,7 @@ has_word(HttpText list, const char *word)
 		while (at + part.length < list.length && part.at[part.length] != ',')
 			part.length++;
 		at += part.length + 1;
-		while (part.length > 0 && (*part.at == ' ' || *part.at == '\t'))
-		{
-			part.at++;
-			part.length--;
-		}
-		while (part.length > 0 && (part.at[part.length - 1] == ' ' || part.at[part.length - 1] == '\t'))
-			part.length--;
-		if (is_caseless(part, word))
+		if (is_caseless(trim(part), word))
 			return true;
 	}
 	return false;
@@ -277,15 +285,7 @@ take_header_line(HttpRequest *request, Headers *headers, HttpText line)
 	}
 	value.at = colon + 1;
 	value.length = line.at + line.length - value.at;
-	while (value.length > 0 && (*value.at == ' ' || *value.at == '\t'))
-	{
-		value.at++;
-		value.length--;
-	}
-	while (value.length > 0 &&
-		   (value.at[value.length - 1] == ' ' || value.at[value.length - 1] == '\t'))
-		value.length--;
-	return take_header(request, headers, name, value);
+	return take_header(request, headers, name, trim(value));
 }
 
 /*

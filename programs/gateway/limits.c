@@ -48,7 +48,7 @@ const LimitInfo limit_table[] = {
 	{"max-logins", &limits.max_logins, 1, 1000,
 	"logins that the server has at a time"},
 	{"failed-logins", &limits.failed_logins, 1, 1000000,
-	"logins from one address that may fail in a minute, before others are tried"},
+	"logins from one address, but for the Unix socket, that may fail in a minute; more are not tried"},
 	{"login-queue", &limits.login_queue, 0, 1000000,
 	"logins that wait for their turn"},
 	{"login-timeout", &limits.login_timeout, 1, 3600,

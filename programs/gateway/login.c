@@ -316,7 +316,7 @@ begin_login(Client *client, const Startup *startup)
 		return;
 	}
 	client_host(client, host, sizeof(host));
-	if (!address_may_log_in(host))
+	if (!client->local && !address_may_log_in(host))
 	{
 		refuse(client, &failed);
 		return;
@@ -624,7 +624,7 @@ login_server_message(Login *login, const Packet *packet)
 		case 'E':
 			reply_raw(&client->out, 'E', packet->body, packet->length);
 			gateway.counters.failed_logins++;
-			if (login->answered && !login->authenticated)
+			if (login->answered && !login->authenticated && !client->local)
 			{
 				char		host[sizeof(client->address)];
 

@@ -12,8 +12,9 @@
  * 2. Who reads a subscription just now has events that are not committed as
  *	  consumed, and loses nothing; and somebody may have a lock: EXPLAIN keeps
  *	  a segment from being emptied, and REINDEX in an open transaction locks
- *	  writers out of one that is empty.  Until there is one, the current one
- *	  grows bit by bit, and a warning says why.
+ *	  writers out of one that is empty.  Such a lock is waited for, a moment and
+ *	  some times, while writers wait, too.  Then the current segment grows bit by
+ *	  bit until there is an empty one, and a warning says why.
  *
  * 3. Where the relay itself is behind, and has not noted yet what is in the
  *	  oldest segment, writers wait for it.  Not if it cannot note, since it gets
@@ -225,10 +226,10 @@ hurry(RelayEmptying *emptying)
 
 /*
  * Writers find no room in the log, and nobody but who has the segment locked, in
- * a transaction that is short as a rule, keeps it from being emptied: is he to be
- * waited for, at once?  If it was tried just now, that is not yet due, and writers
- * wait; not for ever, for the transaction may be a long one, and the relay has
- * other things to do.
+ * a transaction that is short as a rule, keeps it from being emptied.  Returns for
+ * how many ms the lock is to be waited for now, 0 if not at all: the transaction may
+ * be a long one, and the relay has other things to do.  If that was tried just now,
+ * *later is set, and writers wait until the next try.
  */
 static int
 have_patience(RelayEmptying *emptying, bool *later)

@@ -214,7 +214,9 @@ configure($gateway, 'failed-logins = 3');
 	like(psql_says("$tcp sslmode=disable", 'SELECT 1', 'wrong'), qr/password authentication failed/, 'a wrong password') foreach 2 .. 3;
 	like(psql_says("$tcp sslmode=disable", 'SELECT 1'), qr/too many logins from this address have failed.*failed/s, 'after too many the right one is not tried');
 }
-is(psql_says('host=' . $gateway->host . ' port=' . $gateway->port, 'SELECT 1'), "1\n", 'but from elsewhere');
+my $local = 'host=' . $gateway->host . ' port=' . $gateway->port;
+like(psql_says($local, 'SELECT 1', 'wrong'), qr/password authentication failed/, 'a wrong password at the Unix socket') foreach 1 .. 4;
+is(psql_says($local, 'SELECT 1'), "1\n", 'where nobody stands for the others');
 
 # Old sessions
 configure($gateway, 'max-session-age = 1', 'session-check = 1');
