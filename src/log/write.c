@@ -38,6 +38,9 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+/* What a row has at most besides its payload and its native text, in bytes. */
+#define ROW_REST	400
+
 /* Bytes of memory that a batch of many rows takes, as a rule. */
 #define BATCH_BLOCK_SIZE	((Size) 512 * 1024)
 
@@ -52,12 +55,13 @@ struct LogWriter
 	TimestampTz at;
 	CommandId	command;
 	BulkInsertState bulk;		/* NULL for few rows */
-	MemoryContext batch;		/* rows until they are inserted */
+	MemoryContext batch;		/* rows until they are inserted; NULL for few */
 	TupleTableSlot *slots[LOG_FLUSH_ROWS];
 	ItemPointer places[LOG_FLUSH_ROWS]; /* where the caller wants to know them */
 	int			nslots;
 	Size		bytes;
 	Size		long_bytes;		/* of these, in payloads for toast */
+	bool		may_toast;		/* there is a row that may be too long */
 	uint64		rows;			/* inserted */
 	ItemPointerData first;
 	ItemPointerData last;
@@ -132,9 +136,6 @@ log_writer_begin(Database *database, bool notified, bool bulk, bool over,
 	writer->rel = rel;
 	writer->database = database;
 	writer->segment = *segment;
-
-	/* core wants one where rows may be toasted */
-	PushActiveSnapshot(GetTransactionSnapshot());
 	writer->notified = notified;
 	writer->xid = GetTopFullTransactionId();
 	writer->lsn = GetXLogInsertRecPtr();
@@ -143,12 +144,12 @@ log_writer_begin(Database *database, bool notified, bool bulk, bool over,
 	writer->bulk = bulk ? GetBulkInsertState() : NULL;
 
 	/* the first block is kept from batch to batch */
-	writer->batch = AllocSetContextCreate(CurrentMemoryContext,
-										  "pgpubsub log batch",
-										  ALLOCSET_DEFAULT_MINSIZE,
-										  bulk ? BATCH_BLOCK_SIZE :
-										  ALLOCSET_DEFAULT_INITSIZE,
-										  ALLOCSET_DEFAULT_MAXSIZE);
+	if (bulk)
+		writer->batch = AllocSetContextCreate(CurrentMemoryContext,
+											  "pgpubsub log batch",
+											  ALLOCSET_DEFAULT_MINSIZE,
+											  BATCH_BLOCK_SIZE,
+											  ALLOCSET_DEFAULT_MAXSIZE);
 	return writer;
 }
 
@@ -219,7 +220,8 @@ log_writer_add(LogWriter *writer, const LogEntry *entry, ItemPointer place)
 										 &TTSOpsHeapTuple);
 
 	/* as a tuple that the slot owns, core inserts it without a copy */
-	MemoryContextSwitchTo(writer->batch);
+	if (writer->batch)
+		MemoryContextSwitchTo(writer->batch);
 	ExecStoreHeapTuple(form_row(writer, entry,
 								writer->rows + writer->nslots + 1),
 					   *slot, true);
@@ -227,9 +229,31 @@ log_writer_add(LogWriter *writer, const LogEntry *entry, ItemPointer place)
 	writer->bytes += entry->payload_len;
 	if (entry->payload_len > TOAST_TUPLE_THRESHOLD)
 		writer->long_bytes += entry->payload_len;
+	if (entry->payload_len + (entry->native ? strlen(entry->native) : 0) +
+		ROW_REST > TOAST_TUPLE_THRESHOLD)
+		writer->may_toast = true;
 	MemoryContextSwitchTo(old);
 	if (writer->nslots == LOG_FLUSH_ROWS || writer->bytes >= LOG_FLUSH_BYTES)
 		log_writer_flush(writer);
+}
+
+/*
+ * Insert the rows of the batch.  Core wants a snapshot where rows may be toasted,
+ * and on some versions wherever there is a toast table; to take one costs more than
+ * to insert a row that is not, with 64 writers.
+ */
+static void
+insert_rows(LogWriter *writer)
+{
+	PushActiveSnapshot(writer->may_toast ? GetTransactionSnapshot() : SnapshotAny);
+	if (writer->nslots == 1)
+		table_tuple_insert(writer->rel, writer->slots[0], writer->command,
+						   HEAP_INSERT_SKIP_FSM, writer->bulk);
+	else
+		table_multi_insert(writer->rel, writer->slots, writer->nslots,
+						   writer->command, HEAP_INSERT_SKIP_FSM, writer->bulk);
+	PopActiveSnapshot();
+	writer->may_toast = false;
 }
 
 /* Insert what was added, and free its memory. */
@@ -240,7 +264,8 @@ log_writer_flush(LogWriter *writer)
 
 	if (writer->nslots == 0)
 		return;
-	old = MemoryContextSwitchTo(writer->batch);
+	old = MemoryContextSwitchTo(writer->batch ? writer->batch :
+								GetMemoryChunkContext(writer));
 	CHECK_FOR_INTERRUPTS();
 
 	/* or the segment could be emptied, with what this transaction has there */
@@ -251,8 +276,7 @@ log_writer_flush(LogWriter *writer)
 	/* pages beyond what is needed would be found by nobody afterwards */
 	if (writer->bulk)
 		PGPUBSUB_EXTEND_AS_NEEDED(writer->bulk);
-	table_multi_insert(writer->rel, writer->slots, writer->nslots,
-					   writer->command, HEAP_INSERT_SKIP_FSM, writer->bulk);
+	insert_rows(writer);
 	for (int i = 0; i < writer->nslots; i++)
 	{
 		ItemPointer tid = &writer->slots[i]->tts_tid;
@@ -269,7 +293,8 @@ log_writer_flush(LogWriter *writer)
 	writer->nslots = 0;
 	writer->bytes = writer->long_bytes = 0;
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(writer->batch);
+	if (writer->batch)
+		MemoryContextReset(writer->batch);
 }
 
 /* Say where all rows are that were inserted. */
@@ -299,7 +324,7 @@ log_writer_end(LogWriter *writer)
 		table_finish_bulk_insert(writer->rel, HEAP_INSERT_SKIP_FSM);
 	}
 	table_close(writer->rel, NoLock);
-	PopActiveSnapshot();
-	MemoryContextDelete(writer->batch);
+	if (writer->batch)
+		MemoryContextDelete(writer->batch);
 	pfree(writer);
 }
