@@ -229,6 +229,7 @@ extern uint64 log_limit(Database *database, int segment);
 extern bool log_turn(Database *database, int from);
 extern bool log_show_empty(Database *database, int segment, bool is_empty,
 						   uint32 turn);
+extern void log_add_rows(Database *database, int segment, BlockNumber last);
 extern bool log_has_room(Database *database, int segment, Relation rel);
 extern void log_add_long(Database *database, int segment, Size bytes);
 

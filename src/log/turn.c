@@ -117,6 +117,21 @@ log_limit(Database *database, int segment)
 }
 
 /*
+ * A writer, which has the segment's rows locked, has inserted up to that block.  To
+ * know that costs the next ones less than to ask for the size of the file.
+ */
+void
+log_add_rows(Database *database, int segment, BlockNumber last)
+{
+	pg_atomic_uint64 *bytes = &database->log.segments[segment].row_bytes;
+	uint64		now = ((uint64) last + 1) * BLCKSZ;
+	uint64		known = pg_atomic_read_u64(bytes);
+
+	while (known < now && !pg_atomic_compare_exchange_u64(bytes, &known, now))
+		;
+}
+
+/*
  * May a writer insert into the segment, whose rows it has open and locked?  Notes,
  * indexes and toast count as the relay has seen them, with what was added to toast
  * since.
@@ -125,8 +140,10 @@ bool
 log_has_room(Database *database, int segment, Relation rel)
 {
 	LogSegment *known = &database->log.segments[segment];
-	uint64		bytes = (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+	uint64		bytes = pg_atomic_read_u64(&known->row_bytes);
 
+	if (bytes == 0)
+		bytes = (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
 	return bytes + pg_atomic_read_u64(&known->beside) <
 		log_limit(database, segment);
 }

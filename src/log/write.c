@@ -290,6 +290,9 @@ log_writer_flush(LogWriter *writer)
 			*writer->places[i] = *tid;
 		ExecClearTuple(writer->slots[i]);
 	}
+	if (writer->database)
+		log_add_rows(writer->database, writer->segment,
+					 ItemPointerGetBlockNumber(&writer->last));
 	writer->nslots = 0;
 	writer->bytes = writer->long_bytes = 0;
 	MemoryContextSwitchTo(old);

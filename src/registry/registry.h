@@ -482,6 +482,7 @@ typedef struct LogSegment
 	/* any process, atomically */
 	pg_atomic_uint64 beside;	/* of these, all but rows; with what writers
 								 * have put into toast since, about */
+	pg_atomic_uint64 row_bytes; /* of rows, about; 0: not known */
 	pg_atomic_uint64 extra;		/* bytes that it may have beyond its share */
 } LogSegment;
 

@@ -222,6 +222,7 @@ registry_forget_log(Database *database)
 		pg_atomic_write_u64(&log->segments[i].last_at, 0);
 		pg_atomic_write_u64(&log->segments[i].bytes, 0);
 		pg_atomic_write_u64(&log->segments[i].beside, 0);
+		pg_atomic_write_u64(&log->segments[i].row_bytes, 0);
 		pg_atomic_write_u64(&log->segments[i].rest, 0);
 		pg_atomic_write_u64(&log->segments[i].extra, 0);
 	}

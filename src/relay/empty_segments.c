@@ -138,6 +138,7 @@ show_empty(int segment)
 	pg_atomic_write_u64(&known->last_at, 0);
 	pg_atomic_write_u64(&known->bytes, 0);
 	pg_atomic_write_u64(&known->beside, 0);
+	pg_atomic_write_u64(&known->row_bytes, 0);
 	pg_atomic_write_u64(&known->rest, 0);
 	pg_atomic_write_u64(&known->extra, 0);
 	segments->segment[segment].at = 0;

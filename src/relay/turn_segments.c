@@ -90,11 +90,19 @@ measure(void)
 		uint64		rows;
 		uint64		bytes;
 
+		/*
+		 * the extension may have been made anew: what is not known is asked
+		 * for
+		 */
 		if (LOG_TURN_EMPTY(turn) & 1U << i)
+		{
+			pg_atomic_write_u64(&known->row_bytes, 0);
 			continue;
+		}
 		bytes = log_segment_bytes(i, &rows);
 		pg_atomic_write_u64(&known->bytes, bytes);
 		pg_atomic_write_u64(&known->beside, bytes - rows);
+		pg_atomic_write_u64(&known->row_bytes, rows);
 		if (i == LOG_TURN_CURRENT(turn) && before != 0 && bytes > before)
 			segments->growth = bytes - before;
 	}
