@@ -116,6 +116,14 @@ is_loopback(const Client *client)
 		strncmp(client->address, "[::ffff:127.", 12) == 0;
 }
 
+/* The body of a POST is whole. */
+static void
+take_body(Client *client, const char *body)
+{
+	client->http->phase = HTTP_BUSY;
+	publish_request(client, body, client->http->request.content_length);
+}
+
 /* Whoever asks may ask: answer, or await the body. */
 void
 http_route(Client *client)
@@ -128,6 +136,11 @@ http_route(Client *client)
 			events_request(client);
 			break;
 		case HTTP_PUBLISH:
+			if (http->request.content_length == 0)
+			{
+				take_body(client, "");
+				break;
+			}
 			http->phase = HTTP_BODY_PHASE;
 			client_set_state(client, CLIENT_STARTUP);
 			client_deadline(client, limits.http_head_timeout);
@@ -182,14 +195,6 @@ take_head(Client *client)
 		http_route(client);
 	else if (http_authorize(client))
 		http_route(client);
-}
-
-/* The body of a POST is whole. */
-static void
-take_body(Client *client, const char *body)
-{
-	client->http->phase = HTTP_BUSY;
-	publish_request(client, body, client->http->request.content_length);
 }
 
 /* The request is no request. */

@@ -261,6 +261,11 @@ metrics_stats(const Stats *stats)
 void
 metrics_request(Client *client)
 {
+	if (client->http->has_claims)
+	{
+		http_reply_error(client, 403, "a token says nothing of metrics; log in with a password");
+		return;
+	}
 	if (waits.next == NULL)
 		list_init(&waits);
 	if ((stats_at != 0 && stats_at + STATS_MS > gateway_now()) || !commands_stats())
