@@ -401,13 +401,21 @@ static void
 begin_resume(EventStream *stream)
 {
 	const char **names = memory_get(stream->join_count * sizeof(char *));
+	const char **doubtful = memory_get(stream->join_count * sizeof(char *));
+	int			doubtful_count = 0;
 
 	for (int i = 0; i < stream->join_count; i++)
+	{
 		names[i] = stream->waits[i].channel->name;
+		if (stream->waits[i].channel->since > stream->last_id)
+			doubtful[doubtful_count++] = names[i];
+	}
 	client_deadline(stream->client, limits.server_timeout);
 	stream->resume = resume_begin(stream->client, names, stream->join_count,
-								  stream->last_id, stream_last_seq());
+								  doubtful, doubtful_count, stream->last_id,
+								  stream_last_seq());
 	free(names);
+	free(doubtful);
 }
 
 /* The mark has come: the gateway's stream has all that comes behind seq. */
@@ -476,11 +484,20 @@ events_resumed(Client *client, int64_t seq, const char *channel, const char *pay
 	client_touch(client);
 }
 
-/* The server has a subscription for what the client has missed. */
+/*
+ * The server has a subscription for what the client has missed.  uncertain: it may
+ * never have had some of that.
+ */
 void
-events_resume_begins(Client *client)
+events_resume_begins(Client *client, bool uncertain)
 {
-	begin_stream(client->http->stream);
+	EventStream *stream = client->http->stream;
+
+	if (stream->begun)
+		return;
+	begin_stream(stream);
+	if (uncertain)
+		send_gap(stream, stream->last_id, -1, -1);
 }
 
 /* May more of what the client has missed be read? */

@@ -15,7 +15,12 @@
  *	  comes behind is in the history, or will be.  Where the history has lost that
  *	  meanwhile, it goes on to another target, with a new subscription.
  *
- * 4. If the connection is lost, each begins anew behind the last event that it has
+ * 4. A channel that is not durable is in the server's queue only while somebody is
+ *	  subscribed to it, and the server does not know since when that is.  So where the
+ *	  gateway was not all the time, the server is asked whether the channel is
+ *	  durable; if it is not, or may not be known, the client is told of a gap.
+ *
+ * 5. If the connection is lost, each begins anew behind the last event that it has
  *	  given to its client.
  *
  *-------------------------------------------------------------------------
@@ -47,6 +52,9 @@ struct Resume
 	Client	   *client;			/* NULL: it has gone, or has all */
 	char		name[64];		/* of the subscription */
 	char	   *channels;		/* as an array's text */
+	char	   *doubtful;		/* those that have to be durable, until that is
+								 * known; or NULL */
+	bool		uncertain;		/* they are not, or nobody knows */
 	int64_t		at;				/* the client has all up to here */
 	int64_t		target;
 	uint64_t	subscribed;		/* the connection with its subscription; 0: none */
@@ -76,6 +84,7 @@ static void
 resume_free(Resume *resume)
 {
 	free(resume->channels);
+	free(resume->doubtful);
 	free(resume);
 }
 
@@ -120,6 +129,18 @@ send_query(Resume *resume, const char *query, int count, const char *const *valu
 		server_sent(&resumption.server, ANSWER_SECONDS);
 }
 
+/* Ask whether all channels are durable for which it matters. */
+static void
+ask_durable(Resume *resume)
+{
+	const char *values[1] = {resume->doubtful};
+
+	send_query(resume, "SELECT count(*) FROM unnest($1::text[]) AS wanted (name)"
+			   " WHERE NOT EXISTS (SELECT FROM pgpubsub.channel AS c WHERE c.durable"
+			   " AND wanted.name LIKE replace(replace(replace(replace("
+			   "c.channel, '\\', '\\\\'), '_', '\\_'), '%', '\\%'), '*', '%'))", 1, values);
+}
+
 /* Make its subscription. */
 static void
 subscribe(Resume *resume)
@@ -160,7 +181,14 @@ next_query(void)
 	resumption.dropping = false;
 	if (resumption.subscriptions < limits.max_resumes &&
 		(node = list_take_first(&resumption.waiting)) != NULL)
-		subscribe(list_container(Resume, link, node));
+	{
+		Resume	   *resume = list_container(Resume, link, node);
+
+		if (resume->doubtful != NULL)
+			ask_durable(resume);
+		else
+			subscribe(resume);
+	}
 	else if ((node = list_take_first(&resumption.list)) != NULL)
 		read_on(list_container(Resume, link, node));
 	else
@@ -238,7 +266,13 @@ finish_query(void)
 	resumption.current = NULL;
 	resumption.result = NULL;
 	resumption.ready = true;
-	if (!good)
+	if (resume->doubtful != NULL)
+	{
+		resume->uncertain = !good || strcmp(PQgetvalue(result, 0, 0), "0") != 0;
+		free(resume->doubtful);
+		resume->doubtful = NULL;
+	}
+	else if (!good)
 		failed(resume, result);
 	else if (resumption.dropping)
 		subscription_ends(resume);
@@ -249,7 +283,7 @@ finish_query(void)
 		resume->subscribed = resumption.connection;
 		resumption.subscriptions++;
 		if (resume->client != NULL)
-			events_resume_begins(resume->client);
+			events_resume_begins(resume->client, resume->uncertain);
 	}
 	PQclear(result);
 	line_up(resume);
@@ -342,10 +376,11 @@ start(void)
 /*
  * The client is to get what came on the channels behind the seq from, up to the
  * target, which the gateway's stream has come to; see events_resumed() and its like.
+ * Those channels are doubtful of which the gateway has not had all since from.
  */
 Resume *
-resume_begin(Client *client, const char *const *channels, int count, int64_t from,
-			 int64_t target)
+resume_begin(Client *client, const char *const *channels, int count,
+			 const char *const *doubtful, int doubtful_count, int64_t from, int64_t target)
 {
 	Resume	   *resume = memory_get_zeroed(sizeof(Resume));
 
@@ -353,6 +388,8 @@ resume_begin(Client *client, const char *const *channels, int count, int64_t fro
 	list_init(&resume->link);
 	resume->client = client;
 	resume->channels = array_literal(channels, count);
+	if (doubtful_count > 0)
+		resume->doubtful = array_literal(doubtful, doubtful_count);
 	resume->at = from;
 	resume->target = target;
 	snprintf(resume->name, sizeof(resume->name), "gateway-resume-%08" PRIx32 "-%" PRIu64,
