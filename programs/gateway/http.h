@@ -62,8 +62,8 @@ typedef struct Http
 	/* who asks */
 	bool		has_claims;		/* by a token; else by a password */
 	JwtClaims	claims;
-	unsigned char proof[32];	/* a hash of what this connection's password was
-								 * proven with, if the client has a role */
+	unsigned char proof[32];	/* a hash of what this connection's password
+								 * was proven with, if the client has a role */
 
 	struct EventStream *stream; /* or NULL */
 	struct Publication *publication;	/* or NULL */

@@ -51,7 +51,8 @@
 
 typedef struct EventStream
 {
-	ListNode	link;			/* of live streams: who was sent to last is last */
+	ListNode	link;			/* of live streams: who was sent to last is
+								 * last */
 	ListNode	behind_link;	/* of those behind */
 	Client	   *client;
 	ChannelWait *waits;			/* one for each channel, until it is live */

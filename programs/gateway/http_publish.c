@@ -26,7 +26,8 @@
 typedef struct Publication
 {
 	Client	   *client;
-	Notices    *notices;		/* with the server, or on the way there; or NULL */
+	Notices    *notices;		/* with the server, or on the way there; or
+								 * NULL */
 	int			count;			/* of events */
 } Publication;
 

@@ -37,8 +37,8 @@ typedef struct Limits
 	int64_t		http_head_timeout;	/* seconds for either */
 	int64_t		http_idle;		/* seconds between two requests */
 	int64_t		http_heartbeat; /* seconds of a stream without a word */
-	int64_t		http_write_timeout; /* seconds in which a stream's client takes
-									 * nothing */
+	int64_t		http_write_timeout; /* seconds in which a stream's client
+									 * takes nothing */
 	int64_t		drain_timeout;	/* seconds from SIGTERM to the end */
 } Limits;
 

@@ -52,12 +52,13 @@ struct Resume
 	Client	   *client;			/* NULL: it has gone, or has all */
 	char		name[64];		/* of the subscription */
 	char	   *channels;		/* as an array's text */
-	char	   *doubtful;		/* those that have to be durable, until that is
-								 * known; or NULL */
+	char	   *doubtful;		/* those that have to be durable, until that
+								 * is known; or NULL */
 	bool		uncertain;		/* they are not, or nobody knows */
 	int64_t		at;				/* the client has all up to here */
 	int64_t		target;
-	uint64_t	subscribed;		/* the connection with its subscription; 0: none */
+	uint64_t	subscribed;		/* the connection with its subscription; 0:
+								 * none */
 	bool		again;			/* with a new subscription */
 };
 
