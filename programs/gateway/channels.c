@@ -14,6 +14,8 @@
 #include "common/memory.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
+#include "gateway/history.h"
+#include "gateway/http.h"
 #include "gateway/session.h"
 #include "gateway/upstream.h"
 
@@ -25,6 +27,7 @@
 
 static HashTable channels;
 static HashTable members;
+static ListNode patterns;
 static ListNode unpinned;		/* the one that lost its pin first, first */
 static bool wanted;				/* there may be some to be added */
 static char **dropped;			/* the names of those to be dropped */
@@ -39,6 +42,7 @@ void
 channels_init(void)
 {
 	list_init(&unpinned);
+	list_init(&patterns);
 	uv_timer_init(&gateway.loop, &unused_timer);
 }
 
@@ -71,6 +75,11 @@ channel_pin(const char *name)
 		list_init(&channel->link);
 		list_init(&channel->waits);
 		list_init(&channel->echoes);
+		list_init(&channel->pattern);
+		channel->since = INT64_MAX;
+		channel->is_pattern = strchr(name, '*') != NULL;
+		if (channel->is_pattern)
+			list_append(&patterns, &channel->pattern);
 		channel->state = CHANNEL_WANTED;
 		hash_insert(&channels, &channel->node, hash_string(name));
 	}
@@ -103,6 +112,7 @@ channel_free(Channel *channel)
 	while ((node = list_take_first(&channel->echoes)) != NULL)
 		drop_echo(list_container(Echo, link, node));
 	list_remove(&channel->link);
+	list_remove(&channel->pattern);
 	hash_remove(&channels, &channel->node);
 	free(channel->members);
 	free(channel);
@@ -157,11 +167,12 @@ look_at_unused(uv_timer_t *timer)
 	}
 }
 
-/* The client waits until the channel is effective. */
+/* The client waits until the channel is effective; then ready is called. */
 void
-channel_wait(Channel *channel, ChannelWait *wait, Client *client)
+channel_wait(Channel *channel, ChannelWait *wait, Client *client, ChannelReady ready)
 {
 	wait->channel = channel;
+	wait->ready = ready;
 	wait->client = client;
 	list_append(&channel->waits, &wait->link);
 }
@@ -306,7 +317,7 @@ channels_added(const Report *report)
 		ChannelWait *wait = list_container(ChannelWait, link, waits.next);
 
 		list_remove(&wait->link);
-		commit_channel_ready(wait, report);
+		wait->ready(wait, report);
 	}
 	if (wanted || dropped_count > 0)
 		upstream_channels_changed();
@@ -480,21 +491,12 @@ take_echo(Channel *channel, const char *payload, int server_pid)
 	return NULL;
 }
 
-/* An event has come: give it to all members of its channel. */
-void
-channels_event(const char *name, const char *payload, int server_pid)
+/* Give the notification to all members who speak PostgreSQL's protocol. */
+static void
+notify_members(Channel *channel, const char *payload, int server_pid, const Echo *echo)
 {
-	Channel    *channel = channel_find(name);
-	Client	   *client = NULL;
-	Echo	   *echo;
-	Piece	   *piece;
-
-	gateway.counters.events++;
-	if (channel == NULL || channel->member_count == 0)
-		return;
-	echo = take_echo(channel, payload, server_pid);
-	piece = notification_make(echo != NULL ? echo->pid : (uint32_t) server_pid,
-							  name, payload);
+	Piece	   *piece = notification_make(echo != NULL ? echo->pid : (uint32_t) server_pid,
+										  channel->name, payload);
 
 	/*
 	 * A member that goes is replaced by one behind it, which has had its
@@ -502,12 +504,62 @@ channels_event(const char *name, const char *payload, int server_pid)
 	 */
 	for (uint32_t i = channel->member_count; i-- > 0;)
 	{
-		if (echo != NULL && echo->leaves &&
-			channel->members[i]->client->pid == echo->pid)
+		Client	   *client = channel->members[i]->client;
+
+		if (client->http != NULL ||
+			(echo != NULL && echo->leaves && client->pid == echo->pid))
 			continue;
-		client_deliver(channel->members[i]->client, piece);
+		client_deliver(client, piece);
 	}
 	piece_release(piece);
+}
+
+/* Give the entry of the history to all members who have come over HTTP. */
+static void
+stream_to_members(Channel *channel, uint64_t number)
+{
+	for (uint32_t i = channel->member_count; i-- > 0;)
+	{
+		Client	   *client = channel->members[i]->client;
+
+		if (client->http != NULL)
+			events_deliver(client, number);
+	}
+}
+
+/* Give the event to all members over HTTP, of its channel and of patterns. */
+static void
+stream_event(int64_t seq, Channel *channel, const char *name, const char *payload)
+{
+	uint64_t	number = history_add_event(seq, name, payload);
+
+	if (channel != NULL)
+		stream_to_members(channel, number);
+	for (ListNode *node = patterns.next; node != &patterns; node = node->next)
+	{
+		Channel    *pattern = list_container(Channel, pattern, node);
+
+		if (name_matches(pattern->name, name))
+			stream_to_members(pattern, number);
+	}
+	events_forget();
+}
+
+/* An event has come: give it to all members of its channel. */
+void
+channels_event(int64_t seq, const char *name, const char *payload, int server_pid)
+{
+	Channel    *channel = channel_find(name);
+	Client	   *client = NULL;
+	Echo	   *echo;
+
+	gateway.counters.events++;
+	if (gateway.options.http != NULL)
+		stream_event(seq, channel, name, payload);
+	if (channel == NULL || channel->member_count == 0)
+		return;
+	echo = take_echo(channel, payload, server_pid);
+	notify_members(channel, payload, server_pid, echo);
 	if (echo != NULL)
 	{
 		client = echo->client;

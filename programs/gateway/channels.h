@@ -37,9 +37,13 @@ typedef struct Channel
 	HashNode	node;			/* by name */
 	ListNode	link;			/* of those without a pin */
 	ListNode	waits;			/* ChannelWaits */
+	ListNode	pattern;		/* of patterns, if it is one */
 	ListNode	echoes;			/* Echoes, in the order of their commits */
 	int			echo_count;
 	ChannelState state;
+	bool		is_pattern;		/* '*' in the name is any run of characters */
+	int64_t		since;			/* the history has its events behind this seq;
+								 * INT64_MAX: unknown */
 	int			pins;
 	uint64_t	unpinned_at;	/* ms; when the last pin went */
 	struct Member **members;
@@ -58,12 +62,18 @@ typedef struct Member
 	uint32_t	number;			/* in the channel's members */
 } Member;
 
+struct ChannelWait;
+
+/* The channel is effective, or cannot become so, as the report says. */
+typedef void (*ChannelReady) (struct ChannelWait *wait, const Report *report);
+
 /* A client that waits until a channel is effective. */
 typedef struct ChannelWait
 {
 	ListNode	link;
 	struct Client *client;
 	Channel    *channel;
+	ChannelReady ready;
 } ChannelWait;
 
 /*
@@ -91,7 +101,7 @@ extern void channel_unpin(Channel *channel);
 extern Channel *channel_find(const char *name);
 
 extern void channel_wait(Channel *channel, ChannelWait *wait,
-						 struct Client *client);
+						 struct Client *client, ChannelReady ready);
 extern void channel_wait_end(ChannelWait *wait);
 
 extern Member *member_find(const struct Client *client,
@@ -104,7 +114,7 @@ extern void channel_expect_echo(const char *name, const char *payload,
 								int server_pid, struct Client *client);
 extern bool client_waits_for_echo(const struct Client *client);
 extern void client_forget_echoes(struct Client *client);
-extern void channels_event(const char *name, const char *payload,
+extern void channels_event(int64_t seq, const char *name, const char *payload,
 						   int server_pid);
 extern void channels_gap(void);
 

@@ -35,6 +35,7 @@
 #include "common/log.h"
 #include "common/memory.h"
 #include "gateway/gateway.h"
+#include "gateway/http.h"
 #include "gateway/limits.h"
 #include "gateway/login.h"
 #include "gateway/session.h"
@@ -149,7 +150,7 @@ update_polled(Client *client)
 		case CLIENT_CLOSED:
 			break;
 	}
-	if (client->input_ended)
+	if (client->input_ended || (client->http != NULL && !http_wants_input(client)))
 		events &= ~UV_READABLE;
 	if (client->blocked)
 		events |= UV_WRITABLE;
@@ -219,6 +220,7 @@ client_close(Client *client, const char *reason)
 				   reason);
 	login_drop(client);
 	session_drop(client);
+	http_drop(client);
 	members_remove_all(client);
 	if (client->pid != 0)
 		hash_remove(&clients_by_pid, &client->by_pid);
@@ -240,8 +242,8 @@ client_close(Client *client, const char *reason)
 }
 
 /*
- * End the connection with a last message, which is always FATAL; a report of
- * NULL sends none.  What waits to be sent goes first, unless there is too much
+ * End the connection with a last message, which is always FATAL, or what HTTP has
+ * for that; a report of NULL sends none.  What waits to be sent goes first, unless there is too much
  * of it.
  */
 void
@@ -262,7 +264,12 @@ client_end(Client *client, const Report *report, const char *reason)
 	queue_free(&client->held);
 	if (client->out.bytes > (size_t) limits.client_buffer / 2)
 		queue_cut(&client->out);
-	if (report != NULL)
+	if (client->http != NULL)
+	{
+		http_end(client, report);
+		http_drop(client);
+	}
+	else if (report != NULL)
 	{
 		Report		fatal = *report;
 
@@ -299,6 +306,8 @@ client_too_slow(Client *client)
 static void
 client_flush(Client *client)
 {
+	bool		any = false;
+
 	while (client->out.count > 0 || client->transport.unsent != NULL)
 	{
 		struct iovec vector[SEND_PARTS];
@@ -311,6 +320,8 @@ client_flush(Client *client)
 		{
 			client->blocked = true;
 			update_polled(client);
+			if (any && client->http != NULL)
+				http_sent(client);
 			return;
 		}
 		if (sent < 0)
@@ -319,6 +330,7 @@ client_flush(Client *client)
 			return;
 		}
 		queue_sent(&client->out, sent);
+		any = true;
 	}
 	if (client->blocked)
 	{
@@ -327,6 +339,8 @@ client_flush(Client *client)
 	}
 	if (client->state == CLIENT_CLOSING)
 		client_close(client, NULL);
+	else if (any && client->http != NULL)
+		http_sent(client);
 }
 
 /* May the piece wait for the client, too? */
@@ -415,6 +429,8 @@ take_messages(Client *client, const char *bytes, size_t count)
 {
 	size_t		taken = 0;
 
+	if (client->http != NULL)
+		return http_take(client, bytes, count);
 	for (;;)
 	{
 		Packet		packet;
@@ -494,13 +510,13 @@ client_lost(Client *client)
 }
 
 /*
- * Have TLS with the client, which has asked for it, or direct: has begun it.
- * What is to be said in clear was sent.
+ * Have TLS with the client, which has asked for it, or direct: has begun it, and
+ * has to name PostgreSQL's protocol.  What is to be said in clear was sent.
  */
 bool
 client_begin_tls(Client *client, bool direct)
 {
-	if (transport_begin_tls(&client->transport, tls_for_client(), direct))
+	if (transport_begin_tls(&client->transport, tls_for_client(client->http != NULL), direct))
 		return true;
 	client_close(client, "closed: there is no memory for TLS");
 	return false;
@@ -519,7 +535,7 @@ begin_direct_tls(Client *client)
 		return true;
 	if (recv(client->transport.fd, &first, 1, MSG_PEEK) != 1 || first != TLS_HANDSHAKE)
 		return true;
-	return client_begin_tls(client, true);
+	return client_begin_tls(client, client->http == NULL);
 }
 
 /* Read what has come. */
@@ -615,7 +631,7 @@ client_refuse(int fd, const Report *report)
 
 /* A connection has come; fd is its socket, which does not block. */
 void
-client_accept(int fd, bool local, const char *address)
+client_accept(int fd, bool local, bool http, const char *address)
 {
 	static const Report full = {
 		.severity = "FATAL",
@@ -627,7 +643,10 @@ client_accept(int fd, bool local, const char *address)
 
 	if (client_count >= limits.max_clients)
 	{
-		client_refuse(fd, &full);
+		if (http)
+			http_refuse_connection(fd, 503);
+		else
+			client_refuse(fd, &full);
 		return;
 	}
 	client = memory_get_zeroed(sizeof(Client));
@@ -645,6 +664,8 @@ client_accept(int fd, bool local, const char *address)
 	uv_poll_init(&gateway.loop, &client->poll, fd);
 	client->poll.data = client;
 	client_deadline(client, limits.login_timeout);
+	if (http)
+		http_begin(client);
 	client_set_state(client, CLIENT_STARTUP);
 }
 
@@ -683,7 +704,8 @@ clients_end_all(const Report *report, const char *reason, bool listeners_only)
 		Client	   *client = list_container(Client, link, node);
 
 		next = node->next;
-		if (!listeners_only || client->member_count > 0)
+		/* a stream has a word for a gap */
+		if (!listeners_only || (client->member_count > 0 && client->http == NULL))
 			client_end(client, report, reason);
 	}
 }
@@ -706,6 +728,8 @@ look_at_deadlines(uv_timer_t *timer)
 		client->deadline = 0;
 		if (client->state == CLIENT_CLOSING)
 			client_close(client, "closed: it has not taken its last message");
+		else if (client->http != NULL)
+			http_timed_out(client);
 		else if (client->state == CLIENT_WAITING)
 			session_timed_out(client);
 		else if (client->pid == 0)

@@ -54,6 +54,7 @@ typedef struct Role
 	char		name[];
 } Role;
 
+struct Http;
 struct Login;
 struct Session;
 
@@ -84,6 +85,7 @@ typedef struct Client
 	Settings   *server_settings;	/* at the login */
 	struct Login *login;		/* in QUEUED and LOGIN */
 	struct Session *session;	/* from READY on */
+	struct Http *http;			/* it has come over HTTP, else NULL */
 	ListNode	members;		/* channels that it listens to */
 	int			member_count;
 	ListNode	echoes;			/* own events that are to come back */
@@ -95,7 +97,7 @@ extern ListNode all_clients;
 extern int	client_count;
 
 extern void clients_init(void);
-extern void client_accept(int fd, bool local, const char *address);
+extern void client_accept(int fd, bool local, bool http, const char *address);
 extern void client_refuse(int fd, const Report *report);
 extern void client_set_state(Client *client, ClientState state);
 extern void client_touch(Client *client);

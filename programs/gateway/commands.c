@@ -35,6 +35,9 @@
 /* How long the server may take for the next answer, in seconds. */
 #define ANSWER_SECONDS 30
 
+/* How long publish() may wait for room in a full queue. */
+#define PUBLISH_TIMEOUT "1s"
+
 /* Until channels that could not be dropped are tried again, in ms. */
 #define AGAIN_MS 5000
 
@@ -45,6 +48,8 @@ typedef enum UnitKind
 	UNIT_DROP,
 	UNIT_MARK,
 	UNIT_ROLES,
+	UNIT_CHANNEL_STATS,
+	UNIT_SUBSCRIPTION_STATS,	/* follows the other one at once */
 	UNIT_UNSUBSCRIBE
 } UnitKind;
 
@@ -61,7 +66,7 @@ typedef struct Unit
 	UnitKind	kind;
 	bool		was_sent;
 	PGresult   *error;
-	PGresult   *rows;			/* of UNIT_ROLES */
+	PGresult   *rows;			/* of the kinds that ask for some */
 	char	  **names;			/* of UNIT_DROP, once it was sent */
 	int			name_count;
 } Unit;
@@ -72,7 +77,8 @@ struct Notices
 	Arena		arena;
 	Notice	   *first;
 	Notice	  **end;
-	Client	   *client;			/* NULL: it has gone */
+	Client	   *client;			/* NULL: it has gone, or has no echo */
+	bool		publishes;		/* with publish(), not pg_notify() */
 	NoticesDone done;
 	void	   *context;
 };
@@ -89,6 +95,8 @@ typedef struct Commands
 	bool		drop_asked;
 	bool		mark_asked;		/* UNIT_MARK is in queue */
 	bool		roles_asked;
+	bool		stats_asked;
+	PGresult   *channel_stats;	/* until the others have come */
 	uv_timer_t	again;
 	void		(*stopped) (void);
 } Commands;
@@ -146,6 +154,20 @@ commands_begin(Client *client, NoticesDone done, void *context)
 	notices->context = context;
 	commands.waiting++;
 
+	return notices;
+}
+
+/*
+ * What a client over HTTP publishes: as commands_begin(), but with pgpubsub.publish(),
+ * which logs what is for a durable channel and takes long payloads, and without an
+ * echo.
+ */
+Notices *
+commands_publish(NoticesDone done, void *context)
+{
+	Notices    *notices = commands_begin(NULL, done, context);
+
+	notices->publishes = true;
 	return notices;
 }
 
@@ -232,6 +254,25 @@ commands_check_roles(void)
 	add_unit(UNIT_ROLES);
 }
 
+/*
+ * Have metrics_stats() called with what the views say now; false if it will not be, as
+ * the server is away.
+ */
+bool
+commands_stats(void)
+{
+	if (!commands.ready)
+		return false;
+	if (commands.stats_asked)
+		return true;
+	commands.stats_asked = true;
+	add_unit(UNIT_CHANNEL_STATS);
+	if (!commands.ready)
+		return false;
+	add_unit(UNIT_SUBSCRIPTION_STATS);
+	return commands.ready;
+}
+
 /* Give libpq a statement with parameters. */
 static bool
 send_statement(const char *query, int count, const char *const *values)
@@ -244,12 +285,19 @@ static bool
 send_notices(Notices *notices)
 {
 	int			pid = PQbackendPID(commands.server.conn);
+	const char *query = notices->publishes ?
+		"SELECT pgpubsub.publish($1, $2::text)" : "SELECT pg_catalog.pg_notify($1, $2)";
 
+	/* others wait behind it: it must not wait long for a full queue */
+	if (notices->publishes &&
+		!send_statement("SELECT set_config('pgpubsub.publish_timeout', '" PUBLISH_TIMEOUT
+						"', true)", 0, NULL))
+		return false;
 	for (const Notice *notice = notices->first; notice != NULL; notice = notice->next)
 	{
 		const char *values[2] = {notice->channel, notice->payload};
 
-		if (!send_statement("SELECT pg_catalog.pg_notify($1, $2)", 2, values))
+		if (!send_statement(query, 2, values))
 			return false;
 		gateway.counters.notified++;
 		if (notices->client != NULL)
@@ -329,6 +377,26 @@ send_roles(void)
 	return good;
 }
 
+/* Ask for the numbers of the channels. */
+static bool
+send_channel_stats(void)
+{
+	return send_statement("SELECT channel, subscriptions, messages, published, published_bytes,"
+						  " delivered, lost, truncated FROM pgpubsub.stat_channels"
+						  " WHERE datname = current_database()", 0, NULL);
+}
+
+/* Ask for the numbers of the subscriptions. */
+static bool
+send_subscription_stats(void)
+{
+	return send_statement("SELECT subscription, pending, pending_bytes,"
+						  " coalesce(extract(epoch FROM now() - oldest_pending_at), 0),"
+						  " delivered, delivered_bytes, lost, polls, empty_polls"
+						  " FROM pgpubsub.stat_subscriptions"
+						  " WHERE datname = current_database()", 0, NULL);
+}
+
 /* Give the unit to libpq. */
 static bool
 send_unit(Unit *unit)
@@ -347,6 +415,10 @@ send_unit(Unit *unit)
 			return send_mark();
 		case UNIT_ROLES:
 			return send_roles();
+		case UNIT_CHANNEL_STATS:
+			return send_channel_stats();
+		case UNIT_SUBSCRIPTION_STATS:
+			return send_subscription_stats();
 		case UNIT_UNSUBSCRIBE:
 			return send_statement("SELECT pgpubsub.unsubscribe($1)", 1, &name);
 	}
@@ -445,6 +517,24 @@ roles_answered(const PGresult *rows)
 		clients_end_role(PQgetvalue(rows, i, 0), &report);
 }
 
+/* The server has told the numbers of the channels, or of the subscriptions. */
+static void
+stats_answered(Unit *unit)
+{
+	Stats		stats = {commands.channel_stats, unit->rows};
+
+	if (unit->kind == UNIT_CHANNEL_STATS)
+	{
+		commands.channel_stats = unit->rows;
+		unit->rows = NULL;
+		return;
+	}
+	commands.stats_asked = false;
+	metrics_stats(&stats);
+	PQclear(commands.channel_stats);
+	commands.channel_stats = NULL;
+}
+
 /* The unit is done; report tells of its error, if it had one. */
 static void
 unit_done(Unit *unit, const Report *report)
@@ -469,6 +559,10 @@ unit_done(Unit *unit, const Report *report)
 			break;
 		case UNIT_ROLES:
 			roles_answered(unit->rows);
+			break;
+		case UNIT_CHANNEL_STATS:
+		case UNIT_SUBSCRIPTION_STATS:
+			stats_answered(unit);
 			break;
 		case UNIT_UNSUBSCRIBE:
 			server_close(&commands.server);
@@ -518,7 +612,9 @@ take_result(PGresult *result)
 			}
 			break;
 		case PGRES_TUPLES_OK:
-			if (unit != NULL && unit->kind == UNIT_ROLES && unit->rows == NULL)
+			if (unit != NULL && unit->rows == NULL &&
+				(unit->kind == UNIT_ROLES || unit->kind == UNIT_CHANNEL_STATS ||
+				 unit->kind == UNIT_SUBSCRIPTION_STATS))
 			{
 				unit->rows = result;
 				return;

@@ -8,6 +8,7 @@
 #ifndef GATEWAY_COMMANDS_H
 #define GATEWAY_COMMANDS_H
 
+#include <libpq-fe.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -18,6 +19,16 @@ struct Client;
 /* What one transaction of a client notifies. */
 typedef struct Notices Notices;
 
+/* What the two views say, of this database; NULL: could not be read. */
+typedef struct Stats
+{
+	const PGresult *channels;
+	const PGresult *subscriptions;
+} Stats;
+
+/* metrics.c: they have come. */
+extern void metrics_stats(const Stats *stats);
+
 /* The server has committed, or not, as the report says. */
 typedef void (*NoticesDone) (void *context, const Report *report);
 
@@ -27,9 +38,11 @@ extern void commands_channels(void);
 extern void commands_mark(void);
 extern void commands_check_roles(void);
 extern int64_t commands_waiting(void);
+extern bool commands_stats(void);
 
 extern Notices *commands_begin(struct Client *client, NoticesDone done,
 							   void *context);
+extern Notices *commands_publish(NoticesDone done, void *context);
 extern void commands_add(Notices *notices, const char *channel,
 						 const char *payload);
 extern void commands_send(Notices *notices);

@@ -296,6 +296,14 @@ commit_join(Commit *commit)
 		commit_finish(commit);
 }
 
+/* The mark has come for which the client's commit waits. */
+static void
+commit_marked(MarkWait *wait, int64_t seq)
+{
+	(void) seq;
+	commit_join(wait->client->session->commit);
+}
+
 /* All channels are effective: wait for a mark, if the client is to join any. */
 static void
 commit_wait_for_mark(Commit *commit)
@@ -308,21 +316,15 @@ commit_wait_for_mark(Commit *commit)
 			continue;
 		commit->step = COMMIT_MARK;
 		client_deadline(client, MARK_SECONDS);
-		mark_wait(&commit->mark, client);
+		mark_wait(&commit->mark, client, commit_marked);
 		return;
 	}
 	commit_join(commit);
 }
 
-/* The mark has come for which the client's commit waits. */
-void
-commit_marked(Client *client)
-{
-	commit_join(client->session->commit);
-}
 
 /* A channel has become effective; or cannot, and the report says why. */
-void
+static void
 commit_channel_ready(ChannelWait *wait, const Report *report)
 {
 	Commit	   *commit = wait->client->session->commit;
@@ -372,7 +374,7 @@ commit_start(Session *session)
 		list_init(&wait->link);
 		if (wait->channel->state == CHANNEL_EFFECTIVE)
 			continue;
-		channel_wait(wait->channel, wait, session->client);
+		channel_wait(wait->channel, wait, session->client, commit_channel_ready);
 		commit->waiting++;
 	}
 	client_deadline(session->client, limits.server_timeout);

@@ -22,6 +22,7 @@
 #include "common/options.h"
 #include "gateway/address.h"
 #include "gateway/gateway.h"
+#include "gateway/jwt.h"
 #include "gateway/limits.h"
 #include "gateway/tls.h"
 #include "gateway/upstream.h"
@@ -60,6 +61,18 @@ make_options(Config *config, int *named, int *count)
 			   "accept clients at a Unix socket there"),
 		{"port", OPTION_NUMBER, &config->options.port, 1, 65535, "N",
 		"the number in that socket's name", false},
+		OPTION("http", OPTION_TEXT, options.http, "ADDRESS:PORT",
+			   "accept HTTP clients there: events, publishing, metrics"),
+		OPTION("jwt-key", OPTION_TEXT, options.jwt_key, "FILE",
+			   "believe HTTP clients' tokens: a public RSA key in PEM (RS256), or a secret (HS256)"),
+		OPTION("jwt-audience", OPTION_TEXT, options.jwt_audience, "NAME",
+			   "refuse tokens that are not for this audience"),
+		OPTION("jwt-issuer", OPTION_TEXT, options.jwt_issuer, "NAME",
+			   "refuse tokens of other issuers"),
+		OPTION("cors-origin", OPTION_TEXT, options.cors_origin, "ORIGIN,...",
+			   "let pages of these origins, as https://example.org, read and publish"),
+		OPTION("metrics-login", OPTION_FLAG, options.metrics_login, NULL,
+			   "ask for a password for /metrics even of who comes from this machine"),
 		OPTION("name", OPTION_TEXT, options.name, "NAME",
 			   "of this gateway and its subscription (gateway-HOST-PORT)"),
 		OPTION("tls-cert", OPTION_TEXT, options.tls_certificate, "FILE",
@@ -105,7 +118,7 @@ static void
 print_help(const Option *options, int named, int count)
 {
 	printf("pgpubsub-gateway: LISTEN and NOTIFY for many clients over two connections\n\n"
-		   "Usage: pgpubsub-gateway --dbname CONNINFO (--listen ADDRESS:PORT | --socket-dir DIR --port N) [OPTION...]\n\n");
+		   "Usage: pgpubsub-gateway --dbname CONNINFO (--listen ADDRESS:PORT | --socket-dir DIR --port N | --http ADDRESS:PORT) [OPTION...]\n\n");
 	options_print(options, named);
 	printf("\nLimits:\n");
 	options_print(options + named, count - named);
@@ -134,7 +147,9 @@ make_name(const Options *options)
 {
 	char		host[40] = "";
 	char		name[64];
-	const char *port = options->listen == NULL ? NULL : strrchr(options->listen, ':');
+	const char *address = options->listen != NULL ? options->listen :
+		options->socket_dir != NULL ? NULL : options->http;
+	const char *port = address == NULL ? NULL : strrchr(address, ':');
 
 	gethostname(host, sizeof(host) - 1);
 	if (port != NULL)
@@ -150,8 +165,8 @@ check_options(Options *options, char *error, size_t size)
 {
 	if (options->dbname == NULL)
 		snprintf(error, size, "no server was named: --dbname is needed; see --help");
-	else if (options->listen == NULL && options->socket_dir == NULL)
-		snprintf(error, size, "nowhere to listen: --listen or --socket-dir is needed; see --help");
+	else if (options->listen == NULL && options->socket_dir == NULL && options->http == NULL)
+		snprintf(error, size, "nowhere to listen: --listen or --socket-dir is needed, or --http; see --help");
 	else if (options->socket_dir != NULL && options->port == 0)
 		snprintf(error, size, "--socket-dir needs --port");
 	else if (strlen(options->name) < 1 || strlen(options->name) > 63)
@@ -167,6 +182,10 @@ check_options(Options *options, char *error, size_t size)
 		snprintf(error, size, "--require-tls needs --tls-cert and --tls-key");
 	else if (options->allow != NULL &&
 			 (options->allowed = addresses_read(options->allow, error, size)) == NULL)
+		return false;
+	else if (options->jwt_key != NULL &&
+			 (options->jwt = jwt_key_load(options->jwt_key, options->jwt_audience,
+										  options->jwt_issuer, error, size)) == NULL)
 		return false;
 	else
 		return true;
@@ -185,6 +204,12 @@ free_config(Config *config)
 	free(config->options.tls_key);
 	free(config->options.allow);
 	free(config->options.log_level);
+	free(config->options.http);
+	free(config->options.jwt_key);
+	free(config->options.jwt_audience);
+	free(config->options.jwt_issuer);
+	free(config->options.cors_origin);
+	jwt_key_free(config->options.jwt);
 	addresses_free(config->options.allowed);
 	free(config->file);
 }
@@ -307,6 +332,7 @@ config_read_again(void)
 	}
 	keep(&config.options.dbname, &old.options.dbname, "dbname");
 	keep(&config.options.listen, &old.options.listen, "listen");
+	keep(&config.options.http, &old.options.http, "http");
 	keep(&config.options.socket_dir, &old.options.socket_dir, "socket-dir");
 	keep(&config.options.name, &old.options.name, "name");
 	if (config.options.port != old.options.port)

@@ -27,6 +27,13 @@ typedef struct Options
 	char	   *allow;			/* networks that clients may come from, or
 								 * NULL */
 	struct AddressList *allowed;	/* these, NULL: all */
+	char	   *http;			/* ADDRESS:PORT, or NULL */
+	char	   *jwt_key;		/* a file, or NULL */
+	char	   *jwt_audience;	/* or NULL */
+	char	   *jwt_issuer;
+	struct JwtKey *jwt;			/* of these, or NULL */
+	char	   *cors_origin;	/* origins, or NULL */
+	bool		metrics_login;	/* of clients from this machine, too */
 	char	   *log_level;
 } Options;
 
@@ -40,6 +47,11 @@ typedef struct Counters
 	uint64_t	notified;
 	uint64_t	too_slow;
 	uint64_t	gaps;
+	uint64_t	resumed;		/* events from a subscription of a client's */
+	uint64_t	stream_gaps;	/* gap events that were sent */
+	uint64_t	stream_lost;	/* events that clients over HTTP have lost as
+								 * they were too slow */
+	uint64_t	requests;		/* over HTTP */
 } Counters;
 
 typedef struct Gateway

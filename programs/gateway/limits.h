@@ -30,6 +30,15 @@ typedef struct Limits
 	int64_t		closing_timeout;	/* seconds to take the last message */
 	int64_t		max_session_age;	/* seconds since the login; 0: any */
 	int64_t		session_check;	/* seconds between two looks at the roles */
+	int64_t		history;		/* bytes of the last events, for HTTP */
+	int64_t		max_resumes;	/* subscriptions for what clients have missed */
+	int64_t		http_head;		/* bytes of a request's head */
+	int64_t		http_body;		/* and of its body */
+	int64_t		http_head_timeout;	/* seconds for either */
+	int64_t		http_idle;		/* seconds between two requests */
+	int64_t		http_heartbeat; /* seconds of a stream without a word */
+	int64_t		http_write_timeout; /* seconds in which a stream's client
+									 * takes nothing */
 	int64_t		drain_timeout;	/* seconds from SIGTERM to the end */
 } Limits;
 

@@ -23,6 +23,7 @@
 #include "gateway/address.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
+#include "gateway/http.h"
 
 /* Connections that the kernel keeps until they are accepted. */
 #define BACKLOG 1024
@@ -38,6 +39,7 @@ typedef struct Listener
 } Listener;
 
 static Listener tcp_listener = {.fd = -1};
+static Listener http_listener = {.fd = -1};
 static Listener local_listener = {.fd = -1};
 static struct sockaddr_un local_address;
 
@@ -46,15 +48,15 @@ static struct sockaddr_un local_address;
  * any address: none, or "*".
  */
 static bool
-split_address(const char *text, char *host, size_t host_size, char *port,
-			  size_t port_size)
+split_address(const char *option, const char *text, char *host, size_t host_size,
+			  char *port, size_t port_size)
 {
 	const char *colon = strrchr(text, ':');
 	size_t		length = colon == NULL ? 0 : (size_t) (colon - text);
 
 	if (colon == NULL || colon[1] == '\0' || length >= host_size ||
 		strlen(colon + 1) >= port_size)
-		log_fatal("option listen takes ADDRESS:PORT, not \"%s\"", text);
+		log_fatal("option %s takes ADDRESS:PORT, not \"%s\"", option, text);
 	snprintf(port, port_size, "%s", colon + 1);
 	if (length > 1 && text[0] == '[' && text[length - 1] == ']')
 	{
@@ -89,9 +91,9 @@ write_address(const struct sockaddr_storage *address, char *text, size_t size)
 		snprintf(text, size, "local");
 }
 
-/* Bind the TCP socket, so that an address that is taken is known at once. */
+/* Bind a TCP socket, so that an address that is taken is known at once. */
 static void
-open_tcp(const char *text)
+open_tcp(Listener *listener, const char *option, const char *text)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,.ai_flags = AI_PASSIVE};
 	struct addrinfo *found;
@@ -99,7 +101,7 @@ open_tcp(const char *text)
 	socklen_t	size = sizeof(bound);
 	char		host[256] = "";
 	char		port[16] = "";
-	bool		named = split_address(text, host, sizeof(host), port, sizeof(port));
+	bool		named = split_address(option, text, host, sizeof(host), port, sizeof(port));
 	int			error;
 	int			on = 1;
 	int			fd;
@@ -114,8 +116,8 @@ open_tcp(const char *text)
 		getsockname(fd, (struct sockaddr *) &bound, &size) < 0)
 		log_fatal("could not bind address \"%s\": %s", text, strerror(errno));
 	freeaddrinfo(found);
-	tcp_listener.fd = fd;
-	write_address(&bound, tcp_listener.description, sizeof(tcp_listener.description));
+	listener->fd = fd;
+	write_address(&bound, listener->description, sizeof(listener->description));
 }
 
 /* Is somebody listening at the address of the Unix socket? */
@@ -161,7 +163,9 @@ void
 listeners_open(void)
 {
 	if (gateway.options.listen != NULL)
-		open_tcp(gateway.options.listen);
+		open_tcp(&tcp_listener, "listen", gateway.options.listen);
+	if (gateway.options.http != NULL)
+		open_tcp(&http_listener, "http", gateway.options.http);
 	if (gateway.options.socket_dir != NULL)
 		open_local(gateway.options.socket_dir, gateway.options.port);
 }
@@ -195,7 +199,7 @@ accept_clients(uv_poll_t *poll, int status, int events)
 						 strerror(errno));
 			return;
 		}
-		if (listener == &tcp_listener)
+		if (listener != &local_listener)
 		{
 			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 			setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
@@ -204,11 +208,14 @@ accept_clients(uv_poll_t *poll, int status, int events)
 		if (gateway.options.allowed != NULL &&
 			!address_is_in(gateway.options.allowed, (struct sockaddr *) &address))
 		{
-			client_refuse(fd, &not_allowed);
+			if (listener == &http_listener)
+				http_refuse_connection(fd, 403);
+			else
+				client_refuse(fd, &not_allowed);
 			log_line(LOG_LEVEL_INFO, "refused a connection from %s, which is not allowed", text);
 		}
 		else
-			client_accept(fd, listener == &local_listener, text);
+			client_accept(fd, listener == &local_listener, listener == &http_listener, text);
 	}
 }
 
@@ -230,6 +237,7 @@ void
 listeners_start(void)
 {
 	start(&tcp_listener);
+	start(&http_listener);
 	start(&local_listener);
 }
 
@@ -247,15 +255,15 @@ listener_closed(uv_handle_t *handle)
 void
 listeners_close(void)
 {
-	Listener   *both[] = {&tcp_listener, &local_listener};
+	Listener   *all[] = {&tcp_listener, &http_listener, &local_listener};
 
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 3; i++)
 	{
-		uv_handle_t *handle = (uv_handle_t *) &both[i]->poll;
+		uv_handle_t *handle = (uv_handle_t *) &all[i]->poll;
 
-		if (both[i]->fd < 0 || handle->data == NULL || uv_is_closing(handle))
+		if (all[i]->fd < 0 || handle->data == NULL || uv_is_closing(handle))
 			continue;
-		uv_poll_stop(&both[i]->poll);
+		uv_poll_stop(&all[i]->poll);
 		uv_close(handle, listener_closed);
 	}
 	if (local_listener.fd >= 0)
@@ -266,10 +274,19 @@ listeners_close(void)
 void
 listeners_describe(char *text, size_t size)
 {
-	bool		both = tcp_listener.fd >= 0 && local_listener.fd >= 0;
+	const char *const all[] = {
+		tcp_listener.fd >= 0 ? tcp_listener.description : "",
+		local_listener.fd >= 0 ? local_listener.description : "",
+		http_listener.fd >= 0 ? http_listener.description : "",
+	};
 
-	snprintf(text, size, "%s%s%s",
-			 tcp_listener.fd >= 0 ? tcp_listener.description : "",
-			 both ? " and " : "",
-			 local_listener.fd >= 0 ? local_listener.description : "");
+	*text = '\0';
+	for (int i = 0; i < 3; i++)
+	{
+		size_t		used = strlen(text);
+
+		if (*all[i] != '\0')
+			snprintf(text + used, size - used, "%s%s%s", used > 0 ? " and " : "",
+					 i == 2 ? "http://" : "", all[i]);
+	}
 }

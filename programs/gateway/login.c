@@ -30,6 +30,7 @@
  */
 #include "gateway/login_internal.h"
 
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,7 @@
 #include "common/memory.h"
 #include "gateway/address.h"
 #include "gateway/gateway.h"
+#include "gateway/http.h"
 #include "gateway/limits.h"
 #include "gateway/session.h"
 #include "gateway/tls.h"
@@ -61,6 +63,7 @@ static int	queued_logins;
 static int	running_logins;
 
 static void login_start_next(void);
+static void refuse_unproven(Client *client);
 
 /* To be called once. */
 void
@@ -89,7 +92,7 @@ login_drop(Client *client)
 	settings_release(login->settings);
 	free(login->user);
 	login->user = NULL;
-	if (leg_close(login))
+	if (login->password != NULL ? probe_close(login) : leg_close(login))
 	{
 		running_logins--;
 		login_start_next();
@@ -97,8 +100,8 @@ login_drop(Client *client)
 }
 
 /* Refuse the login. */
-static void
-refuse(Client *client, const Report *report)
+void
+login_refuse(Client *client, const Report *report)
 {
 	char		reason[300];
 
@@ -116,7 +119,7 @@ login_timed_out(Client *client)
 		.message = "canceling authentication due to timeout",
 	};
 
-	refuse(client, &report);
+	login_refuse(client, &report);
 }
 
 /* The server cannot be had for a login. */
@@ -130,7 +133,7 @@ login_server_away(Client *client, const char *detail)
 		.hint = "Try again.",
 	};
 
-	refuse(client, &report);
+	login_refuse(client, &report);
 }
 
 /* Is the server waiting for a message of the client? */
@@ -156,7 +159,7 @@ login_start_next(void)
 
 		list_remove(&login->link);
 		queued_logins--;
-		if (leg_connect(login))
+		if (login->password != NULL ? probe_connect(login) : leg_connect(login))
 		{
 			running_logins++;
 			client_set_state(login->client, CLIENT_LOGIN);
@@ -228,7 +231,7 @@ make_startup(Login *login, const Startup *startup)
 		{
 			if (!asks_for_replication(value))
 				continue;
-			refuse(client, &replication);
+			login_refuse(client, &replication);
 			return false;
 		}
 		else if (strncmp(name, "_pq_.", 5) == 0)
@@ -241,7 +244,7 @@ make_startup(Login *login, const Startup *startup)
 	}
 	if (parameters.bad || user == NULL || *user == '\0')
 	{
-		refuse(client, parameters.bad ? &broken : &no_user);
+		login_refuse(client, parameters.bad ? &broken : &no_user);
 		return false;
 	}
 	if (database == NULL || *database == '\0')
@@ -260,7 +263,7 @@ make_startup(Login *login, const Startup *startup)
 				 "database \"%.63s\" cannot be connected to here", database);
 		snprintf(hint, sizeof(hint), "This gateway serves database \"%.63s\".",
 				 upstream_database());
-		refuse(client, &report);
+		login_refuse(client, &report);
 		return false;
 	}
 	add_parameter(&login->to_server, "database", database);
@@ -273,9 +276,9 @@ make_startup(Login *login, const Startup *startup)
 	return true;
 }
 
-/* A client that wants to log in. */
-static void
-begin_login(Client *client, const Startup *startup)
+/* May the client try to log in now?  False if it was refused. */
+static bool
+may_begin(Client *client)
 {
 	static const Report full = {
 		.sqlstate = "53300",
@@ -283,17 +286,60 @@ begin_login(Client *client, const Startup *startup)
 		.detail = "The gateway has its login-queue.",
 		.hint = "Try again.",
 	};
-	static const Report clear = {
-		.sqlstate = "28000",
-		.message = "connections without TLS are not allowed",
-		.hint = "Connect with sslmode=require, or better verify-full.",
-	};
 	static const Report failed = {
 		.sqlstate = "53400",
 		.message = "too many logins from this address have failed",
 		.hint = "Wait a minute, and try again with the right password.",
 	};
 	char		host[sizeof(client->address)];
+
+	client_host(client, host, sizeof(host));
+	if (!client->local && !address_may_log_in(host))
+		login_refuse(client, &failed);
+	else if (queued_logins >= limits.login_queue && running_logins >= limits.max_logins)
+		login_refuse(client, &full);
+	else if (upstream_database() == NULL)
+		login_server_away(client, NULL);
+	else
+		return true;
+	return false;
+}
+
+/* A login of the client, which is not in the queue yet. */
+static Login *
+make_login(Client *client)
+{
+	Login	   *login = memory_get_zeroed(sizeof(Login));
+
+	list_init(&login->link);
+	login->client = client;
+	login->settings = settings_empty();
+	client->login = login;
+	return login;
+}
+
+/* The login waits for its turn, which may be now. */
+static void
+queue_login(Login *login)
+{
+	Client	   *client = login->client;
+
+	list_append(&login_queue, &login->link);
+	queued_logins++;
+	client_set_state(client, CLIENT_QUEUED);
+	client_touch(client);
+	login_start_next();
+}
+
+/* A client that wants to log in. */
+static void
+begin_login(Client *client, const Startup *startup)
+{
+	static const Report clear = {
+		.sqlstate = "28000",
+		.message = "connections without TLS are not allowed",
+		.hint = "Connect with sslmode=require, or better verify-full.",
+	};
 	Login	   *login;
 
 	if (startup->major != 3)
@@ -307,42 +353,59 @@ begin_login(Client *client, const Startup *startup)
 		snprintf(message, sizeof(message),
 				 "unsupported frontend protocol %u.%u: server supports 3.0 to 3.0",
 				 startup->major, startup->minor);
-		refuse(client, &report);
+		login_refuse(client, &report);
 		return;
 	}
 	if (gateway.options.require_tls && !client->local && client->transport.ssl == NULL)
 	{
-		refuse(client, &clear);
+		login_refuse(client, &clear);
 		return;
 	}
-	client_host(client, host, sizeof(host));
-	if (!client->local && !address_may_log_in(host))
+	if (!may_begin(client))
+		return;
+	login = make_login(client);
+	if (make_startup(login, startup))
+		queue_login(login);
+}
+
+/*
+ * A client over HTTP is to be let in with that name and password, which are in one
+ * piece of memory that begins with the name, and is given up.  http_logged_in() is
+ * called, or the client is refused.
+ */
+void
+login_probe(Client *client, char *user, char *password)
+{
+	Login	   *login;
+
+	if (may_begin(client))
 	{
-		refuse(client, &failed);
-		return;
+		login = make_login(client);
+		login->user = memory_copy_string(user);
+		login->password = memory_copy_string(password);
+		client_deadline(client, limits.login_timeout);
+		queue_login(login);
 	}
-	if (queued_logins >= limits.login_queue && running_logins >= limits.max_logins)
+	OPENSSL_cleanse(password, strlen(password));
+	free(user);
+}
+
+/* The server has let a client over HTTP in, and has asked for the password if so. */
+void
+login_probed(Login *login, bool proven)
+{
+	Client	   *client = login->client;
+
+	if (!proven && !gateway.options.allow_unproven_login)
 	{
-		refuse(client, &full);
+		refuse_unproven(client);
 		return;
 	}
-	if (upstream_database() == NULL)
-	{
-		login_server_away(client, NULL);
-		return;
-	}
-	login = memory_get_zeroed(sizeof(Login));
-	list_init(&login->link);
-	login->client = client;
-	login->settings = settings_empty();
-	client->login = login;
-	if (!make_startup(login, startup))
-		return;
-	list_append(&login_queue, &login->link);
-	queued_logins++;
-	client_set_state(client, CLIENT_QUEUED);
-	client_touch(client);
-	login_start_next();
+	client->role = role_hold(login->user);
+	client->logged_in_at = gateway_now();
+	login_drop(client);
+	gateway.counters.logins++;
+	http_logged_in(client);
 }
 
 /* Are both the same?  Takes as long whatever they are. */
@@ -406,13 +469,13 @@ login_startup(Client *client, const Packet *packet, size_t behind)
 			 */
 			if (behind > 0)
 			{
-				refuse(client, &broken);
+				login_refuse(client, &broken);
 				return;
 			}
 			answer_tls(client, startup.kind == STARTUP_TLS);
 			break;
 		case STARTUP_BROKEN:
-			refuse(client, &broken);
+			login_refuse(client, &broken);
 			break;
 	}
 }
@@ -434,7 +497,7 @@ login_answer(Client *client, const Packet *packet)
 	}
 	if (packet->type != 'p')
 	{
-		refuse(client, &broken);
+		login_refuse(client, &broken);
 		return;
 	}
 	login->wants_answer = false;
@@ -456,7 +519,7 @@ refuse_method(Client *client, uint32_t method)
 	};
 
 	snprintf(detail, sizeof(detail), "It is the method with the number %u.", method);
-	refuse(client, &report);
+	login_refuse(client, &report);
 }
 
 /* The server has let the client in; was that the client's doing? */
@@ -470,7 +533,7 @@ refuse_unproven(Client *client)
 		.hint = "Have pg_hba.conf ask for scram-sha-256 from the gateway's address.",
 	};
 
-	refuse(client, &report);
+	login_refuse(client, &report);
 }
 
 /* An authentication request has come; false if the login has ended. */
@@ -571,7 +634,7 @@ finish_login(Login *login)
 
 	if (!login->authenticated || !encoding_fits(login->settings))
 	{
-		refuse(client, &encoding);
+		login_refuse(client, &encoding);
 		return;
 	}
 	client->server_settings = settings_shared(login->settings);

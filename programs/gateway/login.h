@@ -16,6 +16,7 @@
 
 extern void login_init(void);
 extern void login_startup(Client *client, const Packet *packet, size_t behind);
+extern void login_probe(Client *client, char *user, char *password);
 extern void login_answer(Client *client, const Packet *packet);
 extern bool login_wants_answer(const Client *client);
 extern void login_timed_out(Client *client);

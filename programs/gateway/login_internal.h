@@ -1,13 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * login_internal.h
- *	  A login, for login.c, which knows what is said, and leg.c, which has the
- *	  connection to the server.
+ *	  A login, for login.c, which knows what is said, and leg.c and probe.c, which
+ *	  have the connection to the server.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef GATEWAY_LOGIN_INTERNAL_H
 #define GATEWAY_LOGIN_INTERNAL_H
+
+#include <libpq-fe.h>
 
 #include "gateway/login.h"
 
@@ -30,15 +32,24 @@ struct Login
 	bool		authenticated;	/* AuthenticationOk has come */
 	Settings   *settings;		/* the ParameterStatus */
 	char	   *user;
+	char	   *password;		/* over HTTP; else NULL, and it has a leg */
+	PGconn	   *probe;			/* or NULL */
+	uv_poll_t  *probe_poll;		/* or NULL */
 };
 
 /* login.c */
 extern void login_server_away(Client *client, const char *detail);
 extern bool login_server_message(Login *login, const Packet *packet);
+extern void login_refuse(Client *client, const Report *report);
+extern void login_probed(Login *login, bool proven);
 
 /* leg.c */
 extern bool leg_connect(Login *login);
 extern void leg_poll(Login *login);
 extern bool leg_close(Login *login);
+
+/* probe.c */
+extern bool probe_connect(Login *login);
+extern bool probe_close(Login *login);
 
 #endif

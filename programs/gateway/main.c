@@ -25,6 +25,7 @@
 #include "gateway/channels.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
+#include "gateway/http.h"
 #include "gateway/limits.h"
 #include "gateway/listener.h"
 #include "gateway/login.h"
@@ -163,6 +164,7 @@ main(int argc, char **argv)
 	uv_signal_start(&signals[2], take_hangup, SIGHUP);
 	clients_init();
 	channels_init();
+	events_init();
 	marks_init();
 	login_init();
 	listeners_open();

@@ -29,7 +29,7 @@
 #include "common/log.h"
 #include "gateway/commands.h"
 #include "gateway/gateway.h"
-#include "gateway/session.h"
+#include "gateway/history.h"
 
 static ListNode waits;			/* by their numbers; those without are last */
 static uint64_t last_number;
@@ -54,10 +54,11 @@ send_mark(uv_prepare_t *handle)
 	commands_mark();
 }
 
-/* The client waits for the next mark; then commit_marked() is called. */
+/* The client waits for the next mark; then reached is called. */
 void
-mark_wait(MarkWait *wait, Client *client)
+mark_wait(MarkWait *wait, struct Client *client, MarkReached reached)
 {
+	wait->reached = reached;
 	wait->client = client;
 	wait->number = 0;
 	list_append(&waits, &wait->link);
@@ -103,7 +104,7 @@ mark_payload(uint64_t number, char *payload, int size)
 
 /* An event on the gateway's own channel: who has waited for that mark? */
 void
-marks_event(const char *payload)
+marks_event(int64_t seq, const char *payload)
 {
 	char		expected[64];
 	uint64_t	number;
@@ -114,6 +115,7 @@ marks_event(const char *payload)
 	mark_payload(number, expected, sizeof(expected));
 	if (strcmp(expected, payload) != 0)
 		return;
+	history_mark(seq);
 	while (!list_is_empty(&waits))
 	{
 		MarkWait   *wait = list_container(MarkWait, link, waits.next);
@@ -121,7 +123,7 @@ marks_event(const char *payload)
 		if (wait->number == 0 || wait->number > number)
 			break;
 		list_remove(&wait->link);
-		commit_marked(wait->client);
+		wait->reached(wait, seq);
 	}
 }
 

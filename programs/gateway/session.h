@@ -119,8 +119,6 @@ extern bool commit_start(Session *session);
 extern void commit_abandon(Session *session);
 extern bool commit_leaves(const Client *client, const char *channel);
 extern bool commit_cancel(Session *session, const Report *report);
-extern void commit_channel_ready(ChannelWait *wait, const Report *report);
-extern void commit_marked(Client *client);
 extern void commit_echo(Client *client);
 extern void commit_timed_out(Session *session);
 

@@ -35,6 +35,7 @@
 #include "gateway/client.h"
 #include "gateway/commands.h"
 #include "gateway/gateway.h"
+#include "gateway/http.h"
 #include "gateway/marks.h"
 #include "gateway/server.h"
 
@@ -83,6 +84,13 @@ bool
 stream_is_up(void)
 {
 	return stream.up;
+}
+
+/* The seq of the last event that was seen; 0: there was none. */
+int64_t
+stream_last_seq(void)
+{
+	return stream.last_seq;
 }
 
 /* The names as the text of an array, to be freed. */
@@ -229,9 +237,12 @@ wait_for_events(void)
 	send_query(STREAM_WAIT, query, WAIT_SECONDS + ANSWER_SECONDS);
 }
 
-/* So many events are missing, -1 if nobody knows how many. */
+/*
+ * So many events are missing, -1 if nobody knows how many.  whole: what comes behind
+ * seq does not miss any.
+ */
 static void
-gap(int64_t lost)
+gap(int64_t seq, int64_t lost, bool whole)
 {
 	char		detail[100];
 	Report		report = {
@@ -251,6 +262,8 @@ gap(int64_t lost)
 	gateway.counters.gaps++;
 	channels_gap();
 	marks_send_again();
+	if (gateway.options.http != NULL)
+		events_gap(seq > stream.last_seq ? seq : stream.last_seq, lost, whole);
 	clients_end_all(&report, "ended: notifications were lost", true);
 }
 
@@ -270,7 +283,7 @@ take_events(const PGresult *result)
 			 * of the next event.  It comes again until it is acknowledged.
 			 */
 			if (!stream.to_ack || seq != stream.gap_seq)
-				gap(strtoll(PQgetvalue(result, row, 4), NULL, 10));
+				gap(seq, strtoll(PQgetvalue(result, row, 4), NULL, 10), true);
 			stream.gap_seq = seq;
 			continue;
 		}
@@ -278,9 +291,9 @@ take_events(const PGresult *result)
 			continue;
 		stream.last_seq = seq;
 		if (strcmp(PQgetvalue(result, row, 1), stream.name) == 0)
-			marks_event(PQgetvalue(result, row, 2));
+			marks_event(seq, PQgetvalue(result, row, 2));
 		else
-			channels_event(PQgetvalue(result, row, 1), PQgetvalue(result, row, 2),
+			channels_event(seq, PQgetvalue(result, row, 1), PQgetvalue(result, row, 2),
 						   (int) strtol(PQgetvalue(result, row, 3), NULL, 10));
 	}
 	stream.rows = PQntuples(result);
@@ -318,7 +331,7 @@ take_subscribed(const PGresult *result)
 	stream.up = true;
 	log_line(LOG_LEVEL_INFO, "subscription \"%s\" stands", stream.name);
 	if (lost)
-		gap(-1);
+		gap(stream.last_seq, -1, false);
 	channels_added(NULL);
 	commands_channels();
 	gateway_server_ready();

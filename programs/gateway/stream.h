@@ -10,10 +10,12 @@
 
 #include <libpq-fe.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 extern void stream_start(void);
 extern void stream_stop(void);
 extern bool stream_is_up(void);
+extern int64_t stream_last_seq(void);
 extern const char *subscription_name(void);
 extern char *array_literal(const char *const *names, int count);
 

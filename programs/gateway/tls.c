@@ -29,9 +29,8 @@
 #include "common/memory.h"
 
 /* The protocol's name for direct TLS, as it is on the wire. */
+static const unsigned char http_name[] = "\010http/1.1";
 static const unsigned char protocol_name[] = "\012postgresql";
-
-#define PROTOCOL_NAME_LENGTH (sizeof(protocol_name) - 1)
 
 static SSL_CTX * client_context;
 static SSL_CTX * server_context;
@@ -72,15 +71,16 @@ key_is_private(const char *key, char *error, size_t size)
 	return true;
 }
 
-/* Of the protocols that the client names, take PostgreSQL's. */
+/* Of the protocols that the client names, take the one that is spoken here. */
 static int
 choose_protocol(SSL * ssl, const unsigned char **chosen, unsigned char *length,
 				const unsigned char *named, unsigned int named_length, void *arg)
 {
-	(void) ssl;
+	const unsigned char *spoken = SSL_get_app_data(ssl);
+
 	(void) arg;
-	if (SSL_select_next_proto((unsigned char **) chosen, length, protocol_name,
-							  PROTOCOL_NAME_LENGTH, named, named_length) ==
+	if (SSL_select_next_proto((unsigned char **) chosen, length, spoken,
+							  spoken[0] + 1, named, named_length) ==
 		OPENSSL_NPN_NEGOTIATED)
 		return SSL_TLSEXT_ERR_OK;
 	return SSL_TLSEXT_ERR_ALERT_FATAL;
@@ -153,14 +153,20 @@ tls_is_on(void)
 	return client_context != NULL;
 }
 
-/* For a client that connects; NULL if there is no memory. */
+/*
+ * For a client that connects, over HTTP or with PostgreSQL's protocol; NULL if there
+ * is no memory.
+ */
 SSL *
-tls_for_client(void)
+tls_for_client(bool http)
 {
 	SSL		   *ssl = SSL_new(client_context);
 
 	if (ssl != NULL)
+	{
+		SSL_set_app_data(ssl, (char *) (http ? http_name : protocol_name));
 		SSL_set_accept_state(ssl);
+	}
 	return ssl;
 }
 

@@ -16,7 +16,7 @@
 extern bool tls_load(const char *certificate, const char *key, char *error, size_t size);
 extern void tls_unload(void);
 extern bool tls_is_on(void);
-extern SSL * tls_for_client(void);
+extern SSL * tls_for_client(bool http);
 extern bool tls_learn_server(PGconn *conn, char *error, size_t size);
 extern bool tls_to_server(void);
 extern SSL * tls_for_server(void);

@@ -19,6 +19,7 @@
 #include "gateway/commands.h"
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
+#include "gateway/resume.h"
 #include "gateway/stream.h"
 #include "gateway/tls.h"
 
@@ -207,6 +208,7 @@ void
 upstream_stop(void (*stopped) (void))
 {
 	uv_timer_stop(&role_timer);
+	resume_stop();
 	stream_stop();
 	commands_stop(stopped);
 }

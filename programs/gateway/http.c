@@ -1,0 +1,351 @@
+/*-------------------------------------------------------------------------
+ *
+ * http.c
+ *	  See http.h.
+ *
+ * 1. A request is taken when its head is whole, and who asks is known before
+ *	  anything of its body is kept: a stranger has the bytes of a head here, and no
+ *	  more.
+ *
+ * 2. One request at a time.  What comes behind it waits, and is not read beyond a
+ *	  bound.  Nor is a request taken while many answers wait to be sent.
+ *
+ * 3. A stream of events has the connection until its end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "gateway/http.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/memory.h"
+#include "gateway/gateway.h"
+#include "gateway/limits.h"
+#include "gateway/login.h"
+#include "gateway/stream.h"
+
+/* Bytes that are kept of requests that wait, beside a body that is awaited. */
+#define INPUT_AHEAD (64 * 1024)
+
+/* Answers that wait to be sent while another request is taken, in bytes. */
+#define ANSWERS_AHEAD (64 * 1024)
+
+/* A connection has come. */
+void
+http_begin(Client *client)
+{
+	client->http = memory_get_zeroed(sizeof(Http));
+	client->http->client = client;
+	list_init(&client->http->link);
+	client_deadline(client, limits.http_head_timeout);
+}
+
+/* Forget the request. */
+static void
+forget_request(Http *http)
+{
+	free(http->head);
+	http->head = NULL;
+	memset(&http->request, 0, sizeof(http->request));
+	list_remove(&http->link);
+	if (http->has_claims)
+		jwt_claims_free(&http->claims);
+	http->has_claims = false;
+}
+
+/* The connection goes. */
+void
+http_drop(Client *client)
+{
+	Http	   *http = client->http;
+
+	if (http == NULL)
+		return;
+	events_drop(client);
+	publish_drop(client);
+	forget_request(http);
+	free(http);
+	client->http = NULL;
+}
+
+/* Is more of the client's input to be read? */
+bool
+http_wants_input(const Client *client)
+{
+	const Http *http = client->http;
+	size_t		kept = bytes_length(&client->in);
+
+	if (http->phase == HTTP_BODY_PHASE)
+		return kept < (size_t) limits.http_body + INPUT_AHEAD;
+	return kept < INPUT_AHEAD;
+}
+
+/* Which file is to answer. */
+static HttpRoute
+find_route(const HttpRequest *request)
+{
+	static const char *const paths[] = {"/events", "/publish", "/metrics", "/healthz"};
+
+	for (int i = 0; i < HTTP_NOWHERE; i++)
+	{
+		if (http_text_is(request->path, paths[i]))
+			return (HttpRoute) i;
+	}
+	return HTTP_NOWHERE;
+}
+
+/* Does the route know the method?  HEAD is a GET whose body is not sent. */
+static bool
+method_fits(HttpRoute route, HttpMethod method)
+{
+	if (route == HTTP_PUBLISH)
+		return method == HTTP_POST;
+	return method == HTTP_GET || (method == HTTP_HEAD && route != HTTP_EVENTS);
+}
+
+/* Does the client come from this machine? */
+static bool
+is_loopback(const Client *client)
+{
+	return client->local || strncmp(client->address, "127.", 4) == 0 ||
+		strncmp(client->address, "[::1]", 5) == 0 ||
+		strncmp(client->address, "[::ffff:127.", 12) == 0;
+}
+
+/* The body of a POST is whole. */
+static void
+take_body(Client *client, const char *body)
+{
+	client->http->phase = HTTP_BUSY;
+	publish_request(client, body, client->http->request.content_length);
+}
+
+/* Whoever asks may ask: answer, or await the body. */
+void
+http_route(Client *client)
+{
+	Http	   *http = client->http;
+
+	switch (http->route)
+	{
+		case HTTP_EVENTS:
+			events_request(client);
+			break;
+		case HTTP_PUBLISH:
+			if (http->request.content_length == 0)
+			{
+				take_body(client, "");
+				break;
+			}
+			http->phase = HTTP_BODY_PHASE;
+			client_set_state(client, CLIENT_STARTUP);
+			client_deadline(client, limits.http_head_timeout);
+			if (http->request.expects_continue)
+			{
+				static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+
+				queue_add_bytes(&client->out, go_on, sizeof(go_on) - 1);
+				client_touch(client);
+			}
+			client_input(client);
+			break;
+		case HTTP_METRICS:
+			metrics_request(client);
+			break;
+		case HTTP_HEALTH:
+		case HTTP_NOWHERE:
+			break;
+	}
+}
+
+/* A request's head is whole: answer it, or begin to. */
+static void
+take_head(Client *client)
+{
+	static const char ok[] = "ok\n";
+	Http	   *http = client->http;
+	const HttpRequest *request = &http->request;
+
+	gateway.counters.requests++;
+	http->phase = HTTP_BUSY;
+	http->route = find_route(request);
+	http->keep_alive = request->keep_alive && !gateway.draining;
+	if (request->method != HTTP_POST && request->content_length > 0)
+		http_reply_error(client, 400, "only POST has a body here");
+	else if (request->method == HTTP_OPTIONS)
+		http_reply_preflight(client);
+	else if (http->route == HTTP_NOWHERE)
+		http_reply_error(client, 404, "there are /events, /publish, /metrics and /healthz");
+	else if (!method_fits(http->route, request->method))
+		http_reply_error(client, 405, "this method is not for this path");
+	else if (gateway.options.require_tls && !client->local && client->transport.ssl == NULL)
+		http_reply_error(client, 403, "connections without TLS are not allowed");
+	else if (http->route == HTTP_HEALTH && stream_is_up())
+		http_reply(client, 200, "text/plain", ok, sizeof(ok) - 1);
+	else if (http->route == HTTP_HEALTH)
+		http_reply_error(client, 503, "the gateway gets no events from the server now");
+	else if (request->content_length > limits.http_body)
+		http_reply_error(client, 413, "the body is too long (http-body)");
+	else if (http->route == HTTP_METRICS && is_loopback(client) &&
+			 !gateway.options.metrics_login)
+		http_route(client);
+	else if (http_authorize(client))
+		http_route(client);
+}
+
+/* The request is no request. */
+static void
+refuse_broken(Client *client, int status)
+{
+	client->http->phase = HTTP_BUSY;
+	client->http->keep_alive = false;
+	http_reply_error(client, status, status == 431 ? "the head is too long (http-head)" :
+					 "the request is malformed, or of a kind that is not known here");
+}
+
+/*
+ * Take the requests at bytes, as far as they are whole and the phase allows;
+ * returns how many bytes that were.  The client may be closed then.
+ */
+size_t
+http_take(Client *client, const char *bytes, size_t count)
+{
+	size_t		taken = 0;
+
+	while (client->state == CLIENT_STARTUP)
+	{
+		Http	   *http = client->http;
+
+		if (http->phase == HTTP_BODY_PHASE)
+		{
+			size_t		length = http->request.content_length;
+
+			if (count - taken < length)
+				return taken;
+			take_body(client, bytes + taken);
+			taken += length;
+			continue;
+		}
+		if (count == taken || client->out.bytes > ANSWERS_AHEAD)
+			return taken;
+		switch (http_request_parse(bytes + taken, count - taken, limits.http_head,
+								   &http->request))
+		{
+			case HTTP_MORE:
+				if (!http->head_begun)
+					client_deadline(client, limits.http_head_timeout);
+				http->head_begun = true;
+				memset(&http->request, 0, sizeof(http->request));
+				return taken;
+			case HTTP_BROKEN:
+				refuse_broken(client, http->request.status);
+				return count;
+			case HTTP_WHOLE:
+				http->head = memory_copy_bytes(bytes + taken, http->request.head);
+				(void) http_request_parse(http->head, http->request.head,
+										  limits.http_head, &http->request);
+				taken += http->request.head;
+				client_deadline(client, 0);
+				take_head(client);
+				break;
+		}
+	}
+	return client->state == CLIENT_CLOSED || client->state == CLIENT_CLOSING ?
+		count : taken;
+}
+
+/* The request's answer is in the queue: the next one, or the end. */
+void
+http_answered(Client *client)
+{
+	Http	   *http = client->http;
+	bool		keep_alive = http->keep_alive && !client->input_ended;
+
+	/* a body that was not read stands where the next request should */
+	if (http->phase == HTTP_BUSY && http->request.content_length > 0 &&
+		http->publication == NULL)
+		keep_alive = false;
+	publish_drop(client);
+	forget_request(http);
+	client_touch(client);
+	if (!keep_alive)
+	{
+		client_end(client, NULL, "closed: it was answered");
+		return;
+	}
+	http->phase = HTTP_HEAD_PHASE;
+	http->head_begun = false;
+	client_deadline(client, limits.http_idle);
+	client_set_state(client, CLIENT_STARTUP);
+	client_input(client);
+}
+
+/*
+ * The connection is to end, and the report, if there is one, says why: what can
+ * still be said is.  A stream just ends: its client comes again, and asks for what it
+ * has missed.
+ */
+void
+http_end(Client *client, const Report *report)
+{
+	Http	   *http = client->http;
+
+	if (report == NULL || http->phase == HTTP_STREAM || http->head == NULL)
+		return;
+	http->keep_alive = false;
+	http_say_error(client, http_status_of(report), report->message);
+}
+
+/* Its deadline has come. */
+void
+http_timed_out(Client *client)
+{
+	Http	   *http = client->http;
+
+	if (client->state == CLIENT_QUEUED || client->state == CLIENT_LOGIN)
+		login_timed_out(client);
+	else if (http->phase == HTTP_HEAD_PHASE && !http->head_begun)
+		client_close(client, "closed: it has asked for nothing more");
+	else if (http->phase == HTTP_HEAD_PHASE || http->phase == HTTP_BODY_PHASE)
+	{
+		http->phase = HTTP_BUSY;
+		http->keep_alive = false;
+		http_reply_error(client, 408, "the request has not come in time");
+	}
+	else if (http->publication != NULL)
+		publish_timed_out(client);
+	else if (http->stream != NULL)
+		events_timed_out(client);
+	else if (http->route == HTTP_METRICS)
+		metrics_answer(client);
+}
+
+/* Some of what waited was sent. */
+void
+http_sent(Client *client)
+{
+	Http	   *http = client->http;
+
+	if (http->stream != NULL)
+		events_sent(client);
+	else if (client->state == CLIENT_STARTUP && http->phase == HTTP_HEAD_PHASE &&
+			 client->out.bytes == 0 && bytes_length(&client->in) > 0)
+		client_input(client);
+}
+
+/* Say why to a client that has just come, and close its socket. */
+void
+http_refuse_connection(int fd, int status)
+{
+	char		text[200];
+	int			length = snprintf(text, sizeof(text),
+								  "HTTP/1.1 %d %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+								  status, http_reason(status));
+
+	(void) send(fd, text, length, MSG_NOSIGNAL);
+	close(fd);
+}

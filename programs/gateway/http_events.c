@@ -1,0 +1,747 @@
+/*-------------------------------------------------------------------------
+ *
+ * http_events.c
+ *	  GET /events: a stream of Server-Sent Events.
+ *
+ * 1. A stream begins as a LISTEN does (commit.c): its channels get a pin, and
+ *	  have to be effective; then a mark has to come, behind which nothing of them is
+ *	  missing in the history, which each channel notes; then the client becomes a
+ *	  member.
+ *
+ * 2. cursor is the number of the first entry of the history that the client has
+ *	  not got.  A client that has room gets each event as it comes.  One that has
+ *	  not is behind, and gets on from the history once it has taken what waits.
+ *
+ * 3. What goes from the history before a client that is behind has got it is
+ *	  counted.  The client gets a gap event with that number, and goes on.
+ *
+ * 4. A client with a Last-Event-ID begins behind: from there, if the history reaches
+ *	  so far.  If not, what is missing comes through a subscription of its own
+ *	  (resume.c) until the history does.
+ *
+ * 5. No event comes twice, as the cursor, or the seq in the subscription, only
+ *	  goes on; none is left out without a gap event.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/memory.h"
+#include "gateway/channels.h"
+#include "gateway/gateway.h"
+#include "gateway/history.h"
+#include "gateway/http.h"
+#include "gateway/lexer.h"
+#include "gateway/limits.h"
+#include "gateway/marks.h"
+#include "gateway/resume.h"
+#include "gateway/stream.h"
+
+/* How long to wait for a mark where it matters little, in seconds. */
+#define MARK_SECONDS 2
+
+#define NAME_BYTES 63
+
+/* Between two looks at the streams to which nothing was sent, in ms. */
+#define BEAT_TICK 1000
+
+typedef struct EventStream
+{
+	ListNode	link;			/* of live streams: who was sent to last is
+								 * last */
+	ListNode	behind_link;	/* of those behind */
+	Client	   *client;
+	ChannelWait *waits;			/* one for each channel, until it is live */
+	int			join_count;		/* of waits; the last one is the gateway's own */
+	int			wait_count;
+	int			waiting;		/* waits whose channel is not effective */
+	MarkWait	mark;
+	bool		resumes;		/* from last_id */
+	int64_t		last_id;
+	Resume	   *resume;			/* or NULL */
+	bool		begun;			/* the answer's head was sent */
+	bool		live;			/* the client is a member of its channels */
+	int			patterns;		/* among these */
+	uint64_t	cursor;
+	int64_t		lost;			/* since then, of the history; -1: unknown */
+	int64_t		lost_seq;		/* of the last of these; 0: none were lost */
+	uint64_t	sent_at;		/* ms; when something was put into its queue */
+	uint64_t	progress_at;	/* ms; when the client has taken something */
+} EventStream;
+
+static ListNode streams;
+static ListNode behind;
+static uv_timer_t beat_timer;
+
+/* Something is about to be put into the stream's queue. */
+static void
+note_sending(EventStream *stream)
+{
+	stream->sent_at = gateway_now();
+	if (stream->client->out.bytes == 0)
+		stream->progress_at = stream->sent_at;
+	list_remove(&stream->link);
+	list_append(&streams, &stream->link);
+}
+
+/* Release the pins of channels, which its memberships have instead. */
+static void
+end_waits(EventStream *stream)
+{
+	mark_wait_end(&stream->mark);
+	for (int i = 0; i < stream->wait_count; i++)
+	{
+		channel_wait_end(&stream->waits[i]);
+		channel_unpin(stream->waits[i].channel);
+	}
+	free(stream->waits);
+	stream->waits = NULL;
+	stream->wait_count = 0;
+}
+
+/* The client goes, or its request was refused. */
+void
+events_drop(Client *client)
+{
+	EventStream *stream = client->http->stream;
+
+	if (stream == NULL)
+		return;
+	client->http->stream = NULL;
+	if (stream->resume != NULL)
+		resume_drop(stream->resume);
+	end_waits(stream);
+	list_remove(&stream->link);
+	list_remove(&stream->behind_link);
+	free(stream);
+}
+
+/* Refuse the request for a stream, or end the stream. */
+static void
+refuse(Client *client, int status, const char *message)
+{
+	if (client->http->stream != NULL && client->http->stream->begun)
+	{
+		client_end(client, NULL, "ended: its stream cannot go on");
+		return;
+	}
+	events_drop(client);
+	http_reply_error(client, status, message);
+}
+
+/* Put a gap of so many events, -1: unknown, of which there are at most so many. */
+static void
+send_gap(EventStream *stream, int64_t seq, int64_t lost, int64_t at_most)
+{
+	char		number[24] = "null";
+	char		most[48] = "";
+	char		text[200];
+	int			length;
+
+	if (lost >= 0)
+		snprintf(number, sizeof(number), "%" PRId64, lost);
+	else if (at_most >= 0)
+		snprintf(most, sizeof(most), ",\"at_most\":%" PRId64, at_most);
+	length = snprintf(text, sizeof(text),
+					  "event: gap\ndata: {\"lost\":%s%s}\nid: %" PRId64 "\n\n",
+					  number, most, seq);
+	note_sending(stream);
+	queue_add_bytes(&stream->client->out, text, length);
+	client_touch(stream->client);
+	gateway.counters.stream_gaps++;
+}
+
+/*
+ * The subscription has lost so many events, -1: nobody knows.  They may be any of
+ * the gateway's channels: only if the stream has all of these is the number its own.
+ */
+static void
+send_upstream_gap(EventStream *stream, int64_t seq, int64_t lost)
+{
+	Channel    *own = channel_find(subscription_name());
+	size_t		all = channels_count() - (own == NULL ? 0 : 1);
+	bool		exact = lost >= 0 && (size_t) stream->client->member_count == all;
+
+	send_gap(stream, seq, exact ? lost : -1, lost);
+}
+
+/* Is the client a member of the channel, by its name or a pattern? */
+static bool
+wants(const EventStream *stream, const char *name)
+{
+	const Client *client = stream->client;
+	Channel    *channel = channel_find(name);
+
+	if (channel != NULL && member_find(client, channel) != NULL)
+		return true;
+	if (stream->patterns == 0)
+		return false;
+	for (const ListNode *node = client->members.next; node != &client->members; node = node->next)
+	{
+		channel = list_container(Member, link, node)->channel;
+		if (channel->is_pattern && name_matches(channel->name, name))
+			return true;
+	}
+	return false;
+}
+
+/* May so many bytes more wait for the client? */
+static bool
+has_room(const Client *client, size_t length, int64_t limit)
+{
+	return client->out.bytes == 0 || client->out.bytes + length <= (size_t) limit;
+}
+
+/* Put the entry into the stream's queue. */
+static void
+send_entry(EventStream *stream, const Entry *entry)
+{
+	note_sending(stream);
+	queue_add_piece(&stream->client->out, entry->piece);
+	gateway.counters.deliveries++;
+	client_touch(stream->client);
+}
+
+/* The stream is behind from now on: it goes on from its cursor when it can. */
+static void
+fall_behind(EventStream *stream)
+{
+	if (list_is_empty(&stream->behind_link))
+		list_append(&behind, &stream->behind_link);
+}
+
+/* Give a stream that is behind what there is room for. */
+static void
+catch_up(EventStream *stream)
+{
+	Client	   *client = stream->client;
+
+	if (stream->lost_seq != 0)
+	{
+		send_gap(stream, stream->lost_seq, stream->lost, -1);
+		stream->lost = stream->lost_seq = 0;
+	}
+	for (; stream->cursor < history_end(); stream->cursor++)
+	{
+		const Entry *entry = history_entry(stream->cursor);
+
+		if (entry->channel == NULL)
+			send_upstream_gap(stream, entry->seq, entry->lost);
+		else if (wants(stream, entry->channel))
+		{
+			if (!has_room(client, entry->piece->length, limits.client_buffer / 2))
+				return;
+			send_entry(stream, entry);
+		}
+	}
+	list_remove(&stream->behind_link);
+}
+
+/* The entry goes from the history: who is behind and wants it has lost it. */
+static void
+entry_goes(uint64_t number, const Entry *entry)
+{
+	for (ListNode *node = behind.next; node != &behind; node = node->next)
+	{
+		EventStream *stream = list_container(EventStream, behind_link, node);
+
+		if (stream->cursor > number)
+			continue;
+		stream->cursor = number + 1;
+		if (entry->channel != NULL && !wants(stream, entry->channel))
+			continue;
+		if (stream->lost >= 0)
+			stream->lost = entry->channel == NULL ? -1 : stream->lost + 1;
+		stream->lost_seq = entry->seq;
+		gateway.counters.stream_lost++;
+	}
+}
+
+/* Let go of what the history has too much of, once all have had a look at it. */
+void
+events_forget(void)
+{
+	history_trim(entry_goes);
+}
+
+/* The entry of that number is an event of a channel of the client's. */
+void
+events_deliver(Client *client, uint64_t number)
+{
+	EventStream *stream = client->http->stream;
+	const Entry *entry = history_entry(number);
+
+	/* (it may be of a channel and of a pattern) */
+	if (!list_is_empty(&stream->behind_link) || stream->cursor > number)
+		return;
+	stream->cursor = number;
+	if (has_room(client, entry->piece->length, limits.client_buffer))
+	{
+		send_entry(stream, entry);
+		stream->cursor++;
+		return;
+	}
+	gateway.counters.too_slow++;
+	fall_behind(stream);
+}
+
+/*
+ * The gateway's stream has lost so many events, -1: nobody knows, before the one
+ * behind seq; see history_add_gap().
+ */
+void
+events_gap(int64_t seq, int64_t lost, bool whole)
+{
+	uint64_t	number = history_add_gap(seq, lost, whole);
+	ListNode   *last = streams.previous;
+	ListNode   *next;
+
+	if (list_is_empty(&streams))
+		return;
+
+	/* each goes to the end of the list */
+	for (ListNode *node = streams.next;; node = next)
+	{
+		EventStream *stream = list_container(EventStream, link, node);
+		bool		is_last = node == last;
+
+		next = node->next;
+		if (stream->live && list_is_empty(&stream->behind_link))
+		{
+			stream->cursor = number + 1;
+			send_upstream_gap(stream, seq, lost);
+		}
+		if (is_last)
+			break;
+	}
+}
+
+/* Some of what waited was sent to the client. */
+void
+events_sent(Client *client)
+{
+	EventStream *stream = client->http->stream;
+
+	stream->progress_at = gateway_now();
+	if (client->out.bytes > (size_t) limits.client_buffer / 4)
+		return;
+	if (!list_is_empty(&stream->behind_link))
+		catch_up(stream);
+	else if (stream->resume != NULL && stream->begun)
+		resume_go_on(stream->resume);
+}
+
+/* The answer's head, and then events until the end. */
+static void
+begin_stream(EventStream *stream)
+{
+	Client	   *client = stream->client;
+	Http	   *http = client->http;
+	int64_t		ends = http->has_claims ? http->claims.expires - (int64_t) time(NULL) : 0;
+
+	if (stream->begun)
+		return;
+	stream->begun = true;
+	http->phase = HTTP_STREAM;
+	http->keep_alive = false;
+	http_reply_stream(client);
+	note_sending(stream);
+	free(http->head);
+	http->head = NULL;
+	memset(&http->request, 0, sizeof(http->request));
+	client_deadline(client, 0);
+	if (http->has_claims)
+		client_deadline(client, ends > 0 ? ends : 1);
+	client_set_state(client, CLIENT_READY);
+}
+
+/* The client becomes a member of its channels, and has all before the cursor. */
+static void
+join(EventStream *stream, uint64_t cursor)
+{
+	Client	   *client = stream->client;
+
+	for (int i = 0; i < stream->join_count; i++)
+	{
+		Channel    *channel = stream->waits[i].channel;
+
+		member_add(client, channel);
+		if (channel->is_pattern)
+			stream->patterns++;
+	}
+	end_waits(stream);
+	stream->live = true;
+	stream->cursor = cursor;
+	begin_stream(stream);
+	fall_behind(stream);
+	catch_up(stream);
+}
+
+/* Does the history have all of the stream's channels that came behind the seq? */
+static bool
+history_has(const EventStream *stream, int64_t seq)
+{
+	if (!history_reaches(seq))
+		return false;
+	for (int i = 0; i < stream->join_count; i++)
+	{
+		const Channel *channel = stream->waits[i].channel;
+
+		if (channel->state != CHANNEL_EFFECTIVE || channel->since > seq)
+			return false;
+	}
+	return true;
+}
+
+/* What the client has missed is to come from the server. */
+static void
+begin_resume(EventStream *stream)
+{
+	const char **names = memory_get(stream->join_count * sizeof(char *));
+	const char **doubtful = memory_get(stream->join_count * sizeof(char *));
+	int			doubtful_count = 0;
+
+	for (int i = 0; i < stream->join_count; i++)
+	{
+		names[i] = stream->waits[i].channel->name;
+		if (stream->waits[i].channel->since > stream->last_id)
+			doubtful[doubtful_count++] = names[i];
+	}
+	client_deadline(stream->client, limits.server_timeout);
+	stream->resume = resume_begin(stream->client, names, stream->join_count,
+								  doubtful, doubtful_count, stream->last_id,
+								  stream_last_seq());
+	free(names);
+	free(doubtful);
+}
+
+/* The mark has come: the gateway's stream has all that comes behind seq. */
+static void
+mark_reached(MarkWait *wait, int64_t seq)
+{
+	EventStream *stream = wait->client->http->stream;
+
+	for (int i = 0; i < stream->join_count; i++)
+	{
+		Channel    *channel = stream->waits[i].channel;
+
+		if (channel->since > seq)
+			channel->since = seq;
+	}
+	if (!stream->resumes)
+		join(stream, history_end());
+	else if (stream->last_id > seq)
+		refuse(stream->client, 400, "the Last-Event-ID was not given out yet");
+	else if (history_has(stream, stream->last_id))
+		join(stream, history_after(stream->last_id));
+	else
+		begin_resume(stream);
+}
+
+/* All channels are effective: wait for a mark. */
+static void
+wait_for_mark(EventStream *stream)
+{
+	client_deadline(stream->client, stream->resumes ? limits.server_timeout : MARK_SECONDS);
+	mark_wait(&stream->mark, stream->client, mark_reached);
+}
+
+/* A channel has become effective; or cannot, and the report says why. */
+static void
+channel_ready(ChannelWait *wait, const Report *report)
+{
+	Client	   *client = wait->client;
+	EventStream *stream = client->http->stream;
+
+	if (report != NULL)
+		refuse(client, http_status_of(report), report->message);
+	else if (--stream->waiting == 0)
+		wait_for_mark(stream);
+}
+
+/* An event that the client has missed; or a gap, whose channel is NULL. */
+void
+events_resumed(Client *client, int64_t seq, const char *channel, const char *payload,
+			   int64_t lost)
+{
+	EventStream *stream = client->http->stream;
+	Piece	   *piece;
+
+	if (channel == NULL)
+	{
+		send_gap(stream, seq, lost, -1);
+		return;
+	}
+	piece = event_piece_make(seq, channel, payload);
+	note_sending(stream);
+	queue_add_piece(&client->out, piece);
+	piece_release(piece);
+	gateway.counters.deliveries++;
+	gateway.counters.resumed++;
+	client_touch(client);
+}
+
+/*
+ * The server has a subscription for what the client has missed.  uncertain: it may
+ * never have had some of that.
+ */
+void
+events_resume_begins(Client *client, bool uncertain)
+{
+	EventStream *stream = client->http->stream;
+
+	if (stream->begun)
+		return;
+	begin_stream(stream);
+	if (uncertain)
+		send_gap(stream, stream->last_id, -1, -1);
+}
+
+/* May more of what the client has missed be read? */
+bool
+events_resume_may_go_on(const Client *client)
+{
+	return client->out.bytes <= (size_t) limits.client_buffer / 2;
+}
+
+/*
+ * The client has all that it has missed up to the seq.  True if the history has the
+ * rest; else *target is where to read on to.
+ */
+bool
+events_resume_reached(Client *client, int64_t seq, int64_t *target)
+{
+	EventStream *stream = client->http->stream;
+
+	if (!history_has(stream, seq))
+	{
+		*target = stream_last_seq();
+		return false;
+	}
+	stream->resume = NULL;
+	join(stream, history_after(seq));
+	return true;
+}
+
+/* What the client has missed cannot be had now. */
+void
+events_resume_failed(Client *client, const Report *report)
+{
+	client->http->stream->resume = NULL;
+	refuse(client, http_status_of(report), report->message);
+}
+
+/* The stream has waited long enough, or its token has expired. */
+void
+events_timed_out(Client *client)
+{
+	EventStream *stream = client->http->stream;
+
+	if (stream->begun)
+		client_end(client, NULL, "ended: its token has expired");
+	else if (stream->waiting == 0 && !stream->resumes)
+		join(stream, history_end());
+	else
+		refuse(client, 503, "the server cannot be reached");
+}
+
+/* Is the name none that can be subscribed to?  Then why. */
+static const char *
+name_is_wrong(const char *name)
+{
+	size_t		length = strlen(name);
+
+	if (length == 0 || length > NAME_BYTES)
+		return "channel names have 1 to 63 bytes";
+	if (utf8_invalid(name, length) != length)
+		return "channel names are UTF-8";
+	if (strcmp(name, "pgpubsub") == 0 || strcmp(name, subscription_name()) == 0)
+		return "this channel name is reserved";
+	return NULL;
+}
+
+/* Is the channel among those of the stream? */
+static bool
+has_channel(const EventStream *stream, const Channel *channel)
+{
+	for (int i = 0; i < stream->wait_count; i++)
+	{
+		if (stream->waits[i].channel == channel)
+			return true;
+	}
+	return false;
+}
+
+/* Add a channel to those of the stream. */
+static void
+add_channel(EventStream *stream, const char *name)
+{
+	Channel    *channel = channel_pin(name);
+	ChannelWait *wait;
+
+	if (has_channel(stream, channel))
+	{
+		channel_unpin(channel);
+		return;
+	}
+	stream->waits = memory_resize(stream->waits,
+								  (stream->wait_count + 1) * sizeof(ChannelWait));
+	wait = &stream->waits[stream->wait_count++];
+	wait->channel = channel;
+
+	/* none is in a list yet, and all may have moved */
+	for (int i = 0; i < stream->wait_count; i++)
+		list_init(&stream->waits[i].link);
+}
+
+/* A seq; false if it is none. */
+static bool
+read_id(const char *text, size_t length, int64_t *id)
+{
+	if (length == 0 || length > 18)
+		return false;
+	*id = 0;
+	for (size_t i = 0; i < length; i++)
+	{
+		if (text[i] < '0' || text[i] > '9')
+			return false;
+		*id = *id * 10 + (text[i] - '0');
+	}
+	return true;
+}
+
+/* Take what the request asks for; the status with which it is refused, or 0. */
+static int
+take_request(EventStream *stream, const char **why)
+{
+	static const char bad_id[] = "the Last-Event-ID is none that was given out";
+	const HttpRequest *request = &stream->client->http->request;
+	HttpText	query = request->query;
+	char		name[20];
+	char		value[200];
+	bool		bad = false;
+
+	while (http_query_next(&query, name, sizeof(name), value, sizeof(value), &bad))
+	{
+		if (strcmp(name, "channel") == 0)
+		{
+			*why = name_is_wrong(value);
+			if (*why != NULL)
+				return 400;
+			*why = "the token does not let you read this channel";
+			if (!http_may_read(stream->client, value))
+				return 403;
+			*why = "too many channels (max-channels)";
+			if (stream->wait_count >= limits.max_channels)
+				return 400;
+			add_channel(stream, value);
+		}
+		else if (strcmp(name, "lastEventId") == 0 && request->last_event_id.at == NULL)
+		{
+			*why = bad_id;
+			if (!read_id(value, strlen(value), &stream->last_id))
+				return 400;
+			stream->resumes = true;
+		}
+	}
+	*why = bad ? "the query is malformed" : "at least one channel is needed: ?channel=";
+	if (bad || stream->wait_count == 0)
+		return 400;
+	*why = bad_id;
+	if (request->last_event_id.at != NULL && request->last_event_id.length > 0)
+	{
+		if (!read_id(request->last_event_id.at, request->last_event_id.length,
+					 &stream->last_id))
+			return 400;
+		stream->resumes = true;
+	}
+	return 0;
+}
+
+/* GET /events, from somebody who is known. */
+void
+events_request(Client *client)
+{
+	EventStream *stream = memory_get_zeroed(sizeof(EventStream));
+	const char *why;
+	int			status;
+
+	stream->client = client;
+	list_init(&stream->link);
+	list_init(&stream->behind_link);
+	list_init(&stream->mark.link);
+	client->http->stream = stream;
+	status = take_request(stream, &why);
+	if (status != 0)
+	{
+		refuse(client, status, why);
+		return;
+	}
+	stream->join_count = stream->wait_count;
+	if (stream->resumes && stream->last_id <= stream_last_seq() &&
+		history_has(stream, stream->last_id))
+	{
+		join(stream, history_after(stream->last_id));
+		return;
+	}
+	add_channel(stream, subscription_name());
+	client_deadline(client, limits.server_timeout);
+	client_set_state(client, CLIENT_WAITING);
+	for (int i = 0; i < stream->wait_count; i++)
+	{
+		ChannelWait *wait = &stream->waits[i];
+
+		if (wait->channel->state == CHANNEL_EFFECTIVE)
+			continue;
+		channel_wait(wait->channel, wait, client, channel_ready);
+		stream->waiting++;
+	}
+	if (stream->waiting == 0)
+		wait_for_mark(stream);
+}
+
+/*
+ * Say something to those to whom nothing was sent for a while, so that no proxy
+ * takes the connection for dead; and end those who take nothing.
+ */
+static void
+beat(uv_timer_t *timer)
+{
+	uint64_t	now = gateway_now();
+
+	(void) timer;
+	while (!list_is_empty(&streams))
+	{
+		EventStream *stream = list_container(EventStream, link, streams.next);
+		Client	   *client = stream->client;
+
+		if (stream->sent_at + limits.http_heartbeat * 1000 > now)
+			return;
+		if (client->out.bytes > 0 &&
+			stream->progress_at + limits.http_write_timeout * 1000 <= now)
+		{
+			client_close(client, "closed: it takes nothing (http-write-timeout)");
+			continue;
+		}
+		note_sending(stream);
+		if (client->out.bytes == 0)
+		{
+			queue_add_bytes(&client->out, ":\n\n", 3);
+			client_touch(client);
+		}
+	}
+}
+
+/* To be called once, when the loop stands. */
+void
+events_init(void)
+{
+	list_init(&streams);
+	list_init(&behind);
+	uv_timer_init(&gateway.loop, &beat_timer);
+	uv_timer_start(&beat_timer, beat, BEAT_TICK, BEAT_TICK);
+}
