@@ -133,6 +133,12 @@ style:
 programs:
 	@$(tree)/scripts/programs
 
+# The gateway with drivers that are downloaded; see scripts/test-clients.
+.PHONY: test-clients
+
+test-clients:
+	@$(tree)/scripts/test-clients
+
 # Ratios to plain NOTIFY, into bench/results; see scripts/bench.
 .PHONY: bench
 

@@ -48,11 +48,18 @@ program_packages() {
     echo "gcc libc6-dev make pkg-config libuv1-dev libpq-dev libssl-dev libjansson-dev"
 }
 
+# Drivers that listen and notify through the gateway in its test of drivers, but
+# for those that need hundreds of megabytes: scripts/test-clients has these, too.
+driver_packages() {
+    echo "python3-psycopg python3-psycopg2 python3-asyncpg ruby-pg libdbd-pg-perl"
+}
+
 # Packages to run the tests.  pgTAP has no package for a server version that
 # is not released yet.
 test_packages() {
     echo "$(build_packages "$1") perl libipc-run-perl"
     case "${TESTS:-}" in *gateway*) program_packages ;; esac
+    case "${TESTS:-}" in *gateway_\* | *gateway_drivers*) driver_packages ;; esac
     [ "$1" -ge 19 ] ||
         echo "postgresql-$1-pgtap libtap-parser-sourcehandler-pgtap-perl"
 }

@@ -329,7 +329,10 @@ execute_show(Session *session, const Statement *statement,
 
 	if (strcmp(statement->name, "transaction_isolation") == 0)
 		value = session->transaction != NULL ? session->transaction->isolation :
-			"read committed";
+			settings_isolation(session->settings.effective);
+	else if (strcmp(statement->name, "transaction_read_only") == 0)
+		value = session->transaction != NULL ? session->transaction->read_only :
+			settings_read_only(session->settings.effective);
 	if (value == NULL)
 		return fail_naming(session, "0A000", "the value of \"%s\" is not known here",
 						   statement->name,
@@ -456,6 +459,16 @@ reset_all(Session *session)
 	session->settings.effective = settings_hold(server);
 }
 
+/* Give the transaction those modes that the statement says. */
+static void
+set_modes(Transaction *transaction, const Statement *statement)
+{
+	if (statement->value != NULL)
+		transaction->isolation = statement->value;
+	if (statement->read_only != NULL)
+		transaction->read_only = statement->read_only;
+}
+
 /* BEGIN, START TRANSACTION. */
 static void
 execute_begin(Session *session, const Statement *statement)
@@ -465,8 +478,23 @@ execute_begin(Session *session, const Statement *statement)
 	if (transaction->block)
 		warn(session, "25001", "there is already a transaction in progress");
 	transaction->block = true;
+	set_modes(transaction, statement);
+}
+
+/* SET TRANSACTION, or the modes of all transactions to come. */
+static void
+execute_set_transaction(Session *session, const Statement *statement)
+{
+	if (statement->local)
+	{
+		if (session->transaction != NULL)
+			set_modes(session->transaction, statement);
+		return;
+	}
 	if (statement->value != NULL)
-		transaction->isolation = statement->value;
+		change_settings(session, "default_transaction_isolation", statement->value, false);
+	if (statement->read_only != NULL)
+		change_settings(session, "default_transaction_read_only", statement->read_only, false);
 }
 
 /*
@@ -621,9 +649,7 @@ run(Session *session, const Statement *statement, const Execution *execution)
 		case STATEMENT_SET:
 			return execute_set(session, statement);
 		case STATEMENT_SET_TRANSACTION:
-			if (statement->local && statement->value != NULL &&
-				session->transaction != NULL)
-				session->transaction->isolation = statement->value;
+			execute_set_transaction(session, statement);
 			return OUTCOME_DONE;
 		case STATEMENT_RESET:
 			if (statement->all)

@@ -117,11 +117,11 @@ take_string(Parser *parser, const char **value)
 }
 
 /*
- * Take transaction modes, perhaps none; the isolation level, if one is said,
- * goes into *level.
+ * Take transaction modes, perhaps none; the isolation level, if one is said, is
+ * the statement's value.
  */
 static bool
-take_modes(Parser *parser, const char **level)
+take_modes(Parser *parser, Statement *statement)
 {
 	while (!at_end(parser))
 	{
@@ -130,19 +130,19 @@ take_modes(Parser *parser, const char **level)
 			if (!take_word(parser, "level"))
 				return false;
 			if (take_word(parser, "serializable"))
-				*level = "serializable";
+				statement->value = "serializable";
 			else if (take_word(parser, "repeatable"))
 			{
-				*level = "repeatable read";
+				statement->value = "repeatable read";
 				if (!take_word(parser, "read"))
 					return false;
 			}
 			else if (take_word(parser, "read"))
 			{
 				if (take_word(parser, "committed"))
-					*level = "read committed";
+					statement->value = "read committed";
 				else if (take_word(parser, "uncommitted"))
-					*level = "read uncommitted";
+					statement->value = "read uncommitted";
 				else
 					return false;
 			}
@@ -151,7 +151,11 @@ take_modes(Parser *parser, const char **level)
 		}
 		else if (take_word(parser, "read"))
 		{
-			if (!take_word(parser, "only") && !take_word(parser, "write"))
+			if (take_word(parser, "only"))
+				statement->read_only = "on";
+			else if (take_word(parser, "write"))
+				statement->read_only = "off";
+			else
 				return false;
 		}
 		else
@@ -381,7 +385,7 @@ parse_begin(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_BEGIN;
 	take_noise(parser);
-	return take_modes(parser, &statement->value);
+	return take_modes(parser, statement);
 }
 
 static bool
@@ -389,7 +393,7 @@ parse_start(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_START;
 	return take_word(parser, "transaction") &&
-		take_modes(parser, &statement->value);
+		take_modes(parser, statement);
 }
 
 static bool
@@ -523,7 +527,7 @@ parse_set(Parser *parser, Statement *statement)
 			statement->kind = STATEMENT_SET_TRANSACTION;
 			return take_word(parser, "as") &&
 				take_word(parser, "transaction") && !at_end(parser) &&
-				take_modes(parser, &statement->value);
+				take_modes(parser, statement);
 		}
 		if (is_word(parser, "authorization"))
 		{
@@ -540,7 +544,7 @@ parse_set(Parser *parser, Statement *statement)
 			refuse(parser, statement, "SET TRANSACTION SNAPSHOT");
 			return true;
 		}
-		return !at_end(parser) && take_modes(parser, &statement->value);
+		return !at_end(parser) && take_modes(parser, statement);
 	}
 	if (is_word(parser, "role") || is_word(parser, "constraints"))
 	{

@@ -21,7 +21,7 @@ typedef enum StatementKind
 	STATEMENT_UNLISTEN,			/* name, or all */
 	STATEMENT_NOTIFY,			/* name, value */
 	STATEMENT_SELECT,			/* items */
-	STATEMENT_BEGIN,			/* value: isolation level, or NULL */
+	STATEMENT_BEGIN,			/* value: isolation level, or NULL; read_only */
 	STATEMENT_START,			/* the same, but START TRANSACTION */
 	STATEMENT_COMMIT,			/* chain */
 	STATEMENT_ROLLBACK,			/* chain */
@@ -29,7 +29,7 @@ typedef enum StatementKind
 	STATEMENT_RELEASE,			/* name */
 	STATEMENT_ROLLBACK_TO,		/* name */
 	STATEMENT_SET,				/* name, value (NULL: default), local */
-	STATEMENT_SET_TRANSACTION,	/* value: isolation level, or NULL */
+	STATEMENT_SET_TRANSACTION,	/* as BEGIN; local: of this transaction */
 	STATEMENT_RESET,			/* name, or all */
 	STATEMENT_SHOW,				/* name */
 	STATEMENT_DISCARD,			/* all, or only what a session has not */
@@ -73,6 +73,7 @@ typedef struct Statement
 	StatementKind kind;
 	const char *name;
 	const char *value;
+	const char *read_only;		/* "on", "off", or NULL: not said */
 	bool		all;
 	bool		local;
 	bool		chain;

@@ -9,6 +9,35 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+
+/* The isolation level that a transaction begins with. */
+const char *
+settings_isolation(const Settings *settings)
+{
+	static const char *const levels[] = {"serializable", "repeatable read",
+	"read uncommitted"};
+	const char *value = settings_value(settings, "default_transaction_isolation");
+
+	for (size_t i = 0; value != NULL && i < sizeof(levels) / sizeof(levels[0]); i++)
+	{
+		if (strcasecmp(value, levels[i]) == 0)
+			return levels[i];
+	}
+	return "read committed";
+}
+
+/* Does a transaction begin as one that is READ ONLY: "on" or "off". */
+const char *
+settings_read_only(const Settings *settings)
+{
+	const char *value = settings_value(settings, "default_transaction_read_only");
+
+	return value != NULL && (strcasecmp(value, "on") == 0 ||
+							 strcasecmp(value, "true") == 0 ||
+							 strcasecmp(value, "yes") == 0 ||
+							 strcmp(value, "1") == 0) ? "on" : "off";
+}
 
 /* Have a reference to both in *to. */
 void
@@ -34,7 +63,8 @@ transaction_new(const SettingsPair *settings)
 	Transaction *transaction = memory_get_zeroed(sizeof(Transaction));
 
 	settings_pair_hold(&transaction->before, settings);
-	transaction->isolation = "read committed";
+	transaction->isolation = settings_isolation(settings->effective);
+	transaction->read_only = settings_read_only(settings->effective);
 	return transaction;
 }
 

@@ -60,9 +60,12 @@ typedef struct Transaction
 	int			savepoint_count;
 	int			savepoint_room;
 	SettingsPair before;
-	const char *isolation;		/* a constant */
+	const char *isolation;		/* both are constants */
+	const char *read_only;
 } Transaction;
 
+extern const char *settings_isolation(const Settings *settings);
+extern const char *settings_read_only(const Settings *settings);
 extern void settings_pair_hold(SettingsPair *to, const SettingsPair *from);
 extern void settings_pair_release(SettingsPair *pair);
 

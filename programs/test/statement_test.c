@@ -98,6 +98,33 @@ test_names(void)
 	CHECK(utf8_clip("a\303\266", 3, 3) == 3);
 }
 
+/* What the transaction modes say about READ ONLY. */
+static void
+test_modes(void)
+{
+	static const struct
+	{
+		const char *text;
+		const char *read_only;
+	}			cases[] = {
+		{"BEGIN", NULL},
+		{"BEGIN READ ONLY", "on"},
+		{"START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ WRITE", "off"},
+		{"SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "on"},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		StatementList list;
+
+		CHECK(statement_parse(&list, cases[i].text, strlen(cases[i].text), true));
+		CHECK((list.first->read_only == NULL) == (cases[i].read_only == NULL));
+		CHECK(cases[i].read_only == NULL ||
+			  strcmp(list.first->read_only, cases[i].read_only) == 0);
+		statement_list_free(&list);
+	}
+}
+
 static void
 test_statements(void)
 {
@@ -225,6 +252,7 @@ int
 main(void)
 {
 	test_names();
+	test_modes();
 	test_statements();
 	test_refused();
 	test_errors();

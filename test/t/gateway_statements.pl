@@ -125,6 +125,9 @@ same_queries('LISTEN a', "NOTIFY a, '1'; COMMIT; NOTIFY a, '2'", "NOTIFY a, '1';
 same_queries('LISTEN a', 'BEGIN', "NOTIFY a, '1'", 'COMMIT AND CHAIN', "NOTIFY a, '2'", 'ROLLBACK AND CHAIN', "NOTIFY a, '3'", 'COMMIT');
 same_queries('BEGIN ISOLATION LEVEL SERIALIZABLE', 'SHOW TRANSACTION ISOLATION LEVEL', 'COMMIT', 'SHOW transaction_isolation');
 same_queries('BEGIN READ ONLY', 'LISTEN a', 'COMMIT', 'START TRANSACTION', 'COMMIT WORK', 'begin transaction isolation level repeatable read, read write, not deferrable', 'SHOW TRANSACTION ISOLATION LEVEL', 'end');
+same_queries('SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY', 'SHOW transaction_isolation', 'SHOW transaction_read_only', 'BEGIN', 'SHOW TRANSACTION ISOLATION LEVEL', 'SHOW transaction_read_only', 'COMMIT',
+	'SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE', 'SHOW default_transaction_read_only', 'BEGIN ISOLATION LEVEL READ COMMITTED', 'SHOW TRANSACTION ISOLATION LEVEL', 'SET TRANSACTION READ ONLY', 'SHOW transaction_read_only', 'COMMIT', 'SHOW transaction_read_only', 'RESET ALL', 'SHOW transaction_isolation');
+same_queries('SHOW transaction_read_only', 'BEGIN', 'SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ', 'SHOW transaction_isolation', 'ROLLBACK', 'SHOW transaction_isolation', "SET default_transaction_isolation = 'repeatable read'", 'SHOW transaction_isolation');
 
 # Settings
 
