@@ -150,7 +150,8 @@ update_polled(Client *client)
 		case CLIENT_CLOSED:
 			break;
 	}
-	if (client->input_ended || (client->http != NULL && !http_wants_input(client)))
+	if (client->input_ended || client->held_back ||
+		(client->http != NULL && !http_wants_input(client)))
 		events &= ~UV_READABLE;
 	if (client->blocked)
 		events |= UV_WRITABLE;
@@ -243,8 +244,8 @@ client_close(Client *client, const char *reason)
 
 /*
  * End the connection with a last message, which is always FATAL, or what HTTP has
- * for that; a report of NULL sends none.  What waits to be sent goes first, unless there is too much
- * of it.
+ * for that; a report of NULL sends none.  What waits to be sent goes first, unless
+ * there is much of it before a message.
  */
 void
 client_end(Client *client, const Report *report, const char *reason)
@@ -262,7 +263,7 @@ client_end(Client *client, const Report *report, const char *reason)
 	session_drop(client);
 	members_remove_all(client);
 	queue_free(&client->held);
-	if (client->out.bytes > (size_t) limits.client_buffer / 2)
+	if (report != NULL && client->out.bytes > (size_t) limits.client_buffer / 2)
 		queue_cut(&client->out);
 	if (client->http != NULL)
 	{
@@ -341,6 +342,11 @@ client_flush(Client *client)
 		client_close(client, NULL);
 	else if (any && client->http != NULL)
 		http_sent(client);
+	else if (client->held_back)
+	{
+		client->held_back = false;
+		client_input(client);
+	}
 }
 
 /* May the piece wait for the client, too? */
@@ -421,8 +427,9 @@ client_broken(Client *client, const Packet *packet)
 }
 
 /*
- * Take the messages at bytes, as far as they are whole and the client's state
- * allows; returns how many bytes that were.  The client may be closed then.
+ * Take the messages at bytes, as far as they are whole, the client's state allows,
+ * and it takes the answers; returns how many bytes that were.  The client may be
+ * closed then.
  */
 static size_t
 take_messages(Client *client, const char *bytes, size_t count)
@@ -439,6 +446,14 @@ take_messages(Client *client, const char *bytes, size_t count)
 		if (client->state == CLIENT_STARTUP)
 			result = startup_parse(bytes + taken, count - taken,
 								   limits.max_startup, &packet);
+		else if (client->state == CLIENT_READY &&
+				 client->out.bytes > (size_t) limits.client_buffer)
+		{
+			/* what waits for a Sync is sent now, or that would never come */
+			client->held_back = true;
+			client_touch(client);
+			return taken;
+		}
 		else if (client->state == CLIENT_READY ||
 				 (client->state == CLIENT_LOGIN && login_wants_answer(client)))
 			result = packet_parse(bytes + taken, count - taken,
@@ -487,7 +502,7 @@ client_input(Client *client)
 			client->in = in;
 	}
 	client->parsing = false;
-	if (client->input_ended && client->state == CLIENT_READY)
+	if (client->input_ended && client->state == CLIENT_READY && !client->held_back)
 		client_end(client, NULL, "closed: it has ended the connection");
 	else
 		update_polled(client);
@@ -566,7 +581,7 @@ client_read(Client *client)
 	{
 		/* It may still read: what it has asked for is done before it ends. */
 		client->input_ended = true;
-		if (client->state == CLIENT_WAITING)
+		if (client->state == CLIENT_WAITING || client->held_back)
 			update_polled(client);
 		else
 			client_end(client, NULL, "closed: it has ended the connection");

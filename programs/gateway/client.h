@@ -76,6 +76,7 @@ typedef struct Client
 	Queue		out;			/* what is to be sent */
 	Queue		held;			/* notifications that wait for the idle state */
 	bool		blocked;		/* the socket takes no more */
+	bool		held_back;		/* too many answers wait to take more messages */
 	bool		input_ended;	/* the client sends no more */
 	bool		parsing;		/* in_take() is at work */
 

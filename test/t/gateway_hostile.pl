@@ -113,6 +113,28 @@ is($answers[-1][0], 'Z', 'many savepoints');
 shout(raw_login($gateway), 'Q' . pack('N', 64 * 1024 * 1024) . 'x' x 1000);
 is_alive('much at once');
 
+# Much to answer, from a client that reads nothing: no more is taken than client-buffer
+# allows, and all comes once it reads.
+sub resident
+{
+	my ($kb) = slurp_file("/proc/$gateway->{pid}/status") =~ /^VmRSS:\s+(\d+) kB$/m;
+
+	return $kb;
+}
+
+$client = raw_login($gateway);
+$client->put(parse_message('', "SELECT '" . 'x' x 500_000 . "'") . message('S', ''));
+$client->read_until('Z');
+my $before = resident();
+my $batch  = (bind_message('', '', [], []) . execute_message('')) x 400 . message('S', '');
+$client->put($batch);
+shutdown $client->{socket}, 1;
+is_alive('a client that reads no answers');
+cmp_ok(resident() - $before, '<', 100_000, 'answers of 200 MB take less than 100 MB');
+@answers = $client->read_until('Z');
+is(scalar(grep { $_->[0] eq 'D' } @answers), 400, 'all of them come, and the end of the sending before that ends nothing');
+@answers = ();
+
 # Clients that leave while they wait, many at a time
 foreach my $i (1 .. 50)
 {
