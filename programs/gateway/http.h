@@ -59,9 +59,11 @@ typedef struct Http
 	HttpRoute	route;
 	bool		keep_alive;
 	bool		head_begun;		/* some of the next request is there */
-	ListNode	link;			/* of those who wait for metrics, or for page.c */
+	ListNode	link;			/* of those who wait for metrics, or for
+								 * page.c */
 	bool		looked;			/* page.c: the server is asked about its role */
-	uint64_t	stuck_at;		/* ms; page.c: it takes nothing since then; 0: it does */
+	uint64_t	stuck_at;		/* ms; page.c: it takes nothing since then; 0:
+								 * it does */
 
 	/* who asks */
 	bool		has_claims;		/* by a token; else by a password */

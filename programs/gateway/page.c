@@ -59,10 +59,11 @@ static ListNode waits;			/* of requests that wait for a look */
 static ListNode watchers;		/* of streams */
 static uv_timer_t look_timer;	/* runs while there is any of these */
 static uint64_t looked_at;		/* ms; 0: never */
-static uint64_t asked_at;		/* ms; when what is not answered was asked; 0: all is */
+static uint64_t asked_at;		/* ms; when what is not answered was asked; 0:
+								 * all is */
 static uint64_t answered_at;	/* ms; when the server has said something */
 static PGresult *monitors;		/* the roles that may look, as of then */
-static json_t *stats;			/* what the server has said then, or NULL */
+static json_t * stats;			/* what the server has said then, or NULL */
 static char *why_none;			/* or why not */
 
 /* May the client's role look, as of the last answer? */
@@ -86,7 +87,7 @@ is_fresh(void)
 
 /* Write integers that JavaScript would round as strings. */
 static json_t *
-without_large_numbers(json_t *value)
+without_large_numbers(json_t * value)
 {
 	const char *key;
 	json_t	   *member;
