@@ -50,6 +50,8 @@ typedef enum UnitKind
 	UNIT_ROLES,
 	UNIT_CHANNEL_STATS,
 	UNIT_SUBSCRIPTION_STATS,	/* follows the other one at once */
+	UNIT_MONITORS,
+	UNIT_PAGE,					/* follows UNIT_MONITORS at once */
 	UNIT_UNSUBSCRIBE
 } UnitKind;
 
@@ -97,6 +99,8 @@ typedef struct Commands
 	bool		roles_asked;
 	bool		stats_asked;
 	PGresult   *channel_stats;	/* until the others have come */
+	bool		page_asked;
+	PGresult   *monitors;		/* until the page's numbers have come */
 	uv_timer_t	again;
 	void		(*stopped) (void);
 } Commands;
@@ -273,6 +277,25 @@ commands_stats(void)
 	return commands.ready;
 }
 
+/*
+ * Have page_answered() called with which of page_roles() may see the page, and what
+ * it shows; false if it will not be, as the server is away.
+ */
+bool
+commands_page(void)
+{
+	if (!commands.ready)
+		return false;
+	if (commands.page_asked)
+		return true;
+	commands.page_asked = true;
+	add_unit(UNIT_MONITORS);
+	if (!commands.ready)
+		return false;
+	add_unit(UNIT_PAGE);
+	return commands.ready;
+}
+
 /* Give libpq a statement with parameters. */
 static bool
 send_statement(const char *query, int count, const char *const *values)
@@ -397,6 +420,58 @@ send_subscription_stats(void)
 						  " WHERE datname = current_database()", 0, NULL);
 }
 
+/* Ask which of the roles that look at the page may read the views it is made of. */
+static bool
+send_monitors(void)
+{
+	int			count;
+	const char **names = page_roles(&count);
+	char	   *array = array_literal(names, count);
+	const char *values[1] = {array};
+	bool		good;
+
+	good = send_statement("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY ($1::text[])"
+						  " AND pg_has_role(oid, 'pg_monitor', 'USAGE')", 1, values);
+	free(array);
+	free(names);
+	return good;
+}
+
+/*
+ * Ask for what the page shows, as one JSON object.  It has a bounded number of rows:
+ * those that somebody who looks for trouble wants to see first.
+ */
+static bool
+send_page(void)
+{
+	return send_statement(
+						  "SELECT json_build_object("
+						  "'database', current_database(),"
+						  " 'version', current_setting('server_version'),"
+						  " 'queue', (SELECT row_to_json(queue) FROM pgpubsub.stat_queue AS queue"
+						  " WHERE datname = current_database()),"
+						  " 'log', (SELECT row_to_json(log) FROM pgpubsub.stat_log AS log"
+						  " WHERE datname = current_database()),"
+						  " 'channel_count', (SELECT count(*) FROM pgpubsub.stat_channels"
+						  " WHERE datname = current_database()),"
+						  " 'channels', (SELECT coalesce(json_agg(shown), '[]') FROM ("
+						  "SELECT channel, subscriptions, messages, newest_seq, published,"
+						  " published_bytes, delivered, lost, last_at, truncated, durable"
+						  " FROM pgpubsub.stat_channels WHERE datname = current_database()"
+						  " ORDER BY last_at DESC NULLS LAST, channel LIMIT 100) AS shown),"
+						  " 'subscription_count', (SELECT count(*) FROM pgpubsub.stat_subscriptions"
+						  " WHERE datname = current_database()),"
+						  " 'subscriptions', (SELECT coalesce(json_agg(shown), '[]') FROM ("
+						  "SELECT subscription, owner::text AS owner, channels[1:8] AS channels,"
+						  " cardinality(channels) AS channel_count, on_full, state, pid, seq,"
+						  " pending, pending_bytes,"
+						  " extract(epoch FROM now() - oldest_pending_at) AS lag,"
+						  " delivered, lost, polls, empty_polls, last_poll_at, from_log"
+						  " FROM pgpubsub.stat_subscriptions WHERE datname = current_database()"
+						  " ORDER BY state = 'holding' DESC, pending_bytes DESC, subscription"
+						  " LIMIT 100) AS shown))", 0, NULL);
+}
+
 /* Give the unit to libpq. */
 static bool
 send_unit(Unit *unit)
@@ -419,6 +494,10 @@ send_unit(Unit *unit)
 			return send_channel_stats();
 		case UNIT_SUBSCRIPTION_STATS:
 			return send_subscription_stats();
+		case UNIT_MONITORS:
+			return send_monitors();
+		case UNIT_PAGE:
+			return send_page();
 		case UNIT_UNSUBSCRIBE:
 			return send_statement("SELECT pgpubsub.unsubscribe($1)", 1, &name);
 	}
@@ -535,6 +614,24 @@ stats_answered(Unit *unit)
 	commands.channel_stats = NULL;
 }
 
+/* The server has said who may see the page, or what it shows. */
+static void
+page_unit_answered(Unit *unit, const Report *report)
+{
+	PGresult   *monitors = commands.monitors;
+
+	if (unit->kind == UNIT_MONITORS)
+	{
+		commands.monitors = unit->rows;
+		unit->rows = NULL;
+		return;
+	}
+	commands.monitors = NULL;
+	commands.page_asked = false;
+	page_answered(monitors, unit->rows, report);
+	PQclear(monitors);
+}
+
 /* The unit is done; report tells of its error, if it had one. */
 static void
 unit_done(Unit *unit, const Report *report)
@@ -563,6 +660,10 @@ unit_done(Unit *unit, const Report *report)
 		case UNIT_CHANNEL_STATS:
 		case UNIT_SUBSCRIPTION_STATS:
 			stats_answered(unit);
+			break;
+		case UNIT_MONITORS:
+		case UNIT_PAGE:
+			page_unit_answered(unit, report);
 			break;
 		case UNIT_UNSUBSCRIBE:
 			server_close(&commands.server);
@@ -614,7 +715,8 @@ take_result(PGresult *result)
 		case PGRES_TUPLES_OK:
 			if (unit != NULL && unit->rows == NULL &&
 				(unit->kind == UNIT_ROLES || unit->kind == UNIT_CHANNEL_STATS ||
-				 unit->kind == UNIT_SUBSCRIPTION_STATS))
+				 unit->kind == UNIT_SUBSCRIPTION_STATS || unit->kind == UNIT_MONITORS ||
+				 unit->kind == UNIT_PAGE))
 			{
 				unit->rows = result;
 				return;

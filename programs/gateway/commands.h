@@ -29,6 +29,11 @@ typedef struct Stats
 /* metrics.c: they have come. */
 extern void metrics_stats(const Stats *stats);
 
+/* page.c: what the page shows has come, or could not be had; see commands_page(). */
+extern const char **page_roles(int *count);
+extern void page_answered(const PGresult *monitors, const PGresult *stats,
+						  const Report *why);
+
 /* The server has committed, or not, as the report says. */
 typedef void (*NoticesDone) (void *context, const Report *report);
 
@@ -39,6 +44,7 @@ extern void commands_mark(void);
 extern void commands_check_roles(void);
 extern int64_t commands_waiting(void);
 extern bool commands_stats(void);
+extern bool commands_page(void);
 
 extern Notices *commands_begin(struct Client *client, NoticesDone done,
 							   void *context);

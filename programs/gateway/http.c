@@ -88,7 +88,8 @@ http_wants_input(const Client *client)
 static HttpRoute
 find_route(const HttpRequest *request)
 {
-	static const char *const paths[] = {"/events", "/publish", "/metrics", "/healthz"};
+	static const char *const paths[] = {"/events", "/publish", "/metrics", "/healthz",
+	"/", "/stats"};
 
 	for (int i = 0; i < HTTP_NOWHERE; i++)
 	{
@@ -156,6 +157,10 @@ http_route(Client *client)
 		case HTTP_METRICS:
 			metrics_request(client);
 			break;
+		case HTTP_PAGE:
+		case HTTP_STATS:
+			page_request(client);
+			break;
 		case HTTP_HEALTH:
 		case HTTP_NOWHERE:
 			break;
@@ -179,7 +184,7 @@ take_head(Client *client)
 	else if (request->method == HTTP_OPTIONS)
 		http_reply_preflight(client);
 	else if (http->route == HTTP_NOWHERE)
-		http_reply_error(client, 404, "there are /events, /publish, /metrics and /healthz");
+		http_reply_error(client, 404, "there are /, /stats, /events, /publish, /metrics and /healthz");
 	else if (!method_fits(http->route, request->method))
 		http_reply_error(client, 405, "this method is not for this path");
 	else if (gateway.options.require_tls && !client->local && client->transport.ssl == NULL)
@@ -322,6 +327,8 @@ http_timed_out(Client *client)
 		events_timed_out(client);
 	else if (http->route == HTTP_METRICS)
 		metrics_answer(client);
+	else if (http->route == HTTP_PAGE || http->route == HTTP_STATS)
+		page_timed_out(client);
 }
 
 /* Some of what waited was sent. */

@@ -8,7 +8,7 @@
  *
  * http.c takes requests and says which file answers them, http_reply.c writes
  * answers, http_login.c knows who asks and what they may, and http_events.c,
- * http_publish.c and metrics.c answer.
+ * http_publish.c, metrics.c and page.c answer.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +42,8 @@ typedef enum HttpRoute
 	HTTP_PUBLISH,
 	HTTP_METRICS,
 	HTTP_HEALTH,
+	HTTP_PAGE,
+	HTTP_STATS,
 	HTTP_NOWHERE
 } HttpRoute;
 
@@ -57,7 +59,11 @@ typedef struct Http
 	HttpRoute	route;
 	bool		keep_alive;
 	bool		head_begun;		/* some of the next request is there */
-	ListNode	link;			/* of those who wait for metrics */
+	ListNode	link;			/* of those who wait for metrics, or for
+								 * page.c */
+	bool		looked;			/* page.c: the server is asked about its role */
+	uint64_t	stuck_at;		/* ms; page.c: it takes nothing since then; 0:
+								 * it does */
 
 	/* who asks */
 	bool		has_claims;		/* by a token; else by a password */
@@ -84,6 +90,8 @@ extern void http_refuse_connection(int fd, int status);
 /* http_reply.c */
 extern void http_reply(Client *client, int status, const char *type,
 					   const char *body, size_t length);
+extern void http_reply_with(Client *client, int status, const char *type,
+							const char *more, const char *body, size_t length);
 extern void http_reply_error(Client *client, int status, const char *message);
 extern void http_say_error(Client *client, int status, const char *message);
 extern void http_reply_preflight(Client *client);
@@ -117,5 +125,10 @@ extern void publish_timed_out(Client *client);
 /* metrics.c */
 extern void metrics_request(Client *client);
 extern void metrics_answer(Client *client);
+
+/* page.c */
+extern void page_init(void);
+extern void page_request(Client *client);
+extern void page_timed_out(Client *client);
 
 #endif

@@ -170,6 +170,15 @@ say(Client *client, int status, const char *type, const char *more,
 	send_answer(client, &head, body, http->request.method == HTTP_HEAD ? 0 : length);
 }
 
+/* Answer the request, with further headers. */
+void
+http_reply_with(Client *client, int status, const char *type, const char *more,
+				const char *body, size_t length)
+{
+	say(client, status, type, more, body, length);
+	http_answered(client);
+}
+
 /* Answer the request. */
 void
 http_reply(Client *client, int status, const char *type, const char *body, size_t length)

@@ -230,6 +230,15 @@ keep_once(HttpText *field, HttpText value)
 	return 0;
 }
 
+/* Keep a header's value that may come in several lines, of which the first one does. */
+static int
+keep_first(HttpText *field, HttpText value)
+{
+	if (field->at == NULL)
+		*field = value;
+	return 0;
+}
+
 /* Take what the header says; 0, or the status with which it is refused. */
 static int
 take_header(HttpRequest *request, Headers *headers, HttpText name, HttpText value)
@@ -246,6 +255,8 @@ take_header(HttpRequest *request, Headers *headers, HttpText name, HttpText valu
 		return keep_once(&request->last_event_id, value);
 	if (is_caseless(name, "content-type"))
 		return keep_once(&request->content_type, value);
+	if (is_caseless(name, "accept"))
+		return keep_first(&request->accept, value);
 	if (is_caseless(name, "connection"))
 		return keep_once(&headers->connection, value);
 	if (is_caseless(name, "content-length"))

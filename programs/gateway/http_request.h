@@ -54,6 +54,7 @@ typedef struct HttpRequest
 	HttpText	host;
 	HttpText	last_event_id;
 	HttpText	content_type;
+	HttpText	accept;
 	size_t		head;			/* bytes up to the body */
 	int			status;			/* of the answer, if it is broken */
 } HttpRequest;

@@ -323,6 +323,7 @@ take_claims(const JwtKey *key, json_t * object, int64_t now, JwtClaims *claims)
 		!take_strings(json_object_get(object, "publish"), &claims->publish,
 					  &claims->publish_count))
 		return "channels and publish have to be arrays of strings";
+	claims->monitor = json_is_true(json_object_get(object, "monitor"));
 	claims->expires = (int64_t) expires;
 	claims->subject = subject == NULL ? NULL : memory_copy_string(subject);
 	return NULL;

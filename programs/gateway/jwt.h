@@ -24,6 +24,7 @@ typedef struct JwtClaims
 	int			channel_count;
 	char	  **publish;		/* that may be published on */
 	int			publish_count;
+	bool		monitor;		/* the page may be looked at */
 } JwtClaims;
 
 extern JwtKey *jwt_key_load(const char *file, const char *audience,

@@ -165,6 +165,7 @@ main(int argc, char **argv)
 	clients_init();
 	channels_init();
 	events_init();
+	page_init();
 	marks_init();
 	login_init();
 	listeners_open();

@@ -118,6 +118,12 @@ test_claims(const JwtKey *key)
 	CHECK(claims.expires == NOW + 1 && strcmp(claims.subject, "me") == 0);
 	CHECK(claims.channel_count == 2 && strcmp(claims.channels[1], "b*") == 0);
 	CHECK(claims.publish_count == 1 && strcmp(claims.publish[0], "c") == 0);
+	CHECK(!claims.monitor);
+	jwt_claims_free(&claims);
+
+	make_token(token, "{\"alg\":\"HS256\"}", "{\"exp\":1000001,\"monitor\":true}", secret);
+	CHECK(jwt_verify(key, token, strlen(token), NOW, &claims, &why));
+	CHECK(claims.monitor);
 	jwt_claims_free(&claims);
 
 	IS(refused_claims(key, "{\"exp\":1000001}"), "");
