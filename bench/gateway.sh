@@ -120,6 +120,10 @@ start_pool() {
 
 resident() { awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$1/status"; }
 
+# waited_ms PID: how long it could have run and had no core, in its life, in
+# milliseconds; nothing where the kernel does not say.
+waited_ms() { awk '{ print $2 / 1e6 }' "/proc/$1/schedstat" 2>/dev/null || true; }
+
 # publish COUNT RATE EVENTS NAME MANY: see bench/publisher.c; as the variant would.
 publish() {
     local database=pubsub how=async
@@ -186,8 +190,9 @@ measure_rate() {
 # measure_paced CLIENTS SECONDS PREFIX [COMMAND...]: the latency of a steady
 # stream, perhaps beside a command.
 measure_paced() {
-    local x=$1 count=$((latency_rate * $2)) prefix=$3 channels publisher
+    local x=$1 count=$((latency_rate * $2)) prefix=$3 channels publisher waited=''
     shift 3
+    [ -z "$gateway_pid" ] || waited=$(waited_ms "$gateway_pid")
     channels=$(channels_of "$x")
     count=$((count / channels * channels))
     ask begin
@@ -197,6 +202,8 @@ measure_paced() {
     wait "$publisher" || die "the publisher failed"
     # (with fewer on some channels than on others, this is a little less)
     ask end $((count / channels * x))
+    [ -z "$waited" ] || record "$variant" "$x" "$round" "${prefix}waited" \
+        "$(awk -v a="$waited" -v b="$(waited_ms "$gateway_pid")" -v s="$(field seconds)" 'BEGIN { print (b - a) / s }')"
     record "$variant" "$x" "$round" "${prefix}p50" "$(field p50)"
     record "$variant" "$x" "$round" "${prefix}p99" "$(field p99)"
     record "$variant" "$x" "$round" "${prefix}max" "$(field max)"
@@ -372,7 +379,8 @@ measure_gateway() {
         "pgpubsub.max_subscriptions = $((gateway_clients / 8 + 2000))"
     create_storm_role
     measure_tls
-    for ((round = 1; round <= rounds; round++)); do
+    # (a round takes some minutes)
+    for ((round = 1; round <= (rounds + 1) / 2; round++)); do
         measure_native_clients
         [ ${#pgbouncer[@]} = 0 ] || measure_pool_clients
         measure_gateway_clients
