@@ -132,20 +132,37 @@ sub stop_process
 sub kill_server
 {
 	my ($node) = @_;
-	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($postmaster, $shared_memory) = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[ 0, 6 ];
 
-	# it starts no more of them, and none sees another go
-	kill 'STOP', $postmaster;
+	# it starts no more of them, once it stands still, and none sees another go
+	freeze_process($postmaster);
 	my @processes = grep { (process_state($_))[1] == $postmaster } map { m{/(\d+)/stat$} } glob '/proc/[0-9]*/stat';
 	kill 'STOP', @processes;
 	kill 'KILL', $postmaster, @processes;
 	$node->kill9;
 	wait_until(sub { !grep { (process_state($_))[0] !~ /^[XZ]?$/ } $postmaster, @processes }, 'the end of a server');
+	wait_until(sub { !attached_to((split ' ', $shared_memory)[1]) }, 'the end of those who use the shared memory');
 
 	# if nobody waits for the dead, the next one takes it for alive
 	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock'
 	  if (process_state($postmaster))[0] eq 'Z';
 	return;
+}
+
+# How many processes have the shared memory of that id, which the server's next
+# postmaster refuses to start beside.
+sub attached_to
+{
+	my ($id) = @_;
+
+	foreach my $line (split /\n/, slurp_file('/proc/sysvipc/shm'))
+	{
+		my @columns = split ' ', $line;
+
+		return $columns[6] if $columns[1] eq $id;
+	}
+	return 0;
 }
 
 # The state of a process, one letter, and its parent; '' and 0 if it is gone.
