@@ -235,8 +235,9 @@ extern void log_add_long(Database *database, int segment, Size bytes);
 
 /* write.c */
 typedef struct LogWriter LogWriter;
-extern LogWriter *log_writer_begin(Database *database, bool notified, bool bulk,
-								   bool over, int *segment);
+extern LogWriter *log_writer_begin(Database *database, bool notified,
+								   uint32 nevents, Size bytes, bool over,
+								   int *segment);
 extern int	log_writer_segment(LogWriter *writer);
 extern void log_writer_add(LogWriter *writer, const LogEntry *entry,
 						   ItemPointer place);

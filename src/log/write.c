@@ -56,8 +56,9 @@ struct LogWriter
 	CommandId	command;
 	BulkInsertState bulk;		/* NULL for few rows */
 	MemoryContext batch;		/* rows until they are inserted; NULL for few */
-	TupleTableSlot *slots[LOG_FLUSH_ROWS];
-	ItemPointer places[LOG_FLUSH_ROWS]; /* where the caller wants to know them */
+	TupleTableSlot **slots;		/* NULL where none was needed yet */
+	ItemPointer *places;		/* where the caller wants to know them */
+	int			max_slots;
 	int			nslots;
 	Size		bytes;
 	Size		long_bytes;		/* of these, in payloads for toast */
@@ -116,18 +117,20 @@ open_current(Database *database, bool over, int *segment)
 
 /*
  * Begin to write.  notified tells whether native listeners get the events by a
- * NOTIFY of this transaction; bulk, whether there are more than are inserted at
- * a time: the page that the last went to is pinned then until the next, so that
- * VACUUM does not make room there for one that has a lower place; over, that the log
- * may grow beyond its size: else NULL is returned, and nothing is locked, if it is
- * full, and *segment is set to the one that is.  database is NULL if there is no
- * shared memory.  Raises 55000; the transaction must be able to get an xid.
+ * NOTIFY of this transaction; nevents and bytes, how much there is at most.  If that
+ * is more than is inserted at a time, the page that the last went to is pinned until
+ * the next, so that VACUUM does not make room there for one that has a lower place.
+ * over tells that the log may grow beyond its size: else NULL is returned, and
+ * nothing is locked, if it is full, and *segment is set to the one that is.  database
+ * is NULL if there is no shared memory.  Raises 55000; the transaction must be able
+ * to get an xid.
  */
 LogWriter *
-log_writer_begin(Database *database, bool notified, bool bulk, bool over,
-				 int *segment)
+log_writer_begin(Database *database, bool notified, uint32 nevents, Size bytes,
+				 bool over, int *segment)
 {
 	Relation	rel = open_current(database, over, segment);
+	bool		bulk = nevents > LOG_FLUSH_ROWS || bytes > LOG_FLUSH_BYTES;
 	LogWriter  *writer;
 
 	if (rel == NULL)
@@ -142,6 +145,9 @@ log_writer_begin(Database *database, bool notified, bool bulk, bool over,
 	writer->at = GetCurrentTimestamp();
 	writer->command = GetCurrentCommandId(true);
 	writer->bulk = bulk ? GetBulkInsertState() : NULL;
+	writer->max_slots = (int) Min(nevents, LOG_FLUSH_ROWS);
+	writer->slots = palloc0(writer->max_slots * sizeof(TupleTableSlot *));
+	writer->places = palloc(writer->max_slots * sizeof(ItemPointer));
 
 	/* the first block is kept from batch to batch */
 	if (bulk)
@@ -214,6 +220,7 @@ log_writer_add(LogWriter *writer, const LogEntry *entry, ItemPointer place)
 	TupleTableSlot **slot = &writer->slots[writer->nslots];
 	MemoryContext old;
 
+	Assert(writer->nslots < writer->max_slots);
 	old = MemoryContextSwitchTo(GetMemoryChunkContext(writer));
 	if (*slot == NULL)
 		*slot = MakeSingleTupleTableSlot(RelationGetDescr(writer->rel),
@@ -233,7 +240,7 @@ log_writer_add(LogWriter *writer, const LogEntry *entry, ItemPointer place)
 		ROW_REST > TOAST_TUPLE_THRESHOLD)
 		writer->may_toast = true;
 	MemoryContextSwitchTo(old);
-	if (writer->nslots == LOG_FLUSH_ROWS || writer->bytes >= LOG_FLUSH_BYTES)
+	if (writer->nslots == writer->max_slots || writer->bytes >= LOG_FLUSH_BYTES)
 		log_writer_flush(writer);
 }
 
@@ -319,7 +326,7 @@ void
 log_writer_end(LogWriter *writer)
 {
 	log_writer_flush(writer);
-	for (int i = 0; i < LOG_FLUSH_ROWS && writer->slots[i]; i++)
+	for (int i = 0; i < writer->max_slots && writer->slots[i]; i++)
 		ExecDropSingleTupleTableSlot(writer->slots[i]);
 	if (writer->bulk)
 	{
@@ -329,5 +336,7 @@ log_writer_end(LogWriter *writer)
 	table_close(writer->rel, NoLock);
 	if (writer->batch)
 		MemoryContextDelete(writer->batch);
+	pfree(writer->slots);
+	pfree(writer->places);
 	pfree(writer);
 }

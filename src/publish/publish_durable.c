@@ -303,15 +303,14 @@ static LogWriter *
 begin_to_write(void)
 {
 	Database   *database = durable.database;
-	bool		bulk = durable.events.end.nevents > LOG_FLUSH_ROWS ||
-		durable.events.end.bytes > LOG_FLUSH_BYTES;
+	EventsEnd  *events = &durable.events.end;
 	bool		over = database == NULL || durable.wrote ||
 		transaction_may_be_awaited();
 	int			segment;
 	LogWriter  *writer;
 
-	while ((writer = log_writer_begin(database, database == NULL, bulk, over,
-									  &segment)) == NULL)
+	while ((writer = log_writer_begin(database, database == NULL, events->nevents,
+									  events->bytes, over, &segment)) == NULL)
 		over = !room_wait_log(database, segment);
 	durable.wrote = true;
 	return writer;
