@@ -708,47 +708,92 @@ client_by_pid(uint32_t pid)
 	return node == NULL ? NULL : hash_container(Client, by_pid, node);
 }
 
+/*
+ * Call a function with each client, and with context.  It may end any of them: the
+ * end of one may be that of others, as a login's turn comes and fails.
+ */
+void
+clients_visit(void (*visit) (Client *client, const void *context), const void *context)
+{
+	ListNode	left;
+	ListNode   *node;
+
+	list_init(&left);
+	list_move(&left, &all_clients);
+	while ((node = list_take_first(&left)) != NULL)
+	{
+		list_append(&all_clients, node);
+		visit(list_container(Client, link, node), context);
+	}
+}
+
+/* What clients_end_all() was given. */
+typedef struct Ending
+{
+	const Report *report;
+	const char *reason;
+	bool		listeners_only;
+} Ending;
+
+/* End the client, if it is one of those that are to end. */
+static void
+end_one(Client *client, const void *context)
+{
+	const Ending *ending = context;
+
+	/* a stream has a word for a gap */
+	if (!ending->listeners_only || (client->member_count > 0 && client->http == NULL))
+		client_end(client, ending->report, ending->reason);
+}
+
 /* End all clients, or those that listen to a channel. */
 void
 clients_end_all(const Report *report, const char *reason, bool listeners_only)
 {
-	ListNode   *next;
+	Ending		ending = {report, reason, listeners_only};
 
-	for (ListNode *node = all_clients.next; node != &all_clients; node = next)
-	{
-		Client	   *client = list_container(Client, link, node);
-
-		next = node->next;
-		/* a stream has a word for a gap */
-		if (!listeners_only || (client->member_count > 0 && client->http == NULL))
-			client_end(client, report, reason);
-	}
+	clients_visit(end_one, &ending);
 }
 
-/* Look at the deadlines; the timer stops when there are none. */
+/* The client's deadline has come, and it has none any more. */
+static void
+client_timed_out(Client *client)
+{
+	if (client->state == CLIENT_CLOSING)
+		client_close(client, "closed: it has not taken its last message");
+	else if (client->http != NULL)
+		http_timed_out(client);
+	else if (client->state == CLIENT_WAITING)
+		session_timed_out(client);
+	else if (client->pid == 0)
+		login_timed_out(client);
+}
+
+/*
+ * Look at the deadlines; the timer stops when there are none.  The end of one
+ * client's wait may end, or begin, that of any other: a login's turn comes, or the
+ * connection for commands is lost.  So the list is taken from its head.
+ */
 static void
 look_at_deadlines(uv_timer_t *timer)
 {
 	uint64_t	now = gateway_now();
-	ListNode   *next;
+	ListNode	left;
+	ListNode   *node;
 
-	for (ListNode *node = timed_clients.next; node != &timed_clients; node = next)
+	list_init(&left);
+	list_move(&left, &timed_clients);
+	while ((node = list_take_first(&left)) != NULL)
 	{
 		Client	   *client = list_container(Client, timed, node);
 
-		next = node->next;
 		if (client->deadline > now)
-			continue;
-		list_remove(&client->timed);
-		client->deadline = 0;
-		if (client->state == CLIENT_CLOSING)
-			client_close(client, "closed: it has not taken its last message");
-		else if (client->http != NULL)
-			http_timed_out(client);
-		else if (client->state == CLIENT_WAITING)
-			session_timed_out(client);
-		else if (client->pid == 0)
-			login_timed_out(client);
+			list_append(&timed_clients, node);
+		else
+		{
+			client->deadline = 0;
+			client_timed_out(client);
+		}
 	}
 	if (list_is_empty(&timed_clients))
 		uv_timer_stop(timer);

@@ -113,6 +113,8 @@ extern void client_give_pid(Client *client);
 extern Client *client_by_pid(uint32_t pid);
 extern void client_name(const Client *client, char *name, size_t size);
 extern void client_host(const Client *client, char *host, size_t size);
+extern void clients_visit(void (*visit) (Client *client, const void *context),
+						  const void *context);
 extern void clients_end_all(const Report *report, const char *reason,
 							bool listeners_only);
 

@@ -312,13 +312,17 @@ refuse(Client *client, int status, const char *message)
 static void
 answer_waits(bool is_known)
 {
-	ListNode   *next;
+	ListNode	left;
+	ListNode   *node;
 
-	for (ListNode *node = waits.next; node != &waits; node = next)
+	/* an answer takes the client's next request, which may be one to wait */
+	list_init(&left);
+	list_move(&left, &waits);
+	while ((node = list_take_first(&left)) != NULL)
 	{
 		Http	   *http = list_container(Http, link, node);
 
-		next = node->next;
+		list_append(&waits, node);
 		if (http->has_claims)
 			answer(http->client);
 		else if (!is_known)
