@@ -538,15 +538,16 @@ client_begin_tls(Client *client, bool direct)
 }
 
 /*
- * Nothing was read of the client.  If it begins with TLS at once, so be it; false
- * if there is nothing to read, or the client was closed.
+ * If the client's first byte begins TLS, so be it.  Later ones do not: somebody may
+ * have put what came before in front of another's connection, and its answer would
+ * pass for one to that.  False if the client was closed.
  */
 static bool
 begin_direct_tls(Client *client)
 {
 	unsigned char first;
 
-	if (!tls_is_on() || bytes_length(&client->in) > 0)
+	if (!tls_is_on() || client->heard)
 		return true;
 	if (recv(client->transport.fd, &first, 1, MSG_PEEK) != 1 || first != TLS_HANDSHAKE)
 		return true;
@@ -587,6 +588,7 @@ client_read(Client *client)
 			client_end(client, NULL, "closed: it has ended the connection");
 		return;
 	}
+	client->heard = true;
 	if (bytes_length(&client->in) > 0)
 	{
 		bytes_append(&client->in, buffer, count);

@@ -78,6 +78,9 @@ typedef struct Client
 	bool		blocked;		/* the socket takes no more */
 	bool		held_back;		/* too many answers wait to take more messages */
 	bool		input_ended;	/* the client sends no more */
+	bool		heard;			/* it has sent something, so TLS cannot begin */
+	bool		asked_tls;		/* with an SSLRequest */
+	bool		asked_gss;		/* with a GSSENCRequest */
 	bool		parsing;		/* in_take() is at work */
 
 	uint32_t	pid;			/* 0: not logged in */

@@ -331,6 +331,22 @@ queue_login(Login *login)
 	login_start_next();
 }
 
+/* Refuse a startup packet of that version of the protocol. */
+static void
+refuse_version(Client *client, unsigned int major, unsigned int minor)
+{
+	char		message[100];
+	Report		report = {
+		.sqlstate = "0A000",
+		.message = message,
+	};
+
+	snprintf(message, sizeof(message),
+			 "unsupported frontend protocol %u.%u: server supports 3.0 to 3.0",
+			 major, minor);
+	login_refuse(client, &report);
+}
+
 /* A client that wants to log in. */
 static void
 begin_login(Client *client, const Startup *startup)
@@ -344,16 +360,7 @@ begin_login(Client *client, const Startup *startup)
 
 	if (startup->major != 3)
 	{
-		char		message[100];
-		Report		report = {
-			.sqlstate = "0A000",
-			.message = message,
-		};
-
-		snprintf(message, sizeof(message),
-				 "unsupported frontend protocol %u.%u: server supports 3.0 to 3.0",
-				 startup->major, startup->minor);
-		login_refuse(client, &report);
+		refuse_version(client, startup->major, startup->minor);
 		return;
 	}
 	if (gateway.options.require_tls && !client->local && client->transport.ssl == NULL)
@@ -419,12 +426,21 @@ same_key(uint32_t one, uint32_t other)
 
 /*
  * The client asks for TLS, or for GSS, which is not to be had.  As in the server,
- * there is no TLS at a Unix socket.
+ * there is no TLS at a Unix socket; and who asks again, or for either once there is
+ * TLS, has sent an unknown version of the protocol.
  */
 static void
 answer_tls(Client *client, bool tls)
 {
-	if (!tls || !tls_is_on() || client->local || client->transport.ssl != NULL)
+	bool	   *asked = tls ? &client->asked_tls : &client->asked_gss;
+
+	if (*asked || client->transport.ssl != NULL)
+	{
+		refuse_version(client, 1234, tls ? 5679 : 5680);
+		return;
+	}
+	*asked = true;
+	if (!tls || !tls_is_on() || client->local)
 	{
 		queue_add_bytes(&client->out, "N", 1);
 		client_touch(client);
