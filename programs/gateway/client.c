@@ -50,8 +50,14 @@
 /* Parts that one system call sends. */
 #define SEND_PARTS 64
 
-/* Bytes that are kept of what a client says while nothing is taken; a password fits. */
+/* Bytes that are kept of what a client says while it waits for the server. */
 #define INPUT_AHEAD (80 * 1024)
+
+/* What one look reads of a client that has not shown who it is: a record of TLS. */
+#define READ_STRANGER (16 * 1024)
+
+/* Bytes of a message's type and length. */
+#define MESSAGE_HEAD 5
 
 /* The first byte of a connection that begins with TLS. */
 #define TLS_HANDSHAKE 0x16
@@ -141,6 +147,10 @@ update_polled(Client *client)
 			break;
 		case CLIENT_QUEUED:
 		case CLIENT_LOGIN:
+			/* A password is, and no more. */
+			if (bytes_length(&client->in) < (size_t) limits.max_startup + MESSAGE_HEAD)
+				events = UV_READABLE;
+			break;
 		case CLIENT_WAITING:
 			/* What a client says ahead is kept, but not without bound. */
 			if (bytes_length(&client->in) < INPUT_AHEAD)
@@ -554,18 +564,26 @@ begin_direct_tls(Client *client)
 	return client_begin_tls(client, client->http == NULL);
 }
 
+/* Has the client not shown who it is? */
+static bool
+is_stranger(const Client *client)
+{
+	return client->http != NULL ? !http_is_known(client) : client->pid == 0;
+}
+
 /* Read what has come. */
 static void
 client_read(Client *client)
 {
 	static char buffer[64 * 1024];
+	size_t		size = is_stranger(client) ? READ_STRANGER : sizeof(buffer);
 	ssize_t		count;
 	size_t		taken = 0;
 
 	if (client->state == CLIENT_STARTUP && client->transport.ssl == NULL &&
 		!begin_direct_tls(client))
 		return;
-	count = transport_receive(&client->transport, buffer, sizeof(buffer));
+	count = transport_receive(&client->transport, buffer, size);
 	if (client->transport.waits_to_write)
 	{
 		client->blocked = true;

@@ -97,6 +97,7 @@ take_token(Client *client, HttpText token)
 						&http->claims, &why))
 	{
 		http->has_claims = true;
+		http->proven = true;
 		return true;
 	}
 	gateway.counters.failed_logins++;

@@ -161,7 +161,25 @@ is_json(HttpText type)
 		(type.length == length || type.at[length] == ';' || type.at[length] == ' ');
 }
 
-/* POST /publish, with its body, whose sender is known. */
+/*
+ * May whoever has sent the head of a POST /publish send the body?  False if the request
+ * was refused.
+ */
+bool
+publish_may(Client *client)
+{
+	const Http *http = client->http;
+
+	if (http->has_claims && http->claims.publish_count == 0)
+		http_reply_error(client, 403, "the token does not let you publish");
+	else if (!is_json(http->request.content_type))
+		http_reply_error(client, 415, "the body has to be application/json");
+	else
+		return true;
+	return false;
+}
+
+/* POST /publish, with its body, whose sender may send it: see publish_may(). */
 void
 publish_request(Client *client, const char *body, size_t length)
 {
@@ -172,11 +190,6 @@ publish_request(Client *client, const char *body, size_t length)
 
 	http->publication = memory_get_zeroed(sizeof(Publication));
 	http->publication->client = client;
-	if (!is_json(http->request.content_type))
-	{
-		http_reply_error(client, 415, "the body has to be application/json");
-		return;
-	}
 	if (commands_waiting() >= limits.max_commits)
 	{
 		http_reply_error(client, 503, "too many transactions wait for the server (max-commits)");
