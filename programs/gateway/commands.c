@@ -8,6 +8,11 @@
  * which makes them one transaction, so a unit is committed when the answer to
  * its Sync has come, and not before.
  *
+ * What clients notify waits for its turn, as many of them may wait for long: each role
+ * gets its own in turn.  publish() waits for room in a full queue of the server's, and
+ * all behind it in the pipeline wait as well; so few of these are sent at a time.  The
+ * gateway's own units go first.
+ *
  * Units wait in queue while the connection is away.  One that was sent when the
  * connection was lost may have been committed or not; it is never sent again.
  *
@@ -25,15 +30,18 @@
 #include "gateway/channels.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
+#include "gateway/limits.h"
 #include "gateway/marks.h"
 #include "gateway/server.h"
 #include "gateway/stream.h"
+#include "gateway/turns.h"
 
-/* Units that are with the server at a time. */
+/* Units that are with the server at a time, and how many of them may publish(). */
 #define MAX_SENT 256
+#define MAX_PUBLISHING 8
 
-/* How long the server may take for the next answer, in seconds. */
-#define ANSWER_SECONDS 30
+/* How long the server may take for the connection's setup, in seconds. */
+#define SETUP_SECONDS 30
 
 /* How long publish() may wait for room in a full queue. */
 #define PUBLISH_TIMEOUT "1s"
@@ -76,6 +84,8 @@ typedef struct Unit
 struct Notices
 {
 	Unit		unit;			/* the first member */
+	Turn		turn;			/* while it waits to be sent */
+	char	   *owner;			/* whose turn that is */
 	Arena		arena;
 	Notice	   *first;
 	Notice	  **end;
@@ -89,10 +99,16 @@ typedef struct Commands
 {
 	Server		server;
 	bool		ready;			/* in pipeline mode */
-	ListNode	queue;
+	ListNode	queue;			/* units of the gateway's own */
+	Turns		notices;		/* those of clients, by their owners: with
+								 * pg_notify() */
+	Turns		publications;	/* and with publish() */
+	bool		publishes_next; /* it is the turn of these */
 	ListNode	sent;
 	int			sent_count;
-	int			waiting;		/* notices in both */
+	int			publishing;		/* publications among these */
+	int			waiting;		/* of clients, to be sent or sent */
+	size_t		bytes;			/* of these */
 	bool		add_asked;		/* UNIT_ADD is in one of them */
 	bool		drop_asked;
 	bool		mark_asked;		/* UNIT_MARK is in queue */
@@ -114,6 +130,26 @@ int64_t
 commands_waiting(void)
 {
 	return commands.waiting;
+}
+
+/* Those of clients that wait for their turn as the notices do. */
+static Turns *
+turns_for(const Notices *notices)
+{
+	return notices->publishes ? &commands.publications : &commands.notices;
+}
+
+/*
+ * Is there no room for another transaction of that owner, a role or whatever else
+ * one's own turn is given to?
+ */
+bool
+commands_are_full(const char *owner)
+{
+	return commands.waiting >= limits.max_commits ||
+		commands.bytes >= (size_t) limits.commit_memory ||
+		turns_of(&commands.notices, owner) + turns_of(&commands.publications, owner) >=
+		limits.max_role_commits;
 }
 
 /* A unit without notices, at the end of the queue. */
@@ -138,38 +174,55 @@ unit_free(Unit *unit)
 	free(unit->names);
 	if (unit->kind == UNIT_NOTICES)
 	{
-		arena_free(&((Notices *) unit)->arena);
+		Notices    *notices = (Notices *) unit;
+
+		turns_remove(turns_for(notices), &notices->turn);
+		commands.bytes -= notices->arena.bytes;
+		arena_free(&notices->arena);
+		free(notices->owner);
 		commands.waiting--;
 	}
 	free(unit);
 }
 
-/* What the client's transaction is to notify; done tells how that went. */
-Notices *
-commands_begin(Client *client, NoticesDone done, void *context)
+/* What that owner's transaction is to notify. */
+static Notices *
+make_notices(const char *owner, NoticesDone done, void *context)
 {
 	Notices    *notices = memory_get_zeroed(sizeof(Notices));
 
 	notices->unit.kind = UNIT_NOTICES;
 	list_init(&notices->unit.link);
+	notices->owner = memory_copy_string(owner);
 	notices->end = &notices->first;
-	notices->client = client;
 	notices->done = done;
 	notices->context = context;
 	commands.waiting++;
-
 	return notices;
 }
 
 /*
- * What a client over HTTP publishes: as commands_begin(), but with pgpubsub.publish(),
- * which logs what is for a durable channel and takes long payloads, and without an
- * echo.
+ * What the client's transaction is to notify; done tells how that went.  The client
+ * has a role.
  */
 Notices *
-commands_publish(NoticesDone done, void *context)
+commands_begin(Client *client, NoticesDone done, void *context)
 {
-	Notices    *notices = commands_begin(NULL, done, context);
+	Notices    *notices = make_notices(client->role->name, done, context);
+
+	notices->client = client;
+	return notices;
+}
+
+/*
+ * What a client over HTTP publishes, whose turn is the owner's: as commands_begin(),
+ * but with pgpubsub.publish(), which logs what is for a durable channel and takes long
+ * payloads, and without an echo.
+ */
+Notices *
+commands_publish(const char *owner, NoticesDone done, void *context)
+{
+	Notices    *notices = make_notices(owner, done, context);
 
 	notices->publishes = true;
 	return notices;
@@ -179,10 +232,12 @@ commands_publish(NoticesDone done, void *context)
 void
 commands_add(Notices *notices, const char *channel, const char *payload)
 {
+	size_t		before = notices->arena.bytes;
 	Notice	   *notice = arena_get(&notices->arena, sizeof(Notice));
 
 	notice->channel = arena_copy(&notices->arena, channel, strlen(channel));
 	notice->payload = arena_copy(&notices->arena, payload, strlen(payload));
+	commands.bytes += notices->arena.bytes - before;
 	*notices->end = notice;
 	notices->end = &notice->next;
 }
@@ -191,7 +246,7 @@ commands_add(Notices *notices, const char *channel, const char *payload)
 void
 commands_send(Notices *notices)
 {
-	list_append(&commands.queue, &notices->unit.link);
+	turns_add(turns_for(notices), &notices->turn, notices->owner);
 	send_queue();
 }
 
@@ -211,7 +266,6 @@ commands_withdraw(Notices *notices)
 {
 	if (notices->unit.was_sent)
 		return false;
-	list_remove(&notices->unit.link);
 	unit_free(&notices->unit);
 	return true;
 }
@@ -504,22 +558,57 @@ send_unit(Unit *unit)
 	return false;
 }
 
+/* Take what is to be sent next from where it waits; NULL if nothing is. */
+static Unit *
+take_next(void)
+{
+	ListNode   *node = list_take_first(&commands.queue);
+	bool		may_publish = commands.publishing < MAX_PUBLISHING;
+	Turn	   *turn = NULL;
+
+	if (node != NULL)
+		return list_container(Unit, link, node);
+	if (may_publish && commands.publishes_next)
+		turn = turns_take(&commands.publications);
+	if (turn == NULL)
+		turn = turns_take(&commands.notices);
+	if (turn == NULL && may_publish)
+		turn = turns_take(&commands.publications);
+	if (turn == NULL)
+		return NULL;
+	commands.publishes_next = !commands.publishes_next;
+	return &list_container(Notices, turn, turn)->unit;
+}
+
+/* Is it a client's that calls publish()? */
+static bool
+is_publication(const Unit *unit)
+{
+	return unit->kind == UNIT_NOTICES && ((const Notices *) unit)->publishes;
+}
+
+/* The unit is with the server from now on, or (by -1) no more. */
+static void
+count_sent(const Unit *unit, int by)
+{
+	commands.sent_count += by;
+	if (is_publication(unit))
+		commands.publishing += by;
+}
+
 /* Send what waits, as far as may be. */
 static void
 send_queue(void)
 {
+	bool		awaits_answer = commands.sent_count > 0;
 	bool		any = false;
+	Unit	   *unit;
 
-	while (commands.ready && commands.sent_count < MAX_SENT &&
-		   !list_is_empty(&commands.queue))
+	while (commands.ready && commands.sent_count < MAX_SENT && (unit = take_next()) != NULL)
 	{
-		Unit	   *unit = list_container(Unit, link, commands.queue.next);
-
-		list_remove(&unit->link);
 		list_append(&commands.sent, &unit->link);
 		unit->was_sent = true;
-		commands.sent_count++;
-
+		count_sent(unit, 1);
 		any = true;
 		if (!send_unit(unit) || !PQpipelineSync(commands.server.conn))
 		{
@@ -527,8 +616,10 @@ send_queue(void)
 			return;
 		}
 	}
-	if (any)
-		server_sent(&commands.server, ANSWER_SECONDS);
+	if (any && awaits_answer)
+		server_sent_more(&commands.server);
+	else if (any)
+		server_sent(&commands.server, limits.server_timeout);
 }
 
 /* What an error of the server says. */
@@ -685,8 +776,7 @@ finish_first(void)
 	if (list_is_empty(&commands.sent))
 		return;
 	list_remove(&unit->link);
-	commands.sent_count--;
-
+	count_sent(unit, -1);
 	if (unit->error != NULL)
 		report_of(unit->error, &report);
 	unit_done(unit, unit->error != NULL ? &report : NULL);
@@ -767,6 +857,7 @@ commands_input(Server *server)
 		nothing = result == NULL;
 		if (result == NULL)
 			continue;
+		server_progresses(server);
 		if (commands.ready)
 			take_result(result);
 		else if (PQresultStatus(result) == PGRES_COMMAND_OK)
@@ -800,7 +891,7 @@ commands_connected(Server *server)
 					 " SET default_transaction_read_only = off"))
 		server_lost(server, PQerrorMessage(server->conn));
 	else
-		server_sent(server, ANSWER_SECONDS);
+		server_sent(server, SETUP_SECONDS);
 }
 
 /* The connection is lost: what was sent has an unknown outcome. */
@@ -825,8 +916,7 @@ commands_lost(Server *server)
 		list_remove(node);
 		list_append(&lost, node);
 	}
-	commands.sent_count = 0;
-
+	commands.sent_count = commands.publishing = 0;
 	while (!list_is_empty(&lost))
 	{
 		Unit	   *unit = list_container(Unit, link, lost.next);

@@ -22,11 +22,14 @@ typedef struct Limits
 	int64_t		max_statements; /* prepared by one client, and its portals */
 	int64_t		max_transaction;	/* bytes of what a transaction does */
 	int64_t		max_commits;	/* transactions that wait for the server */
+	int64_t		max_role_commits;	/* of one role, for their turn */
+	int64_t		commit_memory;	/* bytes of all of these */
 	int64_t		max_logins;		/* at the server at a time */
 	int64_t		failed_logins;	/* from one address in a minute */
 	int64_t		login_queue;	/* logins that wait for their turn */
 	int64_t		login_timeout;	/* seconds for a whole login */
-	int64_t		server_timeout; /* seconds a client waits for the server */
+	int64_t		server_timeout; /* seconds a client waits for the server, or
+								 * for its next answer */
 	int64_t		closing_timeout;	/* seconds to take the last message */
 	int64_t		max_session_age;	/* seconds since the login; 0: any */
 	int64_t		session_check;	/* seconds between two looks at the roles */
