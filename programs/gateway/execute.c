@@ -677,6 +677,25 @@ run(Session *session, const Statement *statement, const Execution *execution)
 					   "This port is for LISTEN, UNLISTEN, NOTIFY and SELECT pg_notify(...); for all else connect to the server itself.");
 }
 
+/* Does the session keep more when the statement was run? */
+static bool
+is_kept(const Statement *statement)
+{
+	switch (statement->kind)
+	{
+		case STATEMENT_LISTEN:
+		case STATEMENT_UNLISTEN:
+		case STATEMENT_NOTIFY:
+		case STATEMENT_SELECT:
+		case STATEMENT_SAVEPOINT:
+		case STATEMENT_SET:
+		case STATEMENT_SET_TRANSACTION:
+			return true;
+		default:
+			return false;
+	}
+}
+
 /*
  * Run one statement.  In a transaction that has failed, only its end and going
  * back to a savepoint are possible.
@@ -694,6 +713,8 @@ execute_statement(Session *session, const Statement *statement,
 		statement->kind != STATEMENT_COMMIT && statement->kind != STATEMENT_ROLLBACK &&
 		statement->kind != STATEMENT_ROLLBACK_TO)
 		return session_fail(session, &failed);
+	if (is_kept(statement) && !session_has_room(session, 0))
+		return OUTCOME_FAILED;
 	snprintf(session->tag, sizeof(session->tag), "%s", plain_tag(statement));
 	return run(session, statement, execution);
 }

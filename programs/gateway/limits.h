@@ -20,6 +20,7 @@ typedef struct Limits
 	int64_t		max_startup;	/* bytes of a startup packet or a password */
 	int64_t		max_channels;	/* of one client */
 	int64_t		max_statements; /* prepared by one client, and its portals */
+	int64_t		max_session;	/* bytes that a session keeps */
 	int64_t		max_transaction;	/* bytes of what a transaction does */
 	int64_t		max_commits;	/* transactions that wait for the server */
 	int64_t		max_role_commits;	/* of one role, for their turn */

@@ -7,7 +7,7 @@
  * returns false if the token at which it stands does not belong there; that is
  * a syntax error, as the first word has told what the statement is.  Only a
  * SELECT can be anything, so that one which is not understood is refused, and
- * so are SET ROLE and its like.
+ * so are SET ROLE and its like.  Of what is refused nothing is kept but its name.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,11 +21,20 @@
 
 #include "common/bytes.h"
 
+/* The longest name of a setting, with its parts, in bytes. */
+#define MAX_SETTING_NAME 255
+
 typedef struct Parser
 {
 	StatementList *list;
 	Lexer		lexer;
 	Token		token;			/* not taken yet */
+	size_t		most;			/* bytes that the list may take */
+	bool		full;			/* it would take more: there are no tokens */
+
+	/* Where the statement begins that is being parsed: */
+	ArenaMark	mark;
+	Truncation *truncations;
 } Parser;
 
 /* Go on to the next token. */
@@ -33,6 +42,10 @@ static void
 advance(Parser *parser)
 {
 	lexer_next(&parser->lexer, &parser->token);
+	if (parser->list->arena.bytes <= parser->most)
+		return;
+	parser->full = true;
+	parser->token.kind = TOKEN_BROKEN;
 }
 
 /* Is the next token this word, which is in lower case? */
@@ -191,14 +204,29 @@ take_chain(Parser *parser, Statement *statement)
 	return take_word(parser, "chain");
 }
 
-/* The rest of the statement is not understood, whatever it is. */
+/*
+ * The rest of the statement is not understood, whatever it is, and so nothing of it is:
+ * what its tokens have taken is freed.
+ */
 static void
 refuse(Parser *parser, Statement *statement, const char *name)
 {
+	Arena	   *arena = &parser->list->arena;
+	char		copy[NAME_BYTES + 1];
+	ArenaMark	mark;
+
+	snprintf(copy, sizeof(copy), "%s", name);
+	arena_rewind(arena, parser->mark);
+	parser->list->truncations = parser->truncations;
+	memset(statement, 0, sizeof(*statement));
 	statement->kind = STATEMENT_REFUSED;
-	statement->name = name;
+	statement->name = arena_copy(arena, copy, strlen(copy));
+	mark = arena_mark(arena);
 	while (!at_end(parser) && parser->token.kind != TOKEN_BROKEN)
+	{
 		advance(parser);
+		arena_rewind(arena, mark);
+	}
 }
 
 /* A literal, NULL or a parameter, perhaps in parentheses or cast to text. */
@@ -447,24 +475,19 @@ parse_release(Parser *parser, Statement *statement)
 static bool
 take_setting(Parser *parser, const char **name)
 {
-	const char *first;
-	const char *second;
-	char	   *both;
+	char		parts[MAX_SETTING_NAME + 1];
+	const char *part;
+	size_t		length = 0;
 
-	if (!take_name(parser, &first))
-		return false;
-	*name = first;
-	while (take_symbol(parser, '.'))
+	do
 	{
-		size_t		size;
-
-		if (!take_name(parser, &second))
+		if (!take_name(parser, &part) || length + strlen(part) > MAX_SETTING_NAME)
 			return false;
-		size = strlen(*name) + strlen(second) + 2;
-		both = arena_get(&parser->list->arena, size);
-		snprintf(both, size, "%s.%s", *name, second);
-		*name = both;
-	}
+		length += snprintf(parts + length, sizeof(parts) - length, "%s", part);
+		if (is_symbol(parser, '.') && length < MAX_SETTING_NAME)
+			parts[length++] = '.';
+	} while (take_symbol(parser, '.'));
+	*name = arena_copy(&parser->list->arena, parts, length);
 	return true;
 }
 
@@ -720,6 +743,13 @@ fail(Parser *parser)
 	char	   *message;
 	size_t		size;
 
+	if (parser->full)
+	{
+		list->sqlstate = "53400";
+		list->message = "the session keeps too much in memory";
+		list->hint = "The gateway's limit is max-session.";
+		return;
+	}
 	list->sqlstate = "42601";
 	if (token->kind == TOKEN_BROKEN)
 	{
@@ -756,19 +786,20 @@ parse_one(Parser *parser, Statement *statement)
 }
 
 /*
- * Make a list of the statements in the text, none for an empty one.  False if
- * that is no SQL, and then the list says why.  Either way the list is to be
+ * Make a list of the statements in the text, none for an empty one.  False if that is
+ * no SQL, or the list takes many more than most bytes, and then the list says why.  Either way the list is to be
  * freed; it refers to nothing outside of itself.
  */
 bool
 statement_parse(StatementList *list, const char *text, size_t length,
-				bool standard_strings)
+				bool standard_strings, size_t most)
 {
 	Parser		parser = {0};
 	Statement **link = &list->first;
 
 	memset(list, 0, sizeof(*list));
 	parser.list = list;
+	parser.most = most;
 	parser.lexer.text = text;
 	parser.lexer.length = length;
 	parser.lexer.standard_strings = standard_strings;
@@ -783,6 +814,8 @@ statement_parse(StatementList *list, const char *text, size_t length,
 		if (parser.token.kind == TOKEN_END)
 			return true;
 		statement = arena_get(&list->arena, sizeof(Statement));
+		parser.mark = arena_mark(&list->arena);
+		parser.truncations = list->truncations;
 		if (!parse_one(&parser, statement))
 		{
 			fail(&parser);
