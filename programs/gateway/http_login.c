@@ -26,6 +26,7 @@
 #include <strings.h>
 #include <time.h>
 
+#include "common/log.h"
 #include "common/memory.h"
 #include "gateway/gateway.h"
 #include "gateway/http.h"
@@ -89,6 +90,7 @@ static bool
 take_token(Client *client, HttpText token)
 {
 	Http	   *http = client->http;
+	char		name[160];
 	const char *why;
 
 	if (gateway.options.jwt == NULL)
@@ -101,6 +103,8 @@ take_token(Client *client, HttpText token)
 		return true;
 	}
 	gateway.counters.failed_logins++;
+	client_name(client, name, sizeof(name));
+	log_line(LOG_LEVEL_INFO, "%s: token refused: %s", name, why);
 	http_reply_error(client, 401, why);
 	return false;
 }
