@@ -640,7 +640,7 @@ take_request(EventStream *stream, const char **why)
 				return 400;
 			add_channel(stream, value);
 		}
-		else if (strcmp(name, "lastEventId") == 0 && request->last_event_id.at == NULL)
+		else if (strcmp(name, "lastEventId") == 0 && request->last_event_id.length == 0)
 		{
 			*why = bad_id;
 			if (!read_id(value, strlen(value), &stream->last_id))
