@@ -276,9 +276,22 @@ make_startup(Login *login, const Startup *startup)
 	return true;
 }
 
-/* May the client try to log in now?  False if it was refused. */
+/* The password that the client has given is wrong. */
+void
+login_has_failed(const Login *login)
+{
+	const Client *client = login->client;
+	char		host[sizeof(client->address)];
+
+	if (client->local)
+		return;
+	client_host(client, host, sizeof(host));
+	address_has_failed(host, login->user);
+}
+
+/* May the client try to log in as the user now?  False if it was refused. */
 static bool
-may_begin(Client *client)
+may_begin(Client *client, const char *user)
 {
 	static const Report full = {
 		.sqlstate = "53300",
@@ -288,13 +301,13 @@ may_begin(Client *client)
 	};
 	static const Report failed = {
 		.sqlstate = "53400",
-		.message = "too many logins from this address have failed",
+		.message = "too many logins as this role from this address have failed",
 		.hint = "Wait a minute, and try again with the right password.",
 	};
 	char		host[sizeof(client->address)];
 
 	client_host(client, host, sizeof(host));
-	if (!client->local && !address_may_log_in(host))
+	if (!client->local && !address_may_log_in(host, user))
 		login_refuse(client, &failed);
 	else if (queued_logins >= limits.login_queue && running_logins >= limits.max_logins)
 		login_refuse(client, &full);
@@ -329,6 +342,23 @@ queue_login(Login *login)
 	client_set_state(client, CLIENT_QUEUED);
 	client_touch(client);
 	login_start_next();
+}
+
+/* The user that the startup packet names, or "". */
+static const char *
+startup_user(const Startup *startup)
+{
+	PacketReader parameters = startup->parameters;
+	const char *user = "";
+	const char *name;
+	const char *value;
+
+	while (startup_next(&parameters, &name, &value))
+	{
+		if (strcmp(name, "user") == 0)
+			user = value;
+	}
+	return user;
 }
 
 /* Refuse a startup packet of that version of the protocol. */
@@ -368,7 +398,7 @@ begin_login(Client *client, const Startup *startup)
 		login_refuse(client, &clear);
 		return;
 	}
-	if (!may_begin(client))
+	if (!may_begin(client, startup_user(startup)))
 		return;
 	login = make_login(client);
 	if (make_startup(login, startup))
@@ -385,7 +415,7 @@ login_probe(Client *client, char *user, char *password)
 {
 	Login	   *login;
 
-	if (may_begin(client))
+	if (may_begin(client, user))
 	{
 		login = make_login(client);
 		login->user = memory_copy_string(user);
@@ -703,13 +733,8 @@ login_server_message(Login *login, const Packet *packet)
 		case 'E':
 			reply_raw(&client->out, 'E', packet->body, packet->length);
 			gateway.counters.failed_logins++;
-			if (login->answered && !login->authenticated && !client->local)
-			{
-				char		host[sizeof(client->address)];
-
-				client_host(client, host, sizeof(host));
-				address_has_failed(host);
-			}
+			if (login->answered && !login->authenticated)
+				login_has_failed(login);
 			client_end(client, NULL, "login refused by the server");
 			return false;
 		case 'N':
