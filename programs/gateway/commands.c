@@ -454,24 +454,36 @@ send_roles(void)
 	return good;
 }
 
-/* Ask for the numbers of the channels. */
+/* Ask a question whose parameter is how many rows there are to be at most. */
+static bool
+send_limited(const char *query)
+{
+	char		rows[24];
+	const char *values[1] = {rows};
+
+	snprintf(rows, sizeof(rows), "%lld", (long long) limits.metrics_rows);
+	return send_statement(query, 1, values);
+}
+
+/* Ask for the numbers of the channels, those on which most was published first. */
 static bool
 send_channel_stats(void)
 {
-	return send_statement("SELECT channel, subscriptions, messages, published, published_bytes,"
-						  " delivered, lost, truncated FROM pgpubsub.stat_channels"
-						  " WHERE datname = current_database()", 0, NULL);
+	return send_limited("SELECT channel, subscriptions, messages, published, published_bytes,"
+						" delivered, lost, truncated, count(*) OVER ()"
+						" FROM pgpubsub.stat_channels WHERE datname = current_database()"
+						" ORDER BY published DESC, channel LIMIT $1::int8");
 }
 
-/* Ask for the numbers of the subscriptions. */
+/* Ask for the numbers of the subscriptions, those furthest behind first. */
 static bool
 send_subscription_stats(void)
 {
-	return send_statement("SELECT subscription, pending, pending_bytes,"
-						  " coalesce(extract(epoch FROM now() - oldest_pending_at), 0),"
-						  " delivered, delivered_bytes, lost, polls, empty_polls"
-						  " FROM pgpubsub.stat_subscriptions"
-						  " WHERE datname = current_database()", 0, NULL);
+	return send_limited("SELECT subscription, pending, pending_bytes,"
+						" coalesce(extract(epoch FROM now() - oldest_pending_at), 0),"
+						" delivered, delivered_bytes, lost, polls, empty_polls, count(*) OVER ()"
+						" FROM pgpubsub.stat_subscriptions WHERE datname = current_database()"
+						" ORDER BY pending DESC, delivered DESC, subscription LIMIT $1::int8");
 }
 
 /* Ask which of the roles that look at the page may read the views it is made of. */

@@ -19,9 +19,11 @@
  */
 #include "gateway/http.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -145,6 +147,31 @@ is_loopback(const Client *client)
 		strncmp(client->address, "[::ffff:127.", 12) == 0;
 }
 
+/*
+ * Does the request name this machine, as somebody does who asks from here?  A page whose
+ * own name has become an address of this machine names itself.
+ */
+static bool
+names_this_machine(const HttpRequest *request)
+{
+	HttpText	host = request->host;
+	char		name[40];
+	unsigned char address[4];
+	const char *colon;
+
+	if (host.at == NULL)
+		return true;
+	if (request->origin.at != NULL || host.length >= sizeof(name))
+		return false;
+	colon = memrchr(host.at, ':', host.length);
+	if (colon != NULL && *host.at == '[' && colon[-1] != ']')
+		colon = NULL;
+	snprintf(name, sizeof(name), "%.*s",
+			 colon == NULL ? (int) host.length : (int) (colon - host.at), host.at);
+	return strcasecmp(name, "localhost") == 0 || strcmp(name, "[::1]") == 0 ||
+		(inet_pton(AF_INET, name, address) == 1 && address[0] == 127);
+}
+
 /* The body of a POST is whole. */
 static void
 take_body(Client *client, const char *body)
@@ -230,7 +257,7 @@ take_head(Client *client)
 	else if (request->content_length > limits.http_body)
 		http_reply_error(client, 413, "the body is too long (http-body)");
 	else if (http->route == HTTP_METRICS && is_loopback(client) &&
-			 !gateway.options.metrics_login)
+			 names_this_machine(request) && !gateway.options.metrics_login)
 	{
 		http->proven = true;
 		http_route(client);

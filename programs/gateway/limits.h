@@ -36,6 +36,7 @@ typedef struct Limits
 	int64_t		session_check;	/* seconds between two looks at the roles */
 	int64_t		history;		/* bytes of the last events, for HTTP */
 	int64_t		max_resumes;	/* subscriptions for what clients have missed */
+	int64_t		metrics_rows;	/* channels, and subscriptions, in /metrics */
 	int64_t		http_head;		/* bytes of a request's head */
 	int64_t		http_body;		/* and of its body */
 	int64_t		http_head_timeout;	/* seconds for either */
