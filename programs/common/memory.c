@@ -83,6 +83,22 @@ memory_copy_bytes(const char *bytes, size_t length)
 	return copy;
 }
 
+/* Overwrite memory of that length, which may be NULL, and free it: it may be a secret. */
+void
+memory_wipe(char *memory, size_t length)
+{
+	if (memory != NULL)
+		explicit_bzero(memory, length);
+	free(memory);
+}
+
+/* Overwrite a string, which may be NULL, and free it. */
+void
+memory_wipe_string(char *string)
+{
+	memory_wipe(string, string == NULL ? 0 : strlen(string));
+}
+
 /* Allocate size zeroed bytes that go with the arena. */
 void *
 arena_get(Arena *arena, size_t size)

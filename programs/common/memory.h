@@ -37,6 +37,8 @@ extern void *memory_get_zeroed(size_t size);
 extern void *memory_resize(void *memory, size_t size);
 extern char *memory_copy_string(const char *string);
 extern char *memory_copy_bytes(const char *bytes, size_t length);
+extern void memory_wipe(char *memory, size_t length);
+extern void memory_wipe_string(char *string);
 
 extern void *arena_get(Arena *arena, size_t size);
 extern char *arena_copy(Arena *arena, const char *bytes, size_t length);

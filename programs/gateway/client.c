@@ -571,14 +571,47 @@ is_stranger(const Client *client)
 	return client->http != NULL ? !http_is_known(client) : client->pid == 0;
 }
 
+/* Take what was received, as far as may be now, and keep the rest. */
+static void
+take_received(Client *client, const char *bytes, size_t count)
+{
+	size_t		taken;
+
+	client->heard = true;
+	if (bytes_length(&client->in) > 0)
+	{
+		bytes_append(&client->in, bytes, count);
+		client_input(client);
+		return;
+	}
+	client->parsing = true;
+	taken = take_messages(client, bytes, count);
+	client->parsing = false;
+	if (client->state == CLIENT_CLOSED || client->state == CLIENT_CLOSING)
+		return;
+	bytes_append(&client->in, bytes + taken, count - taken);
+	update_polled(client);
+}
+
+/* The client has ended its sending.  It may still read: what it has asked for is done. */
+static void
+end_input(Client *client)
+{
+	client->input_ended = true;
+	if (client->state == CLIENT_WAITING || client->held_back)
+		update_polled(client);
+	else
+		client_end(client, NULL, "closed: it has ended the connection");
+}
+
 /* Read what has come. */
 static void
 client_read(Client *client)
 {
 	static char buffer[64 * 1024];
 	size_t		size = is_stranger(client) ? READ_STRANGER : sizeof(buffer);
+	bool		secret = client->http != NULL || client->pid == 0;
 	ssize_t		count;
-	size_t		taken = 0;
 
 	if (client->state == CLIENT_STARTUP && client->transport.ssl == NULL &&
 		!begin_direct_tls(client))
@@ -592,34 +625,15 @@ client_read(Client *client)
 	if (count < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
 		return;
 	if (count < 0)
-	{
 		client_lost(client);
-		return;
-	}
-	if (count == 0)
+	else if (count == 0)
+		end_input(client);
+	else
 	{
-		/* It may still read: what it has asked for is done before it ends. */
-		client->input_ended = true;
-		if (client->state == CLIENT_WAITING || client->held_back)
-			update_polled(client);
-		else
-			client_end(client, NULL, "closed: it has ended the connection");
-		return;
+		take_received(client, buffer, count);
+		if (secret)
+			explicit_bzero(buffer, count);
 	}
-	client->heard = true;
-	if (bytes_length(&client->in) > 0)
-	{
-		bytes_append(&client->in, buffer, count);
-		client_input(client);
-		return;
-	}
-	client->parsing = true;
-	taken = take_messages(client, buffer, count);
-	client->parsing = false;
-	if (client->state == CLIENT_CLOSED || client->state == CLIENT_CLOSING)
-		return;
-	bytes_append(&client->in, buffer + taken, count - taken);
-	update_polled(client);
 }
 
 /* Something is up with the client's socket. */

@@ -74,13 +74,20 @@ http_begin(Client *client)
 	await_request(client, limits.http_head_timeout);
 }
 
+/* Forget the request's head, in which there may be a password or a token. */
+void
+http_forget_head(Http *http)
+{
+	memory_wipe(http->head, http->request.head);
+	http->head = NULL;
+	memset(&http->request, 0, sizeof(http->request));
+}
+
 /* Forget the request. */
 static void
 forget_request(Http *http)
 {
-	free(http->head);
-	http->head = NULL;
-	memset(&http->request, 0, sizeof(http->request));
+	http_forget_head(http);
 	list_remove(&http->link);
 	if (http->has_claims)
 		jwt_claims_free(&http->claims);

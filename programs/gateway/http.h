@@ -82,6 +82,7 @@ typedef struct Http
 /* http.c */
 extern void http_begin(Client *client);
 extern void http_drop(Client *client);
+extern void http_forget_head(Http *http);
 extern size_t http_take(Client *client, const char *bytes, size_t count);
 extern bool http_wants_input(const Client *client);
 extern bool http_is_known(const Client *client);

@@ -128,7 +128,7 @@ decode_basic(HttpText text, char **password)
 		(colon = strchr(decoded, ':')) == NULL || colon == decoded || colon[1] == '\0' ||
 		utf8_invalid(decoded, length) != (size_t) length)
 	{
-		free(decoded);
+		memory_wipe(decoded, text.length + 4);
 		return NULL;
 	}
 	*colon = '\0';

@@ -125,6 +125,7 @@ jwt_key_load(const char *file, const char *audience, const char *issuer,
 	}
 	key = memory_get_zeroed(sizeof(JwtKey));
 	bytes = memory_get(MAX_KEY);
+	(void) setvbuf(stream, NULL, _IONBF, 0);
 	length = fread(bytes, 1, MAX_KEY, stream);
 	fclose(stream);
 	if (length == MAX_KEY)

@@ -30,7 +30,6 @@
  */
 #include "gateway/login_internal.h"
 
-#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -423,7 +422,7 @@ login_probe(Client *client, char *user, char *password)
 		client_deadline(client, limits.login_timeout);
 		queue_login(login);
 	}
-	OPENSSL_cleanse(password, strlen(password));
+	explicit_bzero(password, strlen(password));
 	free(user);
 }
 

@@ -245,9 +245,7 @@ begin_stream(Client *client)
 	queue_add_bytes(&client->out, text, strlen(text));
 	queue_add_bytes(&client->out, "\n\n", 2);
 	free(text);
-	free(http->head);
-	http->head = NULL;
-	memset(&http->request, 0, sizeof(http->request));
+	http_forget_head(http);
 	list_append(&watchers, &http->link);
 	client_touch(client);
 	client_deadline(client, http->has_claims ? (ends > 0 ? ends : 1) : 0);
