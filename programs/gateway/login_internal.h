@@ -38,6 +38,9 @@ struct Login
 };
 
 /* login.c */
+extern bool login_may_begin(Client *client, const char *user);
+extern Login *login_make(Client *client);
+extern void login_queue_up(Login *login);
 extern void login_server_away(Client *client, const char *detail);
 extern bool login_server_message(Login *login, const Packet *packet);
 extern void login_refuse(Client *client, const Report *report);
