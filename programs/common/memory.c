@@ -163,7 +163,7 @@ arena_mark(const Arena *arena)
 	return mark;
 }
 
-/* Free all that was allocated from the arena since then, and no mark was gone back to. */
+/* Free all that was allocated from the arena since the mark, which is not behind a rewind. */
 void
 arena_rewind(Arena *arena, ArenaMark mark)
 {

@@ -154,6 +154,7 @@ drop_prepared(Extended *extended, Prepared *prepared)
 	release_prepared(extended, prepared);
 }
 
+/* Forget the portal, and its statement if nothing else has that. */
 static void
 drop_portal(Extended *extended, Portal *portal)
 {

@@ -46,6 +46,25 @@ asks_for_replication(const char *value)
 	return true;
 }
 
+/* Refuse the login to that database, which is not the gateway's. */
+static void
+refuse_database(Client *client, const char *database)
+{
+	char		message[200];
+	char		hint[200];
+	Report		report = {
+		.sqlstate = "3D000",
+		.message = message,
+		.hint = hint,
+	};
+
+	snprintf(message, sizeof(message),
+			 "database \"%.63s\" cannot be connected to here", database);
+	snprintf(hint, sizeof(hint), "This gateway serves database \"%.63s\".",
+			 upstream_database());
+	login_refuse(client, &report);
+}
+
 /*
  * Make the server's startup packet from the client's, which is 3.something.
  * False if the client was refused.
@@ -107,19 +126,7 @@ make_startup(Login *login, const Startup *startup)
 		database = user;
 	if (strcmp(database, upstream_database()) != 0)
 	{
-		char		message[200];
-		char		hint[200];
-		Report		report = {
-			.sqlstate = "3D000",
-			.message = message,
-			.hint = hint,
-		};
-
-		snprintf(message, sizeof(message),
-				 "database \"%.63s\" cannot be connected to here", database);
-		snprintf(hint, sizeof(hint), "This gateway serves database \"%.63s\".",
-				 upstream_database());
-		login_refuse(client, &report);
+		refuse_database(client, database);
 		return false;
 	}
 	add_parameter(&login->to_server, "database", database);
