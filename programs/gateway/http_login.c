@@ -85,7 +85,7 @@ cookie_token(HttpText cookies)
 	return token;
 }
 
-/* Take a token; false if the request was refused. */
+/* Take a token; false if the request was refused, which ends the connection. */
 static bool
 take_token(Client *client, HttpText token)
 {
@@ -105,6 +105,7 @@ take_token(Client *client, HttpText token)
 	gateway.counters.failed_logins++;
 	client_name(client, name, sizeof(name));
 	log_line(LOG_LEVEL_INFO, "%s: token refused: %s", name, why);
+	http->keep_alive = false;
 	http_reply_error(client, 401, why);
 	return false;
 }

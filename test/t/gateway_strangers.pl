@@ -123,13 +123,17 @@ sub ask_on
 	return $count;
 }
 
-foreach my $request ([ 'GET', '/healthz' ], [ 'GET', '/nothing' ], [ 'GET', '/events?channel=x' ], [ 'GET', '/events?channel=x', [ http_bearer('nonsense') ] ])
+foreach my $request ([ 'GET', '/healthz' ], [ 'GET', '/nothing' ], [ 'GET', '/events?channel=x' ])
 {
 	my $count = ask_on(http_connection($http), @$request);
 
 	cmp_ok($count, '>', 1, "@$request[0, 1]: the connection is kept");
 	cmp_ok($count, '<', 60, 'for as long as a login may take');
 }
+$connection = http_connection($http);
+$connection->put(http_request('GET', '/events?channel=x', [ http_bearer('nonsense') ]) x 100);
+is($connection->answer->{status}, 401, 'a token that is none');
+is($connection->rest, '', 'is looked at once on a connection');
 my $silent = http_connection($http);
 $silent->put(http_request('GET', '/healthz'));
 is($silent->answer->{status}, 200, 'who asks once, and then nothing');
