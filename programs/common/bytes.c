@@ -30,10 +30,15 @@ bytes_reserve(Bytes *bytes, size_t size)
 		if (bytes->room - length < size)
 		{
 			size_t		room = bytes->room > 0 ? bytes->room * 2 : 256;
+			char	   *data;
 
 			while (room - length < size)
 				room *= 2;
-			bytes->data = memory_resize(bytes->data, room);
+			data = memory_get(room);
+			if (length > 0)
+				memcpy(data, bytes->data, length);
+			memory_wipe(bytes->data, bytes->room);
+			bytes->data = data;
 			bytes->room = room;
 		}
 	}
@@ -96,6 +101,6 @@ bytes_consume(Bytes *bytes, size_t length)
 void
 bytes_free(Bytes *bytes)
 {
-	free(bytes->data);
+	memory_wipe(bytes->data, bytes->room);
 	memset(bytes, 0, sizeof(*bytes));
 }

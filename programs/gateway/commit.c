@@ -355,7 +355,7 @@ commit_start(Session *session)
 	static const Report full = {
 		.sqlstate = "53400",
 		.message = "too many transactions wait for the server",
-		.hint = "The gateway's limit is max-commits.",
+		.hint = "The gateway's limits are max-commits, max-role-commits and commit-memory.",
 	};
 	Transaction *transaction = session->transaction;
 	Commit	   *commit;
@@ -379,7 +379,7 @@ commit_start(Session *session)
 	}
 	client_deadline(session->client, limits.server_timeout);
 	client_set_state(session->client, CLIENT_WAITING);
-	if (commands_waiting() >= limits.max_commits)
+	if (commands_are_full(session->client->role->name))
 		commit_fail(commit, &full);
 	else if (commit->waiting == 0)
 		commit_wait_for_mark(commit);
@@ -425,7 +425,11 @@ commit_cancel(Session *session, const Report *report)
 	return false;
 }
 
-/* The client has waited long enough, for whatever it is. */
+/*
+ * The client has waited long enough, for whatever it is.  What is with the server is
+ * waited for further: its answer comes, or the connection is given up that brings no
+ * answers at all.
+ */
 void
 commit_timed_out(Session *session)
 {
@@ -434,17 +438,12 @@ commit_timed_out(Session *session)
 		.message = "the server cannot be reached",
 		.hint = "Try again.",
 	};
-	static const Report unknown = {
-		.sqlstate = "08007",
-		.message = "the outcome of the transaction is unknown",
-		.detail = "The server has not answered in time.",
-	};
 	Commit	   *commit = session->commit;
 
 	if (commit != NULL && commit->step == COMMIT_MARK)
 		commit_join(commit);
 	else if (!commit_cancel(session, &away))
-		client_end(session->client, &unknown, "ended: the server has not answered");
+		client_deadline(session->client, limits.server_timeout);
 }
 
 /*

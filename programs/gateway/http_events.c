@@ -350,9 +350,7 @@ begin_stream(EventStream *stream)
 	http->keep_alive = false;
 	http_reply_stream(client);
 	note_sending(stream);
-	free(http->head);
-	http->head = NULL;
-	memset(&http->request, 0, sizeof(http->request));
+	http_forget_head(http);
 	client_deadline(client, 0);
 	if (http->has_claims)
 		client_deadline(client, ends > 0 ? ends : 1);
@@ -640,7 +638,7 @@ take_request(EventStream *stream, const char **why)
 				return 400;
 			add_channel(stream, value);
 		}
-		else if (strcmp(name, "lastEventId") == 0 && request->last_event_id.at == NULL)
+		else if (strcmp(name, "lastEventId") == 0 && request->last_event_id.length == 0)
 		{
 			*why = bad_id;
 			if (!read_id(value, strlen(value), &stream->last_id))

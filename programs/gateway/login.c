@@ -30,14 +30,10 @@
  */
 #include "gateway/login_internal.h"
 
-#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/socket.h>
 
-#include "common/log.h"
 #include "common/memory.h"
 #include "gateway/address.h"
 #include "gateway/gateway.h"
@@ -54,9 +50,6 @@
 #define AUTH_SASL 10
 #define AUTH_SASL_CONTINUE 11
 #define AUTH_SASL_FINAL 12
-
-/* The most options of the protocol's own that a client may ask for. */
-#define MAX_PROTOCOL_OPTIONS 16
 
 static ListNode login_queue;
 static int	queued_logins;
@@ -168,117 +161,22 @@ login_start_next(void)
 	starting = false;
 }
 
-/* Put a parameter into the startup packet. */
-static void
-add_parameter(Bytes *packet, const char *name, const char *value)
+/* The password that the client has given is wrong. */
+void
+login_has_failed(const Login *login)
 {
-	bytes_append_string(packet, name);
-	bytes_append_string(packet, value);
+	const Client *client = login->client;
+	char		host[sizeof(client->address)];
+
+	if (client->local)
+		return;
+	client_host(client, host, sizeof(host));
+	address_has_failed(host, login->user);
 }
 
-/* Does the value of the parameter "replication" ask for it? */
-static bool
-asks_for_replication(const char *value)
-{
-	static const char *const no[] = {"false", "off", "no", "0", "f", "n"};
-
-	for (size_t i = 0; i < sizeof(no) / sizeof(no[0]); i++)
-	{
-		if (strcasecmp(value, no[i]) == 0)
-			return false;
-	}
-	return true;
-}
-
-/*
- * Make the server's startup packet from the client's, which is 3.something.
- * False if the client was refused.
- */
-static bool
-make_startup(Login *login, const Startup *startup)
-{
-	static const Report broken = {
-		.sqlstate = "08P01",
-		.message = "invalid startup packet layout: expected terminator as last byte",
-	};
-	static const Report no_user = {
-		.sqlstate = "28000",
-		.message = "no PostgreSQL user name specified in startup packet",
-	};
-	static const Report replication = {
-		.sqlstate = "0A000",
-		.message = "replication connections are not possible here",
-		.hint = "Connect to the server itself.",
-	};
-	PacketReader parameters = startup->parameters;
-	Client	   *client = login->client;
-	const char *options[MAX_PROTOCOL_OPTIONS];
-	int			option_count = 0;
-	const char *database = NULL;
-	const char *user = NULL;
-	const char *name;
-	const char *value;
-
-	bytes_append_int32(&login->to_server, 0);
-	bytes_append_int32(&login->to_server, 3 << 16);
-	while (startup_next(&parameters, &name, &value))
-	{
-		if (strcmp(name, "user") == 0)
-			user = value;
-		else if (strcmp(name, "database") == 0)
-			database = value;
-		else if (strcmp(name, "replication") == 0)
-		{
-			if (!asks_for_replication(value))
-				continue;
-			login_refuse(client, &replication);
-			return false;
-		}
-		else if (strncmp(name, "_pq_.", 5) == 0)
-		{
-			if (option_count < MAX_PROTOCOL_OPTIONS)
-				options[option_count++] = name;
-			continue;
-		}
-		add_parameter(&login->to_server, name, value);
-	}
-	if (parameters.bad || user == NULL || *user == '\0')
-	{
-		login_refuse(client, parameters.bad ? &broken : &no_user);
-		return false;
-	}
-	if (database == NULL || *database == '\0')
-		database = user;
-	if (strcmp(database, upstream_database()) != 0)
-	{
-		char		message[200];
-		char		hint[200];
-		Report		report = {
-			.sqlstate = "3D000",
-			.message = message,
-			.hint = hint,
-		};
-
-		snprintf(message, sizeof(message),
-				 "database \"%.63s\" cannot be connected to here", database);
-		snprintf(hint, sizeof(hint), "This gateway serves database \"%.63s\".",
-				 upstream_database());
-		login_refuse(client, &report);
-		return false;
-	}
-	add_parameter(&login->to_server, "database", database);
-	bytes_append_byte(&login->to_server, '\0');
-	for (int i = 0; i < 4; i++)
-		login->to_server.data[i] = login->to_server.end >> (24 - 8 * i) & 0xFF;
-	login->user = memory_copy_string(user);
-	if (startup->minor > 0 || option_count > 0)
-		reply_negotiate(&client->out, options, option_count);
-	return true;
-}
-
-/* May the client try to log in now?  False if it was refused. */
-static bool
-may_begin(Client *client)
+/* May the client try to log in as the user now?  False if it was refused. */
+bool
+login_may_begin(Client *client, const char *user)
 {
 	static const Report full = {
 		.sqlstate = "53300",
@@ -288,13 +186,13 @@ may_begin(Client *client)
 	};
 	static const Report failed = {
 		.sqlstate = "53400",
-		.message = "too many logins from this address have failed",
+		.message = "too many logins as this role from this address have failed",
 		.hint = "Wait a minute, and try again with the right password.",
 	};
 	char		host[sizeof(client->address)];
 
 	client_host(client, host, sizeof(host));
-	if (!client->local && !address_may_log_in(host))
+	if (!client->local && !address_may_log_in(host, user))
 		login_refuse(client, &failed);
 	else if (queued_logins >= limits.login_queue && running_logins >= limits.max_logins)
 		login_refuse(client, &full);
@@ -306,8 +204,8 @@ may_begin(Client *client)
 }
 
 /* A login of the client, which is not in the queue yet. */
-static Login *
-make_login(Client *client)
+Login *
+login_make(Client *client)
 {
 	Login	   *login = memory_get_zeroed(sizeof(Login));
 
@@ -319,8 +217,8 @@ make_login(Client *client)
 }
 
 /* The login waits for its turn, which may be now. */
-static void
-queue_login(Login *login)
+void
+login_queue_up(Login *login)
 {
 	Client	   *client = login->client;
 
@@ -329,43 +227,6 @@ queue_login(Login *login)
 	client_set_state(client, CLIENT_QUEUED);
 	client_touch(client);
 	login_start_next();
-}
-
-/* A client that wants to log in. */
-static void
-begin_login(Client *client, const Startup *startup)
-{
-	static const Report clear = {
-		.sqlstate = "28000",
-		.message = "connections without TLS are not allowed",
-		.hint = "Connect with sslmode=require, or better verify-full.",
-	};
-	Login	   *login;
-
-	if (startup->major != 3)
-	{
-		char		message[100];
-		Report		report = {
-			.sqlstate = "0A000",
-			.message = message,
-		};
-
-		snprintf(message, sizeof(message),
-				 "unsupported frontend protocol %u.%u: server supports 3.0 to 3.0",
-				 startup->major, startup->minor);
-		login_refuse(client, &report);
-		return;
-	}
-	if (gateway.options.require_tls && !client->local && client->transport.ssl == NULL)
-	{
-		login_refuse(client, &clear);
-		return;
-	}
-	if (!may_begin(client))
-		return;
-	login = make_login(client);
-	if (make_startup(login, startup))
-		queue_login(login);
 }
 
 /*
@@ -378,15 +239,15 @@ login_probe(Client *client, char *user, char *password)
 {
 	Login	   *login;
 
-	if (may_begin(client))
+	if (login_may_begin(client, user))
 	{
-		login = make_login(client);
+		login = login_make(client);
 		login->user = memory_copy_string(user);
 		login->password = memory_copy_string(password);
 		client_deadline(client, limits.login_timeout);
-		queue_login(login);
+		login_queue_up(login);
 	}
-	OPENSSL_cleanse(password, strlen(password));
+	explicit_bzero(password, strlen(password));
 	free(user);
 }
 
@@ -406,78 +267,6 @@ login_probed(Login *login, bool proven)
 	login_drop(client);
 	gateway.counters.logins++;
 	http_logged_in(client);
-}
-
-/* Are both the same?  Takes as long whatever they are. */
-static bool
-same_key(uint32_t one, uint32_t other)
-{
-	volatile uint32_t difference = one ^ other;
-
-	return difference == 0;
-}
-
-/*
- * The client asks for TLS, or for GSS, which is not to be had.  As in the server,
- * there is no TLS at a Unix socket.
- */
-static void
-answer_tls(Client *client, bool tls)
-{
-	if (!tls || !tls_is_on() || client->local || client->transport.ssl != NULL)
-	{
-		queue_add_bytes(&client->out, "N", 1);
-		client_touch(client);
-	}
-	else if (send(client->transport.fd, "S", 1, MSG_NOSIGNAL) != 1)
-		client_close(client, "closed: it cannot be sent to");
-	else
-		(void) client_begin_tls(client, false);
-}
-
-/*
- * The first packet of a client, behind which there are that many bytes more.
- */
-void
-login_startup(Client *client, const Packet *packet, size_t behind)
-{
-	static const Report broken = {
-		.sqlstate = "08P01",
-		.message = "invalid startup packet",
-	};
-	Startup		startup;
-	Client	   *other;
-
-	startup_decode(packet, &startup);
-	switch (startup.kind)
-	{
-		case STARTUP_LOGIN:
-			begin_login(client, &startup);
-			break;
-		case STARTUP_CANCEL:
-			other = client_by_pid(startup.pid);
-			if (other != NULL && same_key(other->key, startup.key))
-				session_cancel(other);
-			client_close(client, "closed: a cancel request");
-			break;
-		case STARTUP_TLS:
-		case STARTUP_GSS:
-
-			/*
-			 * Whoever has put something behind the request in clear is not
-			 * the client that has sent this.
-			 */
-			if (behind > 0)
-			{
-				login_refuse(client, &broken);
-				return;
-			}
-			answer_tls(client, startup.kind == STARTUP_TLS);
-			break;
-		case STARTUP_BROKEN:
-			login_refuse(client, &broken);
-			break;
-	}
 }
 
 /* The client's answer to the server's challenge: it goes there as it is. */
@@ -687,13 +476,8 @@ login_server_message(Login *login, const Packet *packet)
 		case 'E':
 			reply_raw(&client->out, 'E', packet->body, packet->length);
 			gateway.counters.failed_logins++;
-			if (login->answered && !login->authenticated && !client->local)
-			{
-				char		host[sizeof(client->address)];
-
-				client_host(client, host, sizeof(host));
-				address_has_failed(host);
-			}
+			if (login->answered && !login->authenticated)
+				login_has_failed(login);
 			client_end(client, NULL, "login refused by the server");
 			return false;
 		case 'N':

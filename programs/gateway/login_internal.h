@@ -38,10 +38,14 @@ struct Login
 };
 
 /* login.c */
+extern bool login_may_begin(Client *client, const char *user);
+extern Login *login_make(Client *client);
+extern void login_queue_up(Login *login);
 extern void login_server_away(Client *client, const char *detail);
 extern bool login_server_message(Login *login, const Packet *packet);
 extern void login_refuse(Client *client, const Report *report);
 extern void login_probed(Login *login, bool proven);
+extern void login_has_failed(const Login *login);
 
 /* leg.c */
 extern bool leg_connect(Login *login);

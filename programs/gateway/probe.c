@@ -15,7 +15,6 @@
 #include <string.h>
 
 #include "common/memory.h"
-#include "gateway/address.h"
 #include "gateway/gateway.h"
 #include "gateway/http.h"
 #include "gateway/login_internal.h"
@@ -115,13 +114,8 @@ probe_refused(Login *login)
 		login_server_away(client, NULL);
 		return;
 	}
-	if (asked && !client->local)
-	{
-		char		host[sizeof(client->address)];
-
-		client_host(client, host, sizeof(host));
-		address_has_failed(host);
-	}
+	if (asked)
+		login_has_failed(login);
 	login_refuse(client, &report);
 }
 
