@@ -26,6 +26,8 @@ typedef struct Limits
 	int64_t		failed_logins;	/* from one address in a minute */
 	int64_t		login_queue;	/* logins that wait for their turn */
 	int64_t		login_timeout;	/* seconds for a whole login */
+	int64_t		max_scram_iterations;	/* that are computed for a login over
+										 * HTTP */
 	int64_t		server_timeout; /* seconds a client waits for the server */
 	int64_t		closing_timeout;	/* seconds to take the last message */
 	int64_t		max_session_age;	/* seconds since the login; 0: any */
