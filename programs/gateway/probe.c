@@ -111,7 +111,7 @@ probe_free(Probe *probe)
 	{
 		/* no matter whether that comes too late */
 		probe->work->login = NULL;
-		(void) uv_cancel((uv_req_t *) &probe->work->work);
+		(void) uv_cancel((uv_req_t *) & probe->work->work);
 	}
 	scram_free(probe->scram);
 	OPENSSL_cleanse(probe->password, strlen(probe->password));

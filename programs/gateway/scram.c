@@ -62,7 +62,7 @@ struct Scram
 	int64_t		iterations;
 	int64_t		done;			/* of these */
 	EVP_MAC_CTX *mac;			/* keyed with the password */
-	unsigned char round[KEY_BYTES];	/* the last one's */
+	unsigned char round[KEY_BYTES]; /* the last one's */
 	unsigned char salted[KEY_BYTES];	/* all rounds so far */
 	unsigned char signature[KEY_BYTES]; /* that the server has to show */
 };
