@@ -41,6 +41,13 @@
 /* Until channels that could not be dropped are tried again, in ms. */
 #define AGAIN_MS 5000
 
+/*
+ * The same of the subscription, where the stream's session has a transaction that it
+ * has not ended yet, and how often.
+ */
+#define UNSUBSCRIBE_AGAIN_MS 20
+#define UNSUBSCRIBE_TRIES 100
+
 typedef enum UnitKind
 {
 	UNIT_NOTICES,
@@ -102,6 +109,7 @@ typedef struct Commands
 	bool		page_asked;
 	PGresult   *monitors;		/* until the page's numbers have come */
 	uv_timer_t	again;
+	int			unsubscribe_tries;
 	void		(*stopped) (void);
 } Commands;
 
@@ -632,6 +640,34 @@ page_unit_answered(Unit *unit, const Report *report)
 	PQclear(monitors);
 }
 
+/* Try again to drop the subscription. */
+static void
+unsubscribe_again(uv_timer_t *timer)
+{
+	(void) timer;
+	if (commands.ready)
+		add_unit(UNIT_UNSUBSCRIBE);
+	else
+		commands.stopped();
+}
+
+/* The server has dropped the subscription, or cannot, or not yet. */
+static void
+unsubscribe_answered(const Report *report)
+{
+	if (report != NULL && strcmp(report->sqlstate, "55006") == 0 &&
+		++commands.unsubscribe_tries < UNSUBSCRIBE_TRIES)
+	{
+		uv_timer_start(&commands.again, unsubscribe_again, UNSUBSCRIBE_AGAIN_MS, 0);
+		return;
+	}
+	if (report != NULL)
+		log_line(LOG_LEVEL_WARNING, "could not drop the subscription: %s", report->message);
+	server_close(&commands.server);
+	commands.ready = false;
+	commands.stopped();
+}
+
 /* The unit is done; report tells of its error, if it had one. */
 static void
 unit_done(Unit *unit, const Report *report)
@@ -666,10 +702,7 @@ unit_done(Unit *unit, const Report *report)
 			page_unit_answered(unit, report);
 			break;
 		case UNIT_UNSUBSCRIBE:
-			server_close(&commands.server);
-			commands.ready = false;
-			commands.stopped();
-
+			unsubscribe_answered(report);
 			break;
 	}
 	unit_free(unit);
