@@ -28,6 +28,7 @@
 static HashTable channels;
 static HashTable members;
 static ListNode patterns;
+static int	pattern_count;
 static ListNode unpinned;		/* the one that lost its pin first, first */
 static bool wanted;				/* there may be some to be added */
 static char **dropped;			/* the names of those to be dropped */
@@ -79,7 +80,10 @@ channel_pin(const char *name)
 		channel->since = INT64_MAX;
 		channel->is_pattern = strchr(name, '*') != NULL;
 		if (channel->is_pattern)
+		{
 			list_append(&patterns, &channel->pattern);
+			pattern_count++;
+		}
 		channel->state = CHANNEL_WANTED;
 		hash_insert(&channels, &channel->node, hash_string(name));
 	}
@@ -113,6 +117,7 @@ channel_free(Channel *channel)
 		drop_echo(list_container(Echo, link, node));
 	list_remove(&channel->link);
 	list_remove(&channel->pattern);
+	pattern_count -= channel->is_pattern;
 	hash_remove(&channels, &channel->node);
 	free(channel->members);
 	free(channel);
@@ -189,6 +194,13 @@ size_t
 channels_count(void)
 {
 	return channels.count;
+}
+
+/* How many of these are patterns: each is compared with each event's channel. */
+int
+channels_pattern_count(void)
+{
+	return pattern_count;
 }
 
 /* Names of channels, in memory that the caller frees: all, or those wanted. */

@@ -119,6 +119,7 @@ extern void channels_event(int64_t seq, const char *name, const char *payload,
 extern void channels_gap(void);
 
 extern size_t channels_count(void);
+extern int	channels_pattern_count(void);
 extern const char **channels_union(int *count);
 extern const char **channels_take_wanted(int *count);
 extern char **channels_take_dropped(int *count);

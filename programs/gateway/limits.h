@@ -19,6 +19,7 @@ typedef struct Limits
 	int64_t		max_message;	/* bytes of a client's message */
 	int64_t		max_startup;	/* bytes of a startup packet or a password */
 	int64_t		max_channels;	/* of one client */
+	int64_t		max_patterns;	/* of one stream over HTTP */
 	int64_t		max_statements; /* prepared by one client, and its portals */
 	int64_t		max_transaction;	/* bytes of what a transaction does */
 	int64_t		max_commits;	/* transactions that wait for the server */
@@ -34,6 +35,8 @@ typedef struct Limits
 	int64_t		session_check;	/* seconds between two looks at the roles */
 	int64_t		history;		/* bytes of the last events, for HTTP */
 	int64_t		max_resumes;	/* subscriptions for what clients have missed */
+	int64_t		resume_timeout; /* seconds for which a client that takes
+								 * nothing keeps one of these */
 	int64_t		http_head;		/* bytes of a request's head */
 	int64_t		http_body;		/* and of its body */
 	int64_t		http_head_timeout;	/* seconds for either */

@@ -47,11 +47,13 @@
 
 /*
  * Events of one poll: of the first, and at most.  Fewer where they are large, as all are
- * in memory at once.
+ * in memory at once, and where there are many patterns, each of which is compared
+ * with each of them before the loop goes on.
  */
 #define FIRST_POLL_EVENTS 100
 #define POLL_EVENTS 1000
 #define POLL_BYTES (8 * 1024 * 1024)
+#define POLL_COMPARISONS 20000
 
 typedef enum StreamStep
 {
@@ -223,10 +225,16 @@ poll_events(void)
 {
 	char		query[512];
 	char	   *name = quoted_name();
+	int			count = POLL_COMPARISONS / (channels_pattern_count() + 1);
+
+	if (count > stream.poll_events)
+		count = stream.poll_events;
+	if (count < 1)
+		count = 1;
 	snprintf(query, sizeof(query),
 			 "%sBEGIN; SELECT seq, channel, payload, pid, lost"
 			 " FROM pgpubsub.poll(%s, %d)",
-			 stream.in_transaction ? "COMMIT; " : "", name, stream.poll_events);
+			 stream.in_transaction ? "COMMIT; " : "", name, count);
 	PQfreemem(name);
 	stream.in_transaction = true;
 	send_query(STREAM_POLL, query, ANSWER_SECONDS);

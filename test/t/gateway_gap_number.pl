@@ -123,4 +123,29 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM pgpubsub.stat_subscription
 $node->safe_psql('postgres', "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'DO %'");
 end_query($session);
 close_session($session);
+
+# What a client has missed, and what the queue loses just when it is to be read: those
+# that the gateway itself has are not lost.
+unlink $held;
+$node->safe_psql('postgres', q{SELECT pgpubsub.subscribe('noise', '{noise}', 'drop')});
+$gateway = start_gateway($node, options => [ '--http', "127.0.0.1:$port", '--history', 65536, '--dbname', "host=$dir port=" . $node->port . ' dbname=postgres' ]);
+$stream = http_stream($port, '/events?channel=news', [ http_basic('web', 'any') ]);
+publish_some(1, 1, 0);
+my $id = $stream->event->{id};
+publish_some(2, 301, 300);
+$stream->event foreach 2 .. 301;
+append_to_file($hold, 'payload, lost FROM pgpubsub\.poll');
+my $back = http_stream($port, '/events?channel=news', [ http_basic('web', 'any'), "Last-Event-ID: $id" ]);
+ok(wait_until(sub { -e $held }, 'it is held'), 'what a client has missed is about to be read');
+publish_some(302, 331, 300);
+$stream->event foreach 302 .. 331;
+$node->safe_psql('postgres', q{SELECT count(pgpubsub.publish('noise', i || repeat('x', 1000))) FROM generate_series(1, 3000) AS i});
+publish_some(332, 332, 0);
+$stream->event;
+unlink $hold;
+$event = $back->event;
+is("$event->{event} $event->{data}", 'gap {"lost":300}', 'a gap, with the number of those that came before that');
+is(join(' ', map { ($back->event->{data} =~ /^(\d+)/)[0] } 302 .. 332), join(' ', 302 .. 332), 'and those that came since');
+is($gateway->stop, 0, 'the gateway ends well');
+unlike($gateway->log, qr/Sanitizer|runtime error/, 'nothing was wrong inside');
 done_testing();
