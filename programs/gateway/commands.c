@@ -354,9 +354,11 @@ static bool
 send_add(void)
 {
 	int			count;
-	const char **names = channels_take_wanted(&count);
+	const char **names;
 	bool		good;
 
+	/* a stream that comes back subscribes to what is effective, and no more */
+	names = stream_is_up() ? channels_take_wanted(&count) : NULL;
 	if (names == NULL)
 		return true;
 	good = send_names("SELECT pgpubsub.add_channels($1, $2::text[])", names, count);
@@ -568,7 +570,7 @@ add_answered(const Report *report)
 {
 	commands.add_asked = false;
 
-	/* A stream that has been lost meanwhile subscribes to all anew. */
+	/* If the stream has been lost meanwhile, they are wanted again. */
 	if (!stream_is_up())
 		return;
 	if (report != NULL)

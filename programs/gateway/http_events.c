@@ -30,6 +30,7 @@
 #include "gateway/gateway.h"
 #include "gateway/lexer.h"
 #include "gateway/limits.h"
+#include "gateway/quota.h"
 #include "gateway/stream.h"
 
 /* How long to wait for a mark where it matters little, in seconds. */
@@ -63,10 +64,7 @@ end_waits(EventStream *stream)
 {
 	mark_wait_end(&stream->mark);
 	for (int i = 0; i < stream->wait_count; i++)
-	{
-		channel_wait_end(&stream->waits[i]);
-		channel_unpin(stream->waits[i].channel);
-	}
+		channel_wait_unpin(&stream->waits[i]);
 	free(stream->waits);
 	stream->waits = NULL;
 	stream->wait_count = 0;
@@ -139,7 +137,7 @@ join(EventStream *stream, uint64_t cursor)
 	{
 		Channel    *channel = stream->waits[i].channel;
 
-		member_add(client, channel);
+		member_add(client, &stream->waits[i]);
 		if (channel->is_pattern)
 			stream->patterns[stream->pattern_count++] = channel;
 	}
@@ -403,14 +401,18 @@ new_wait(EventStream *stream)
 	return &stream->waits[stream->wait_count];
 }
 
-/* Add a channel to those of the stream. */
-static void
+/* Add a channel to those of the stream; NULL, or why that cannot be. */
+static const Report *
 add_channel(EventStream *stream, const char *name)
 {
+	const Report *why;
+
 	if (has_channel(stream, name))
-		return;
-	new_wait(stream)->channel = channel_pin(name);
-	stream->wait_count++;
+		return NULL;
+	why = channel_wait_pin(new_wait(stream), stream->client, name);
+	if (why == NULL)
+		stream->wait_count++;
+	return why;
 }
 
 /*
@@ -420,6 +422,7 @@ static int
 take_channel(EventStream *stream, const char *name, const char **why)
 {
 	static char too_many[80];
+	const Report *report;
 
 	*why = name_is_wrong(name);
 	if (*why != NULL)
@@ -435,8 +438,11 @@ take_channel(EventStream *stream, const char *name, const char **why)
 	*why = too_many;
 	if (strchr(name, '*') != NULL && ++stream->pattern_count > limits.max_patterns)
 		return 400;
-	add_channel(stream, name);
-	return 0;
+	report = add_channel(stream, name);
+	if (report == NULL)
+		return 0;
+	*why = report->message;
+	return http_status_of(report);
 }
 
 /* A seq; false if it is none. */
@@ -524,7 +530,8 @@ events_request(Client *client)
 		join(stream, history_after(stream->last_id));
 		return;
 	}
-	add_channel(stream, subscription_name());
+	channel_wait_pin_own(new_wait(stream));
+	stream->wait_count++;
 	client_deadline(client, limits.server_timeout);
 	client_set_state(client, CLIENT_WAITING);
 	for (int i = 0; i < stream->wait_count; i++)

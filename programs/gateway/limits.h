@@ -19,6 +19,9 @@ typedef struct Limits
 	int64_t		max_message;	/* bytes of a client's message */
 	int64_t		max_startup;	/* bytes of a startup packet or a password */
 	int64_t		max_channels;	/* of one client */
+	int64_t		max_role_channels;	/* distinct ones, of one role; 0: half of
+									 * what the server has */
+	int64_t		max_total_channels; /* of all clients; 0: seven eighths */
 	int64_t		max_patterns;	/* of one stream over HTTP */
 	int64_t		max_statements; /* prepared by one client, and its portals */
 	int64_t		max_transaction;	/* bytes of what a transaction does */

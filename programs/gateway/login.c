@@ -78,6 +78,8 @@ login_drop(Client *client)
 		list_remove(&login->link);
 		queued_logins--;
 	}
+	if (login->probe != NULL && login->to_server.data != NULL)
+		OPENSSL_cleanse(login->to_server.data, login->to_server.room);
 	bytes_free(&login->to_server);
 	bytes_free(&login->from_server);
 	settings_release(login->settings);
@@ -183,6 +185,28 @@ asks_for_replication(const char *value)
 	return true;
 }
 
+/* Is that the gateway's database?  False if the client was refused. */
+static bool
+database_fits(Client *client, const char *database)
+{
+	char		message[200];
+	char		hint[200];
+	Report		report = {
+		.sqlstate = "3D000",
+		.message = message,
+		.hint = hint,
+	};
+
+	if (strcmp(database, upstream_database()) == 0)
+		return true;
+	snprintf(message, sizeof(message),
+			 "database \"%.63s\" cannot be connected to here", database);
+	snprintf(hint, sizeof(hint), "This gateway serves database \"%.63s\".",
+			 upstream_database());
+	login_refuse(client, &report);
+	return false;
+}
+
 /*
  * Make the server's startup packet from the client's, which is 3.something.
  * False if the client was refused.
@@ -242,23 +266,8 @@ make_startup(Login *login, const Startup *startup)
 	}
 	if (database == NULL || *database == '\0')
 		database = user;
-	if (strcmp(database, upstream_database()) != 0)
-	{
-		char		message[200];
-		char		hint[200];
-		Report		report = {
-			.sqlstate = "3D000",
-			.message = message,
-			.hint = hint,
-		};
-
-		snprintf(message, sizeof(message),
-				 "database \"%.63s\" cannot be connected to here", database);
-		snprintf(hint, sizeof(hint), "This gateway serves database \"%.63s\".",
-				 upstream_database());
-		login_refuse(client, &report);
+	if (!database_fits(client, database))
 		return false;
-	}
 	add_parameter(&login->to_server, "database", database);
 	bytes_append_byte(&login->to_server, '\0');
 	for (int i = 0; i < 4; i++)

@@ -39,6 +39,7 @@
 #include "gateway/gateway.h"
 #include "gateway/http.h"
 #include "gateway/marks.h"
+#include "gateway/quota.h"
 #include "gateway/server.h"
 
 /* How long the server sleeps when there is nothing, and may be late by. */
@@ -174,7 +175,7 @@ stream_connected(Server *server)
 			 " SET default_transaction_read_only = off;"
 			 " SELECT version(), 'public', current_setting('server_encoding'),"
 			 " pg_try_advisory_lock(hashtext('pgpubsub-gateway'), hashtext(%s)),"
-			 " pg_is_in_recovery()", name);
+			 " pg_is_in_recovery(), current_setting('pgpubsub.max_channels', true)", name);
 	PQfreemem(name);
 	send_query(STREAM_SETUP, query, ANSWER_SECONDS);
 }
@@ -192,16 +193,17 @@ forget_old(void)
 }
 
 /*
- * Make the subscription, or have it as it is to be.  It needs a channel: where
- * nobody listens, it gets the gateway's own for a while.  Not otherwise: that is no
- * durable one, and a restart would make a gap.
+ * Make the subscription, or have it as it is to be: with the channels that were
+ * effective.  Those that are wanted are added afterwards, as ever: if one cannot be,
+ * the others are.  A subscription needs a channel: where nobody listens, it gets the
+ * gateway's own for a while.  Not otherwise: that is no durable one, and a restart
+ * would make a gap.
  */
 static void
 subscribe(void)
 {
-	Channel    *own = channels_count() > 0 ? NULL : channel_pin(stream.name);
 	int			count;
-	const char **names = channels_union(&count);
+	const char **names = channels_to_subscribe(stream.name, &count);
 	char	   *array = array_literal(names, count);
 	const char *values[2] = {stream.name, array};
 
@@ -215,8 +217,6 @@ subscribe(void)
 		server_sent(&stream.server, ANSWER_SECONDS);
 	free(array);
 	free(names);
-	if (own != NULL)
-		channel_unpin(own);
 }
 
 /* Read events, and commit that those before were read. */
@@ -354,6 +354,7 @@ take_setup(const PGresult *result)
 		server_lost(&stream.server, "the server is a standby");
 		return false;
 	}
+	quota_learn(strtoll(PQgetvalue(result, 0, 5), NULL, 10));
 	upstream_learn(stream.server.conn, PQgetvalue(result, 0, 0),
 				   PQgetvalue(result, 0, 1), PQgetvalue(result, 0, 2));
 	return true;

@@ -74,13 +74,63 @@ sub numbers
 	}
 }
 
-begin_gateway();
+# Distinct channels
+begin_gateway('--max-role-channels', 10, '--max-total-channels', 14);
+my ($one, $again, $two) = (login('one'), login('one'), login('two'));
+
+like(listens($one, 'c', 10), qr/^(C LISTEN\n){10}Z I$/, 'as many channels as a role may have');
+like(listens($again, 'c', 10), qr/^(C LISTEN\n){10}Z I$/, 'the same ones count once');
+like($again->show($again->query('LISTEN d')), qr/^E ERROR 53400 too many channels of this role \(max-role-channels\)\nZ I$/m, 'one more, in another session of the role');
+is($two->show($two->query('LISTEN c1')), "C LISTEN\nZ I", 'another role has one of these, too');
+like(listens($two, 'd', 4), qr/^(C LISTEN\n){4}Z I$/, 'and others');
+like($two->show($two->query('LISTEN e')), qr/^E ERROR 53400 too many channels of all clients of the gateway \(max-total-channels\)\nZ I$/m, 'but not more than all may have');
+is(http_ask($port, 'GET', '/events?channel=f', [$web])->{status}, 429, 'nor has a stream');
+is($again->show($again->query('UNLISTEN *')) . $one->show($one->query('UNLISTEN c10')), "C UNLISTEN\nZ I" x 2, 'one less');
+is($two->show($two->query('LISTEN e')), "C LISTEN\nZ I", 'gives its place to another at once');
+is($two->show($two->query("NOTIFY e, 'x'")), "C NOTIFY\nA own e x\nZ I", 'which is one');
+$_->{socket}->close foreach $one, $again, $two;
 
 # the gateway's own channel
-my $one = login('one');
+$one = login('one');
 like($one->show($one->query("NOTIFY itself, 'x'")), qr/^E ERROR 0A000 channel "itself" is reserved\n/, 'NOTIFY to the gateway itself is refused');
 like($one->show($one->query("SELECT pg_notify('itself', 'x')")), qr/^E ERROR 0A000 channel "itself" is reserved\n/m, 'and pg_notify()');
 is(http_ask($port, 'POST', '/publish', [ $web, 'Content-Type: application/json' ], '{"channel":"itself","payload":"x"}')->{status}, 400, 'and POST');
+is($gateway->stop, 0, 'the gateway ends');
+
+# One bad name among others
+begin_gateway();
+my @clients = map { login('one') } 1 .. 4;
+my $commands = session('commands');
+my $listen = qr/C LISTEN\nZ I/;
+
+$clients[0]->query('LISTEN before');
+freeze_process($commands);
+$clients[1]->put(message('Q', "LISTEN first\0"));
+is($clients[1]->next_message(0.5), '', 'a LISTEN is with the server');
+$clients[2]->put(message('Q', qq(LISTEN "\xe6\x97\xa5"\0)));
+$clients[3]->put(message('Q', "LISTEN good\0"));
+is($clients[3]->next_message(0.5), '', 'others wait');
+
+# the stream comes back while a name waits that the server does not take
+my $offset = length $gateway->log;
+my $stream_pid = session('stream');
+
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($stream_pid)");
+$gateway->wait_for_log(qr/subscription .* stands/, $offset);
+$node->safe_psql('latin', q{SELECT pgpubsub.publish('before', 'x')});
+is($clients[0]->show($clients[0]->next_message), 'A other before x', 'what was listened to before goes on');
+kill 'CONT', $commands;
+like($clients[1]->show($clients[1]->read_until('Z')), qr/^$listen$/, 'a LISTEN');
+like($clients[2]->show($clients[2]->read_until('Z')), qr/^E ERROR 22P05 /, 'one that the server does not take');
+like($clients[3]->show($clients[3]->read_until('Z')), qr/^$listen$/, 'does not fail another');
+$node->safe_psql('latin', q{NOTIFY good, 'x'});
+is($clients[3]->show($clients[3]->next_message), 'A other good x', 'which is effective');
+
+# Many UNLISTENs and NOTIFYs of one transaction
+$one = login('one');
+$one->put(message('Q', join(';', 'BEGIN', (map { "UNLISTEN u$_; NOTIFY u$_" } 1 .. 8000), 'LISTEN kept', "NOTIFY kept, 'x'", 'COMMIT') . "\0"));
+my @answers = $one->read_until('Z');
+is($one->show(@answers[ -3 .. -1 ]), "C COMMIT\nA own kept x\nZ I", 'a transaction with thousands of UNLISTENs and NOTIFYs');
 is($gateway->stop, 0, 'the gateway ends');
 
 # Patterns
