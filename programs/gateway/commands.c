@@ -42,6 +42,13 @@
 /* Until channels that could not be dropped are tried again, in ms. */
 #define AGAIN_MS 5000
 
+/*
+ * The same of the subscription, where the stream's session has a transaction that it
+ * has not ended yet, and how often.
+ */
+#define UNSUBSCRIBE_AGAIN_MS 20
+#define UNSUBSCRIBE_TRIES 100
+
 typedef struct Commands
 {
 	Server		server;
@@ -59,6 +66,7 @@ typedef struct Commands
 	bool		page_asked;
 	PGresult   *monitors;		/* until the page's numbers have come */
 	uv_timer_t	again;
+	int			unsubscribe_tries;
 	void		(*stopped) (void);
 } Commands;
 
@@ -285,7 +293,7 @@ add_answered(const Report *report)
 {
 	commands.add_asked = false;
 
-	/* A stream that has been lost meanwhile subscribes to all anew. */
+	/* If the stream has been lost meanwhile, they are wanted again. */
 	if (!stream_is_up())
 		return;
 	if (report != NULL)
@@ -357,6 +365,34 @@ page_unit_answered(Unit *unit, const Report *report)
 	PQclear(monitors);
 }
 
+/* Try again to drop the subscription. */
+static void
+unsubscribe_again(uv_timer_t *timer)
+{
+	(void) timer;
+	if (commands.ready)
+		add_unit(UNIT_UNSUBSCRIBE);
+	else
+		commands.stopped();
+}
+
+/* The server has dropped the subscription, or cannot, or not yet. */
+static void
+unsubscribe_answered(const Report *report)
+{
+	if (report != NULL && strcmp(report->sqlstate, "55006") == 0 &&
+		++commands.unsubscribe_tries < UNSUBSCRIBE_TRIES)
+	{
+		uv_timer_start(&commands.again, unsubscribe_again, UNSUBSCRIBE_AGAIN_MS, 0);
+		return;
+	}
+	if (report != NULL)
+		log_line(LOG_LEVEL_WARNING, "could not drop the subscription: %s", report->message);
+	server_close(&commands.server);
+	commands.ready = false;
+	commands.stopped();
+}
+
 /* The unit is done; report tells of its error, if it had one. */
 static void
 unit_done(Unit *unit, const Report *report)
@@ -391,10 +427,7 @@ unit_done(Unit *unit, const Report *report)
 			page_unit_answered(unit, report);
 			break;
 		case UNIT_UNSUBSCRIBE:
-			server_close(&commands.server);
-			commands.ready = false;
-			commands.stopped();
-
+			unsubscribe_answered(report);
 			break;
 	}
 	unit_free(unit);

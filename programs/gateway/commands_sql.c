@@ -75,9 +75,11 @@ static bool
 send_add(PGconn *conn)
 {
 	int			count;
-	const char **names = channels_take_wanted(&count);
+	const char **names;
 	bool		good;
 
+	/* a stream that comes back subscribes to what is effective, and no more */
+	names = stream_is_up() ? channels_take_wanted(&count) : NULL;
 	if (names == NULL)
 		return true;
 	good = send_names(conn, "SELECT pgpubsub.add_channels($1, $2::text[])", names, count);

@@ -129,7 +129,7 @@ notify(Session *session, const char *channel, const char *payload)
 		return session_fail(session, &long_channel);
 	if (strlen(payload) > PAYLOAD_BYTES)
 		return session_fail(session, &long_payload);
-	if (strcmp(channel, RESERVED_CHANNEL) == 0)
+	if (strcmp(channel, RESERVED_CHANNEL) == 0 || strcmp(channel, subscription_name()) == 0)
 		return execute_fail(session, "0A000", "channel \"%s\" is reserved", channel, NULL);
 	transaction = session_transaction(session);
 	if (transaction_bytes(transaction) > (size_t) limits.max_transaction)

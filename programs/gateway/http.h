@@ -119,6 +119,8 @@ extern void events_init(void);
 extern void events_request(Client *client);
 extern void events_drop(Client *client);
 extern void events_timed_out(Client *client);
+
+/* http_behind.c */
 extern void events_deliver(Client *client, uint64_t number);
 extern void events_gap(int64_t seq, int64_t lost, bool whole);
 extern void events_forget(void);

@@ -21,6 +21,7 @@
 #include "gateway/gateway.h"
 #include "gateway/http.h"
 #include "gateway/limits.h"
+#include "gateway/stream.h"
 
 #define NAME_BYTES 63
 
@@ -102,15 +103,15 @@ owner_of(const Client *client)
 
 /* Is the name of a channel none?  Then why. */
 static const char *
-name_is_wrong(const Client *client, const char *channel)
+name_is_wrong(const char *channel)
 {
 	if (channel == NULL)
 		return "each event needs a channel, which is a string";
 	if (*channel == '\0' || strlen(channel) > NAME_BYTES)
 		return "channel names have 1 to 63 bytes";
-	if (strchr(channel, '*') != NULL || strcmp(channel, "pgpubsub") == 0)
+	if (strchr(channel, '*') != NULL || strcmp(channel, "pgpubsub") == 0 ||
+		strcmp(channel, subscription_name()) == 0)
 		return "this channel name is reserved";
-	(void) client;
 	return NULL;
 }
 
@@ -123,7 +124,7 @@ add_event(Client *client, json_t * event, const char **why)
 	json_t	   *payload = json_object_get(event, "payload");
 	char	   *text;
 
-	*why = name_is_wrong(client, channel);
+	*why = name_is_wrong(channel);
 	if (*why != NULL)
 		return 400;
 	if (payload == NULL)

@@ -43,20 +43,11 @@
 #include "gateway/tls.h"
 #include "gateway/upstream.h"
 
-/* Authentication requests. */
-#define AUTH_OK 0
-#define AUTH_PASSWORD 3
-#define AUTH_MD5 5
-#define AUTH_SASL 10
-#define AUTH_SASL_CONTINUE 11
-#define AUTH_SASL_FINAL 12
-
 static ListNode login_queue;
 static int	queued_logins;
 static int	running_logins;
 
 static void login_start_next(void);
-static void refuse_unproven(Client *client);
 
 /* To be called once. */
 void
@@ -83,9 +74,11 @@ login_drop(Client *client)
 	bytes_free(&login->to_server);
 	bytes_free(&login->from_server);
 	settings_release(login->settings);
+	probe_free(login->probe);
+	login->probe = NULL;
 	free(login->user);
 	login->user = NULL;
-	if (login->password != NULL ? probe_close(login) : leg_close(login))
+	if (leg_close(login))
 	{
 		running_logins--;
 		login_start_next();
@@ -152,7 +145,7 @@ login_start_next(void)
 
 		list_remove(&login->link);
 		queued_logins--;
-		if (login->password != NULL ? probe_connect(login) : leg_connect(login))
+		if (leg_connect(login))
 		{
 			running_logins++;
 			client_set_state(login->client, CLIENT_LOGIN);
@@ -229,46 +222,6 @@ login_queue_up(Login *login)
 	login_start_next();
 }
 
-/*
- * A client over HTTP is to be let in with that name and password, which are in one
- * piece of memory that begins with the name, and is given up.  http_logged_in() is
- * called, or the client is refused.
- */
-void
-login_probe(Client *client, char *user, char *password)
-{
-	Login	   *login;
-
-	if (login_may_begin(client, user))
-	{
-		login = login_make(client);
-		login->user = memory_copy_string(user);
-		login->password = memory_copy_string(password);
-		client_deadline(client, limits.login_timeout);
-		login_queue_up(login);
-	}
-	explicit_bzero(password, strlen(password));
-	free(user);
-}
-
-/* The server has let a client over HTTP in, and has asked for the password if so. */
-void
-login_probed(Login *login, bool proven)
-{
-	Client	   *client = login->client;
-
-	if (!proven && !gateway.options.allow_unproven_login)
-	{
-		refuse_unproven(client);
-		return;
-	}
-	client->role = role_hold(login->user);
-	client->logged_in_at = gateway_now();
-	login_drop(client);
-	gateway.counters.logins++;
-	http_logged_in(client);
-}
-
 /* The client's answer to the server's challenge: it goes there as it is. */
 void
 login_answer(Client *client, const Packet *packet)
@@ -296,8 +249,8 @@ login_answer(Client *client, const Packet *packet)
 }
 
 /* The server has asked for something that cannot be done here. */
-static void
-refuse_method(Client *client, uint32_t method)
+void
+login_refuse_method(Client *client, uint32_t method)
 {
 	char		detail[100];
 	Report		report = {
@@ -312,8 +265,8 @@ refuse_method(Client *client, uint32_t method)
 }
 
 /* The server has let the client in; was that the client's doing? */
-static void
-refuse_unproven(Client *client)
+void
+login_refuse_unproven(Client *client)
 {
 	static const Report report = {
 		.sqlstate = "28000",
@@ -337,26 +290,26 @@ take_request(Login *login, const Packet *packet)
 	method = packet_int32(&reader);
 	switch (reader.bad ? UINT32_MAX : method)
 	{
-		case AUTH_OK:
+		case LOGIN_AUTH_OK:
 			login->authenticated = true;
 			if (!gateway.options.allow_unproven_login &&
 				!(login->challenged && login->answered))
 			{
-				refuse_unproven(client);
+				login_refuse_unproven(client);
 				return false;
 			}
 			break;
-		case AUTH_PASSWORD:
-		case AUTH_MD5:
-		case AUTH_SASL:
-		case AUTH_SASL_CONTINUE:
+		case LOGIN_AUTH_PASSWORD:
+		case LOGIN_AUTH_MD5:
+		case LOGIN_AUTH_SASL:
+		case LOGIN_AUTH_SASL_CONTINUE:
 			login->challenged = true;
 			login->wants_answer = true;
 			break;
-		case AUTH_SASL_FINAL:
+		case LOGIN_AUTH_SASL_FINAL:
 			break;
 		default:
-			refuse_method(client, method);
+			login_refuse_method(client, method);
 			return false;
 	}
 	return true;
@@ -377,10 +330,10 @@ offer_mechanisms(Login *login, const Packet *packet)
 	const char *name;
 
 	packet_read(&reader, packet);
-	if (packet_int32(&reader) != AUTH_SASL || client->transport.ssl != NULL ||
+	if (packet_int32(&reader) != LOGIN_AUTH_SASL || client->transport.ssl != NULL ||
 		!tls_to_server())
 		return false;
-	bytes_append_int32(&body, AUTH_SASL);
+	bytes_append_int32(&body, LOGIN_AUTH_SASL);
 	while ((name = packet_string(&reader)) != NULL && !reader.bad && *name != '\0')
 	{
 		size_t		length = strlen(name);
@@ -451,6 +404,8 @@ login_server_message(Login *login, const Packet *packet)
 	const char *name;
 	const char *value;
 
+	if (login->probe != NULL)
+		return probe_message(login, packet);
 	packet_read(&reader, packet);
 	switch (packet->type)
 	{
