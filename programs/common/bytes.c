@@ -24,7 +24,10 @@ bytes_reserve(Bytes *bytes, size_t size)
 		size_t		length = bytes_length(bytes);
 
 		if (bytes->begin > 0)
+		{
 			memmove(bytes->data, bytes->data + bytes->begin, length);
+			memset(bytes->data + length, 0, bytes->begin);
+		}
 		bytes->begin = 0;
 		bytes->end = length;
 		if (bytes->room - length < size)
@@ -92,9 +95,13 @@ bytes_append_int32(Bytes *bytes, uint32_t value)
 void
 bytes_consume(Bytes *bytes, size_t length)
 {
-	bytes->begin += length;
-	if (bytes->begin >= bytes->end)
+	if (bytes->begin + length >= bytes->end)
+	{
 		bytes_free(bytes);
+		return;
+	}
+	memset(bytes->data + bytes->begin, 0, length);
+	bytes->begin += length;
 }
 
 /* Drop all, and the memory. */

@@ -20,7 +20,6 @@
  *
  *-------------------------------------------------------------------------
  */
-#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -275,16 +274,17 @@ answer_md5(Login *login, const char *salt)
 	const char *password = login->probe->password;
 	char		hex[MD5_HEX + 1];
 	char		text[sizeof("md5") + MD5_HEX] = "md5";
+	bool		good;
 
-	if (!md5_hex(password, strlen(password), login->user, strlen(login->user), hex) ||
-		!md5_hex(hex, MD5_HEX, salt, 4, text + strlen("md5")))
-	{
+	good = md5_hex(password, strlen(password), login->user, strlen(login->user), hex) &&
+		md5_hex(hex, MD5_HEX, salt, 4, text + strlen("md5"));
+	if (good)
+		answer(login, text, strlen(text) + 1);
+	else
 		login_refuse_method(login->client, LOGIN_AUTH_MD5);
-		return false;
-	}
-	answer(login, text, strlen(text) + 1);
-	OPENSSL_cleanse(hex, sizeof(hex));
-	return true;
+	explicit_bzero(hex, sizeof(hex));
+	explicit_bzero(text, sizeof(text));
+	return good;
 }
 
 /* An authentication request has come; false if the login has ended. */

@@ -67,14 +67,28 @@ struct Scram
 	unsigned char signature[KEY_BYTES]; /* that the server has to show */
 };
 
-/* The password as SASLprep has it, to be freed; as it is where that cannot be done. */
+/* Is the text ASCII? */
+static bool
+is_ascii(const char *text)
+{
+	while (*text != '\0' && (unsigned char) *text < 0x80)
+		text++;
+	return *text == '\0';
+}
+
+/*
+ * The password as SASLprep has it, to be freed; as it is where that cannot be done, and
+ * where it is ASCII, which SASLprep leaves as it is.  (Then libidn does not see it,
+ * which does not overwrite what it frees.)
+ */
 static char *
 prepare(const char *password)
 {
 	char	   *prepared = NULL;
 	char	   *copy;
 
-	if (stringprep_profile(password, &prepared, "SASLprep",
+	if (is_ascii(password) ||
+		stringprep_profile(password, &prepared, "SASLprep",
 						   STRINGPREP_NO_UNASSIGNED) != STRINGPREP_OK)
 		return memory_copy_string(password);
 	copy = memory_copy_string(*prepared != '\0' ? prepared : password);

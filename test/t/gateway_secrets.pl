@@ -23,11 +23,13 @@ $node->safe_psql('postgres', q{
 	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
 	CREATE ROLE plain LOGIN PASSWORD 'Xylophone-Quagmire';
 	CREATE ROLE web LOGIN PASSWORD 'Jukebox-Zeppelin';
+	CREATE ROLE scram LOGIN PASSWORD 'Harmonium-Vivisection';
 });
 unlink $node->data_dir . '/pg_hba.conf';
 $node->append_conf('pg_hba.conf', q{
 local all gateway trust
 local all postgres trust
+local all scram scram-sha-256
 local all all password
 });
 $node->reload;
@@ -92,7 +94,7 @@ foreach my $case ([ 'Xylophone-Quagmire', 'Z' ], [ 'Xylophone-Hullabaloo', 'E' ]
 	is_gone(substr($password, 0, 13), 'a password');
 }
 
-# HTTP: a token, and the words of Basic (libpq keeps the password they are made of)
+# HTTP: a token, and the words of Basic, and the password they are made of
 my $text = join '.', map { encode_base64url(encode_json($_)) } { alg => 'HS256' }, { exp => time + 600, publish => ['c'], channels => ['c'] };
 my $token = "$text." . encode_base64url(hmac_sha256($text, $key));
 my $json = 'Content-Type: application/json';
@@ -104,10 +106,25 @@ is($connection->answer->{status}, 200, 'a token');
 is_gone(substr($token, -30), 'a token on a connection that is kept');
 $connection = http_stream($port, '/events?channel=c', [ http_bearer($token) ]);
 is_gone(substr($token, -30), 'a token of a stream');
+foreach my $case ([ 'web', 'Jukebox-Zeppelin', 200 ], [ 'web', 'Jukebox-Hullabaloo', 401 ], [ 'scram', 'Harmonium-Vivisection', 200 ], [ 'scram', 'Harmonium-Hullabaloo', 401 ])
+{
+	my ($user, $password, $status) = @$case;
+
+	$connection = http_connection($port);
+	$connection->put(http_request('POST', '/publish', [ http_basic($user, $password), $json ], $body));
+	is($connection->answer->{status}, $status, "$user with $password");
+	is_gone(substr(encode_base64("$user:$password", ''), 0, 20), 'Basic');
+	is_gone(substr($password, 0, 10), 'its password');
+}
+
+# What comes behind a request does not keep that.
+my $request = http_request('POST', '/publish', [ http_bearer($token), $json ], $body);
 $connection = http_connection($port);
-$connection->put(http_request('POST', '/publish', [ http_basic('web', 'Jukebox-Zeppelin'), $json ], $body));
-is($connection->answer->{status}, 200, 'a name with a password');
-is_gone(substr(encode_base64('web:Jukebox-Zeppelin', ''), 0, 24), 'Basic');
+$connection->put(substr $request, 0, 40);
+is_deeply([ http_ask($port, 'GET', '/nothing')->{status} ], [404], 'a part of a request') foreach 1 .. 2;
+$connection->put(substr($request, 40) . 'POST');
+is($connection->answer->{status}, 200, 'a token, and some of the next request');
+is_gone(substr($token, -30), 'a token before a request that is not whole');
 
 is($gateway->stop, 0, 'the gateway ends well');
 done_testing();
