@@ -69,6 +69,13 @@ typedef struct Commit
 	Notices    *notices;		/* what is with the server, in COMMIT_NOTIFY */
 } Commit;
 
+/* Why a transaction that notifies cannot be handed to the server. */
+static const Report full = {
+	.sqlstate = "53400",
+	.message = "too many transactions wait for the server",
+	.hint = "The gateway's limits are max-commits, max-role-commits and commit-memory.",
+};
+
 /* A name in a table. */
 typedef struct Name
 {
@@ -296,13 +303,33 @@ send_notices(Commit *commit, const Transaction *transaction)
 	return true;
 }
 
-/* All channels are effective: join them, and go on. */
+/* Does the transaction notify? */
+static bool
+notifies(const Transaction *transaction)
+{
+	for (int i = 0; i < transaction->action_count; i++)
+	{
+		if (transaction->actions[i].kind == ACTION_NOTIFY)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * All channels are effective: join them, and go on.  Others may have taken the room for
+ * what is notified, while this one waited.
+ */
 static void
 commit_join(Commit *commit)
 {
 	Session    *session = commit->session;
 	Client	   *client = session->client;
 
+	if (commands_are_full(client->role->name) && notifies(session->transaction))
+	{
+		commit_fail(commit, &full);
+		return;
+	}
 	for (int i = 0; i < commit->join_count; i++)
 	{
 		if (member_find(client, commit->waits[i].channel) != NULL)
@@ -343,7 +370,6 @@ commit_wait_for_mark(Commit *commit)
 	commit_join(commit);
 }
 
-
 /* A channel has become effective; or cannot, and the report says why. */
 static void
 commit_channel_ready(ChannelWait *wait, const Report *report)
@@ -373,11 +399,6 @@ commit_echo(Client *client)
 bool
 commit_start(Session *session)
 {
-	static const Report full = {
-		.sqlstate = "53400",
-		.message = "too many transactions wait for the server",
-		.hint = "The gateway's limits are max-commits, max-role-commits and commit-memory.",
-	};
 	Transaction *transaction = session->transaction;
 	const Report *why;
 	Commit	   *commit;

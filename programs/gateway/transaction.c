@@ -142,8 +142,6 @@ transaction_add(Transaction *transaction, ActionKind kind, const char *channel,
 		arena_copy(&transaction->arena, payload, strlen(payload));
 	if (kind == ACTION_LISTEN)
 		transaction->listen_count++;
-	if (kind == ACTION_UNLISTEN || kind == ACTION_UNLISTEN_ALL)
-		transaction->unlisten_count++;
 }
 
 /* Set a savepoint of that name; an older one of the same name is hidden by it. */

@@ -56,7 +56,6 @@ typedef struct Transaction
 	int			action_count;
 	int			action_room;
 	int			listen_count;	/* LISTENs among them */
-	int			unlisten_count; /* UNLISTENs; those rolled back count, too */
 	Savepoint  *savepoints;
 	int			savepoint_count;
 	int			savepoint_room;
