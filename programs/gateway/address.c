@@ -133,6 +133,7 @@ addresses_read(const char *text, char *error, size_t size)
 	return list;
 }
 
+/* Free the list, which may be NULL. */
 void
 addresses_free(AddressList *list)
 {

@@ -384,6 +384,45 @@ column_count(const Statement *statement)
 	return statement->kind == STATEMENT_SHOW ? 1 : statement->item_count;
 }
 
+/* Can what Bind has be bound to the statement?  If not, the client is told. */
+static bool
+values_fit(Session *session, const Prepared *prepared, const Bind *bind)
+{
+	char		message[200];
+	Report		report = {
+		.sqlstate = "08P01",
+		.message = message,
+	};
+
+	if (bind->value_count != prepared->type_count)
+	{
+		snprintf(message, sizeof(message),
+				 "bind message supplies %d parameters, but prepared statement \"%.*s\" requires %d",
+				 bind->value_count, (int) utf8_clip(prepared->name, strlen(prepared->name), NAME_BYTES),
+				 prepared->name, prepared->type_count);
+		fail(session, &report);
+		return false;
+	}
+	if (bind->format_count > 1 && bind->format_count != column_count(prepared->list.first))
+	{
+		snprintf(message, sizeof(message),
+				 "bind message has %d result formats but query has %d columns",
+				 bind->format_count, column_count(prepared->list.first));
+		fail(session, &report);
+		return false;
+	}
+	for (int i = 0; i < bind->value_count; i++)
+	{
+		if (bind->values[i].value != NULL &&
+			!session_check_text(session, bind->values[i].value, bind->values[i].length))
+		{
+			session->skip_to_sync = true;
+			return false;
+		}
+	}
+	return true;
+}
+
 /* Bind. */
 static void
 bind_portal(Session *session, const Packet *packet)
@@ -392,11 +431,6 @@ bind_portal(Session *session, const Packet *packet)
 	Prepared   *prepared;
 	Portal	   *portal;
 	Bind		bind;
-	char		message[200];
-	Report		report = {
-		.sqlstate = "08P01",
-		.message = message,
-	};
 
 	if (!bind_decode(packet, &bind))
 	{
@@ -409,32 +443,8 @@ bind_portal(Session *session, const Packet *packet)
 		fail_naming(session, "26000", "prepared statement", bind.statement, "does not exist");
 		return;
 	}
-	if (bind.value_count != prepared->type_count)
-	{
-		snprintf(message, sizeof(message),
-				 "bind message supplies %d parameters, but prepared statement \"%.*s\" requires %d",
-				 bind.value_count, (int) utf8_clip(prepared->name, strlen(prepared->name), NAME_BYTES),
-				 prepared->name, prepared->type_count);
-		fail(session, &report);
+	if (!values_fit(session, prepared, &bind))
 		return;
-	}
-	if (bind.format_count > 1 && bind.format_count != column_count(prepared->list.first))
-	{
-		snprintf(message, sizeof(message),
-				 "bind message has %d result formats but query has %d columns",
-				 bind.format_count, column_count(prepared->list.first));
-		fail(session, &report);
-		return;
-	}
-	for (int i = 0; i < bind.value_count; i++)
-	{
-		if (bind.values[i].value != NULL &&
-			!session_check_text(session, bind.values[i].value, bind.values[i].length))
-		{
-			session->skip_to_sync = true;
-			return;
-		}
-	}
 	portal = find_portal(extended, bind.portal);
 	if (portal != NULL)
 	{
@@ -539,6 +549,23 @@ close_target(Session *session, const Packet *packet)
 	reply_plain(&session->client->out, '3');
 }
 
+/* The statement of a portal commits, which may have to wait. */
+static void
+commit_execution(Session *session)
+{
+	switch (session_commit(session, AFTER_EXECUTE))
+	{
+		case COMMIT_DONE:
+			reply_complete(&session->client->out, session->tag);
+			break;
+		case COMMIT_FAILED:
+			session->skip_to_sync = true;
+			break;
+		case COMMIT_WAITS:
+			break;
+	}
+}
+
 /*
  * Execute.  A client that asks for at most one row is told that there may be
  * more, as by the server, which does not look.
@@ -596,17 +623,7 @@ execute(Session *session, const Packet *packet)
 			session->skip_to_sync = true;
 			return;
 		case OUTCOME_COMMIT:
-			switch (session_commit(session, AFTER_EXECUTE))
-			{
-				case COMMIT_DONE:
-					reply_complete(out, session->tag);
-					break;
-				case COMMIT_FAILED:
-					session->skip_to_sync = true;
-					break;
-				case COMMIT_WAITS:
-					break;
-			}
+			commit_execution(session);
 			return;
 		case OUTCOME_DONE:
 			break;

@@ -41,6 +41,7 @@ static int64_t looks_left;		/* in this turn */
 static uv_check_t turn_handle;
 static uv_idle_t more_handle;	/* active: the loop does not sleep */
 
+/* An idle handle that is active keeps the loop from sleeping; that is all. */
 static void
 do_nothing(uv_idle_t *handle)
 {

@@ -66,6 +66,27 @@ refuse_database(Client *client, const char *database)
 }
 
 /*
+ * End the server's startup packet with the database, and write its length; false if the
+ * client was refused.
+ */
+static bool
+end_packet(Login *login, const char *database)
+{
+	Bytes	   *packet = &login->to_server;
+
+	if (strcmp(database, upstream_database()) != 0)
+	{
+		refuse_database(login->client, database);
+		return false;
+	}
+	add_parameter(packet, "database", database);
+	bytes_append_byte(packet, '\0');
+	for (int i = 0; i < 4; i++)
+		packet->data[i] = packet->end >> (24 - 8 * i) & 0xFF;
+	return true;
+}
+
+/*
  * Make the server's startup packet from the client's, which is 3.something.
  * False if the client was refused.
  */
@@ -122,17 +143,8 @@ make_startup(Login *login, const Startup *startup)
 		login_refuse(client, parameters.bad ? &broken : &no_user);
 		return false;
 	}
-	if (database == NULL || *database == '\0')
-		database = user;
-	if (strcmp(database, upstream_database()) != 0)
-	{
-		refuse_database(client, database);
+	if (!end_packet(login, database == NULL || *database == '\0' ? user : database))
 		return false;
-	}
-	add_parameter(&login->to_server, "database", database);
-	bytes_append_byte(&login->to_server, '\0');
-	for (int i = 0; i < 4; i++)
-		login->to_server.data[i] = login->to_server.end >> (24 - 8 * i) & 0xFF;
 	login->user = memory_copy_string(user);
 	if (startup->minor > 0 || option_count > 0)
 		reply_negotiate(&client->out, options, option_count);

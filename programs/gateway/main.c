@@ -145,6 +145,7 @@ take_hangup(uv_signal_t *handle, int number)
 	tell_systemd("READY=1");
 }
 
+/* See the top of this file. */
 int
 main(int argc, char **argv)
 {

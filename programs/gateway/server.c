@@ -25,6 +25,7 @@
 static void server_ready(uv_poll_t *poll, int status, int events);
 static void server_connect(Server *server);
 
+/* libuv is done with the handle. */
 static void
 poll_closed(uv_handle_t *handle)
 {

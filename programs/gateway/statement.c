@@ -97,6 +97,7 @@ take_chain(Parser *parser, Statement *statement)
 	return parser_take_word(parser, "chain");
 }
 
+/* NOTIFY: a channel, and perhaps a payload. */
 static bool
 parse_notify(Parser *parser, Statement *statement)
 {
@@ -107,6 +108,7 @@ parse_notify(Parser *parser, Statement *statement)
 	return !parser_take_symbol(parser, ',') || parser_take_string(parser, &statement->value);
 }
 
+/* LISTEN: a channel. */
 static bool
 parse_listen(Parser *parser, Statement *statement)
 {
@@ -114,6 +116,7 @@ parse_listen(Parser *parser, Statement *statement)
 	return parser_take_name(parser, &statement->name);
 }
 
+/* UNLISTEN: a channel, or all. */
 static bool
 parse_unlisten(Parser *parser, Statement *statement)
 {
@@ -122,6 +125,7 @@ parse_unlisten(Parser *parser, Statement *statement)
 	return statement->all || parser_take_name(parser, &statement->name);
 }
 
+/* BEGIN, perhaps with modes. */
 static bool
 parse_begin(Parser *parser, Statement *statement)
 {
@@ -130,6 +134,7 @@ parse_begin(Parser *parser, Statement *statement)
 	return take_modes(parser, statement);
 }
 
+/* START TRANSACTION, perhaps with modes. */
 static bool
 parse_start(Parser *parser, Statement *statement)
 {
@@ -138,6 +143,7 @@ parse_start(Parser *parser, Statement *statement)
 		take_modes(parser, statement);
 }
 
+/* COMMIT and END, perhaps AND CHAIN. */
 static bool
 parse_commit(Parser *parser, Statement *statement)
 {
@@ -151,6 +157,7 @@ parse_commit(Parser *parser, Statement *statement)
 	return take_chain(parser, statement);
 }
 
+/* ROLLBACK and ABORT, perhaps to a savepoint, or AND CHAIN. */
 static bool
 parse_rollback(Parser *parser, Statement *statement)
 {
@@ -170,6 +177,7 @@ parse_rollback(Parser *parser, Statement *statement)
 	return take_chain(parser, statement);
 }
 
+/* SAVEPOINT: a name. */
 static bool
 parse_savepoint(Parser *parser, Statement *statement)
 {
@@ -177,6 +185,7 @@ parse_savepoint(Parser *parser, Statement *statement)
 	return parser_take_name(parser, &statement->name);
 }
 
+/* RELEASE: a savepoint. */
 static bool
 parse_release(Parser *parser, Statement *statement)
 {
@@ -251,6 +260,7 @@ take_special_setting(Parser *parser, Statement *statement)
 	return take_setting(parser, &statement->name);
 }
 
+/* SET: a setting, or the modes of a transaction or of the session. */
 static bool
 parse_set(Parser *parser, Statement *statement)
 {
@@ -306,6 +316,7 @@ parse_set(Parser *parser, Statement *statement)
 		take_values(parser, statement);
 }
 
+/* RESET: a setting, or all. */
 static bool
 parse_reset(Parser *parser, Statement *statement)
 {
@@ -323,6 +334,7 @@ parse_reset(Parser *parser, Statement *statement)
 	return take_special_setting(parser, statement);
 }
 
+/* SHOW: a setting. */
 static bool
 parse_show(Parser *parser, Statement *statement)
 {
@@ -340,6 +352,7 @@ parse_show(Parser *parser, Statement *statement)
 	return take_special_setting(parser, statement);
 }
 
+/* DISCARD: what. */
 static bool
 parse_discard(Parser *parser, Statement *statement)
 {
@@ -373,12 +386,14 @@ parse_all_or_name(Parser *parser, Statement *statement, StatementKind kind)
 	return parser_take_name(parser, &statement->name);
 }
 
+/* CLOSE: a portal, or all. */
 static bool
 parse_close(Parser *parser, Statement *statement)
 {
 	return parse_all_or_name(parser, statement, STATEMENT_CLOSE);
 }
 
+/* DEALLOCATE: a prepared statement, or all. */
 static bool
 parse_deallocate(Parser *parser, Statement *statement)
 {
@@ -501,8 +516,8 @@ parse_one(Parser *parser, Statement *statement)
 
 /*
  * Make a list of the statements in the text, none for an empty one.  False if that is
- * no SQL, or the list takes many more than most bytes, and then the list says why.  Either way the list is to be
- * freed; it refers to nothing outside of itself.
+ * no SQL, or the list takes more than most bytes, and then the list says why.  Either
+ * way the list is to be freed; it refers to nothing outside of itself.
  */
 bool
 statement_parse(StatementList *list, const char *text, size_t length,
