@@ -303,10 +303,14 @@ send_notices(Commit *commit, const Transaction *transaction)
 	return true;
 }
 
-/* Does the transaction notify? */
+/* Does the session's transaction notify something for which there is no room now? */
 static bool
-notifies(const Transaction *transaction)
+has_no_room(const Session *session)
 {
+	const Transaction *transaction = session->transaction;
+
+	if (!commands_are_full(session->client->role->name))
+		return false;
 	for (int i = 0; i < transaction->action_count; i++)
 	{
 		if (transaction->actions[i].kind == ACTION_NOTIFY)
@@ -325,7 +329,7 @@ commit_join(Commit *commit)
 	Session    *session = commit->session;
 	Client	   *client = session->client;
 
-	if (commands_are_full(client->role->name) && notifies(session->transaction))
+	if (has_no_room(session))
 	{
 		commit_fail(commit, &full);
 		return;
@@ -421,7 +425,7 @@ commit_start(Session *session)
 	}
 	client_deadline(session->client, limits.server_timeout);
 	client_set_state(session->client, CLIENT_WAITING);
-	if (why == NULL && commands_are_full(session->client->role->name))
+	if (why == NULL && has_no_room(session))
 		why = &full;
 	if (why != NULL)
 		commit_fail(commit, why);

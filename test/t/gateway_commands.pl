@@ -53,6 +53,7 @@ sub is_alive
 
 my @flood = map { publisher('flood') } 1 .. 60;
 my $other = publisher('other');
+my $session = raw_login($gateway, user => 'flood');
 
 $node->safe_psql('postgres', q{
 	SELECT pgpubsub.subscribe('holds', '{c}', 'block');
@@ -60,6 +61,7 @@ $node->safe_psql('postgres', q{
 wait_until(sub { $node->safe_psql('postgres', q{SELECT state FROM pgpubsub.stat_subscriptions WHERE subscription = 'holds'}) eq 'holding' }, 'the queue is full');
 $_->put(publication('flood', 'x')) foreach @flood;
 is_alive('sixty are asked for at once');
+is($session->show($session->query('UNLISTEN *')), "C UNLISTEN\nZ I", 'who notifies nothing needs no room');
 my @refused = grep { IO::Select->new($_->{socket})->can_read(0) } @flood;
 my @answers = map { $_->answer } @refused;
 
