@@ -26,9 +26,10 @@ COMMIT;
 CALL pg_temp.settle();
 SELECT relay_delays >= 3 AS counted, relay_delay_ms BETWEEN 0 AND 60000 * relay_delays AS plausible FROM pg_temp.queue;
 
--- of a subscription that nobody polls, how old the oldest event is
-SELECT pg_sleep(0.05);
-SELECT subscription, oldest_pending_seconds BETWEEN 0.05 AND extract(epoch FROM clock_timestamp() - oldest_pending_at) AS age
+-- how old the oldest event is of a subscription that nobody polls
+SELECT oldest_pending_at AS oldest_at, clock_timestamp() AS before FROM pgpubsub.stat_subscriptions WHERE subscription = 'regress_delays' \gset
+SELECT subscription, oldest_pending_seconds BETWEEN extract(epoch FROM :'before'::timestamptz - :'oldest_at'::timestamptz)
+           AND extract(epoch FROM clock_timestamp() - :'oldest_at'::timestamptz) AS age
   FROM pgpubsub.stat_subscriptions WHERE subscription ~ '^regress_delays' ORDER BY subscription;
 
 -- counted when it is committed: a look has consumed nothing, nor what is rolled back
@@ -38,13 +39,23 @@ BEGIN;
 SELECT count(*) FROM pgpubsub.poll('regress_delays');
 ROLLBACK;
 SELECT * FROM pg_temp.queue;
-SELECT count(*) FROM pgpubsub.poll('regress_delays', 2);
-SELECT delivered, delivered_bytes, lost, relay_delays, relay_delay_ms, reader_delays,
-       reader_delay_ms BETWEEN 2 * 50 AND 2 * 60000 AS plausible
+
+-- from there until they are consumed: at least until before the poll, at most until after it
+SELECT clock_timestamp() AS before \gset
+SELECT count(*), sum(extract(epoch FROM :'before'::timestamptz - relayed_at)) * 1000 AS at_least,
+       sum(extract(epoch FROM clock_timestamp() - relayed_at)) * 1000 AS at_most
+  FROM pgpubsub.poll('regress_delays', 2) \gset
+SELECT :count AS count, delivered, delivered_bytes, lost, relay_delays, relay_delay_ms, reader_delays,
+       reader_delay_ms BETWEEN :at_least AND :at_most AS within
   FROM pg_temp.queue;
-SELECT max(seq) AS seq FROM pgpubsub.poll('regress_delays_look', consume => false) \gset
+SELECT reader_delay_ms AS had FROM pg_temp.queue \gset
+SELECT max(seq) AS seq, count(*), sum(extract(epoch FROM relayed_at)) AS relayed, extract(epoch FROM clock_timestamp()) AS looked
+  FROM pgpubsub.poll('regress_delays_look', consume => false) \gset
 SELECT pgpubsub.ack('regress_delays_look', :seq);
-SELECT delivered, delivered_bytes, reader_delays, reader_delay_ms BETWEEN 5 * 50 AND 5 * 60000 AS plausible FROM pg_temp.queue;
+SELECT delivered, delivered_bytes, reader_delays,
+       reader_delay_ms - :had BETWEEN (:count * :looked - :relayed) * 1000 - 0.001
+           AND (:count * extract(epoch FROM clock_timestamp()) - :relayed) * 1000 + 0.001 AS within
+  FROM pg_temp.queue;
 SELECT oldest_pending_seconds FROM pgpubsub.stat_subscriptions WHERE subscription = 'regress_delays_look';
 
 -- the totals are still there when the subscriptions are not
