@@ -597,7 +597,10 @@ CREATE FUNCTION pgpubsub.queue_stats(
     OUT bad_frames bigint, OUT staging_size bigint,
     OUT staging_used_bytes bigint, OUT notify_queue_usage double precision,
     OUT relay_restarts bigint, OUT stats_reset timestamptz,
-    OUT truncated bigint
+    OUT truncated bigint, OUT delivered bigint, OUT delivered_bytes bigint,
+    OUT lost bigint, OUT relay_delays bigint,
+    OUT relay_delay_ms double precision, OUT reader_delays bigint,
+    OUT reader_delay_ms double precision
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'pgpubsub_queue_stats'
     LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 4;
@@ -625,7 +628,8 @@ CREATE FUNCTION pgpubsub.subscription_stats(
     OUT oldest_pending_at timestamptz, OUT delivered bigint,
     OUT delivered_bytes bigint, OUT lost bigint, OUT polls bigint,
     OUT empty_polls bigint, OUT created_at timestamptz,
-    OUT last_poll_at timestamptz, OUT from_log boolean
+    OUT last_poll_at timestamptz, OUT from_log boolean,
+    OUT oldest_pending_seconds double precision
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'pgpubsub_subscription_stats'
     LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
@@ -649,7 +653,9 @@ CREATE OR REPLACE VIEW pgpubsub.stat_queue AS
            s.oldest_at, s.published, s.published_bytes, s.full_count,
            s.full_ms, s.evictions, s.bad_frames, s.staging_size,
            s.staging_used_bytes, s.notify_queue_usage, s.relay_restarts,
-           s.stats_reset, s.truncated
+           s.stats_reset, s.truncated, s.delivered, s.delivered_bytes, s.lost,
+           s.relay_delays, s.relay_delay_ms, s.reader_delays,
+           s.reader_delay_ms
       FROM pgpubsub.queue_stats() AS s
       JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
 
@@ -664,7 +670,7 @@ CREATE OR REPLACE VIEW pgpubsub.stat_subscriptions AS
     SELECT d.datname, s.subscription, s.owner, s.channels, s.on_full, s.state,
            s.pid, s.seq, s.pending, s.pending_bytes, s.oldest_pending_at,
            s.delivered, s.delivered_bytes, s.lost, s.polls, s.empty_polls,
-           s.created_at, s.last_poll_at, s.from_log
+           s.created_at, s.last_poll_at, s.from_log, s.oldest_pending_seconds
       FROM pgpubsub.subscription_stats() AS s
       JOIN pg_catalog.pg_database AS d ON d.oid = s.datid;
 
@@ -699,6 +705,14 @@ COMMENT ON COLUMN pgpubsub.stat_queue.notify_queue_usage IS 'Which fraction of t
 COMMENT ON COLUMN pgpubsub.stat_queue.relay_restarts IS 'How often since the server''s start the relay came back after it had stopped.';
 COMMENT ON COLUMN pgpubsub.stat_queue.stats_reset IS 'The time from which on the counters count.';
 COMMENT ON COLUMN pgpubsub.stat_queue.truncated IS 'How many change events made since stats_reset exceeded pgpubsub.max_payload and were published in their short form; those of transactions that rolled back are among them.';
+
+COMMENT ON COLUMN pgpubsub.stat_queue.delivered IS 'How many events were consumed since stats_reset by all subscriptions, those that were dropped since among them.';
+COMMENT ON COLUMN pgpubsub.stat_queue.delivered_bytes IS 'How many bytes the payloads had of the events that were consumed since stats_reset.';
+COMMENT ON COLUMN pgpubsub.stat_queue.lost IS 'How many events subscriptions have missed since stats_reset, counted when a gap row tells them, or when the subscription is dropped.';
+COMMENT ON COLUMN pgpubsub.stat_queue.relay_delays IS 'Of how many events it is known since stats_reset how long they took from the commit into the queue: those that were published in the mode async or on durable channels.';
+COMMENT ON COLUMN pgpubsub.stat_queue.relay_delay_ms IS 'How many milliseconds these took in all from the commit into the queue.';
+COMMENT ON COLUMN pgpubsub.stat_queue.reader_delays IS 'Of how many events it is known since stats_reset how long they were there until they were consumed: all but those that were acknowledged after they had left the queue for the log.';
+COMMENT ON COLUMN pgpubsub.stat_queue.reader_delay_ms IS 'How many milliseconds these were in the queue, or in the log, until they were consumed, in all.';
 
 COMMENT ON VIEW pgpubsub.stat_channels IS
 'The channels that pgpubsub knows: one row for each database and channel.';
@@ -737,6 +751,8 @@ COMMENT ON COLUMN pgpubsub.stat_subscriptions.empty_polls IS 'How often since st
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.created_at IS 'When the subscription was created.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.last_poll_at IS 'When the subscription was last polled; NULL if it was not since the server''s start.';
 COMMENT ON COLUMN pgpubsub.stat_subscriptions.from_log IS 'Whether the next event of the subscription is read from the log, because it is no longer in the queue.';
+
+COMMENT ON COLUMN pgpubsub.stat_subscriptions.oldest_pending_seconds IS 'For how many seconds the oldest event that waits for the subscription has been queued; NULL if none does.';
 
 COMMENT ON VIEW pgpubsub.stat_log IS
 'The log of the durable channels of each database that has pgpubsub: one row for each database.';

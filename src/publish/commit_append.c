@@ -208,6 +208,7 @@ append_events(Database *database, const StagedView *view, TimestampTz now,
 							   staged_event_payload(event),
 							   event->payload_len);
 			registry_count_published(database, event->payload_len);
+			registry_count_appending(database, view->ended_at, now);
 			if (nslots == 0 || slots[nslots - 1] != slot)
 				slots[nslots++] = slot;
 		}

@@ -275,7 +275,7 @@ write_header(StagedTransaction *place, Size length, uint32 nevents,
 	place->nevents = nevents;
 	place->generation = generation;
 	place->xid = InvalidTransactionId;
-	place->taken_at = now;
+	place->taken_at = place->ended_at = now;
 	place->first = 0;
 	pg_write_barrier();
 	pg_atomic_write_u32(&place->length, length);
@@ -499,6 +499,7 @@ staging_set_xid(StagedTransaction *transaction, TransactionId xid)
 void
 staging_mark(StagedTransaction *transaction, bool committed)
 {
+	transaction->ended_at = GetCurrentTimestamp();
 	pg_write_barrier();
 	pg_atomic_write_u32(&transaction->status,
 						committed ? STAGED_COMMITTED : STAGED_VOID);

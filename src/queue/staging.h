@@ -48,6 +48,7 @@ typedef struct StagedView
 	int			pid;
 	uint32		generation;		/* of the database slot */
 	TransactionId xid;			/* its own, if its events are in the log */
+	TimestampTz ended_at;		/* when it has committed */
 	uint32		nevents;
 	StagedEvent *events;
 	uint64		first;			/* number of its first event */

@@ -38,6 +38,9 @@ struct StagedTransaction
 	TransactionId xid;
 	TimestampTz taken_at;
 
+	/* written by the transaction before status; then constant */
+	TimestampTz ended_at;
+
 	/* whoever has the turn (see AppendTurn) */
 	uint64		first;			/* number of its first event, 0: not taken */
 	uint64		next;			/* the next place in its PlaceList or, once it

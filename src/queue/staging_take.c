@@ -89,6 +89,7 @@ view_place(StagedTransaction *place, uint64 pos, StagedView *view)
 	view->pid = place->pid;
 	view->generation = place->generation;
 	view->xid = place->xid;
+	view->ended_at = place->ended_at;
 	view->nevents = place->nevents;
 	view->events = (StagedEvent *) staging_data(place);
 	view->first = place->first;

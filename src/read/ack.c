@@ -33,6 +33,10 @@ typedef struct Ack
 	uint64		seq;			/* up to and including this one */
 	uint64		consumed;		/* events that were there, of all channels */
 	uint64		bytes;			/* of their payloads */
+	TimestampTz now;			/* when it began */
+	uint64		delays;			/* events of which it is known since when they
+								 * were there */
+	uint64		delay_us;		/* how long in all, until now */
 	uint64		last_seq;		/* the highest of theirs */
 	bool		logged;			/* some of them are in the log */
 } Ack;
@@ -154,6 +158,9 @@ ack_channel(Ack *ack, Cursor *cursor)
 		cursor->delivered++;
 		ack->consumed++;
 		ack->bytes += record.payload_len;
+		ack->delays++;
+		if (ack->now > record.time)
+			ack->delay_us += (uint64) (ack->now - record.time);
 		ack->last_seq = Max(ack->last_seq, record.seq);
 		ack->logged |= record.in_log;
 	}
@@ -221,6 +228,7 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 	/* the event may come from a relay that has started since the claim */
 	position_sync(ack.claim);
 	ack.seq = (uint64) PG_GETARG_INT64(1);
+	ack.now = GetCurrentTimestamp();
 
 	subscription = ack.claim->own.subscription;
 	position = &ack.claim->position;
@@ -235,6 +243,8 @@ ack_subscription(FunctionCallInfo fcinfo, const char *name)
 		ack.logged |= position_reads_durable(ack.claim);
 	}
 	position->delivered_bytes += ack.bytes;
+	position->delays += ack.delays;
+	position->delay_us += ack.delay_us;
 	position->seq = Max(position->seq, ack.last_seq);
 	position->logged |= ack.logged;
 	PG_RETURN_INT64((int64) ack.consumed);

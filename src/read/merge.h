@@ -63,6 +63,9 @@ typedef struct Poll
 
 	/* what was returned */
 	uint64		delivered_bytes;
+	uint64		delivered;
+	TimestampTz now;			/* when the first was found */
+	uint64		delay_us;		/* how long they were there until now, in all */
 	uint64		last_seq;
 	bool		logged;			/* something of it is in the log */
 	bool		progress;		/* cursors have moved over what was no event */

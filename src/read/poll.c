@@ -132,6 +132,7 @@ put_message(Poll *poll, Cursor *cursor, const Head *head)
 {
 	const RingRecord *record = &head->record;
 	uint64		seq = head_seq(head);
+	TimestampTz at = head->from_log ? head->event.at : record->time;
 	Datum		values[POLL_COLUMNS];
 	bool		nulls[POLL_COLUMNS] = {false, false, false, false, false, true};
 
@@ -139,8 +140,7 @@ put_message(Poll *poll, Cursor *cursor, const Head *head)
 	values[1] = PointerGetDatum(channel_name(poll, cursor->channel));
 	values[2] = PointerGetDatum(poll->payload);
 	values[3] = Int32GetDatum(head->from_log ? head->event.pid : record->pid);
-	values[4] = TimestampTzGetDatum(head->from_log ? head->event.at :
-									record->time);
+	values[4] = TimestampTzGetDatum(at);
 	values[5] = (Datum) 0;
 	tuplestore_putvalues(poll->store, poll->desc, values, nulls);
 
@@ -158,6 +158,9 @@ put_message(Poll *poll, Cursor *cursor, const Head *head)
 							  pgpubsub_control->subscriptions),
 					   head->from_log);
 	poll->delivered_bytes += VARSIZE(poll->payload) - VARHDRSZ;
+	poll->delivered++;
+	if (poll->now > at)
+		poll->delay_us += (uint64) (poll->now - at);
 	poll->last_seq = seq;
 }
 
@@ -191,6 +194,7 @@ return_messages(Poll *poll, int max_messages)
 		return false;
 	if (poll->consume)
 		position_consume(poll->claim);
+	poll->now = GetCurrentTimestamp();
 
 	while (!binaryheap_empty(poll->heap) && max_messages > 0)
 	{
@@ -262,6 +266,8 @@ note_consumed(Poll *poll)
 	position->gap_seen = poll->gap_epoch;
 	position->gap_sought = false;
 	position->delivered_bytes += poll->delivered_bytes;
+	position->delays += poll->delivered;
+	position->delay_us += poll->delay_us;
 	position->seq = Max(position->seq, poll->last_seq);
 	position->logged |= poll->logged;
 	position_advance(poll->claim, poll->last_seq);

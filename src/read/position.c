@@ -414,6 +414,29 @@ position_write(Claim *claim)
 	DEBUG_POINT("durable_position_written");
 }
 
+/* Count what the claim has consumed in what its database has in all. */
+static void
+count_in_database(Claim *claim, uint64 delivered, uint64 lost)
+{
+	DatabaseStats *stats = &claim->database->stats;
+	Position   *position = &claim->position;
+
+	/* adding zero would take the line of the cache from other readers */
+	if (delivered > 0)
+	{
+		pg_atomic_fetch_add_u64(&stats->delivered, delivered);
+		pg_atomic_fetch_add_u64(&stats->delivered_bytes,
+								position->delivered_bytes);
+	}
+	if (lost > 0)
+		pg_atomic_fetch_add_u64(&stats->lost, lost);
+	if (position->delays > 0)
+	{
+		pg_atomic_fetch_add_u64(&stats->reading.count, position->delays);
+		pg_atomic_fetch_add_u64(&stats->reading.us, position->delay_us);
+	}
+}
+
 /* Write the position of a valid claim to where others see it.  Cannot fail. */
 void
 position_publish(Claim *claim)
@@ -455,6 +478,7 @@ position_publish(Claim *claim)
 	pg_atomic_fetch_add_u64(&subscription->stats.delivered_bytes,
 							claim->position.delivered_bytes);
 	pg_atomic_fetch_add_u64(&subscription->stats.lost, lost);
+	count_in_database(claim, delivered, lost);
 }
 
 /* A subtransaction has committed: what it saved is its parent's, if needed. */

@@ -47,6 +47,9 @@ typedef struct Position
 	uint64		gap_seen;		/* gap epoch that the client was told of */
 	uint64		seq;			/* the last one consumed */
 	uint64		delivered_bytes;
+	uint64		delays;			/* events of which it is known since when they
+								 * were there */
+	uint64		delay_us;		/* how long in all, until they were consumed */
 	bool		consumed;		/* there is something that commit has to write */
 	bool		logged;			/* and some of it was in the log */
 	bool		sought;			/* it may have gone back */
@@ -294,7 +297,7 @@ extern void subscription_channels_clear(int64 id);
 extern void subscription_channels_forget(void);
 
 /* view_rows.c */
-#define VIEW_MAX_COLUMNS	22
+#define VIEW_MAX_COLUMNS	29
 
 /* What the control lock guards of a database; all zero before the first one. */
 typedef struct DatabaseView

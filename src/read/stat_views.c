@@ -64,6 +64,13 @@ full_ms(Database *database)
 	return ms;
 }
 
+/* So many microseconds, in milliseconds. */
+static Datum
+ms_datum(uint64 us)
+{
+	return Float8GetDatum((double) us / 1000.0);
+}
+
 /* The row of stat_queue for the database. */
 static void
 put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
@@ -74,14 +81,20 @@ put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 	uint64		published = pg_atomic_read_u64(&database->stats.published);
 	uint64		bytes = pg_atomic_read_u64(&database->stats.published_bytes);
 	uint64		peak = pg_atomic_read_u64(&database->stats.peak_used);
+	uint64		appended = pg_atomic_read_u64(&database->stats.appending.count);
+	uint64		appended_us = pg_atomic_read_u64(&database->stats.appending.us);
 	uint64		published_base;
 	uint64		bytes_base;
+	uint64		appended_base;
+	uint64		appended_us_base;
 	TimestampTz stats_reset;
 
 	ring_state(database->ring, &ring);
 	LWLockAcquire(database->lock, LW_SHARED);
 	published_base = database->stats.published_base;
 	bytes_base = database->stats.published_bytes_base;
+	appended_base = database->stats.appending_base;
+	appended_us_base = database->stats.appending_us_base;
 	stats_reset = database->stats.reset_at;
 	LWLockRelease(database->lock);
 
@@ -111,6 +124,13 @@ put_queue(FunctionCallInfo fcinfo, Database *database, DatabaseView *view,
 	view_add_int64(&row, view->relay_starts > 0 ? view->relay_starts - 1 : 0);
 	view_add(&row, TimestampTzGetDatum(stats_reset));
 	view_add_int64(&row, pg_atomic_read_u64(&database->stats.truncated));
+	view_add_int64(&row, pg_atomic_read_u64(&database->stats.delivered));
+	view_add_int64(&row, pg_atomic_read_u64(&database->stats.delivered_bytes));
+	view_add_int64(&row, pg_atomic_read_u64(&database->stats.lost));
+	view_add_int64(&row, Max(appended, appended_base) - appended_base);
+	view_add(&row, ms_datum(Max(appended_us, appended_us_base) - appended_us_base));
+	view_add_int64(&row, pg_atomic_read_u64(&database->stats.reading.count));
+	view_add(&row, ms_datum(pg_atomic_read_u64(&database->stats.reading.us)));
 	view_put(fcinfo, &row);
 }
 
@@ -469,6 +489,9 @@ put_subscription(FunctionCallInfo fcinfo, Oid oid, int encoding,
 	view_add_if(&row, view->last_poll_at != 0,
 				TimestampTzGetDatum(view->last_poll_at));
 	view_add(&row, BoolGetDatum(view->backlog.next_in_log));
+	view_add_if(&row, view->backlog.pending > 0,
+				Float8GetDatum((double) Max(GetCurrentTimestamp() - view->backlog.oldest_at, 0) /
+							   USECS_PER_SEC));
 	view_put(fcinfo, &row);
 }
 

@@ -88,6 +88,24 @@ registry_count_published(Database *database, Size bytes)
 						pg_atomic_read_u64(&stats->published_bytes) + bytes);
 }
 
+/*
+ * An event of a transaction that has committed at that time was appended now.
+ * The caller has the turn.
+ */
+void
+registry_count_appending(Database *database, TimestampTz committed_at,
+						 TimestampTz now)
+{
+	DelayCount *delay = &database->stats.appending;
+
+	pg_atomic_write_u64(&delay->count, pg_atomic_read_u64(&delay->count) + 1);
+
+	/* "now" may be that of the round, which has begun before */
+	if (now > committed_at)
+		pg_atomic_write_u64(&delay->us, pg_atomic_read_u64(&delay->us) +
+							(uint64) (now - committed_at));
+}
+
 /* After appending: keep the high-water mark.  The caller has the turn. */
 void
 registry_note_peak(Database *database)
@@ -214,6 +232,15 @@ registry_reset_counts(Database *database)
 		pg_atomic_read_u64(&database->stats.published_bytes);
 	pg_atomic_write_u64(&database->stats.peak_used, 0);
 	pg_atomic_write_u64(&database->stats.truncated, 0);
+	database->stats.appending_base =
+		pg_atomic_read_u64(&database->stats.appending.count);
+	database->stats.appending_us_base =
+		pg_atomic_read_u64(&database->stats.appending.us);
+	pg_atomic_write_u64(&database->stats.delivered, 0);
+	pg_atomic_write_u64(&database->stats.delivered_bytes, 0);
+	pg_atomic_write_u64(&database->stats.lost, 0);
+	pg_atomic_write_u64(&database->stats.reading.count, 0);
+	pg_atomic_write_u64(&database->stats.reading.us, 0);
 	pg_atomic_write_u64(&database->full.count, 0);
 	pg_atomic_write_u64(&database->full.ms, 0);
 	pg_atomic_write_u64(&database->full.evictions, 0);
@@ -377,6 +404,9 @@ registry_free_database(Database *database)
 	pg_atomic_write_u64(&database->stats.published, 0);
 	pg_atomic_write_u64(&database->stats.published_bytes, 0);
 	database->stats.published_base = database->stats.published_bytes_base = 0;
+	pg_atomic_write_u64(&database->stats.appending.count, 0);
+	pg_atomic_write_u64(&database->stats.appending.us, 0);
+	database->stats.appending_base = database->stats.appending_us_base = 0;
 	database->oid = InvalidOid;
 	LWLockRelease(database->lock);
 

@@ -389,6 +389,13 @@ typedef struct ChannelTable
 	pg_atomic_uint64 released;	/* slots that may be reused since, if full */
 } ChannelTable;
 
+/* How often something took its time, and how long in all, in us. */
+typedef struct DelayCount
+{
+	pg_atomic_uint64 count;
+	pg_atomic_uint64 us;
+} DelayCount;
+
 /* What the views count. */
 typedef struct DatabaseStats
 {
@@ -396,6 +403,8 @@ typedef struct DatabaseStats
 	TimestampTz reset_at;
 	uint64		published_base; /* published at reset_at */
 	uint64		published_bytes_base;
+	uint64		appending_base; /* and appending's */
+	uint64		appending_us_base;
 
 	/* any process, atomically */
 	pg_atomic_uint64 truncated; /* events made that exceeded max_payload */
@@ -404,6 +413,17 @@ typedef struct DatabaseStats
 	pg_atomic_uint64 published;
 	pg_atomic_uint64 published_bytes;
 	pg_atomic_uint64 peak_used; /* bytes; stat_reset() sets it to 0 */
+	DelayCount	appending;		/* from commit to the ring, where that is
+								 * known */
+
+	/*
+	 * Of all subscriptions, those that were dropped among them.  Any process,
+	 * atomically; mostly readers.
+	 */
+	pg_atomic_uint64 delivered pg_attribute_aligned(CHANNEL_LINE);
+	pg_atomic_uint64 delivered_bytes;
+	pg_atomic_uint64 lost;
+	DelayCount	reading;		/* from ring or log until they were consumed */
 } DatabaseStats;
 
 /* The full queue. */
@@ -649,6 +669,8 @@ extern uint64 registry_request(Database *database);
 extern void registry_wake_reader(Subscription *subscription);
 extern void registry_wake_waiters(Database *database);
 extern void registry_count_published(Database *database, Size bytes);
+extern void registry_count_appending(Database *database, TimestampTz committed_at,
+									 TimestampTz now);
 extern void registry_note_peak(Database *database);
 extern void registry_note_listener(void);
 extern bool registry_has_listeners(Oid database);

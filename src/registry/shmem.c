@@ -281,6 +281,13 @@ init_counters(Database *database)
 	pg_atomic_init_u64(&database->stats.published, 0);
 	pg_atomic_init_u64(&database->stats.published_bytes, 0);
 	pg_atomic_init_u64(&database->stats.peak_used, 0);
+	pg_atomic_init_u64(&database->stats.appending.count, 0);
+	pg_atomic_init_u64(&database->stats.appending.us, 0);
+	pg_atomic_init_u64(&database->stats.delivered, 0);
+	pg_atomic_init_u64(&database->stats.delivered_bytes, 0);
+	pg_atomic_init_u64(&database->stats.lost, 0);
+	pg_atomic_init_u64(&database->stats.reading.count, 0);
+	pg_atomic_init_u64(&database->stats.reading.us, 0);
 	pg_atomic_init_u64(&database->full.count, 0);
 	pg_atomic_init_u64(&database->full.ms, 0);
 	pg_atomic_init_u64(&database->full.since, 0);

@@ -383,6 +383,7 @@ count_lost(Database *database, Binding *binding)
 	lost = ring_lost(database->ring, binding->channel, number);
 	pg_atomic_fetch_add_u64(&binding->subscription->stats.lost, lost);
 	pg_atomic_fetch_add_u64(&database->channels[binding->channel].lost, lost);
+	pg_atomic_fetch_add_u64(&database->stats.lost, lost);
 }
 
 /*

@@ -244,6 +244,8 @@ append_staged(uint64 upto)
 			if (!make_room(ring_record_size(item.len)))
 				return false;
 			append_event(item.slot, item.pid, item.payload, item.len);
+			registry_count_appending(relay.database, item.ended_at,
+									 append->round_time);
 		}
 
 		/* no interrupt is checked for since the event was appended */

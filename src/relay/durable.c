@@ -141,10 +141,13 @@ is_noted(uint64 seq)
 }
 #endif
 
-/* An event that was noted goes into the ring, or passes by it. */
+/*
+ * An event that was noted goes into the ring, or passes by it; that is without
+ * payload, and when its transaction has committed does not matter.
+ */
 static void
-show_event(const char *name, int pid, const char *payload, Size len,
-		   uint64 seq)
+show_event(const char *name, int pid, TimestampTz committed_at,
+		   const char *payload, Size len, uint64 seq)
 {
 	Database   *database = relay.database;
 	int			slot;
@@ -161,6 +164,8 @@ show_event(const char *name, int pid, const char *payload, Size len,
 		ring_append_logged(database->ring, slot, pid, relay.append.round_time,
 						   payload, len, seq);
 		registry_count_published(database, len);
+		registry_count_appending(database, committed_at,
+								 relay.append.round_time);
 	}
 	else
 	{
@@ -177,7 +182,7 @@ show_event(const char *name, int pid, const char *payload, Size len,
 void
 relay_durable_show(const char *channel, uint64 seq)
 {
-	show_event(channel, 0, NULL, 0, seq);
+	show_event(channel, 0, 0, NULL, 0, seq);
 }
 
 /*
@@ -201,8 +206,8 @@ append_noted(void)
 		if (is_current(&walk->view) && !event->reference &&
 			event->seq > ring_newest_seq(relay.database->ring))
 			show_event(staged_event_channel(event), walk->view.pid,
-					   staged_event_payload(event), event->payload_len,
-					   event->seq);
+					   walk->view.ended_at, staged_event_payload(event),
+					   event->payload_len, event->seq);
 
 		/* no interrupt is checked for since the event was shown */
 		staging_walk_advance(staging, walk);

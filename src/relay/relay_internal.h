@@ -69,6 +69,7 @@ typedef struct StagedItem
 {
 	int			slot;			/* of its channel; -1: nobody reads it */
 	int			pid;			/* of its writer */
+	TimestampTz ended_at;		/* when that has committed */
 	const char *payload;
 	Size		len;			/* bytes of payload */
 } StagedItem;

@@ -332,6 +332,7 @@ relay_staged_peek(uint64 upto, StagedItem *item)
 		return false;
 	item->slot = walk->event->slot;
 	item->pid = walk->view.pid;
+	item->ended_at = walk->view.ended_at;
 	item->payload = staged_event_payload(walk->event);
 	item->len = walk->event->payload_len;
 	return true;

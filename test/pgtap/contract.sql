@@ -164,13 +164,13 @@ SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER
   FROM pg_attribute WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped;
 $$;
 SELECT is(pg_temp.columns_of('pgpubsub.stat_queue'),
-    'datname name, relay_pid integer, relay_state text, queue_size bigint, used_bytes bigint, peak_used_bytes bigint, messages bigint, oldest_seq bigint, newest_seq bigint, oldest_at timestamp with time zone, published bigint, published_bytes bigint, full_count bigint, full_ms bigint, evictions bigint, bad_frames bigint, staging_size bigint, staging_used_bytes bigint, notify_queue_usage double precision, relay_restarts bigint, stats_reset timestamp with time zone, truncated bigint',
+    'datname name, relay_pid integer, relay_state text, queue_size bigint, used_bytes bigint, peak_used_bytes bigint, messages bigint, oldest_seq bigint, newest_seq bigint, oldest_at timestamp with time zone, published bigint, published_bytes bigint, full_count bigint, full_ms bigint, evictions bigint, bad_frames bigint, staging_size bigint, staging_used_bytes bigint, notify_queue_usage double precision, relay_restarts bigint, stats_reset timestamp with time zone, truncated bigint, delivered bigint, delivered_bytes bigint, lost bigint, relay_delays bigint, relay_delay_ms double precision, reader_delays bigint, reader_delay_ms double precision',
     'stat_queue');
 SELECT is(pg_temp.columns_of('pgpubsub.stat_channels'),
     'datname name, channel text, subscriptions integer, messages bigint, newest_seq bigint, published bigint, published_bytes bigint, delivered bigint, lost bigint, last_at timestamp with time zone, truncated bigint, durable boolean, retain interval',
     'stat_channels');
 SELECT is(pg_temp.columns_of('pgpubsub.stat_subscriptions'),
-    'datname name, subscription name, owner regrole, channels text[], on_full text, state text, pid integer, seq bigint, pending bigint, pending_bytes bigint, oldest_pending_at timestamp with time zone, delivered bigint, delivered_bytes bigint, lost bigint, polls bigint, empty_polls bigint, created_at timestamp with time zone, last_poll_at timestamp with time zone, from_log boolean',
+    'datname name, subscription name, owner regrole, channels text[], on_full text, state text, pid integer, seq bigint, pending bigint, pending_bytes bigint, oldest_pending_at timestamp with time zone, delivered bigint, delivered_bytes bigint, lost bigint, polls bigint, empty_polls bigint, created_at timestamp with time zone, last_poll_at timestamp with time zone, from_log boolean, oldest_pending_seconds double precision',
     'stat_subscriptions');
 SELECT is(pg_temp.columns_of('pgpubsub.stat_log'),
     'datname name, log_size bigint, used_bytes bigint, segments integer, oldest_seq bigint, newest_seq bigint, oldest_at timestamp with time zone, appended bigint, appended_bytes bigint, read_back bigint, rotations bigint, held_by name, full_count bigint',
