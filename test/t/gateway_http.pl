@@ -18,23 +18,13 @@ my $node = new_server('http');
 my $secret = 'a secret of thirty-two bytes, or more';
 my $dir = PostgreSQL::Test::Utils::tempdir();
 
-$node->safe_psql(
-	'postgres', q{
-	CREATE EXTENSION pgpubsub;
-	CREATE ROLE gateway LOGIN IN ROLE pg_monitor;
-	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
+prepare_server($node, sql => q{
 	CREATE ROLE web LOGIN PASSWORD 'se:cret';
 	CREATE ROLE trusted LOGIN;
-});
-unlink $node->data_dir . '/pg_hba.conf';
-$node->append_conf(
-	'pg_hba.conf', q{
-local all gateway trust
+}, hba => q{
 local all trusted trust
-local all postgres trust
 local all all scram-sha-256
 });
-$node->reload;
 append_to_file("$dir/secret", "$secret\n");
 system_or_bail('openssl', 'genpkey', '-quiet', '-algorithm', 'RSA', '-pkeyopt', 'rsa_keygen_bits:2048', '-out', "$dir/private.pem");
 system_or_bail('openssl', 'pkey', '-in', "$dir/private.pem", '-pubout', '-out', "$dir/public.pem");

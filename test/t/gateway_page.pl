@@ -18,22 +18,10 @@ my $node = new_server('page');
 my $secret = 'a secret of thirty-two bytes, or more';
 my $dir = PostgreSQL::Test::Utils::tempdir();
 
-$node->safe_psql(
-	'postgres', q{
-	CREATE EXTENSION pgpubsub;
-	CREATE ROLE gateway LOGIN IN ROLE pg_monitor;
-	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
+prepare_server($node, sql => q{
 	CREATE ROLE looker LOGIN PASSWORD 'secret' IN ROLE pg_monitor;
 	CREATE ROLE web LOGIN PASSWORD 'secret';
-});
-unlink $node->data_dir . '/pg_hba.conf';
-$node->append_conf(
-	'pg_hba.conf', q{
-local all gateway trust
-local all postgres trust
-local all all scram-sha-256
-});
-$node->reload;
+}, hba => "local all all scram-sha-256\n");
 append_to_file("$dir/secret", "$secret\n");
 
 my $http = PostgreSQL::Test::Cluster::get_free_port();
