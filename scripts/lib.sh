@@ -14,6 +14,43 @@ warn() { printf '%s\n' "$*" >&2; }
 die() { warn "error: $*"; exit 1; }
 
 # ----------------------------------------------------------------------------
+# Which tests
+# ----------------------------------------------------------------------------
+
+# asked_for KIND NAME: does TESTS ask for that test?  If it is not set, for all.
+asked_for() {
+    local pattern rc=1
+    [ -n "${TESTS:-}" ] || return 0
+    set -f
+    for pattern in $TESTS; do
+        # shellcheck disable=SC2254
+        case $1/$2 in
+            $1/$pattern | $pattern) rc=0; break ;;
+        esac
+    done
+    set +f
+    return "$rc"
+}
+
+# gateway_tests MAJOR: the tests of the gateway that this run has, on one line.
+#
+# With another server version than Debian 12's they run only if TESTS asks for
+# them: the programs are clients of libpq, to which all versions are alike, and
+# .ci/run, which has three of these, must end within 75 minutes.
+gateway_tests() {
+    local kind file name tests=
+    [ "$1" = 15 ] || [ -n "${TESTS:-}" ] || return 0
+    for kind in ${KIND:-tap}; do
+        [ "$kind" = tap ] || continue
+        for file in "$TREE"/test/t/gateway_*.pl; do
+            name=$(basename "$file" .pl)
+            ! asked_for tap "$name" || tests+=" $name"
+        done
+    done
+    echo "${tests# }"
+}
+
+# ----------------------------------------------------------------------------
 # Debian
 # ----------------------------------------------------------------------------
 
@@ -54,14 +91,21 @@ driver_packages() {
     echo "python3-psycopg python3-psycopg2 python3-asyncpg ruby-pg libdbd-pg-perl"
 }
 
-# Packages to run the tests.  pgTAP has no package for a server version that
-# is not released yet.
+# Packages to run the tests of the extension.  pgTAP has no package for a server
+# version that is not released yet.
 test_packages() {
     echo "$(build_packages "$1") perl libipc-run-perl"
-    case "${TESTS:-}" in *gateway*) program_packages ;; esac
-    case "${TESTS:-}" in *gateway_\* | *gateway_drivers*) driver_packages ;; esac
     [ "$1" -ge 19 ] ||
         echo "postgresql-$1-pgtap libtap-parser-sourcehandler-pgtap-perl"
+}
+
+# Packages to run those of the gateway's tests that this run has.
+gateway_packages() {
+    local tests
+    tests=$(gateway_tests "$1")
+    [ -n "$tests" ] || return 0
+    echo "$(program_packages) curl openssl"
+    case "$tests" in *gateway_drivers*) driver_packages ;; esac
 }
 
 package_installed() {

@@ -97,7 +97,14 @@ typedef struct Client
 	char		address[64];
 } Client;
 
-extern ListNode all_clients;
+/* How many clients there are, by the way in which they have come. */
+typedef struct ClientCounts
+{
+	int			postgresql;
+	int			http;
+	int			streams;		/* of these, on which something is streamed */
+} ClientCounts;
+
 extern int	client_count;
 
 extern void client_set_state(Client *client, ClientState state);
@@ -122,6 +129,7 @@ extern void client_give_pid(Client *client);
 extern Client *client_by_pid(uint32_t pid);
 extern void clients_visit(void (*visit) (Client *client, const void *context),
 						  const void *context);
+extern ClientCounts clients_count(void);
 extern void clients_end_all(const Report *report, const char *reason,
 							bool listeners_only);
 

@@ -30,7 +30,7 @@
 /* A pid that no process on a server has, as Linux gives none above 2^22. */
 #define FIRST_PID (1 << 22)
 
-ListNode	all_clients;
+static ListNode all_clients;
 int			client_count;
 
 static ListNode timed_clients;
@@ -153,6 +153,26 @@ clients_visit(void (*visit) (Client *client, const void *context), const void *c
 		list_append(&all_clients, node);
 		visit(list_container(Client, link, node), context);
 	}
+}
+
+/* Count the clients. */
+ClientCounts
+clients_count(void)
+{
+	ClientCounts counts = {0};
+
+	for (const ListNode *node = all_clients.next; node != &all_clients; node = node->next)
+	{
+		const Http *http = list_container(Client, link, node)->http;
+
+		if (http == NULL)
+			counts.postgresql++;
+		else
+			counts.http++;
+		if (http != NULL && http->phase == HTTP_STREAM)
+			counts.streams++;
+	}
+	return counts;
 }
 
 /* What clients_end_all() was given. */

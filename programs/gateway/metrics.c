@@ -172,33 +172,21 @@ write_stats(const Stats *stats)
 	stats_good = stats->channels != NULL && stats->subscriptions != NULL;
 }
 
-/* How many clients have logged in, or stream, on each face. */
+/* How many clients there are. */
 static void
 add_clients(Bytes *text)
 {
+	ClientCounts clients = clients_count();
 	char		line[200];
-	int			postgresql = 0;
-	int			http = 0;
-	int			streams = 0;
 
-	for (const ListNode *node = all_clients.next; node != &all_clients; node = node->next)
-	{
-		const Client *client = list_container(Client, link, node);
-
-		if (client->http == NULL)
-			postgresql++;
-		else
-			http++;
-		if (client->http != NULL && client->http->phase == HTTP_STREAM)
-			streams++;
-	}
 	add_head(text, "pgpubsub_gateway_clients", "gauge", "Connections of clients.");
 	snprintf(line, sizeof(line),
 			 "pgpubsub_gateway_clients{face=\"postgresql\"} %d\n"
-			 "pgpubsub_gateway_clients{face=\"http\"} %d\n", postgresql, http);
+			 "pgpubsub_gateway_clients{face=\"http\"} %d\n",
+			 clients.postgresql, clients.http);
 	add_text(text, line);
 	add_number(text, "pgpubsub_gateway_streams", "gauge",
-			   "HTTP connections on which events are streamed.", streams);
+			   "HTTP connections on which events are streamed.", clients.streams);
 }
 
 /* What the gateway itself knows. */

@@ -114,28 +114,15 @@ static json_t *
 own_numbers(void)
 {
 	const Counters *counters = &gateway.counters;
-	json_int_t	postgresql = 0;
-	json_int_t	http = 0;
-	json_int_t	streams = 0;
+	ClientCounts clients = clients_count();
 
-	for (const ListNode *node = all_clients.next; node != &all_clients; node = node->next)
-	{
-		const Client *client = list_container(Client, link, node);
-
-		if (client->http == NULL)
-			postgresql++;
-		else
-			http++;
-		if (client->http != NULL && client->http->stream != NULL)
-			streams++;
-	}
 	return json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I,"
 					 " s:I, s:I, s:I, s:I}",
 					 "name", subscription_name(),
 					 "up", (int) stream_is_up(),
-					 "postgresql_clients", postgresql,
-					 "http_clients", http,
-					 "streams", streams,
+					 "postgresql_clients", (json_int_t) clients.postgresql,
+					 "http_clients", (json_int_t) clients.http,
+					 "streams", (json_int_t) clients.streams,
 					 "logins", (json_int_t) counters->logins,
 					 "failed_logins", (json_int_t) counters->failed_logins,
 					 "events", (json_int_t) counters->events,

@@ -14,11 +14,7 @@ my $node = new_server('bounds', conf => "pgpubsub.queue_size = 64MB\npgpubsub.ma
 
 # (names that the database's encoding lacks are such that the server does not take)
 $node->safe_psql('postgres', q{CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0});
-$node->safe_psql(
-	'latin', q{
-	CREATE EXTENSION pgpubsub;
-	CREATE ROLE gateway LOGIN IN ROLE pg_monitor;
-	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
+prepare_server($node, db => 'latin', sql => q{
 	CREATE ROLE one LOGIN;
 	CREATE ROLE two LOGIN;
 	CREATE ROLE web LOGIN;

@@ -14,12 +14,7 @@ use Time::HiRes qw(time);
 
 my $node = new_server('delivery', conf => "max_connections = 100\nlog_statement = none\n");
 
-$node->safe_psql(
-	'postgres', q{
-	CREATE EXTENSION pgpubsub;
-	CREATE ROLE gateway LOGIN;
-	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
-});
+prepare_server($node);
 
 my $gateway = start_gateway($node, user => 'gateway', options => [ '--client-buffer', '65536', '--max-channels', '400' ]);
 my $server  = client($node);

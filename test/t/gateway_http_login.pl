@@ -15,11 +15,7 @@ use Test::More;
 my $node = new_server('http_login');
 
 # (a role's own verifier may say any number of iterations)
-$node->safe_psql(
-	'postgres', encode('UTF-8', q{
-	CREATE EXTENSION pgpubsub;
-	CREATE ROLE gateway LOGIN IN ROLE pg_monitor;
-	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
+prepare_server($node, sql => encode('UTF-8', q{
 	CREATE ROLE scram LOGIN PASSWORD 'secret';
 	CREATE ROLE plain LOGIN PASSWORD 'secret';
 	CREATE ROLE accents LOGIN PASSWORD 'grün² ß';
@@ -30,19 +26,13 @@ $node->safe_psql(
 	UPDATE pg_authid SET rolpassword = replace(rolpassword, '$4096:', '$2000000000:') WHERE rolname = 'huge';
 	SET password_encryption = md5;
 	CREATE ROLE md5 LOGIN PASSWORD 'secret';
-}));
-is($node->safe_psql('postgres', q{SELECT rolpassword LIKE 'SCRAM-SHA-256$2000000000:%' FROM pg_authid WHERE rolname = 'huge'}), 't', 'a verifier of many iterations');
-unlink $node->data_dir . '/pg_hba.conf';
-$node->append_conf(
-	'pg_hba.conf', q{
-local all gateway trust
+}), hba => q{
 local all trusted trust
-local all postgres,root trust
 local all md5 md5
 local all plain password
 local all all scram-sha-256
 });
-$node->reload;
+is($node->safe_psql('postgres', q{SELECT rolpassword LIKE 'SCRAM-SHA-256$2000000000:%' FROM pg_authid WHERE rolname = 'huge'}), 't', 'a verifier of many iterations');
 
 my $port = PostgreSQL::Test::Cluster::get_free_port();
 my $gateway;

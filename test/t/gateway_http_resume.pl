@@ -14,11 +14,7 @@ use Test::More;
 
 my $node = new_server('resume', conf => "pgpubsub.queue_size = 1MB\n");
 
-$node->safe_psql(
-	'postgres', q{
-	CREATE EXTENSION pgpubsub;
-	CREATE ROLE gateway LOGIN IN ROLE pg_monitor;
-	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
+prepare_server($node, sql => q{
 	CREATE ROLE web LOGIN;
 	SELECT pgpubsub.set_durable('kept*', retain => '1 hour');
 });

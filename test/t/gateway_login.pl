@@ -11,11 +11,7 @@ use Test::More;
 
 my $node = new_server('login');
 
-$node->safe_psql(
-	'postgres', q{
-	CREATE EXTENSION pgpubsub;
-	CREATE ROLE gateway LOGIN;
-	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
+prepare_server($node, sql => q{
 	CREATE ROLE scram LOGIN PASSWORD 'secret';
 	CREATE ROLE plain LOGIN PASSWORD 'secret';
 	CREATE ROLE trusted LOGIN;
@@ -26,19 +22,13 @@ $node->safe_psql(
 	SET password_encryption = md5;
 	CREATE ROLE md5 LOGIN PASSWORD 'secret';
 	CREATE DATABASE other;
-});
-unlink $node->data_dir . '/pg_hba.conf';
-$node->append_conf(
-	'pg_hba.conf', q{
-local all gateway trust
+}, hba => q{
 local all trusted trust
-local all postgres trust
 local all plain password
 local all md5 md5
 local all rejected reject
 local all all scram-sha-256
 });
-$node->reload;
 
 my $gateway = start_gateway($node, user => 'gateway', login => 0, options => ['--session-check', '1']);
 

@@ -12,11 +12,7 @@ use Test::More;
 
 my $node = new_server('reconnect', conf => "restart_after_crash = on\n");
 
-$node->safe_psql(
-	'postgres', q{
-	CREATE EXTENSION pgpubsub;
-	CREATE ROLE gateway LOGIN;
-	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
+prepare_server($node, sql => q{
 	SELECT pgpubsub.set_durable('kept*');
 });
 

@@ -17,22 +17,14 @@ my $node = new_server('secrets');
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $key = 'a secret of thirty-two bytes, or more';
 
-$node->safe_psql('postgres', q{
-	CREATE EXTENSION pgpubsub;
-	CREATE ROLE gateway LOGIN;
-	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
+prepare_server($node, sql => q{
 	CREATE ROLE plain LOGIN PASSWORD 'Xylophone-Quagmire';
 	CREATE ROLE web LOGIN PASSWORD 'Jukebox-Zeppelin';
 	CREATE ROLE scram LOGIN PASSWORD 'Harmonium-Vivisection';
-});
-unlink $node->data_dir . '/pg_hba.conf';
-$node->append_conf('pg_hba.conf', q{
-local all gateway trust
-local all postgres trust
+}, hba => q{
 local all scram scram-sha-256
 local all all password
 });
-$node->reload;
 append_to_file("$dir/key", $key);
 
 my $port = PostgreSQL::Test::Cluster::get_free_port();

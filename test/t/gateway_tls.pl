@@ -42,22 +42,14 @@ make_certificate($_) foreach qw(one two server);
 copy_certificate('one', 'used');
 
 my $node = new_server('gateway_tls');
-$node->safe_psql(
-	'postgres', q{
-	CREATE EXTENSION pgpubsub;
-	CREATE ROLE gateway LOGIN PASSWORD 'upstream';
-	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
+prepare_server($node, sql => q{
+	ALTER ROLE gateway PASSWORD 'upstream';
 	CREATE ROLE scram LOGIN PASSWORD 'secret';
 	CREATE ROLE other LOGIN PASSWORD 'secret';
-});
-unlink $node->data_dir . '/pg_hba.conf';
-$node->append_conf('pg_hba.conf', q{
-local all gateway trust
-local all postgres trust
+}, hba => q{
 local all all scram-sha-256
 hostssl all all 127.0.0.1/32 scram-sha-256
 });
-$node->reload;
 
 # What psql says to some queries, and "failed" if it does; where: more of the
 # connection string.

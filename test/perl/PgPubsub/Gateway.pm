@@ -16,6 +16,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 our @EXPORT = qw(
+  prepare_server
   start_gateway
   raw_client
   raw_login
@@ -33,6 +34,28 @@ my $program = ($ENV{PGPUBSUB_PROGRAMS} // 'programs') . '/pgpubsub-gateway';
 plan skip_all => "$program is not there: make programs builds it" unless -x $program;
 
 my @gateways;
+
+# Give a server the extension, and a role "gateway" with the rights that doc/gateway.md
+# names.  db: in another database than postgres; sql: what is to be done there besides;
+# hba: who else than the gateway and the test is let in, and how, in place of everybody.
+sub prepare_server
+{
+	my ($node, %params) = @_;
+
+	$node->safe_psql($params{db} // 'postgres', q{
+		CREATE EXTENSION pgpubsub;
+		CREATE ROLE gateway LOGIN IN ROLE pg_monitor;
+		GRANT USAGE ON SCHEMA pgpubsub TO gateway;
+		GRANT EXECUTE ON FUNCTION pgpubsub.subscribe, pgpubsub.unsubscribe, pgpubsub.add_channels, pgpubsub.drop_channels,
+			pgpubsub.poll, pgpubsub.publish(text, text) TO gateway;
+		GRANT EXECUTE ON PROCEDURE pgpubsub.wait TO gateway;
+	} . ($params{sql} // ''));
+	return unless defined $params{hba};
+	unlink $node->data_dir . '/pg_hba.conf';
+	$node->append_conf('pg_hba.conf', 'local all gateway,' . getpwuid($>) . " trust\n$params{hba}");
+	$node->reload;
+	return;
+}
 
 # Start a gateway for the server, and return when it is ready.  options: further
 # ones; ready => 0 does not wait; login => 0 insists on a proof.

@@ -14,7 +14,9 @@ our @EXPORT = qw(
   http_basic
   http_bearer
   http_connection
+  http_publisher
   http_request
+  http_short_stream
   http_stream
 );
 
@@ -52,6 +54,24 @@ sub http_ask
 	return $connection->answer;
 }
 
+# A connection that has published on channel c, so that the gateway knows who asks;
+# header: says who.  Where a busy machine takes longer than the gateway waits, it is
+# tried again.
+sub http_publisher
+{
+	my ($port, $header) = @_;
+
+	foreach (1 .. 20)
+	{
+		my $connection = http_connection($port);
+
+		$connection->put(http_request('POST', '/publish', [ $header, 'Content-Type: application/json' ], '{"channel":"c","payload":"first"}'));
+		my $answer = eval { $connection->answer };
+		return $connection if $answer && $answer->{status} == 200;
+	}
+	die 'no publication';
+}
+
 # A stream whose answer has begun.
 sub http_stream
 {
@@ -62,6 +82,22 @@ sub http_stream
 	my $answer = $connection->head;
 	die "no stream: $answer->{headers}" unless $answer->{status} == 200;
 	return $connection;
+}
+
+# A stream by a token that soon expires; token: makes one of the second at which it
+# does.  On a machine so busy that it has expired before it is looked at, one that is
+# valid for longer.
+sub http_short_stream
+{
+	my ($port, $target, $token, @headers) = @_;
+
+	foreach my $seconds (2, 5, 15)
+	{
+		my $stream = eval { http_stream($port, $target, [ $token->(int(time) + $seconds), @headers ]) };
+
+		return $stream if $stream;
+	}
+	die "no stream by a token: $@";
 }
 
 package PgPubsub::HttpConnection;
@@ -127,7 +163,10 @@ sub answer
 
 	$answer->{body} = '';
 	return $answer if ($length // 0) == 0 || $self->{buffer} eq '' && !eval { $self->more };
-	$self->more while length $self->{buffer} < $length;
+	while (length $self->{buffer} < $length)
+	{
+		$self->more or die "the connection has ended, after: $self->{buffer}";
+	}
 	$answer->{body} = substr $self->{buffer}, 0, $length;
 	$self->{buffer} = substr $self->{buffer}, $length;
 	return $answer;
