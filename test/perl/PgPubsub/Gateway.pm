@@ -35,7 +35,8 @@ plan skip_all => "$program is not there: make programs builds it" unless -x $pro
 my @gateways;
 
 # Start a gateway for the server, and return when it is ready.  options: further
-# ones; ready => 0 does not wait; login => 0 insists on a proof.
+# ones; ready => 0 does not wait; login => 0 insists on a proof; by: what runs the
+# program.
 sub start_gateway
 {
 	my ($node, %params) = @_;
@@ -56,7 +57,7 @@ sub start_gateway
 	{
 		open STDOUT, '>>', $self->{out} or die "$self->{out}: $!";
 		open STDERR, '>&', \*STDOUT or die "could not redirect: $!";
-		exec $program, '--dbname', $connection, '--socket-dir', $self->{host},
+		exec @{ $params{by} // [] }, $program, '--dbname', $connection, '--socket-dir', $self->{host},
 		  '--port', $port,
 		  ($params{login} // 1) ? '--allow-unproven-login' : (),
 		  @{ $params{options} // [] }
