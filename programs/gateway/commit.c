@@ -309,7 +309,7 @@ has_no_room(const Session *session)
 {
 	const Transaction *transaction = session->transaction;
 
-	if (!commands_are_full(session->client->role->name))
+	if (!commands_are_full(client_owner(session->client)))
 		return false;
 	for (int i = 0; i < transaction->action_count; i++)
 	{

@@ -28,7 +28,6 @@
 
 #include "common/memory.h"
 #include "gateway/client.h"
-#include "gateway/http.h"
 #include "gateway/limits.h"
 #include "gateway/stream.h"
 
@@ -73,22 +72,19 @@ account_limit(void)
 static Account *
 find_account(const Client *client)
 {
-	bool		is_token = client->http != NULL && client->http->has_claims;
-	const char *subject = is_token ? client->http->claims.subject : NULL;
-	const char *name = is_token ? (subject != NULL ? subject : "") :
-		client->role != NULL ? client->role->name : "";
-	uint64_t	hash = hash_string(name) ^ is_token;
+	Owner		owner = client_owner(client);
+	uint64_t	hash = hash_string(owner.name) ^ owner.is_token;
 	Account    *account;
 
 	for (HashNode *node = hash_first(&accounts, hash); node != NULL; node = hash_next(node))
 	{
 		account = hash_container(Account, node, node);
-		if (account->is_token == is_token && strcmp(account->name, name) == 0)
+		if (account->is_token == owner.is_token && strcmp(account->name, owner.name) == 0)
 			return account;
 	}
-	account = memory_get_zeroed(sizeof(Account) + strlen(name) + 1);
-	strcpy(account->name, name);
-	account->is_token = is_token;
+	account = memory_get_zeroed(sizeof(Account) + strlen(owner.name) + 1);
+	strcpy(account->name, owner.name);
+	account->is_token = owner.is_token;
 	hash_insert(&accounts, &account->node, hash);
 	return account;
 }
