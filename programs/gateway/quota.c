@@ -18,6 +18,10 @@
  * 4. A channel that nobody listens to stays in the subscription for a while, but not
  *	  where its room is needed.
  *
+ * 5. A transaction may leave some channels and listen to as many others.  Those that it
+ *	  leaves are its clients' until it has succeeded, but do not count meanwhile: unless
+ *	  somebody else listens to them, too, or wants to, for whom they count again.
+ *
  *-------------------------------------------------------------------------
  */
 #include "gateway/quota.h"
@@ -36,6 +40,7 @@ typedef struct Account
 {
 	HashNode	node;			/* by name */
 	int64_t		channels;		/* distinct ones */
+	int64_t		leaving;		/* of these, that do not count: see above */
 	bool		is_token;
 	char		name[];
 } Account;
@@ -154,14 +159,22 @@ clients_channels(void)
 	return (int64_t) channels_count() - (channel_find(subscription_name()) != NULL);
 }
 
+/* Do all who have pinned it leave? */
+static bool
+use_leaves(const ChannelUse *use)
+{
+	return use->leaving == use->count;
+}
+
 /* May the account listen to one more channel, which is there or not?  NULL, or why not. */
 static const Report *
 check(const Account *account, bool is_there)
 {
-	if (account->channels >= account_limit())
+	if (account->channels - account->leaving >= account_limit())
 		return too_many(account->is_token ? "this token's subject" : "this role",
 						"max-role-channels", account_limit());
-	if (!is_there && clients_channels() >= total_limit() && !channels_make_room())
+	if (!is_there && clients_channels() - (int64_t) channels_leaving() >= total_limit() &&
+		!channels_make_room())
 		return too_many("all clients of the gateway", "max-total-channels", total_limit());
 	return NULL;
 }
@@ -177,16 +190,18 @@ quota_take(const Client *client, const char *name, const Report **why)
 	Channel    *channel = channel_find(name);
 	ChannelUse *use = channel == NULL ? NULL : find_use(account, channel);
 
-	if (use != NULL)
-	{
-		quota_hold(use);
-		return use;
-	}
-	*why = check(account, channel != NULL);
+	*why = NULL;
+	if (use == NULL || use_leaves(use))
+		*why = check(account, channel != NULL && !channel_leaves(channel));
 	if (*why != NULL)
 	{
 		forget_account(account);
 		return NULL;
+	}
+	if (use != NULL)
+	{
+		quota_hold(use);
+		return use;
 	}
 	use = memory_get_zeroed(sizeof(ChannelUse));
 	use->account = account;
@@ -201,8 +216,19 @@ quota_take(const Client *client, const char *name, const Report **why)
 void
 quota_hold(ChannelUse *use)
 {
+	use->account->leaving -= use_leaves(use);
 	use->count++;
 	(void) channel_pin(use->channel->name);
+}
+
+/* One pin more goes when a commit ends, or does not after all. */
+void
+quota_leaves(ChannelUse *use, bool leaves)
+{
+	use->account->leaving -= use_leaves(use);
+	use->leaving += leaves ? 1 : -1;
+	use->account->leaving += use_leaves(use);
+	channel_pin_leaves(use->channel, leaves);
 }
 
 /* One less. */
@@ -211,7 +237,10 @@ quota_release(ChannelUse *use)
 {
 	Channel    *channel = use->channel;
 
-	if (--use->count == 0)
+	use->count--;
+	if (use->count > 0)
+		use->account->leaving += use_leaves(use);
+	else
 	{
 		hash_remove(&uses, &use->node);
 		use->account->channels--;
