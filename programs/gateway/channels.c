@@ -31,6 +31,7 @@ static HashTable channels;
 static HashTable members;
 static ListNode patterns;
 static int	pattern_count;
+static size_t leaving_count;	/* channels of which all pins leave */
 static ListNode unpinned;		/* the one that lost its pin first, first */
 static bool wanted;				/* there may be some to be added */
 static char **dropped;			/* the names of those to be dropped */
@@ -95,8 +96,25 @@ channel_pin(const char *name)
 		upstream_channels_changed();
 	}
 	list_remove(&channel->link);
+	leaving_count -= channel_leaves(channel);
 	channel->pins++;
 	return channel;
+}
+
+/* Do all who have pinned the channel leave it, if their commits succeed? */
+bool
+channel_leaves(const Channel *channel)
+{
+	return channel->pins > 0 && channel->leaving == channel->pins;
+}
+
+/* One more of its pins goes when a commit ends, or does not after all. */
+void
+channel_pin_leaves(Channel *channel, bool leaves)
+{
+	leaving_count -= channel_leaves(channel);
+	channel->leaving += leaves ? 1 : -1;
+	leaving_count += channel_leaves(channel);
 }
 
 /* Forget the event that was to come. */
@@ -129,7 +147,9 @@ channel_free(Channel *channel)
 void
 channel_unpin(Channel *channel)
 {
-	if (--channel->pins > 0)
+	channel->pins--;
+	leaving_count += channel_leaves(channel);
+	if (channel->pins > 0)
 		return;
 	channel->unpinned_at = gateway_now();
 	if (channel->state == CHANNEL_WANTED)
@@ -217,6 +237,13 @@ size_t
 channels_count(void)
 {
 	return channels.count;
+}
+
+/* How many of these go when commits end, if these succeed. */
+size_t
+channels_leaving(void)
+{
+	return leaving_count;
 }
 
 /* How many of these are patterns: each is compared with each event's channel. */
@@ -478,6 +505,19 @@ member_add(Client *client, const ChannelWait *wait)
 	hash_insert(&members, &member->node, member_hash(client, channel));
 }
 
+/*
+ * The client will be a member no more if its commit succeeds, or will be nevertheless:
+ * others may have the room meanwhile.
+ */
+void
+member_leaves(Member *member, bool leaves)
+{
+	if (member->leaving == leaves)
+		return;
+	member->leaving = leaves;
+	quota_leaves(member->use, leaves);
+}
+
 /* The client is a member no more. */
 void
 member_remove(Member *member)
@@ -486,6 +526,7 @@ member_remove(Member *member)
 	ChannelUse *use = member->use;
 	Member	   *last = channel->members[--channel->member_count];
 
+	member_leaves(member, false);
 	channel->members[member->number] = last;
 	last->number = member->number;
 	list_remove(&member->link);

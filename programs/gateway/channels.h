@@ -47,6 +47,7 @@ typedef struct Channel
 	int64_t		since;			/* the history has its events behind this seq;
 								 * INT64_MAX: unknown */
 	int			pins;
+	int			leaving;		/* pins that go when a commit ends */
 	uint64_t	unpinned_at;	/* ms; when the last pin went */
 	struct Member **members;
 	uint32_t	member_count;
@@ -62,6 +63,7 @@ typedef struct Member
 	struct Client *client;
 	Channel    *channel;
 	struct ChannelUse *use;		/* its pin */
+	bool		leaving;		/* by the client's commit, if that succeeds */
 	uint32_t	number;			/* in the channel's members */
 } Member;
 
@@ -102,6 +104,8 @@ typedef struct Echo
 extern void channels_init(void);
 extern Channel *channel_pin(const char *name);
 extern void channel_unpin(Channel *channel);
+extern void channel_pin_leaves(Channel *channel, bool leaves);
+extern bool channel_leaves(const Channel *channel);
 extern Channel *channel_find(const char *name);
 
 extern void channel_wait(Channel *channel, ChannelWait *wait,
@@ -112,6 +116,7 @@ extern Member *member_find(const struct Client *client,
 						   const Channel *channel);
 extern void member_add(struct Client *client, const ChannelWait *wait);
 extern void member_remove(Member *member);
+extern void member_leaves(Member *member, bool leaves);
 extern void members_remove_all(struct Client *client);
 
 extern void channel_expect_echo(const char *name, const char *payload,
@@ -123,6 +128,7 @@ extern void channels_event(int64_t seq, const char *name, const char *payload,
 extern void channels_gap(void);
 
 extern size_t channels_count(void);
+extern size_t channels_leaving(void);
 extern int	channels_pattern_count(void);
 extern bool channels_make_room(void);
 extern const char **channels_to_subscribe(const char *own, int *count);

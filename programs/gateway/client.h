@@ -25,6 +25,7 @@
 #include "gateway/reply.h"
 #include "gateway/settings.h"
 #include "gateway/transport.h"
+#include "gateway/turns.h"
 
 /*
  * STARTUP: no startup packet yet.
@@ -137,6 +138,7 @@ extern void clients_end_all(const Report *report, const char *reason,
 extern Role *role_hold(const char *name);
 extern void role_release(Role *role);
 extern const char **roles_in_use(int *count);
+extern Owner client_owner(const Client *client);
 extern void clients_end_role(const char *role, const Report *report);
 extern void clients_end_old(void);
 

@@ -550,12 +550,7 @@ commands_input(Server *server)
 static void
 commands_connected(Server *server)
 {
-	if (!PQsendQuery(server->conn,
-					 "SET statement_timeout = 0; SET lock_timeout = 0;"
-					 " SET idle_session_timeout = 0; SET search_path = pg_catalog;"
-					 " SET client_connection_check_interval = '2s';"
-					 " SET default_transaction_isolation = 'read committed';"
-					 " SET default_transaction_read_only = off"))
+	if (!PQsendQuery(server->conn, SERVER_SETTINGS))
 		server_lost(server, PQerrorMessage(server->conn));
 	else
 		server_sent(server, SETUP_SECONDS);

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "gateway/reply.h"
+#include "gateway/turns.h"
 
 struct Client;
 
@@ -43,13 +44,13 @@ extern void commands_channels(void);
 extern void commands_mark(void);
 extern void commands_check_roles(void);
 extern int64_t commands_waiting(void);
-extern bool commands_are_full(const char *owner);
+extern bool commands_are_full(Owner owner);
 extern bool commands_stats(void);
 extern bool commands_page(void);
 
 extern Notices *commands_begin(struct Client *client, NoticesDone done,
 							   void *context);
-extern Notices *commands_publish(const char *owner, NoticesDone done,
+extern Notices *commands_publish(Owner owner, NoticesDone done,
 								 void *context);
 extern void commands_add(Notices *notices, const char *channel,
 						 const char *payload);

@@ -13,7 +13,6 @@
 #include "common/list.h"
 #include "common/memory.h"
 #include "gateway/commands.h"
-#include "gateway/turns.h"
 
 typedef enum UnitKind
 {
@@ -51,7 +50,8 @@ struct Notices
 {
 	Unit		unit;			/* the first member */
 	Turn		turn;			/* while it waits to be sent */
-	char	   *owner;			/* whose turn that is */
+	Owner		owner;			/* whose turn that is */
+	char	   *owner_name;		/* its name, in memory of its own */
 	Arena		arena;
 	Notice	   *first;
 	Notice	  **end;

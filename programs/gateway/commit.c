@@ -5,9 +5,10 @@
  *
  * A commit goes through these steps, and may wait in each of them:
  *
- * 1. Each channel that the client will listen to gets a pin.  Where the server's
- *	  subscription does not have the channel yet, the commit waits until it has:
- *	  a LISTEN that is confirmed is effective.
+ * 1. Each channel that the client will listen to gets a pin.  Those that it leaves are
+ *	  marked, and leave their room to these.  Where the server's subscription does
+ *	  not have the channel yet, the commit waits until it has: a LISTEN that is
+ *	  confirmed is effective.
  *
  * 2. The commit waits for a mark in the stream of events (marks.c), and then the
  *	  client becomes a member of these channels: so it gets nothing from before.
@@ -64,8 +65,10 @@ typedef struct Commit
 	MarkWait	mark;
 	HashTable	last;			/* Names: what the transaction does last with
 								 * a channel */
+	struct Name *names;			/* the same, in the order of the actions */
 	Arena		arena;			/* of these */
 	bool		leaves_others;	/* it leaves all others */
+	bool		leaves_any;		/* members are marked so */
 	Notices    *notices;		/* what is with the server, in COMMIT_NOTIFY */
 } Commit;
 
@@ -83,6 +86,7 @@ typedef struct Name
 	const char *first;
 	const char *second;
 	bool		leaves;			/* an UNLISTEN's */
+	struct Name *next;			/* that was put into the table before */
 } Name;
 
 /* The name in the table, or NULL; second may be NULL. */
@@ -117,8 +121,85 @@ remember(HashTable *table, Arena *arena, const char *first, const char *second)
 	name->first = first;
 	name->second = second;
 	name->leaves = false;
+	name->next = NULL;
 	hash_insert(table, &name->node, hash);
 	return name;
+}
+
+/* Find out what the transaction does last with each channel that it names. */
+static void
+read_actions(Commit *commit, const Transaction *transaction)
+{
+	for (int i = transaction->action_count - 1; i >= 0; i--)
+	{
+		const Action *action = &transaction->actions[i];
+		Name	   *name;
+
+		commit->leaves_others = action->kind == ACTION_UNLISTEN_ALL;
+		if (commit->leaves_others)
+			break;
+		if (action->kind == ACTION_NOTIFY ||
+			(name = remember(&commit->last, &commit->arena, action->channel, NULL)) == NULL)
+			continue;
+		name->leaves = action->kind == ACTION_UNLISTEN;
+		name->next = commit->names;
+		commit->names = name;
+	}
+}
+
+/*
+ * Mark those channels of the client's that it leaves, so that there is room for others;
+ * returns how many these are.
+ */
+static int
+mark_leaving(Commit *commit)
+{
+	const Client *client = commit->session->client;
+	int			count = 0;
+
+	for (const Name *name = commit->names; name != NULL && !commit->leaves_others; name = name->next)
+	{
+		Channel    *channel = name->leaves ? channel_find(name->first) : NULL;
+		Member	   *member = channel == NULL ? NULL : member_find(client, channel);
+
+		if (member == NULL)
+			continue;
+		member_leaves(member, true);
+		count++;
+	}
+	for (ListNode *node = client->members.next;
+		 commit->leaves_others && node != &client->members; node = node->next)
+	{
+		Member	   *member = list_container(Member, link, node);
+
+		if (!commit_leaves(client, member->channel->name))
+			continue;
+		member_leaves(member, true);
+		count++;
+	}
+	commit->leaves_any = count > 0;
+	return count;
+}
+
+/* The members that are marked stay: the commit has not succeeded. */
+static void
+unmark_leaving(const Commit *commit)
+{
+	const Client *client = commit->session->client;
+
+	if (!commit->leaves_any)
+		return;
+	for (ListNode *node = client->members.next; node != &client->members; node = node->next)
+		member_leaves(list_container(Member, link, node), false);
+}
+
+/* Is the client a member of the channel of that name? */
+static bool
+is_member(const Client *client, const char *name)
+{
+	const Channel *channel = channel_find(name);
+
+	return channel != NULL && member_find(client, channel) != NULL;
 }
 
 /*
@@ -129,26 +210,27 @@ remember(HashTable *table, Arena *arena, const char *first, const char *second)
 static const Report *
 pin_channels(Commit *commit, const Transaction *transaction)
 {
+	static const Report too_many = {
+		.sqlstate = "53400",
+		.message = "too many channels",
+		.hint = "The gateway's limit is max-channels.",
+	};
 	const Client *client = commit->session->client;
+	int64_t		count;
 
 	commit->waits = memory_get_zeroed((transaction->listen_count + 1) * sizeof(ChannelWait));
 	commit->joined = memory_get_zeroed(transaction->listen_count * sizeof(bool));
-	for (int i = transaction->action_count - 1; i >= 0; i--)
+	read_actions(commit, transaction);
+	count = client->member_count - mark_leaving(commit);
+	for (const Name *name = commit->names; name != NULL; name = name->next)
 	{
-		const Action *action = &transaction->actions[i];
-		Name	   *name;
 		const Report *why;
 
-		commit->leaves_others = action->kind == ACTION_UNLISTEN_ALL;
-		if (commit->leaves_others)
-			break;
-		if (action->kind == ACTION_NOTIFY ||
-			(name = remember(&commit->last, &commit->arena, action->channel, NULL)) == NULL)
-			continue;
-		name->leaves = action->kind == ACTION_UNLISTEN;
 		if (name->leaves)
 			continue;
-		why = channel_wait_pin(&commit->waits[commit->wait_count], client, action->channel);
+		if (!is_member(client, name->first) && ++count > limits.max_channels)
+			return &too_many;
+		why = channel_wait_pin(&commit->waits[commit->wait_count], client, name->first);
 		if (why != NULL)
 			return why;
 		commit->wait_count++;
@@ -165,6 +247,7 @@ commit_free(Commit *commit)
 {
 	for (int i = 0; i < commit->wait_count; i++)
 		channel_wait_unpin(&commit->waits[i]);
+	unmark_leaving(commit);
 	hash_free(&commit->last);
 	arena_free(&commit->arena);
 	mark_wait_end(&commit->mark);
@@ -309,7 +392,7 @@ has_no_room(const Session *session)
 {
 	const Transaction *transaction = session->transaction;
 
-	if (!commands_are_full(session->client->role->name))
+	if (!commands_are_full(client_owner(session->client)))
 		return false;
 	for (int i = 0; i < transaction->action_count; i++)
 	{

@@ -88,10 +88,6 @@ execute_listen(Session *session, const Statement *statement)
 		return execute_fail(session, "0A000", "cannot listen to channel \"%s\" here",
 							statement->name,
 							"A name with \"*\" is a pattern to pgpubsub, and the names \"pgpubsub\" and the gateway's own are reserved.");
-	if (session->client->member_count + transaction->listen_count >= limits.max_channels)
-		return execute_fail(session, "53400", "too many channels: cannot listen to \"%s\"",
-							statement->name,
-							"The gateway's limit is max-channels.");
 	transaction_add(transaction, ACTION_LISTEN, statement->name, NULL);
 	return OUTCOME_DONE;
 }

@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/bytes.h"
 #include "common/memory.h"
 #include "gateway/commands.h"
 #include "gateway/gateway.h"
@@ -82,23 +81,6 @@ publish_timed_out(Client *client)
 	}
 	else
 		client_deadline(client, limits.server_timeout);
-}
-
-/*
- * Whose turn it is when the client publishes: its role's, or that of all tokens that
- * name the same subject.  To be freed.
- */
-static char *
-owner_of(const Client *client)
-{
-	const JwtClaims *claims = &client->http->claims;
-	Bytes		owner = {0};
-
-	if (!client->http->has_claims)
-		return memory_copy_string(client->role->name);
-	bytes_append(&owner, "token ", 6);
-	bytes_append_string(&owner, claims->subject == NULL ? "" : claims->subject);
-	return owner.data;
 }
 
 /* Is the name of a channel none?  Then why. */
@@ -207,22 +189,19 @@ publish_request(Client *client, const char *body, size_t length)
 {
 	Http	   *http = client->http;
 	const char *why = NULL;
-	char	   *owner;
 	json_t	   *json;
 	int			status;
 
 	http->publication = memory_get_zeroed(sizeof(Publication));
 	http->publication->client = client;
-	owner = owner_of(client);
-	if (commands_are_full(owner))
+	if (commands_are_full(client_owner(client)))
 	{
-		free(owner);
 		http_reply_error(client, 503, "too many transactions wait for the server (max-commits, max-role-commits, commit-memory)");
 		return;
 	}
 	json = json_loadb(body, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, NULL);
-	http->publication->notices = commands_publish(owner, published, http->publication);
-	free(owner);
+	http->publication->notices = commands_publish(client_owner(client), published,
+												  http->publication);
 	status = add_events(client, json, &why);
 	json_decref(json);
 	if (status != 0)

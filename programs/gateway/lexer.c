@@ -5,9 +5,10 @@
  *
  * The rules are those of PostgreSQL's scan.l: names are folded to lower case
  * unless quoted, comments nest, '' in a string is a quote, strings that are
- * apart by a line break are one, E'' has escapes, and $tag$ quotes.  Bit
- * strings, and strings and names with U&, are legal there and are no part of
- * what is understood here: they become TOKEN_FOREIGN.
+ * apart by a line break are one, E'' has escapes, and so have U&'' and U&"", with
+ * another escape character if UESCAPE names one behind them, and $tag$ quotes.
+ * Bit strings are legal there and are no part of what is understood here: they
+ * become TOKEN_FOREIGN.
  *
  *-------------------------------------------------------------------------
  */
@@ -482,16 +483,187 @@ read_parameter(Lexer *lexer, Token *token)
 		token->kind = TOKEN_FOREIGN;
 }
 
-/* Does a string or a name with a prefix begin here that is not understood? */
+/* Does a bit string begin here? */
 static bool
-is_foreign_literal(const Lexer *lexer)
+is_bit_string(const Lexer *lexer)
 {
 	char		c = peek(lexer, 0) | 0x20;
-	char		next = peek(lexer, 1);
 
-	if (c == 'u' && next == '&')
-		return peek(lexer, 2) == '\'' || peek(lexer, 2) == '"';
-	return (c == 'b' || c == 'x') && next == '\'';
+	return (c == 'b' || c == 'x') && peek(lexer, 1) == '\'';
+}
+
+/* Does a string or a name with U& begin here? */
+static bool
+is_unicode_literal(const Lexer *lexer)
+{
+	return (peek(lexer, 0) | 0x20) == 'u' && peek(lexer, 1) == '&' &&
+		(peek(lexer, 2) == '\'' || peek(lexer, 2) == '"');
+}
+
+/* May it be the escape character of a U& literal? */
+static bool
+may_escape(const Token *string)
+{
+	char		c = string->text[0];
+
+	return string->kind == TOKEN_STRING && string->length == 1 && !is_digit(c) &&
+		!((c | 0x20) >= 'a' && (c | 0x20) <= 'f') && strchr("+'\"", c) == NULL &&
+		!is_space(c);
+}
+
+/*
+ * Take UESCAPE and the character behind it, if they are next, into *escape.  False if
+ * there is something else behind UESCAPE, and then the token is broken.
+ */
+static bool
+read_uescape(Lexer *lexer, Token *token, char *escape)
+{
+	static const char word[] = "uescape";
+	Lexer		ahead = *lexer;
+	Token		string = {0};
+
+	if (!skip_space(&ahead, NULL))
+		return true;
+	for (size_t i = 0; i < sizeof(word) - 1; i++)
+	{
+		if ((peek(&ahead, i) | 0x20) != word[i])
+			return true;
+	}
+	if (is_name(peek(&ahead, sizeof(word) - 1)))
+		return true;
+	ahead.at += sizeof(word) - 1;
+	if (skip_space(&ahead, NULL) && peek(&ahead, 0) == '\'')
+	{
+		string.text = "";
+		string.begin = ahead.at;
+		read_string(&ahead, &string, !lexer->standard_strings);
+		if (may_escape(&string))
+		{
+			*escape = string.text[0];
+			lexer->at = ahead.at;
+			return true;
+		}
+		string.end = ahead.at;
+		lexer->message = string.kind == TOKEN_BROKEN ? ahead.message :
+			"invalid Unicode escape character";
+	}
+	else
+	{
+		string.begin = ahead.at;
+		string.end = ahead.at + (ahead.at < ahead.length);
+		lexer->message = "UESCAPE must be followed by a simple string literal";
+	}
+	*token = string;
+	token->kind = TOKEN_BROKEN;
+	lexer->sqlstate = "42601";
+	lexer->at = lexer->length;
+	return false;
+}
+
+/*
+ * Read the hexadecimal digits behind an escape character, behind which *at is; false if
+ * there are not as many as there must be.
+ */
+static bool
+read_unicode_escape(const char *text, size_t length, size_t *at, uint32_t *code)
+{
+	Lexer		digits = {.text = text,.length = length,.at = *at};
+	int			wanted = 4;
+	int			count;
+
+	if (peek(&digits, 0) == '+')
+	{
+		wanted = 6;
+		digits.at++;
+	}
+	*code = read_digits(&digits, 16, wanted, &count);
+	*at = digits.at;
+	return count == wanted;
+}
+
+/*
+ * Put what the escapes of a U& literal mean in their place, which is never longer; NULL,
+ * or what is wrong with the one at *bad.
+ */
+static const char *
+resolve_unicode(char *text, size_t *length, char escape, size_t *bad)
+{
+	char	   *out = text;
+	size_t		at = 0;
+	uint32_t	first = 0;		/* of a surrogate pair */
+
+	while (at < *length)
+	{
+		uint32_t	code;
+
+		*bad = at;
+		if (text[at] != escape || (at + 1 < *length && text[at + 1] == escape))
+		{
+			if (first != 0)
+				return "invalid Unicode surrogate pair";
+			at += text[at] == escape;
+			*out++ = text[at++];
+			continue;
+		}
+		at++;
+		if (!read_unicode_escape(text, *length, &at, &code))
+			return "invalid Unicode escape";
+		if (code == 0 || code > 0x10FFFF)
+			return "invalid Unicode escape value";
+		if ((first != 0) != (code >= 0xDC00 && code <= 0xDFFF))
+			return "invalid Unicode surrogate pair";
+		if (code >= 0xD800 && code <= 0xDBFF)
+		{
+			first = code;
+			continue;
+		}
+		if (first != 0)
+			code = 0x10000 + ((first & 0x3FF) << 10 | (code & 0x3FF));
+		first = 0;
+		out = put_utf8(out, code);
+	}
+	*bad = at;
+	*length = out - text;
+	return first != 0 ? "invalid Unicode surrogate pair" : NULL;
+}
+
+/* Read a string or a name with U&, which begins here. */
+static void
+read_unicode_literal(Lexer *lexer, Token *token)
+{
+	bool		is_string = peek(lexer, 2) == '\'';
+	char		escape = '\\';
+	const char *wrong;
+	char	   *value;
+	size_t		bad;
+
+	if (is_string && !lexer->standard_strings)
+	{
+		broken(lexer, token, "0A000", "unsafe use of string constant with Unicode escapes");
+		lexer->message_is_whole = true;
+		return;
+	}
+	lexer->at += 2;
+	if (is_string)
+		read_string(lexer, token, false);
+	else
+		read_quoted_name(lexer, token);
+	if (token->kind == TOKEN_BROKEN || !read_uescape(lexer, token, &escape))
+		return;
+	value = arena_copy(lexer->arena, token->text, token->length);
+	wrong = resolve_unicode(value, &token->length, escape, &bad);
+	if (wrong != NULL)
+	{
+		/* the server does not count quotes that are doubled, either */
+		token->begin += bad + 3;
+		broken(lexer, token, "42601", wrong);
+		lexer->message_is_whole = true;
+		lexer->hint = strcmp(wrong, "invalid Unicode escape") == 0 ?
+			"Unicode escapes must be \\XXXX or \\+XXXXXX." : NULL;
+		return;
+	}
+	value[token->length] = '\0';
+	token->text = value;
 }
 
 /* The next token of the text; TOKEN_END comes again and again. */
@@ -514,12 +686,14 @@ lexer_next(Lexer *lexer, Token *token)
 	c = peek(lexer, 0);
 	if (lexer->at >= lexer->length)
 		token->kind = TOKEN_END;
-	else if (is_foreign_literal(lexer))
+	else if (is_bit_string(lexer))
 	{
-		/* What it is called is read as a string or a name behind it. */
+		/* What it is called is read as a string behind it. */
 		token->kind = TOKEN_FOREIGN;
-		lexer->at += (c | 0x20) == 'u' ? 2 : 1;
+		lexer->at++;
 	}
+	else if (is_unicode_literal(lexer))
+		read_unicode_literal(lexer, token);
 	else if (c == '\'')
 		read_string(lexer, token, !lexer->standard_strings);
 	else if ((c == 'e' || c == 'E' || c == 'n' || c == 'N') &&

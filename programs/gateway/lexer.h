@@ -53,6 +53,8 @@ typedef struct Lexer
 	Arena	   *arena;			/* where values go */
 	const char *message;		/* set with TOKEN_BROKEN */
 	const char *sqlstate;
+	const char *hint;			/* or NULL */
+	bool		message_is_whole;	/* it does not say near what */
 } Lexer;
 
 extern void lexer_next(Lexer *lexer, Token *token);

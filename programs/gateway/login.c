@@ -167,6 +167,16 @@ login_has_failed(const Login *login)
 	address_has_failed(host, login->user);
 }
 
+/*
+ * The role that the server takes the user's name for, of which it reads no more than
+ * names have: else one role would count as many.  To be freed.
+ */
+char *
+login_role_name(const char *user)
+{
+	return strndup(user, NAME_BYTES);
+}
+
 /* May the client try to log in as the user now?  False if it was refused. */
 bool
 login_may_begin(Client *client, const char *user)
@@ -183,9 +193,11 @@ login_may_begin(Client *client, const char *user)
 		.hint = "Wait a minute, and try again with the right password.",
 	};
 	char		host[sizeof(client->address)];
+	char		role[NAME_BYTES + 1];
 
 	client_host(client, host, sizeof(host));
-	if (!client->local && !address_may_log_in(host, user))
+	snprintf(role, sizeof(role), "%s", user);
+	if (!client->local && !address_may_log_in(host, role))
 		login_refuse(client, &failed);
 	else if (queued_logins >= limits.login_queue && running_logins >= limits.max_logins)
 		login_refuse(client, &full);

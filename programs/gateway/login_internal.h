@@ -43,6 +43,7 @@ struct Login
 };
 
 /* login.c */
+extern char *login_role_name(const char *user);
 extern bool login_may_begin(Client *client, const char *user);
 extern Login *login_make(Client *client);
 extern void login_queue_up(Login *login);

@@ -145,7 +145,7 @@ make_startup(Login *login, const Startup *startup)
 	}
 	if (!end_packet(login, database == NULL || *database == '\0' ? user : database))
 		return false;
-	login->user = memory_copy_string(user);
+	login->user = login_role_name(user);
 	if (startup->minor > 0 || option_count > 0)
 		reply_negotiate(&client->out, options, option_count);
 	return true;

@@ -37,12 +37,9 @@ turns_for(const Notices *notices)
 	return notices->publishes ? &waiting_publications : &waiting_notices;
 }
 
-/*
- * Is there no room for another transaction of that owner, a role or whatever else
- * one's own turn is given to?
- */
+/* Is there no room for another transaction of that owner? */
 bool
-commands_are_full(const char *owner)
+commands_are_full(Owner owner)
 {
 	return waiting_count >= limits.max_commits ||
 		waiting_bytes >= (size_t) limits.commit_memory ||
@@ -52,13 +49,14 @@ commands_are_full(const char *owner)
 
 /* What that owner's transaction is to notify. */
 static Notices *
-make_notices(const char *owner, NoticesDone done, void *context)
+make_notices(Owner owner, NoticesDone done, void *context)
 {
 	Notices    *notices = memory_get_zeroed(sizeof(Notices));
 
 	notices->unit.kind = UNIT_NOTICES;
 	list_init(&notices->unit.link);
-	notices->owner = memory_copy_string(owner);
+	notices->owner = owner;
+	notices->owner.name = notices->owner_name = memory_copy_string(owner.name);
 	notices->end = &notices->first;
 	notices->done = done;
 	notices->context = context;
@@ -73,7 +71,7 @@ make_notices(const char *owner, NoticesDone done, void *context)
 Notices *
 commands_begin(Client *client, NoticesDone done, void *context)
 {
-	Notices    *notices = make_notices(client->role->name, done, context);
+	Notices    *notices = make_notices(client_owner(client), done, context);
 
 	notices->client = client;
 	return notices;
@@ -85,7 +83,7 @@ commands_begin(Client *client, NoticesDone done, void *context)
  * payloads, and without an echo.
  */
 Notices *
-commands_publish(const char *owner, NoticesDone done, void *context)
+commands_publish(Owner owner, NoticesDone done, void *context)
 {
 	Notices    *notices = make_notices(owner, done, context);
 
@@ -142,6 +140,6 @@ notices_drop(Notices *notices)
 	turns_remove(turns_for(notices), &notices->turn);
 	waiting_bytes -= notices->arena.bytes;
 	arena_free(&notices->arena);
-	free(notices->owner);
+	free(notices->owner_name);
 	waiting_count--;
 }

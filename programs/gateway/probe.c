@@ -87,7 +87,7 @@ login_probe(Client *client, char *user, char *password)
 	if (login_may_begin(client, user))
 	{
 		login = login_make(client);
-		login->user = memory_copy_string(user);
+		login->user = login_role_name(user);
 		login->probe = memory_get_zeroed(sizeof(Probe));
 		login->probe->password = memory_copy_string(password);
 		login->probe->verified = true;

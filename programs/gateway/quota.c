@@ -18,6 +18,10 @@
  * 4. A channel that nobody listens to stays in the subscription for a while, but not
  *	  where its room is needed.
  *
+ * 5. A transaction may leave some channels and listen to as many others.  Those that it
+ *	  leaves are its clients' until it has succeeded, but do not count meanwhile: unless
+ *	  somebody else listens to them, too, or wants to, for whom they count again.
+ *
  *-------------------------------------------------------------------------
  */
 #include "gateway/quota.h"
@@ -28,7 +32,6 @@
 
 #include "common/memory.h"
 #include "gateway/client.h"
-#include "gateway/http.h"
 #include "gateway/limits.h"
 #include "gateway/stream.h"
 
@@ -37,6 +40,7 @@ typedef struct Account
 {
 	HashNode	node;			/* by name */
 	int64_t		channels;		/* distinct ones */
+	int64_t		leaving;		/* of these, that do not count: see above */
 	bool		is_token;
 	char		name[];
 } Account;
@@ -73,22 +77,19 @@ account_limit(void)
 static Account *
 find_account(const Client *client)
 {
-	bool		is_token = client->http != NULL && client->http->has_claims;
-	const char *subject = is_token ? client->http->claims.subject : NULL;
-	const char *name = is_token ? (subject != NULL ? subject : "") :
-		client->role != NULL ? client->role->name : "";
-	uint64_t	hash = hash_string(name) ^ is_token;
+	Owner		owner = client_owner(client);
+	uint64_t	hash = hash_string(owner.name) ^ owner.is_token;
 	Account    *account;
 
 	for (HashNode *node = hash_first(&accounts, hash); node != NULL; node = hash_next(node))
 	{
 		account = hash_container(Account, node, node);
-		if (account->is_token == is_token && strcmp(account->name, name) == 0)
+		if (account->is_token == owner.is_token && strcmp(account->name, owner.name) == 0)
 			return account;
 	}
-	account = memory_get_zeroed(sizeof(Account) + strlen(name) + 1);
-	strcpy(account->name, name);
-	account->is_token = is_token;
+	account = memory_get_zeroed(sizeof(Account) + strlen(owner.name) + 1);
+	strcpy(account->name, owner.name);
+	account->is_token = owner.is_token;
 	hash_insert(&accounts, &account->node, hash);
 	return account;
 }
@@ -158,14 +159,22 @@ clients_channels(void)
 	return (int64_t) channels_count() - (channel_find(subscription_name()) != NULL);
 }
 
+/* Do all who have pinned it leave? */
+static bool
+use_leaves(const ChannelUse *use)
+{
+	return use->leaving == use->count;
+}
+
 /* May the account listen to one more channel, which is there or not?  NULL, or why not. */
 static const Report *
 check(const Account *account, bool is_there)
 {
-	if (account->channels >= account_limit())
+	if (account->channels - account->leaving >= account_limit())
 		return too_many(account->is_token ? "this token's subject" : "this role",
 						"max-role-channels", account_limit());
-	if (!is_there && clients_channels() >= total_limit() && !channels_make_room())
+	if (!is_there && clients_channels() - (int64_t) channels_leaving() >= total_limit() &&
+		!channels_make_room())
 		return too_many("all clients of the gateway", "max-total-channels", total_limit());
 	return NULL;
 }
@@ -181,16 +190,18 @@ quota_take(const Client *client, const char *name, const Report **why)
 	Channel    *channel = channel_find(name);
 	ChannelUse *use = channel == NULL ? NULL : find_use(account, channel);
 
-	if (use != NULL)
-	{
-		quota_hold(use);
-		return use;
-	}
-	*why = check(account, channel != NULL);
+	*why = NULL;
+	if (use == NULL || use_leaves(use))
+		*why = check(account, channel != NULL && !channel_leaves(channel));
 	if (*why != NULL)
 	{
 		forget_account(account);
 		return NULL;
+	}
+	if (use != NULL)
+	{
+		quota_hold(use);
+		return use;
 	}
 	use = memory_get_zeroed(sizeof(ChannelUse));
 	use->account = account;
@@ -205,8 +216,19 @@ quota_take(const Client *client, const char *name, const Report **why)
 void
 quota_hold(ChannelUse *use)
 {
+	use->account->leaving -= use_leaves(use);
 	use->count++;
 	(void) channel_pin(use->channel->name);
+}
+
+/* One pin more goes when a commit ends, or does not after all. */
+void
+quota_leaves(ChannelUse *use, bool leaves)
+{
+	use->account->leaving -= use_leaves(use);
+	use->leaving += leaves ? 1 : -1;
+	use->account->leaving += use_leaves(use);
+	channel_pin_leaves(use->channel, leaves);
 }
 
 /* One less. */
@@ -215,7 +237,10 @@ quota_release(ChannelUse *use)
 {
 	Channel    *channel = use->channel;
 
-	if (--use->count == 0)
+	use->count--;
+	if (use->count > 0)
+		use->account->leaving += use_leaves(use);
+	else
 	{
 		hash_remove(&uses, &use->node);
 		use->account->channels--;

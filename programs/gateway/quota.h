@@ -22,6 +22,7 @@ typedef struct ChannelUse
 	struct Account *account;
 	Channel    *channel;
 	int			count;
+	int			leaving;		/* pins that go when a commit ends */
 } ChannelUse;
 
 extern void quota_learn(int64_t server_channels);
@@ -29,6 +30,7 @@ extern ChannelUse *quota_take(const struct Client *client, const char *name,
 							  const Report **why);
 extern void quota_hold(ChannelUse *use);
 extern void quota_release(ChannelUse *use);
+extern void quota_leaves(ChannelUse *use, bool leaves);
 
 extern const Report *channel_wait_pin(ChannelWait *wait, const struct Client *client,
 									  const char *name);

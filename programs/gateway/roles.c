@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * roles.c
- *	  The roles that clients have logged in as: one name for all of a role's.
+ *	  The roles that clients have logged in as: one name for all of a role's; and who
+ *	  a client acts for.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,6 +12,7 @@
 #include "common/memory.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
+#include "gateway/http.h"
 #include "gateway/limits.h"
 
 static HashTable roles;
@@ -62,6 +64,25 @@ roles_in_use(int *count)
 			names[(*count)++] = hash_container(Role, node, node)->name;
 	}
 	return names;
+}
+
+/*
+ * Who the client acts for: its role, or the subject of its token, "" if that has none.
+ * The name is the client's own.
+ */
+Owner
+client_owner(const Client *client)
+{
+	Owner		owner = {0};
+
+	owner.is_token = client->http != NULL && client->http->has_claims;
+	if (owner.is_token)
+		owner.name = client->http->claims.subject;
+	else if (client->role != NULL)
+		owner.name = client->role->name;
+	if (owner.name == NULL)
+		owner.name = "";
+	return owner;
 }
 
 /* What clients_end_role() was given. */

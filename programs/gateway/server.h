@@ -17,6 +17,22 @@
 
 #include "common/backoff.h"
 
+/*
+ * What every session of the gateway's begins with, so that what a role or a database has
+ * set does not stop it.  Where the network is cut, the server ends the session as
+ * soon as the gateway gives it up: it has locks and subscriptions that the next
+ * one needs, and if nothing is under way, the server would miss nothing for hours.
+ */
+#define SERVER_SETTINGS \
+	"SET statement_timeout = 0; SET lock_timeout = 0;" \
+	" SET idle_session_timeout = 0; SET search_path = pg_catalog;" \
+	" SET idle_in_transaction_session_timeout = 0;" \
+	" SET client_connection_check_interval = '2s';" \
+	" SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5;" \
+	" SET tcp_keepalives_count = 3; SET tcp_user_timeout = '15s';" \
+	" SET default_transaction_isolation = 'read committed';" \
+	" SET default_transaction_read_only = off;"
+
 typedef enum ServerState
 {
 	SERVER_CONNECTING,

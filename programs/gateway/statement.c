@@ -484,8 +484,11 @@ fail(Parser *parser)
 	{
 		list->sqlstate = parser->lexer.sqlstate;
 		what = parser->lexer.message;
+		list->hint = parser->lexer.hint;
 	}
-	if (token->kind == TOKEN_END)
+	if (token->kind == TOKEN_BROKEN && parser->lexer.message_is_whole)
+		list->message = what;
+	else if (token->kind == TOKEN_END)
 		list->message = "syntax error at end of input";
 	else
 	{

@@ -155,24 +155,16 @@ quoted_name(void)
 	return quoted;
 }
 
-/*
- * The connection stands.  What a role or a database may have set must not stop
- * it.
- */
+/* The connection stands. */
 static void
 stream_connected(Server *server)
 {
-	char		query[1024];
+	char		query[2048];
 	char	   *name = quoted_name();
 
 	(void) server;
 	snprintf(query, sizeof(query),
-			 "SET statement_timeout = 0; SET lock_timeout = 0;"
-			 " SET idle_session_timeout = 0; SET search_path = pg_catalog;"
-			 " SET idle_in_transaction_session_timeout = 0;"
-			 " SET client_connection_check_interval = '2s';"
-			 " SET default_transaction_isolation = 'read committed';"
-			 " SET default_transaction_read_only = off;"
+			 SERVER_SETTINGS
 			 " SELECT version(), 'public', current_setting('server_encoding'),"
 			 " pg_try_advisory_lock(hashtext('pgpubsub-gateway'), hashtext(%s)),"
 			 " pg_is_in_recovery(), current_setting('pgpubsub.max_channels', true)", name);

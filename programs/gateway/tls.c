@@ -7,8 +7,8 @@
  *	  read again at SIGHUP; connections that there are keep the old one.
  *
  * 2. The login's leg goes to the server with TLS if the connection of the events
- *	  does, and believes whom that believes: sslmode and sslrootcert are taken from
- *	  it.  It has no certificate of its own, or any client would log in by that.
+ *	  does, and believes whom that believes: sslmode, sslrootcert, sslcrl and
+ *	  sslcrldir are taken from it, and read when it comes about.  It has no certificate of its own, or any client would log in by that.
  *
  * 3. No sessions are resumed and nothing is compressed, as in the server.
  *
@@ -187,22 +187,46 @@ parameter(PGconn *conn, const char *name)
 	return value;
 }
 
-/* Where libpq looks for certificates to believe if nothing is said. */
+/* Where libpq looks for that file if nothing is said; NULL if it is not there. */
 static char *
-default_root_file(void)
+default_file(const char *name)
 {
 	const char *home = getenv("HOME");
 	char		path[4096];
 
-	if (home == NULL || snprintf(path, sizeof(path), "%s/.postgresql/root.crt", home) >=
+	if (home == NULL || snprintf(path, sizeof(path), "%s/.postgresql/%s", home, name) >=
 		(int) sizeof(path) || access(path, R_OK) != 0)
 		return NULL;
 	return memory_copy_string(path);
 }
 
+/* Have the context refuse certificates that are revoked, as the connection does. */
+static bool
+set_revoked(SSL_CTX * context, PGconn *conn, char *error, size_t size)
+{
+	X509_STORE *store = SSL_CTX_get_cert_store(context);
+	char	   *file = parameter(conn, "sslcrl");
+	char	   *directory = parameter(conn, "sslcrldir");
+	bool		ok = true;
+
+	if (file == NULL && directory == NULL)
+		file = default_file("root.crl");
+	if (file != NULL || directory != NULL)
+		ok = X509_STORE_load_locations(store, file, directory) == 1 &&
+			X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK |
+								 X509_V_FLAG_CRL_CHECK_ALL) == 1;
+	if (!ok)
+		describe(error, size, "load revoked certificates from",
+				 file != NULL ? file : directory);
+	free(file);
+	free(directory);
+	return ok;
+}
+
 /* Have the context believe what the connection believes. */
 static bool
-set_roots(SSL_CTX * context, const char *mode, char *roots, char *error, size_t size)
+set_roots(SSL_CTX * context, PGconn *conn, const char *mode, const char *roots,
+		  char *error, size_t size)
 {
 	bool		verify = strncmp(mode, "verify-", 7) == 0;
 	bool		ok;
@@ -224,7 +248,7 @@ set_roots(SSL_CTX * context, const char *mode, char *roots, char *error, size_t 
 		return false;
 	}
 	SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
-	return true;
+	return set_revoked(context, conn, error, size);
 }
 
 /*
@@ -236,7 +260,6 @@ tls_learn_server(PGconn *conn, char *error, size_t size)
 {
 	char	   *mode;
 	char	   *roots;
-	char	   *crl;
 	bool		ok;
 
 	SSL_CTX_free(server_context);
@@ -248,19 +271,18 @@ tls_learn_server(PGconn *conn, char *error, size_t size)
 		return true;
 	mode = parameter(conn, "sslmode");
 	roots = parameter(conn, "sslrootcert");
-	crl = parameter(conn, "sslcrl");
 	if (roots == NULL)
-		roots = default_root_file();
+		roots = default_file("root.crt");
 	ERR_clear_error();
 	server_context = make_context(TLS_client_method());
-	if (server_context == NULL || crl != NULL)
+	if (server_context == NULL)
 	{
-		snprintf(error, size, "logins cannot be passed through with %s",
-				 crl != NULL ? "sslcrl" : "TLS");
+		snprintf(error, size, "logins cannot be passed through with TLS");
 		ok = false;
 	}
 	else
-		ok = set_roots(server_context, mode == NULL ? "prefer" : mode, roots, error, size);
+		ok = set_roots(server_context, conn, mode == NULL ? "prefer" : mode, roots,
+					   error, size);
 	if (ok && ((mode != NULL && strcmp(mode, "verify-full") == 0) ||
 			   (roots != NULL && strcmp(roots, "system") == 0)))
 		server_host = memory_copy_string(PQhost(conn));
@@ -268,7 +290,6 @@ tls_learn_server(PGconn *conn, char *error, size_t size)
 		server_sni = memory_copy_string(PQhost(conn));
 	free(mode);
 	free(roots);
-	free(crl);
 	return ok;
 }
 

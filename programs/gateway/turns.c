@@ -20,37 +20,39 @@ struct TurnOwner
 	ListNode	link;			/* in the ring */
 	ListNode	turns;
 	int			count;			/* of these */
+	bool		is_token;
 	char		name[];
 };
 
-/* The owner of that name, or NULL if it has nothing that waits. */
+/* What is known of the owner, or NULL if it has nothing that waits. */
 static TurnOwner *
-find_owner(const Turns *turns, const char *name)
+find_owner(const Turns *turns, Owner named)
 {
-	HashNode   *node = hash_first(&turns->owners, hash_string(name));
+	HashNode   *node = hash_first(&turns->owners, hash_string(named.name));
 
 	for (; node != NULL; node = hash_next(node))
 	{
 		TurnOwner  *owner = hash_container(TurnOwner, node, node);
 
-		if (strcmp(owner->name, name) == 0)
+		if (owner->is_token == named.is_token && strcmp(owner->name, named.name) == 0)
 			return owner;
 	}
 	return NULL;
 }
 
-/* Let the turn, which does not wait, wait behind those of the owner of that name. */
+/* Let the turn, which does not wait, wait behind the others of that owner. */
 void
-turns_add(Turns *turns, Turn *turn, const char *name)
+turns_add(Turns *turns, Turn *turn, Owner named)
 {
-	TurnOwner  *owner = find_owner(turns, name);
+	TurnOwner  *owner = find_owner(turns, named);
 
 	if (owner == NULL)
 	{
-		owner = memory_get_zeroed(sizeof(TurnOwner) + strlen(name) + 1);
-		strcpy(owner->name, name);
+		owner = memory_get_zeroed(sizeof(TurnOwner) + strlen(named.name) + 1);
+		owner->is_token = named.is_token;
+		strcpy(owner->name, named.name);
 		list_init(&owner->turns);
-		hash_insert(&turns->owners, &owner->node, hash_string(name));
+		hash_insert(&turns->owners, &owner->node, hash_string(named.name));
 		if (turns->ring.next == NULL)
 			list_init(&turns->ring);
 		list_append(&turns->ring, &owner->link);
@@ -98,9 +100,9 @@ turns_take(Turns *turns)
 
 /* How many of that owner wait. */
 int
-turns_of(const Turns *turns, const char *name)
+turns_of(const Turns *turns, Owner named)
 {
-	const TurnOwner *owner = find_owner(turns, name);
+	const TurnOwner *owner = find_owner(turns, named);
 
 	return owner == NULL ? 0 : owner->count;
 }

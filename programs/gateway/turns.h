@@ -18,6 +18,16 @@
 
 typedef struct TurnOwner TurnOwner;
 
+/*
+ * Whose turn it is: a role's, or that of all tokens that name a subject, which may be
+ * called as the role is.
+ */
+typedef struct Owner
+{
+	bool		is_token;
+	const char *name;
+} Owner;
+
 /* What waits has one of these; it belongs to whoever waits. */
 typedef struct Turn
 {
@@ -32,10 +42,10 @@ typedef struct Turns
 	ListNode	ring;			/* the same, who is next first */
 } Turns;
 
-extern void turns_add(Turns *turns, Turn *turn, const char *owner);
+extern void turns_add(Turns *turns, Turn *turn, Owner owner);
 extern Turn *turns_take(Turns *turns);
 extern void turns_remove(Turns *turns, Turn *turn);
-extern int	turns_of(const Turns *turns, const char *owner);
+extern int	turns_of(const Turns *turns, Owner owner);
 extern bool turns_are_empty(const Turns *turns);
 
 #endif

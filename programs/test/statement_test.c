@@ -183,7 +183,15 @@ test_refused(void)
 	understood("SELECT * FROM t", STATEMENT_REFUSED, "SELECT", NULL);
 	understood("SELECT pg_notify('a', 'b') FROM generate_series(1, 2)",
 			   STATEMENT_REFUSED, "SELECT", NULL);
-	understood("SELECT U&'a'", STATEMENT_REFUSED, "SELECT", NULL);
+	understood("SELECT B'1'", STATEMENT_REFUSED, "SELECT", NULL);
+	understood("LISTEN U&\"d\\0061t\\+000061\"", STATEMENT_LISTEN, "data", NULL);
+	understood("listen u&\"d!0061t!+000061\" /* ! */ UESCAPE '!'", STATEMENT_LISTEN, "data", NULL);
+	understood("UNLISTEN U&\"\"\"\\\\\"", STATEMENT_UNLISTEN, "\"\\", NULL);
+	understood("LISTEN U&\"A*0042\"uescape'*'", STATEMENT_LISTEN, "AB", NULL);
+	understood("NOTIFY U&\"\\D83D\\DE00\\+00D83D\\+00DE00\", U&'\\00e4''\\\\'", STATEMENT_NOTIFY,
+			   "\360\237\230\200\360\237\230\200", "\303\244'\\");
+	understood("LISTEN U&\"select\"", STATEMENT_LISTEN, "select", NULL);
+	understood("LISTEN u", STATEMENT_LISTEN, "u", NULL);
 	understood("SELECT 99999999999", STATEMENT_REFUSED, "SELECT", NULL);
 	understood("insert into t values (';', $$;$$, \";\")", STATEMENT_REFUSED, "INSERT", NULL);
 	understood("SET ROLE x", STATEMENT_REFUSED, "SET ROLE", NULL);
@@ -214,6 +222,17 @@ test_errors(void)
 	fails("SET x", "end of input", 0);
 	fails("SET x = -'1'", "at or near", 0);
 	fails("UNLISTEN", "end of input", 0);
+	fails("LISTEN U&\"a\\00\"", "invalid Unicode escape", 12);
+	fails("LISTEN U&\"a\\0000\"", "invalid Unicode escape value", 12);
+	fails("LISTEN U&\"\\+110000\"", "invalid Unicode escape value", 11);
+	fails("LISTEN U&\"\\D83Dx\"", "invalid Unicode surrogate pair", 16);
+	fails("LISTEN U&\"\\DE00\"", "invalid Unicode surrogate pair", 11);
+	fails("LISTEN U&\"\\D83D\"", "invalid Unicode surrogate pair", 16);
+	fails("LISTEN U&\"\"", "zero-length delimited identifier", 8);
+	fails("LISTEN U&\"a\" UESCAPE", "simple string literal", 0);
+	fails("LISTEN U&\"a\" UESCAPE x", "simple string literal at or near \"x\"", 22);
+	fails("LISTEN U&\"a\" UESCAPE 'a'", "invalid Unicode escape character at or near \"'a'\"", 22);
+	fails("LISTEN U&\"a\" UESCAPE '", "unterminated quoted string", 22);
 }
 
 /* A text of many strings takes memory in proportion. */

@@ -4,6 +4,8 @@
 use strict;
 use warnings;
 
+use Digest::SHA qw(hmac_sha256);
+use MIME::Base64 qw(encode_base64url);
 use PgPubsub::Gateway;
 use PgPubsub::Http;
 use PgPubsub::Test;
@@ -18,7 +20,10 @@ prepare_server($node, db => 'latin', sql => q{
 	CREATE ROLE one LOGIN;
 	CREATE ROLE two LOGIN;
 	CREATE ROLE web LOGIN;
+	CREATE ROLE "token x" LOGIN;
+	CREATE ROLE x LOGIN;
 });
+$node->safe_psql('latin', 'CREATE ROLE ' . 'r' x 63 . ' LOGIN');
 
 my $port = PostgreSQL::Test::Cluster::get_free_port();
 my $web  = http_basic('web', 'any');
@@ -93,6 +98,65 @@ like($one->show($one->query("SELECT pg_notify('itself', 'x')")), qr/^E ERROR 0A0
 is(http_ask($port, 'POST', '/publish', [ $web, 'Content-Type: application/json' ], '{"channel":"itself","payload":"x"}')->{status}, 400, 'and POST');
 is($gateway->stop, 0, 'the gateway ends');
 
+# Other channels instead: as many as are left at the same time leave their room.
+begin_gateway('--max-channels', 3, '--max-role-channels', 4, '--max-total-channels', 6);
+($one, $again, $two) = (login('one'), login('one'), login('two'));
+my $too_many = qr/E ERROR 53400 too many channels/;
+
+listens($one, 'c', 3);
+is($one->show($one->query('UNLISTEN c1; LISTEN d')), "C UNLISTEN\nC LISTEN\nZ I", 'max-channels: one instead of another');
+is($one->show($one->query('UNLISTEN *; LISTEN e; LISTEN f; LISTEN d')), join("\n", 'C UNLISTEN', ('C LISTEN') x 3, 'Z I'), 'others instead of all');
+like($one->show($one->query('UNLISTEN d; LISTEN g; LISTEN h')), qr/$too_many\nZ I$/, 'but no more than that');
+is($one->show($one->query("NOTIFY d, 'x'")), "C NOTIFY\nA own d x\nZ I", 'what was to be left then is still there');
+is($one->show($one->query('LISTEN d; LISTEN e')), "C LISTEN\nC LISTEN\nZ I", 'nor are those new that are there');
+listens($again, 'i', 1);
+is($one->show($one->query('UNLISTEN d; LISTEN g')), "C UNLISTEN\nC LISTEN\nZ I", 'max-role-channels, too');
+$again->query('LISTEN g');
+like($one->show($one->query('UNLISTEN g; LISTEN d')), qr/$too_many of this role.*\nZ I$/, 'unless somebody else of the role stays there');
+listens($two, 'j', 2);
+is($two->show($two->query('UNLISTEN j1; LISTEN k')), "C UNLISTEN\nC LISTEN\nZ I", 'and max-total-channels');
+freeze_process(session('commands'));
+$two->put(message('Q', "UNLISTEN j2; LISTEN l\0"));
+is($two->next_message(0.2), '', 'while that waits');
+my $three = login('web');
+like($three->show($three->query('LISTEN j2')), qr/$too_many of all clients/, 'who wants what is being left gets it only where there is room for both');
+kill 'CONT', session('commands');
+is($two->show($two->read_until('Z')), "C UNLISTEN\nC LISTEN\nZ I", 'the other gets what it wants');
+$_->{socket}->close foreach $one, $again, $two, $three;
+($one, $two) = map { login('r' x 63 . $_) } 1, 2;
+listens($one, 'm', 2);
+like(listens($two, 'n', 3), qr/$too_many of this role/, 'a name of which the server reads but a part is the same role');
+is($gateway->stop, 0, 'the gateway ends');
+
+# A role and a token's subject that are called the same
+my $secret = 'a secret of thirty-two bytes, or more';
+my $key = PostgreSQL::Test::Utils::tempdir() . '/secret';
+append_to_file($key, $secret);
+begin_gateway('--max-role-commits', 1, '--max-role-channels', 1, '--jwt-key', $key);
+
+# A publication of whoever it is, which is not answered yet.
+sub publication
+{
+	my ($who) = @_;
+	my $connection = http_connection($port);
+
+	$connection->put(http_request('POST', '/publish', [ $who, 'Content-Type: application/json' ], '{"channel":"c","payload":"x"}'));
+	return $connection;
+}
+my $text = join '.', map { encode_base64url($_) } '{"alg":"HS256"}', '{"exp":9999999999,"sub":"x","channels":["*"],"publish":["*"]}';
+my $token = http_bearer("$text." . encode_base64url(hmac_sha256($text, $secret)));
+freeze_process(session('commands'));
+my @with_server = map { publication($web) } 1 .. 8;
+ok(wait_until(sub { http_ask($port, 'GET', '/metrics')->{body} =~ /^pgpubsub_gateway_waiting_commits 8$/m }, 'publications'), 'as many as the server has at a time');
+my @waiting = map { publication($_) } http_basic('token x', 'any'), http_basic('x', 'any'), $token;
+ok(wait_until(sub { http_ask($port, 'GET', '/metrics')->{body} =~ /^pgpubsub_gateway_waiting_commits 11$/m }, 'publications'), 'each has a turn of its own');
+is(http_ask($port, 'POST', '/publish', [ $token, 'Content-Type: application/json' ], '{"channel":"c","payload":"x"}')->{status}, 503, 'but one');
+kill 'CONT', session('commands');
+is(join(' ', map { $_->answer->{status} } @with_server, @waiting), join(' ', (200) x 11), 'all are published');
+my @streams = map { http_stream($port, '/events?channel=' . $_->[0], [ $_->[1] ]) } [ 'a', http_basic('x', 'any') ], [ 'b', $token ];
+is(http_ask($port, 'GET', '/events?channel=c', [$token])->{status}, 429, 'and channels of its own');
+is($gateway->stop, 0, 'the gateway ends');
+
 # One bad name among others
 begin_gateway();
 my @clients = map { login('one') } 1 .. 4;
@@ -148,6 +212,8 @@ is(numbers($pattern, 21000), '2..21000', 'all of the history, over many turns, a
 is($gateway->stop, 0, 'the gateway ends');
 
 # What was missed, in large events, for clients that take nothing
+# (whose memory is looked at: the sanitizer must not keep what is freed)
+$ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'quarantine_size_mb=1';
 begin_gateway('--history', 0, '--max-resumes', 1, '--resume-timeout', 1, '--client-buffer', 65536);
 $stream = http_stream($port, '/events?channel=large', [$web]);
 publish_some('large', 1, 1);

@@ -94,6 +94,9 @@ same_queries('LISTEN a', "NOTIFY a, '" . 'x' x 7999 . "'");
 same_queries("NOTIFY a, '" . 'x' x 8000 . "'");
 same_queries(q{SELECT pg_notify('', 'x')}, q{SELECT pg_notify(NULL, 'x')}, q{SELECT pg_notify('} . 'x' x 64 . q{', 'x')});
 same_queries('LISTEN a', q{NOTIFY a, E'a\\n\\x41\\101\\u00f6'}, 'NOTIFY a, $q$dollar$q$', "NOTIFY a, 'one'\n 'two'");
+same_queries(q{LISTEN U&"d\0061t\+000061"}, q{NOTIFY data, 'x'}, q{NOTIFY U&"d!0061ta" UESCAPE '!', U&'\00e4\\\\'}, q{UNLISTEN U&"data"}, 'NOTIFY data');
+same_queries(q{LISTEN U&"a\00"}, q{LISTEN U&"\D83D"}, q{LISTEN U&"a" UESCAPE x}, q{LISTEN U&"a" UESCAPE 'a'}, q{LISTEN U&"x\0000"}, q{LISTEN U&""});
+same_queries('LISTEN a', 'SET standard_conforming_strings = off', q{NOTIFY a, U&'x'}, q{NOTIFY U&"\0061", 'x'});
 same_queries('LISTEN a', 'SET escape_string_warning = off', 'SET standard_conforming_strings = off', q{NOTIFY a, 'a\\\\b'}, 'RESET ALL', q{NOTIFY a, 'a\\\\b'});
 
 # Errors

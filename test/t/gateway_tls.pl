@@ -264,6 +264,46 @@ is(psql_says("$full channel_binding=require", 'SELECT 1'), "1\n", "with the serv
 unlike($gateway->log, qr/clients with TLS cannot log in/, 'and nothing is said');
 $gateway->stop;
 
+# Certificates that are revoked: one of the two that an authority has signed.
+my @new_key = qw(-nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1);
+
+append_to_file("$dir/san", 'subjectAltName=DNS:localhost');
+run_log([ qw(openssl req -new -x509 -days 2 -subj /CN=authority), @new_key, '-keyout', "$dir/authority.key", '-out', "$dir/authority.crt" ]) or die 'no authority';
+foreach my $which ([ 'valid', 16 ], [ 'revoked', 17 ])
+{
+	my ($name, $serial) = @$which;
+
+	run_log([ qw(openssl req -new -subj /CN=localhost), @new_key, '-keyout', "$dir/$name.key", '-out', "$dir/$name.csr" ]) or die "no request $name";
+	run_log([ qw(openssl x509 -req -days 2 -set_serial), $serial, '-in', "$dir/$name.csr", '-CA', "$dir/authority.crt", '-CAkey', "$dir/authority.key",
+		'-extfile', "$dir/san", '-out', "$dir/$name.crt" ]) or die "no certificate $name";
+	chmod 0600, "$dir/$name.key";
+}
+append_to_file("$dir/index", "R\t400101000000Z\t200101000000Z\t11\tunknown\t/CN=localhost\n");
+append_to_file("$dir/ca.conf", "[ca]\ndefault_ca = d\n[d]\ndatabase = $dir/index\ndefault_md = sha256\ndefault_crl_days = 2\n");
+run_log([ qw(openssl ca -gencrl -config), "$dir/ca.conf", '-cert', "$dir/authority.crt", '-keyfile', "$dir/authority.key", '-out', "$dir/revoked.crl" ]) or die 'no list';
+
+# The server gets that certificate.
+sub serve_with
+{
+	my ($name) = @_;
+
+	system("cat '$dir/$name.crt' >'$data/server.crt' && cat '$dir/$name.key' >'$data/server.key'") == 0 or die 'cat';
+	$node->reload;
+	wait_until(sub { psql_says('host=localhost hostaddr=127.0.0.1 port=' . $node->port . " sslmode=verify-full sslrootcert=$dir/authority.crt sslcrl=$dir/revoked.crl", 'SELECT 1')
+			=~ ($name eq 'revoked' ? qr/certificate verify failed/ : qr/^1$/) }, "the server has the certificate $name");
+	return;
+}
+
+serve_with('valid');
+($gateway, $tcp) = start_behind_tls('verify-full', 'authority', '--dbname', 'host=localhost hostaddr=127.0.0.1 port=' . $node->port
+	  . " dbname=postgres user=gateway password=upstream sslmode=verify-full sslrootcert=$dir/authority.crt sslcrl=$dir/revoked.crl");
+$gateway->wait_for_log(qr/is ready|FATAL/);
+is(psql_says($tcp, 'SELECT current_user'), "scram\n", 'a client logs in at a server whose certificate is not revoked');
+serve_with('revoked');
+like(psql_says($tcp, 'SELECT 1'), qr/certificate verify failed.*failed/s, 'but at one whose certificate is it does not');
+serve_with('valid');
+is($gateway->stop, 0, 'the gateway ends');
+
 # A server that the gateway does not believe
 ($gateway, $tcp) = start_behind_tls('verify-ca', 'one');
 $gateway->wait_for_log(qr/certificate verify failed/);

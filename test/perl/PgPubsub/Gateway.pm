@@ -58,7 +58,8 @@ sub prepare_server
 }
 
 # Start a gateway for the server, and return when it is ready.  options: further
-# ones; ready => 0 does not wait; login => 0 insists on a proof.
+# ones; ready => 0 does not wait; login => 0 insists on a proof; by: what runs the
+# program.
 sub start_gateway
 {
 	my ($node, %params) = @_;
@@ -79,7 +80,7 @@ sub start_gateway
 	{
 		open STDOUT, '>>', $self->{out} or die "$self->{out}: $!";
 		open STDERR, '>&', \*STDOUT or die "could not redirect: $!";
-		exec $program, '--dbname', $connection, '--socket-dir', $self->{host},
+		exec @{ $params{by} // [] }, $program, '--dbname', $connection, '--socket-dir', $self->{host},
 		  '--port', $port,
 		  ($params{login} // 1) ? '--allow-unproven-login' : (),
 		  @{ $params{options} // [] }

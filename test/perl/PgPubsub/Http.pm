@@ -24,11 +24,12 @@ our @EXPORT = qw(
 sub http_basic { my ($user, $password) = @_; return 'Authorization: Basic ' . encode_base64("$user:$password", ''); }
 sub http_bearer { return 'Authorization: Bearer ' . shift; }
 
-# A connection on which nothing was said.
+# A connection on which nothing was said, to a port here, or to ADDRESS:PORT.
 sub http_connection
 {
 	my ($port) = @_;
-	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port) or die "could not connect: $!";
+	my $address = $port =~ /:/ ? $port : "127.0.0.1:$port";
+	my $socket = IO::Socket::INET->new(PeerAddr => $address) or die "could not connect to $address: $!";
 
 	return bless { socket => $socket, buffer => '' }, 'PgPubsub::HttpConnection';
 }
