@@ -50,6 +50,19 @@ gateway_tests() {
     echo "${tests# }"
 }
 
+# monitoring_tests MAJOR: those that need Prometheus, in the same way.
+monitoring_tests() {
+    local kind name tests=
+    [ "$1" = 15 ] || [ -n "${TESTS:-}" ] || return 0
+    for kind in ${KIND:-tap}; do
+        [ "$kind" = tap ] || continue
+        for name in monitoring gateway_http; do
+            ! asked_for tap "$name" || tests+=" $name"
+        done
+    done
+    echo "${tests# }"
+}
+
 # ----------------------------------------------------------------------------
 # Debian
 # ----------------------------------------------------------------------------

@@ -251,8 +251,8 @@ is(ask('GET', '/metrics', ['Origin: http://127.0.0.1'])->{status}, 401, 'nor of 
 is(ask('GET', '/metrics', [ 'Host: gateway.example', $web ])->{status}, 200, 'a role may ask by any name');
 SKIP:
 {
-	my $promtool = $ENV{PROMTOOL} || 'promtool';
-	skip 'promtool is not there: PROMTOOL=$(scripts/promtool) brings it', 1 if system("command -v '$promtool' >/dev/null") != 0;
+	my $promtool = $ENV{PGPUBSUB_MONITORING} ? "$ENV{PGPUBSUB_MONITORING}/bin/promtool" : 'promtool';
+	skip 'promtool is not there: PGPUBSUB_MONITORING=$(scripts/get-prometheus) brings it', 1 if system("command -v '$promtool' >/dev/null") != 0;
 	my $said = '';
 
 	ok(IPC::Run::run([ $promtool, 'check', 'metrics' ], '<', \$answer->{body}, '>&', \$said), 'promtool check metrics') or diag $said;

@@ -14,7 +14,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 # The programs, as Debian's packages have them; make test gets them.
-my $programs = $ENV{PGPUBSUB_MONITORING} // '/usr';
+my $programs = $ENV{PGPUBSUB_MONITORING} || '/usr';
 my %program = map { $_ => "$programs/bin/$_" }
   qw(prometheus promtool prometheus-postgres-exporter prometheus-sql-exporter);
 my ($missing) = grep { !-x $program{$_} } sort keys %program;
