@@ -133,7 +133,8 @@ style:
 programs:
 	@$(tree)/scripts/programs
 
-# The gateway with drivers that are downloaded; see scripts/test-clients.
+# The packages in clients, and the gateway with drivers that are downloaded; see
+# scripts/test-clients.
 .PHONY: test-clients
 
 test-clients:

@@ -24,7 +24,7 @@ type consumer struct {
 	failing bool  // the last try failed
 	full    bool  // the last batch was: there may be more already
 	handled int64 // acknowledge up to this,
-	acked   int64 // which this far was done,
+	open    bool  // if that was not done yet
 	ackedAt time.Time
 }
 
@@ -42,7 +42,7 @@ func (s *Subscription) start() *consumer {
 // context has often ended by now, so its end does not count.
 func (c *consumer) stop(ctx context.Context) {
 	c.client.slots.consumers.Add(-1)
-	if c.handled > c.acked {
+	if c.open {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 		defer cancel()
 		if _, err := c.Ack(ctx, c.handled); err != nil {
@@ -143,7 +143,7 @@ func (c *consumer) look(ctx context.Context, limit int) ([]Event, error) {
 // meantime: what this one has not handed out yet has higher numbers. One that
 // does not know the number (a standby that was promoted, say) is looked at again.
 func (c *consumer) ack(ctx context.Context) error {
-	if c.handled <= c.acked {
+	if !c.open {
 		return nil
 	}
 	err := c.try(ctx, func() error {
@@ -158,9 +158,15 @@ func (c *consumer) ack(ctx context.Context) error {
 		err = nil
 	}
 	if err == nil {
-		c.acked, c.ackedAt = c.handled, time.Now()
+		c.open, c.ackedAt = false, time.Now()
 	}
 	return err
+}
+
+// done notes that all events up to this one were handled. (A gap may have the
+// number of a message before it, and is to be acknowledged all the same.)
+func (c *consumer) done(event Event) {
+	c.handled, c.open = event.Sequence(), true
 }
 
 // ackInTime acknowledges what was handled if that was not done for long.
@@ -171,7 +177,7 @@ func (c *consumer) ackInTime(ctx context.Context) error {
 	return c.ack(ctx)
 }
 
-// run hands out batch after batch until deliver, which sets handled, returns an
+// run hands out batch after batch until deliver, which calls done, returns an
 // error; errDone stands for none.
 func (s *Subscription) run(ctx context.Context, limit int, deliver func(c *consumer, batch []Event) error) error {
 	c := s.start()
@@ -206,7 +212,7 @@ func (s *Subscription) each(ctx context.Context, handle func(Event) error) error
 			if err := handle(event); err != nil {
 				return err
 			}
-			c.handled = event.Sequence()
+			c.done(event)
 		}
 		return nil
 	})
@@ -242,7 +248,7 @@ func (s *Subscription) Batches(ctx context.Context, limit int) iter.Seq2[[]Event
 			if !yield(batch, nil) {
 				return errDone
 			}
-			c.handled = batch[len(batch)-1].Sequence()
+			c.done(batch[len(batch)-1])
 			return nil
 		})
 		if err != nil {
@@ -309,7 +315,7 @@ func (c *consumer) send(ctx context.Context, batch []Event, deliveries chan<- De
 		case index := <-acks:
 			acked[index] = true
 			for ended < len(batch) && acked[ended] {
-				c.handled = batch[ended].Sequence()
+				c.done(batch[ended])
 				ended++
 			}
 			if err := c.ackInTime(ctx); err != nil {
