@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
 )
 
 // SQLSTATEs that the loops know.
@@ -33,11 +34,11 @@ func sqlState(err error) string {
 
 // permanent tells whether a failure stays one however often the same is tried:
 // a wrong argument, login or privilege, a missing subscription, extension or
-// database. Everything else (a connection, a server or a pooler that goes away,
+// database, a closed pool. Everything else (a connection, a server or a pooler that goes away,
 // a standby, a relay that does not answer) may be over at the next try.
 func permanent(err error) bool {
 	var failed *handlerError
-	if errors.As(err, &failed) {
+	if errors.As(err, &failed) || errors.Is(err, puddle.ErrClosedPool) {
 		return true
 	}
 	state := sqlState(err)

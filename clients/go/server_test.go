@@ -146,6 +146,14 @@ func (w *world) until(what string, reached func() bool) {
 	}
 }
 
+// pending waits until that many events can be read.
+func (w *world) pending(count int64) {
+	w.Helper()
+	w.until(fmt.Sprintf("%d events are there", count), func() bool {
+		return w.value("SELECT pending FROM pgpubsub.stat_subscriptions WHERE subscription = $1", w.sub) == count
+	})
+}
+
 // waiting tells whether somebody waits for the subscription.
 func (w *world) waiting(sub string) bool {
 	return w.value("SELECT count(*) FROM pgpubsub.stat_subscriptions WHERE subscription = $1 AND state = 'waiting'", sub) > 0
@@ -278,6 +286,7 @@ func TestBatchesAndChannel(t *testing.T) {
 	bothWays(t, func(w *world) {
 		sub := w.subscribe(pgpubsub.SubscribeOptions{})
 		w.publish(1, 7)
+		w.pending(7)
 		var batches []string
 		for batch, err := range sub.Batches(w.ctx, 3) {
 			if err != nil {
@@ -291,6 +300,7 @@ func TestBatchesAndChannel(t *testing.T) {
 		}
 		w.equal(batches, "[1-3 4-6 7-7]")
 		w.publish(8, 9)
+		w.pending(3)
 
 		ctx, cancel := context.WithCancel(w.ctx)
 		deliveries, result := sub.Channel(ctx)
@@ -328,13 +338,14 @@ func TestGapOfAnEvictedSubscription(t *testing.T) {
 				}
 				switch event := event.(type) {
 				case *pgpubsub.Gap:
-					w.equal(count == 0 && event.Known() && event.Lost > 0, true)
+					w.equal(event.Known(), true)
 					missing += event.Lost
 				case *pgpubsub.Message:
 					count++
 					if strings.HasPrefix(event.Payload, "3000x") {
-						w.equal(count+missing, 3000)
-						w.equal(missing > 0, true)
+						// what a look has shown may be lost before it is acknowledged,
+						// and is told as missing then, too
+						w.equal(missing > 0 && count+missing >= 3000, true)
 						return
 					}
 				}
