@@ -29,6 +29,7 @@ type loadPlan struct {
 	batch         int
 	patience      time.Duration
 	native        bool
+	listeners     int
 	durable       bool
 }
 
@@ -46,6 +47,7 @@ func parsePlan(args []string, out io.Writer) (*loadPlan, error) {
 	flags.IntVar(&p.batch, "batch", 0, "events that are fetched at a time; 0: the client's default")
 	flags.DurationVar(&p.patience, "patience", 10*time.Second, "for how long without an event one waits for those that are missing")
 	flags.BoolVar(&p.native, "native", true, "listen with LISTEN, too")
+	flags.IntVar(&p.listeners, "listeners", 1, "sessions that LISTEN, and as many at the gateway, if there is one")
 	flags.BoolVar(&p.durable, "durable", false, "make the channel durable (it is left so)")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -53,7 +55,7 @@ func parsePlan(args []string, out io.Writer) (*loadPlan, error) {
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("load: what is %q?", flags.Arg(0))
 	}
-	if p.concurrency < 1 || p.duration <= 0 || p.subscriptions < 0 || p.poolSize < 1 || p.rate < 0 {
+	if p.concurrency < 1 || p.duration <= 0 || p.subscriptions < 0 || p.listeners < 0 || p.poolSize < 1 || p.rate < 0 {
 		return nil, errors.New("load: concurrency, duration and pool have to be more than 0, the others not less")
 	}
 	return p, nil
@@ -275,12 +277,14 @@ func (l *loadTest) startReceivers(ctx context.Context) ([]*receiver, error) {
 		if !way.wanted {
 			continue
 		}
-		conn, err := listenOn(ctx, way.url, l.config.channel)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", way.name, err)
+		for range l.plan.listeners {
+			conn, err := listenOn(ctx, way.url, l.config.channel)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", way.name, err)
+			}
+			start(way.name, func(r *receiver) error { return l.listen(ctx, conn, r) },
+				func() { _ = conn.Close(context.WithoutCancel(ctx)) })
 		}
-		start(way.name, func(r *receiver) error { return l.listen(ctx, conn, r) },
-			func() { _ = conn.Close(context.WithoutCancel(ctx)) })
 	}
 	return receivers, nil
 }
