@@ -23,6 +23,7 @@ type loadPlan struct {
 	concurrency   int
 	duration      time.Duration
 	subscriptions int
+	idle          int
 	poolSize      int
 	maxWaiting    int
 	wait          time.Duration
@@ -41,6 +42,7 @@ func parsePlan(args []string, out io.Writer) (*loadPlan, error) {
 	flags.IntVar(&p.concurrency, "concurrency", 4, "writers, each with a connection")
 	flags.DurationVar(&p.duration, "duration", 10*time.Second, "how long they write")
 	flags.IntVar(&p.subscriptions, "subscriptions", 1, "subscriptions that poll, each with a consumer")
+	flags.IntVar(&p.idle, "idle", 0, "further subscriptions, for which there is never an event")
 	flags.IntVar(&p.poolSize, "pool", 4, "connections of the pool that these share")
 	flags.IntVar(&p.maxWaiting, "waiting", 0, "how many of them wait at the same time; 0: the client's default")
 	flags.DurationVar(&p.wait, "wait", 0, "how long one asks the server to wait; 0: the client's default")
@@ -55,7 +57,7 @@ func parsePlan(args []string, out io.Writer) (*loadPlan, error) {
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("load: what is %q?", flags.Arg(0))
 	}
-	if p.concurrency < 1 || p.duration <= 0 || p.subscriptions < 0 || p.listeners < 0 || p.poolSize < 1 || p.rate < 0 {
+	if p.concurrency < 1 || p.duration <= 0 || p.subscriptions < 0 || p.idle < 0 || p.listeners < 0 || p.poolSize < 1 || p.rate < 0 {
 		return nil, errors.New("load: concurrency, duration and pool have to be more than 0, the others not less")
 	}
 	return p, nil
@@ -114,15 +116,21 @@ func (l *loadTest) run(ctx context.Context, out io.Writer) error {
 		}
 	}
 
+	pollers, err := newPool(ctx, l.config.databaseURL, l.plan.poolSize)
+	if err != nil {
+		return err
+	}
+	// returns when the queries that were given up are cancelled
+	defer pollers.Close()
 	receiving, stop := context.WithCancel(ctx)
 	defer stop()
-	receivers, err := l.startReceivers(receiving)
+	receivers, err := l.startReceivers(receiving, pollers)
 	if err != nil {
 		return err
 	}
 
-	fmt.Fprintf(out, "%d writers, %s changes/s, %v; %d subscriptions over a pool of %d\n",
-		l.plan.concurrency, rateText(l.plan.rate), l.plan.duration, l.plan.subscriptions, l.plan.poolSize)
+	fmt.Fprintf(out, "%d writers, %s changes/s, %v; %d subscriptions, and %d idle ones, over a pool of %d\n",
+		l.plan.concurrency, rateText(l.plan.rate), l.plan.duration, l.plan.subscriptions, l.plan.idle, l.plan.poolSize)
 	l.write(ctx, writers)
 	l.settle(ctx, receivers)
 	stop()
@@ -212,6 +220,9 @@ func (l *loadTest) settle(ctx context.Context, receivers []*receiver) {
 	for ctx.Err() == nil {
 		missing, sum := false, int64(0)
 		for _, r := range receivers {
+			if r.name == wayIdle {
+				continue
+			}
 			received := r.received()
 			sum += received
 			missing = missing || received < l.written.Load()
@@ -232,6 +243,9 @@ func (l *loadTest) settle(ctx context.Context, receivers []*receiver) {
 	}
 }
 
+// wayIdle is the way of receivers that get nothing, and are in no table.
+const wayIdle = "idle"
+
 // A receiver gets changes in one way.
 type receiver struct {
 	name string
@@ -248,7 +262,7 @@ type receiver struct {
 }
 
 // startReceivers starts all, and returns when each would get what is written now.
-func (l *loadTest) startReceivers(ctx context.Context) ([]*receiver, error) {
+func (l *loadTest) startReceivers(ctx context.Context, pool *pgxpool.Pool) ([]*receiver, error) {
 	var receivers []*receiver
 	start := func(name string, receive func(r *receiver) error, end func()) {
 		r := &receiver{name: name, got: make(map[int64]bool), done: make(chan struct{})}
@@ -264,7 +278,7 @@ func (l *loadTest) startReceivers(ctx context.Context) ([]*receiver, error) {
 			}
 		}()
 	}
-	if err := l.startPolling(ctx, start); err != nil {
+	if err := l.startPolling(ctx, pool, start); err != nil {
 		return nil, fmt.Errorf("poll: %w", err)
 	}
 	for _, way := range []struct {
@@ -293,32 +307,24 @@ type startReceiver func(name string, receive func(r *receiver) error, end func()
 
 // startPolling makes the plan's subscriptions, with a consumer for each over one
 // pool. They go with their consumers.
-func (l *loadTest) startPolling(ctx context.Context, start startReceiver) error {
-	pool, err := newPool(ctx, l.config.databaseURL, l.plan.poolSize)
-	if err != nil {
-		return err
-	}
+func (l *loadTest) startPolling(ctx context.Context, pool *pgxpool.Pool, start startReceiver) error {
 	client := pgpubsub.New(pool, pgpubsub.Options{
 		Wait: l.plan.wait, BatchSize: l.plan.batch, MaxWaiting: l.plan.maxWaiting,
 	})
-	var left sync.WaitGroup
-	for i := range l.plan.subscriptions {
+	for i := range l.plan.subscriptions + l.plan.idle {
+		channel, way := l.config.channel, "poll"
+		if i >= l.plan.subscriptions {
+			channel, way = l.config.channel+"_idle", wayIdle
+		}
 		name := fmt.Sprintf("%s_load_%d_%d", l.config.channel, os.Getpid(), i)
-		subscription, err := client.Subscribe(ctx, name, []string{l.config.channel}, pgpubsub.SubscribeOptions{})
+		subscription, err := client.Subscribe(ctx, name, []string{channel}, pgpubsub.SubscribeOptions{})
 		if err != nil {
 			return err
 		}
-		left.Add(1)
-		start("poll", func(r *receiver) error { return l.poll(ctx, subscription, r) }, func() {
-			defer left.Done()
+		start(way, func(r *receiver) error { return l.poll(ctx, subscription, r) }, func() {
 			_, _ = client.Unsubscribe(context.WithoutCancel(ctx), name)
 		})
 	}
-	go func() {
-		left.Wait()
-		<-ctx.Done()
-		pool.Close()
-	}()
 	return nil
 }
 

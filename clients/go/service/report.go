@@ -22,6 +22,9 @@ type reportLine struct {
 func (l *loadTest) print(out io.Writer, receivers []*receiver) {
 	var lines []*reportLine
 	for _, r := range receivers {
+		if r.name == wayIdle {
+			continue
+		}
 		i := slices.IndexFunc(lines, func(line *reportLine) bool { return line.name == r.name })
 		if i < 0 {
 			i = len(lines)
