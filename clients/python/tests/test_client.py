@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -251,6 +253,24 @@ def test_stop_loses_nothing(world: World) -> None:
             eventually(world.waiting, "it waits")
             client.stop()
             ended.result(10)
+
+
+def test_stop_in_a_signal_handler(world: World) -> None:
+    with world.pool() as pool, ThreadPoolExecutor() as threads:
+        client = pgpubsub.Client(pool, world.options)
+        subscription = client.subscribe(world.sub, [world.channel])
+
+        def terminate() -> None:
+            eventually(world.waiting, "it waits")
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, lambda _signal, _frame: client.stop())
+        try:
+            terminated = threads.submit(terminate)
+            subscription.handle(print)
+            terminated.result()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
 
 
 def test_many_consumers_over_one_pool(world: World) -> None:

@@ -90,12 +90,17 @@ class Client:
             return bool(_value(connection, common.UNSUBSCRIBE, (subscription,)))
 
     def stop(self) -> None:
-        """End all loops of this client, from any thread: none loses an event.
+        """End all loops of this client, from any thread or signal handler: none loses an event.
 
         Those that wait end at once, those that handle an event with that. The iterators
         end as at the end of a sequence.
         """
         self._stopped.set()
+        # A thread of its own, since the one that is interrupted for a signal handler may
+        # be the one that waits.
+        threading.Thread(target=self._end_waits, name="pgpubsub stop", daemon=True).start()
+
+    def _end_waits(self) -> None:
         with self._changed:
             while self._waiting:
                 for connection in self._waiting:
