@@ -51,8 +51,7 @@ func bothWays(t *testing.T, test func(w *world)) {
 		{"bouncer", os.Getenv("BOUNCER_PORT")},
 	} {
 		t.Run(way.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-			t.Cleanup(cancel)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			w := &world{T: t, ctx: ctx}
 			w.admin = newPool(t, os.Getenv("PGPORT"), 4)
 			w.pool = newPool(t, way.port, 6)
@@ -60,6 +59,8 @@ func bothWays(t *testing.T, test func(w *world)) {
 			w.sub = w.channel + "_sub"
 			w.client = pgpubsub.New(w.pool, w.options())
 			t.Cleanup(func() { w.exec("SELECT pgpubsub.unsubscribe($1)", w.sub) })
+			// before the pools are closed, which waits for their connections
+			t.Cleanup(cancel)
 			test(w)
 		})
 	}
