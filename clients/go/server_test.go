@@ -505,6 +505,45 @@ func TestExactlyOnceInTransactions(t *testing.T) {
 	})
 }
 
+// A consumer handles events while the server crashes and PgBouncer restarts: each
+// at least once, in the order in which they were published.
+func TestAtLeastOnceOverACrash(t *testing.T) {
+	const count = 1000
+	bothWays(t, func(w *world) {
+		w.exec("SELECT pgpubsub.set_durable($1::text)", w.channel)
+		options := w.options()
+		options.BatchSize = 20
+		w.client = pgpubsub.New(w.pool, options)
+		sub := w.subscribe(pgpubsub.SubscribeOptions{})
+		ctx, cancel := context.WithCancel(w.ctx)
+		var seen atomic.Int64
+		ended := make(chan error)
+		go func() {
+			ended <- sub.Handle(ctx, func(_ context.Context, event pgpubsub.Event) error {
+				var n int64
+				if _, err := fmt.Sscan(payload(event), &n); err != nil || n > seen.Load()+1 {
+					return fmt.Errorf("%s after %d", payload(event), seen.Load())
+				}
+				seen.Store(max(n, seen.Load()))
+				return nil
+			})
+		}()
+		for i, what := range []string{"crash", "bouncer-restart"} {
+			first := i * count / 2
+			w.exec("SELECT count(pgpubsub.publish($1::text, i::text)) FROM generate_series($2::int, $3::int) AS i",
+				w.channel, first+1, first+count/2)
+			w.until("some are handled", func() bool { return seen.Load() > int64(first) })
+			control(w.T, what)
+			w.admin.Reset()
+		}
+		w.until("all are handled", func() bool { return seen.Load() == count })
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			w.Fatal(err)
+		}
+	})
+}
+
 func TestHandleTxThatFails(t *testing.T) {
 	bothWays(t, func(w *world) {
 		sub := w.subscribe(pgpubsub.SubscribeOptions{})
@@ -628,6 +667,7 @@ func TestSubscriptionInUse(t *testing.T) {
 	bothWays(t, func(w *world) {
 		sub := w.subscribe(pgpubsub.SubscribeOptions{})
 		w.publish(1, 2)
+		w.pending(2)
 		tx, err := w.admin.Begin(w.ctx)
 		if err != nil {
 			w.Fatal(err)

@@ -208,6 +208,34 @@ bothWays('exactly once', async (world) => {
   assert.equal(Number(await world.value('SELECT count(DISTINCT n) FROM node_results')), count);
 });
 
+// None is missing, in the order in which they were published; some may come twice.
+bothWays('at least once over a crash', async (world) => {
+  const count = 1000;
+  await world.value('SELECT pgpubsub.set_durable($1::text)', [world.channel]);
+  const client = world.client(world.pool(), { batchSize: 20 });
+  const subscription = await client.subscribe(world.sub, [world.channel]);
+  let seen = 0;
+  const stop = new AbortController();
+  const ended = assert.rejects(
+    subscription.handle((event) => {
+      assert.ok(Number(text(event)) <= seen + 1, `${text(event)} after ${seen}`);
+      seen = Math.max(seen, Number(text(event)));
+    }, stop),
+    { name: 'AbortError' },
+  );
+  for (const [first, what] of [
+    [0, 'crash'],
+    [count / 2, 'bouncer-restart'],
+  ] as const) {
+    await world.publish(first + 1, first + count / 2);
+    await until(() => seen > first, 'some are handled');
+    world.control(what);
+  }
+  await until(() => seen === count, 'all are handled');
+  stop.abort();
+  await ended;
+});
+
 bothWays('an abort loses nothing', async (world) => {
   const count = 200;
   const client = world.client(world.pool(), { batchSize: 7 });

@@ -225,6 +225,28 @@ def test_exactly_once(world: World) -> None:
     assert world.value("SELECT count(DISTINCT n) FROM py_results") == count
 
 
+def test_at_least_once_over_a_crash(world: World) -> None:
+    """None is missing, in the order in which they were published; some may come twice."""
+    count, seen = 1000, 0
+    world.value("SELECT pgpubsub.set_durable(%s::text)", world.channel)
+
+    def handler(event: pgpubsub.Event) -> None:
+        nonlocal seen
+        assert int(text(event)) <= seen + 1
+        seen = max(seen, int(text(event)))
+
+    with world.pool() as pool, ThreadPoolExecutor() as threads:
+        client = pgpubsub.Client(pool, replace(world.options, batch_size=20))
+        ended = threads.submit(client.subscribe(world.sub, [world.channel]).handle, handler)
+        for first, what in ((0, "crash"), (count // 2, "bouncer-restart")):
+            world.publish(first + 1, first + count // 2)
+            eventually(lambda first=first: seen > first, "some are handled")  # type: ignore[misc]
+            world.control(what)
+        eventually(lambda: seen == count or ended.done(), "all are handled")
+        client.stop()
+        ended.result(60)
+
+
 def test_stop_loses_nothing(world: World) -> None:
     count, expected = 200, 1
     with world.pool() as pool:
