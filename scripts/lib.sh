@@ -45,7 +45,7 @@ build_packages() {
 
 # Packages to build the programs beside the extension.
 program_packages() {
-    echo "gcc libc6-dev make pkg-config libuv1-dev libpq-dev libssl-dev libjansson-dev"
+    echo "gcc libc6-dev make pkg-config libuv1-dev libpq-dev libssl-dev libjansson-dev libidn-dev"
 }
 
 # Drivers that listen and notify through the gateway in its test of drivers, but
