@@ -45,7 +45,7 @@ type RowChange struct {
 	OldKey  Row      `json:"old_key"` // the key before, if it changed
 	New     Row      `json:"new"`
 	Old     Row      `json:"old"`
-	Changed []string `json:"changed"` // the columns that an UPDATE changed
+	Changed []string `json:"changed"` // the columns that an UPDATE changed; the format debezium has none
 }
 
 // A Change is a decoded change event. An event of one row has it in the embedded
@@ -68,14 +68,15 @@ type Change struct {
 	Parts     int         `json:"parts"`
 }
 
-// Change decodes the payload of a change event in the format plain or
-// cloudevents. Its error is [ErrNotChange] if the payload is none.
+// Change decodes the payload of a change event in any of the formats plain,
+// cloudevents and debezium. Its error is [ErrNotChange] if the payload is none.
 func (m *Message) Change() (*Change, error) {
 	var envelope struct {
 		SpecVersion string          `json:"specversion"`
 		Data        json.RawMessage `json:"data"`
 		ID          string          `json:"id"`
 		Op          string          `json:"op"`
+		Source      json.RawMessage `json:"source"`
 	}
 	text := []byte(m.Payload)
 	if decodeJSON(text, &envelope) != nil {
@@ -87,17 +88,64 @@ func (m *Message) Change() (*Change, error) {
 			return nil, ErrNotChange
 		}
 	}
+	var (
+		change *Change
+		err    error
+	)
 	switch Op(envelope.Op) {
 	case Insert, Update, Delete, Truncate:
+		change = new(Change)
+		err = decodeJSON(text, change)
 	default:
-		return nil, ErrNotChange
+		op, known := debeziumOps[envelope.Op]
+		if !known || len(envelope.Source) == 0 {
+			return nil, ErrNotChange
+		}
+		change, err = debeziumChange(op, text)
 	}
-
-	change := new(Change)
-	if err := decodeJSON(text, change); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("pgpubsub: decode change event %q: %w", envelope.ID, err)
 	}
 	return change, nil
+}
+
+// debeziumOps are the operations as the format debezium names them.
+var debeziumOps = map[string]Op{"c": Insert, "u": Update, "d": Delete, "t": Truncate}
+
+// debeziumChange decodes an event in Debezium's envelope, which has neither the
+// process nor the columns that changed.
+func debeziumChange(op Op, text []byte) (*Change, error) {
+	var event struct {
+		ID     string `json:"id"`
+		Key    Row    `json:"key"`
+		OldKey Row    `json:"old_key"`
+		Before Row    `json:"before"`
+		After  Row    `json:"after"`
+		Source struct {
+			Schema    string `json:"schema"`
+			Table     string `json:"table"`
+			Partition string `json:"partition"`
+			TxID      uint64 `json:"txId"`
+		} `json:"source"`
+		Milliseconds int64  `json:"ts_ms"`
+		Node         string `json:"node"`
+		Truncated    bool   `json:"truncated"`
+	}
+	if err := decodeJSON(text, &event); err != nil {
+		return nil, err
+	}
+	return &Change{
+		RowChange: RowChange{Key: event.Key, OldKey: event.OldKey, New: event.After, Old: event.Before},
+		ID:        event.ID,
+		Op:        op,
+		Schema:    event.Source.Schema,
+		Table:     event.Source.Table,
+		Partition: event.Source.Partition,
+		TxID:      event.Source.TxID,
+		Time:      time.UnixMilli(event.Milliseconds).UTC(),
+		Node:      event.Node,
+		Truncated: event.Truncated,
+	}, nil
 }
 
 // decodeJSON is json.Unmarshal that leaves numbers as they were written.

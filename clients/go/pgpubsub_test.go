@@ -107,7 +107,7 @@ func TestTurns(t *testing.T) {
 
 func TestChangeOfOtherFormats(t *testing.T) {
 	message := func(payload string) (*Change, error) { return (&Message{Payload: payload}).Change() }
-	for _, payload := range []string{"", "text", "1", "null", `{"op":"c"}`, `{"specversion":"1.0"}`, `[]`} {
+	for _, payload := range []string{"", "text", "1", "null", `{"op":"c"}`, `{"op":"x","source":{}}`, `{"specversion":"1.0"}`, `[]`} {
 		if _, err := message(payload); !errors.Is(err, ErrNotChange) {
 			t.Errorf("%q: %v", payload, err)
 		}
@@ -118,6 +118,12 @@ func TestChangeOfOtherFormats(t *testing.T) {
 	}
 	change, err = message(`{"id":"8-1","op":"UPDATE","count":2,"rows":[{"key":{"id":1},"new":{"a":1.50}},{"key":{"id":2}}]}`)
 	if err != nil || len(change.Rows) != 2 || fmt.Sprint(change.Rows[0].New["a"]) != "1.50" {
+		t.Errorf("%+v, %v", change, err)
+	}
+	change, err = message(`{"id":"9-1","key":{"id":1},"before":{"a":1.50},"after":{"id":1,"a":2},"source":{"schema":"s",` +
+		`"table":"t","txId":18446744073709551615},"op":"u","ts_ms":1796032781961}`)
+	if err != nil || change.Op != Update || fmt.Sprintf("%v %v %v %s %s", change.Key, change.Old, change.New, change.Schema, change.Table) !=
+		"map[id:1] map[a:1.50] map[a:2 id:1] s t" || change.TxID != 18446744073709551615 || change.Time.UnixMilli() != 1796032781961 {
 		t.Errorf("%+v, %v", change, err)
 	}
 	if _, err := message(`{"id":"9-1","op":"INSERT","txid":"x"}`); err == nil || errors.Is(err, ErrNotChange) {

@@ -46,7 +46,7 @@ export class Message {
   ) {}
 
   /**
-   * Decode the payload of a change event in the format plain or cloudevents. Throws NotAChange if
+   * Decode the payload of a change event in the format plain, cloudevents or debezium. Throws NotAChange if
    * it is none.
    */
   change(): Change {
@@ -62,7 +62,7 @@ export interface RowChange {
   oldKey?: Row;
   new?: Row;
   old?: Row;
-  /** The columns that an UPDATE changed. */
+  /** The columns that an UPDATE changed; the format debezium has none. */
   changed: string[];
 }
 
@@ -115,6 +115,35 @@ function rowChange(value: Row): RowChange {
   return change;
 }
 
+const debeziumOps: ReadonlyMap<unknown, Op> = new Map([
+  ['c', 'INSERT'],
+  ['u', 'UPDATE'],
+  ['d', 'DELETE'],
+  ['t', 'TRUNCATE'],
+]);
+
+/** The members of Debezium's envelope, under the names that they have in the plain format. */
+function ofDebezium(value: Row, source: Row): Row {
+  const { before, after, ts_ms: time, ...others } = value;
+  const plain: Row = { ...others, op: debeziumOps.get(value.op) ?? null };
+  for (const [name, member] of Object.entries({
+    old: before,
+    new: after,
+    schema: source.schema,
+    table: source.table,
+    partition: source.partition,
+    txid: source.txId,
+  })) {
+    if (member !== undefined) {
+      plain[name] = member;
+    }
+  }
+  if (typeof time === 'number') {
+    plain.ts = new Date(time).toISOString();
+  }
+  return plain;
+}
+
 function decode(payload: string): Change {
   let value: Value | undefined;
   try {
@@ -124,6 +153,9 @@ function decode(payload: string): Change {
   }
   if (isObject(value) && 'specversion' in value) {
     value = value.data;
+  }
+  if (isObject(value) && isObject(value.source)) {
+    value = ofDebezium(value, value.source);
   }
   if (!isObject(value) || !ops.has(value.op) || typeof value.table !== 'string') {
     throw new NotAChange('the payload is not a change event');

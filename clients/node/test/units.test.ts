@@ -30,7 +30,7 @@ void test('numbers keep their digits', () => {
 });
 
 void test('payloads that are no change events', () => {
-  for (const payload of ['', 'text', '1', 'null', '{"op":"c"}', '{"op":[]}', '[]']) {
+  for (const payload of ['', 'text', '1', 'null', '{"op":"c"}', '{"op":[]}', '{"op":"x","source":{"table":"t"}}', '[]']) {
     assert.throws(() => message(payload).change(), NotAChange, payload);
   }
 });
@@ -43,6 +43,16 @@ void test('other formats', () => {
     [deleted.id, deleted.op, deleted.key, deleted.txid],
     ['7-1', 'DELETE', { id: 1 }, 18446744073709551615n],
   );
+  const updated = message(
+    '{"id":"9-1","key":{"id":1},"before":{"a":1.50},"after":{"id":1,"a":2},"source":{"schema":"s",' +
+      '"table":"t","txId":18446744073709551615},"op":"u","ts_ms":1796032781961}',
+  ).change();
+  assert.deepEqual(
+    [updated.op, updated.schema, updated.table, updated.key, updated.txid],
+    ['UPDATE', 's', 't', { id: 1 }, 18446744073709551615n],
+  );
+  assert.deepEqual([updated.old, updated.new], [{ a: new Decimal('1.50') }, { id: 1, a: 2 }]);
+  assert.equal(updated.time?.toISOString(), '2026-11-30T09:59:41.961Z');
   const { rows, count } = message(
     '{"id":"8-1","op":"UPDATE","table":"t","count":2,"rows":[{"key":{"id":1},"new":{"a":1.50}},{"key":{"id":2}}]}',
   ).change();

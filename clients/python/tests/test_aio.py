@@ -77,12 +77,15 @@ def test_events(world: World) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("failure", ["backend", "relay", "crash", "bouncer"])
-def test_failure(world: World, failure: str) -> None:
+@pytest.mark.parametrize("failure", ["backend", "relay", "restart", "crash", "bouncer"])
+@pytest.mark.parametrize("durable", [False, True], ids=["memory", "durable"])
+def test_failure(world: World, failure: str, durable: bool) -> None:
     async def main() -> None:
         async with client_of(world) as client:
             subscription = await client.subscribe(world.sub, [world.channel])
-            gap = failure in ("relay", "crash")
+            if durable:
+                world.value("SELECT pgpubsub.set_durable(%s::text)", world.channel)
+            gap = failure in ("relay", "restart", "crash") and not durable
             world.publish(1, 1)
             taken = asyncio.create_task(take(subscription, 4 if gap else 3))
             await until(lambda: world.waiting() and world.stat("pending") == 0)
@@ -131,6 +134,32 @@ def test_exactly_once(world: World) -> None:
     asyncio.run(main())
     assert results() == count
     assert world.value("SELECT count(DISTINCT n) FROM py_async_results") == count
+
+
+def test_at_least_once_over_a_crash(world: World) -> None:
+    """None is missing, in the order in which they were published; some may come twice."""
+    count, seen = 1000, 0
+    world.value("SELECT pgpubsub.set_durable(%s::text)", world.channel)
+
+    async def handler(event: pgpubsub.Event) -> None:
+        nonlocal seen
+        assert int(text(event)) <= seen + 1
+        seen = max(seen, int(text(event)))
+
+    async def main() -> None:
+        async with client_of(world, batch_size=20) as client:
+            subscription = await client.subscribe(world.sub, [world.channel])
+            task = asyncio.create_task(subscription.handle(handler))
+            for first, what in ((0, "crash"), (count // 2, "bouncer-restart")):
+                world.publish(first + 1, first + count // 2)
+                await until(lambda first=first: seen > first or task.done())  # type: ignore[misc]
+                await asyncio.to_thread(world.control, what)
+            await until(lambda: seen == count or task.done())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
 
 
 def test_cancel_loses_nothing(world: World) -> None:

@@ -17,7 +17,10 @@ def message(payload: str, channel: str = "c") -> pgpubsub.Message:
     return pgpubsub.Message(1, channel, payload, 1, None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("payload", ["", "text", "1", "null", "[]", '{"op":"c"}', '{"op":[]}'])
+@pytest.mark.parametrize(
+    "payload",
+    ["", "text", "1", "null", "[]", '{"op":"c"}', '{"op":[]}', '{"op":"x","source":{"table":"t"}}'],
+)
 def test_not_a_change(payload: str) -> None:
     with pytest.raises(pgpubsub.NotAChange):
         message(payload).change()
@@ -28,6 +31,15 @@ def test_other_formats() -> None:
         '{"specversion":"1.0","data":{"id":"7-1","op":"DELETE","table":"t","key":{"id":1}}}'
     ).change()
     assert (change.id, change.op, change.key) == ("7-1", "DELETE", {"id": 1})
+    change = message(
+        '{"id":"9-1","key":{"id":1},"before":{"a":1.50},"after":{"id":1,"a":2},"source":{"schema":"s",'
+        '"table":"t","txId":18446744073709551615},"op":"u","ts_ms":1796032781961}'
+    ).change()
+    assert (change.op, change.schema, change.table, change.key) == ("UPDATE", "s", "t", {"id": 1})
+    assert (change.old, change.new) == ({"a": Decimal("1.50")}, {"id": 1, "a": 2})
+    assert change.txid == 18446744073709551615
+    assert change.time is not None
+    assert change.time.isoformat() == "2026-11-30T09:59:41.961000+00:00"
     change = message(
         '{"id":"8-1","op":"UPDATE","table":"t","count":2,'
         '"rows":[{"key":{"id":1},"new":{"a":1.50}},{"key":{"id":2}}]}'

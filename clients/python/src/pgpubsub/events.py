@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias, cast
 
@@ -17,6 +17,7 @@ Row: TypeAlias = dict[str, Any]
 Op: TypeAlias = Literal["INSERT", "UPDATE", "DELETE", "TRUNCATE"]
 
 _OPS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
+_DEBEZIUM_OPS = dict(zip("cudt", _OPS, strict=True))
 
 
 class NotAChange(ValueError):
@@ -51,7 +52,7 @@ class Message:
     """When it was put onto the queue."""
 
     def change(self) -> Change:
-        """Decode the payload of a change event in the format plain or cloudevents.
+        """Decode the payload of a change event in the format plain, cloudevents or debezium.
 
         Integers are int, other numbers Decimal, with every digit that the server wrote.
         Raises NotAChange if the payload is no change event.
@@ -73,7 +74,7 @@ class RowChange:
     new: Row | None = None
     old: Row | None = None
     changed: tuple[str, ...] = ()
-    """The columns that an UPDATE changed."""
+    """The columns that an UPDATE changed; the format debezium has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,25 @@ def _row_change(value: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _of_debezium(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the members of Debezium's envelope as the plain format does."""
+    source, op, ts_ms = value["source"], value.get("op"), value.get("ts_ms")
+    names = ("schema", "table", "partition")
+    return {
+        **{name: source[name] for name in names if name in source},
+        **{
+            name: value[name]
+            for name in ("id", "key", "old_key", "node", "truncated")
+            if name in value
+        },
+        "op": _DEBEZIUM_OPS.get(op) if isinstance(op, str) else None,
+        "old": value.get("before"),
+        "new": value.get("after"),
+        "txid": source.get("txId"),
+        "ts_ms": ts_ms,
+    }
+
+
 def _decode(payload: str) -> Change:
     try:
         value = _loads(payload)
@@ -123,9 +143,15 @@ def _decode(payload: str) -> Change:
         raise NotAChange("the payload is not JSON") from None
     if isinstance(value, dict) and "specversion" in value:
         value = value.get("data")
+    if isinstance(value, dict) and isinstance(value.get("source"), dict):
+        value = _of_debezium(value)
     if not isinstance(value, dict) or value.get("op") not in _OPS or "table" not in value:
         raise NotAChange("the payload is not a change event")
-    time = value.get("ts")
+    time = None
+    if "ts" in value:
+        time = datetime.fromisoformat(value["ts"])
+    elif isinstance(value.get("ts_ms"), int):
+        time = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=value["ts_ms"])
     return Change(
         **_row_change(value),
         id=str(value.get("id", "")),
@@ -135,7 +161,7 @@ def _decode(payload: str) -> Change:
         partition=value.get("partition"),
         txid=value.get("txid"),
         pid=value.get("pid"),
-        time=datetime.fromisoformat(time) if time else None,
+        time=time,
         node=value.get("node"),
         truncated=value.get("truncated", False),
         count=value.get("count"),
