@@ -17,34 +17,37 @@ bothWays('events', async (world) => {
 });
 
 for (const format of ['plain', 'cloudevents', 'debezium']) {
-bothWays(`change events, ${format}`, async (world) => {
-  await world.value('DROP TABLE IF EXISTS node_items');
-  await world.value('CREATE TABLE node_items (id bigint PRIMARY KEY, name text, price numeric)');
-  await world.value("SELECT pgpubsub.attach('node_items', $1, format => $2)", [world.channel, format]);
-  const subscription = await world.client().subscribe(world.sub, [world.channel]);
-  await world.value(
-    "INSERT INTO node_items VALUES (9007199254740993, 'Äpfel', 0.12345678901234567890)",
-  );
-  await world.value('UPDATE node_items SET name = NULL');
-  const changes: Change[] = [];
-  for await (const event of subscription) {
-    assert.equal(event.kind, 'message');
-    changes.push(event.change());
-    if (changes.length === 2) {
-      break;
+  bothWays(`change events, ${format}`, async (world) => {
+    await world.value('DROP TABLE IF EXISTS node_items');
+    await world.value('CREATE TABLE node_items (id bigint PRIMARY KEY, name text, price numeric)');
+    await world.value("SELECT pgpubsub.attach('node_items', $1, format => $2)", [
+      world.channel,
+      format,
+    ]);
+    const subscription = await world.client().subscribe(world.sub, [world.channel]);
+    await world.value(
+      "INSERT INTO node_items VALUES (9007199254740993, 'Äpfel', 0.12345678901234567890)",
+    );
+    await world.value('UPDATE node_items SET name = NULL');
+    const changes: Change[] = [];
+    for await (const event of subscription) {
+      assert.equal(event.kind, 'message');
+      changes.push(event.change());
+      if (changes.length === 2) {
+        break;
+      }
     }
-  }
-  const [insert, update] = changes;
-  assert.ok(insert && update);
-  assert.deepEqual([insert.op, insert.table, insert.old], ['INSERT', 'node_items', undefined]);
-  assert.deepEqual(insert.key, { id: 9007199254740993n });
-  assert.deepEqual(insert.new?.price, new Decimal('0.12345678901234567890'));
-  assert.deepEqual(update.changed, format === 'debezium' ? [] : ['name']);
-  assert.deepEqual(update.old, { name: 'Äpfel' });
-  assert.equal(update.new?.name, null);
-  assert.ok(update.time && !Number.isNaN(update.time.getTime()));
-  assert.ok((update.txid ?? 0n) > (insert.txid ?? 0n));
-});
+    const [insert, update] = changes;
+    assert.ok(insert && update);
+    assert.deepEqual([insert.op, insert.table, insert.old], ['INSERT', 'node_items', undefined]);
+    assert.deepEqual(insert.key, { id: 9007199254740993n });
+    assert.deepEqual(insert.new?.price, new Decimal('0.12345678901234567890'));
+    assert.deepEqual(update.changed, format === 'debezium' ? [] : ['name']);
+    assert.deepEqual(update.old, { name: 'Äpfel' });
+    assert.equal(update.new?.name, null);
+    assert.ok(update.time && !Number.isNaN(update.time.getTime()));
+    assert.ok((update.txid ?? 0n) > (insert.txid ?? 0n));
+  });
 }
 
 bothWays('a consumer that throws', async (world) => {

@@ -30,7 +30,16 @@ void test('numbers keep their digits', () => {
 });
 
 void test('payloads that are no change events', () => {
-  for (const payload of ['', 'text', '1', 'null', '{"op":"c"}', '{"op":[]}', '{"op":"x","source":{"table":"t"}}', '[]']) {
+  for (const payload of [
+    '',
+    'text',
+    '1',
+    'null',
+    '{"op":"c"}',
+    '{"op":[]}',
+    '{"op":"x","source":{"table":"t"}}',
+    '[]',
+  ]) {
     assert.throws(() => message(payload).change(), NotAChange, payload);
   }
 });
