@@ -360,10 +360,14 @@ class Consumer {
   #full = false; // the last batch was: there may be more already
   #ackedAt = Date.now();
 
+  /** Ends the loop. One of its own: Node.js warns of a leak where many listen to one signal. */
+  readonly signal: AbortSignal | undefined;
+
   constructor(
     readonly subscription: Subscription,
-    readonly signal: AbortSignal | undefined,
+    signal: AbortSignal | undefined,
   ) {
+    this.signal = signal && AbortSignal.any([signal]);
     this.#client = subscription.client;
     this.#backoff = new Backoff(this.#client.settings.maxPause);
     this.#client.slots.consumers++;
