@@ -295,6 +295,15 @@ func TestHandlerThatFails(t *testing.T) {
 
 func TestBatchesAndChannel(t *testing.T) {
 	bothWays(t, func(w *world) {
+		var received, consumed []string
+		options := w.options()
+		options.Hooks.Received = func(_ string, events []pgpubsub.Event) {
+			for _, event := range events {
+				received = append(received, payload(event))
+			}
+		}
+		options.Hooks.Consumed = func(_ string, events int64) { consumed = append(consumed, fmt.Sprint(events)) }
+		w.client = pgpubsub.New(w.pool, options)
 		sub := w.subscribe(pgpubsub.SubscribeOptions{})
 		w.publish(1, 7)
 		w.pending(7)
@@ -310,6 +319,8 @@ func TestBatchesAndChannel(t *testing.T) {
 			}
 		}
 		w.equal(batches, "[1-3 4-6 7-7]")
+		w.equal(received, "[1 2 3 4 5 6 7]")
+		w.equal(consumed, "[3 3]")
 		w.publish(8, 9)
 		w.pending(3)
 

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -165,6 +167,38 @@ func TestListen(t *testing.T) {
 			t.Errorf("stopped with %v", err)
 		}
 		until(t, out, "stopped")
+	}
+}
+
+// With SERVICE_MAIN, the test's program is the service itself.
+func TestMain(m *testing.M) {
+	if os.Getenv("SERVICE_MAIN") != "" {
+		os.Args = os.Args[:1]
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestSIGTERM(t *testing.T) {
+	needServer(t)
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := new(syncBuffer)
+	service := exec.Command(program)
+	service.Env = append(os.Environ(), "SERVICE_MAIN=1")
+	service.Stdout, service.Stderr = out, out
+	if err := service.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, out, "listening")
+	if err := service.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := service.Wait(); err != nil || !strings.Contains(out.String(), "stopped") {
+		t.Errorf("ended with %v after\n%s", err, out)
 	}
 }
 

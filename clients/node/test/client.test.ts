@@ -90,7 +90,14 @@ bothWays('a consumer that throws', async (world) => {
 });
 
 bothWays('batches', async (world) => {
-  const subscription = await world.client().subscribe(world.sub, [world.channel]);
+  const received: string[] = [];
+  const consumed: number[] = [];
+  const hooks = {
+    received: (_name: string, events: readonly Event[]) => received.push(...events.map(text)),
+    consumed: (_name: string, count: number) => consumed.push(count),
+  };
+  const client = world.client(world.pool(), { hooks });
+  const subscription = await client.subscribe(world.sub, [world.channel]);
   await world.publish(1, 7);
   await world.pending(7);
   const batches: string[][] = [];
@@ -101,6 +108,8 @@ bothWays('batches', async (world) => {
     }
   }
   assert.deepEqual(batches, [['1', '2', '3'], ['4', '5', '6'], ['7']]);
+  assert.deepEqual(received, ['1', '2', '3', '4', '5', '6', '7']);
+  assert.deepEqual(consumed, [3, 3]);
   assert.deepEqual(await take(subscription, 1), ['7']);
 });
 

@@ -114,8 +114,15 @@ def test_consumer_that_raises(world: World) -> None:
 
 
 def test_batches(world: World) -> None:
+    received: list[str] = []
+    consumed: list[int] = []
+    options = replace(
+        world.options,
+        on_received=lambda _name, events: received.extend(map(text, events)),
+        on_consumed=lambda _name, count: consumed.append(count),
+    )
     with world.pool() as pool:
-        subscription = pgpubsub.Client(pool, world.options).subscribe(world.sub, [world.channel])
+        subscription = pgpubsub.Client(pool, options).subscribe(world.sub, [world.channel])
         world.publish(1, 7)
         world.pending(7)
         batches = []
@@ -124,6 +131,8 @@ def test_batches(world: World) -> None:
             if len(batches) == 3:
                 break
         assert batches == [["1", "2", "3"], ["4", "5", "6"], ["7"]]
+        assert received == ["1", "2", "3", "4", "5", "6", "7"]
+        assert consumed == [3, 3]
         assert take(subscription, 1) == ["7"]
 
 
