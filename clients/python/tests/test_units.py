@@ -66,7 +66,12 @@ def test_router() -> None:
 
 def test_permanent() -> None:
     error: type[psycopg.Error]
-    for error in (errors.InsufficientPrivilege, errors.UndefinedObject, PoolClosed):
+    for error in (
+        errors.InsufficientPrivilege,
+        errors.UndefinedObject,
+        psycopg.ProgrammingError,
+        PoolClosed,
+    ):
         assert _common.permanent(error())
     for error in (
         errors.ObjectInUse,
@@ -74,6 +79,7 @@ def test_permanent() -> None:
         errors.AdminShutdown,
         errors.ReadOnlySqlTransaction,
         psycopg.OperationalError,
+        psycopg.InternalError,
         PoolTimeout,
     ):
         assert not _common.permanent(error())

@@ -94,7 +94,11 @@ def permanent(error: BaseException) -> bool:
         return True
     if error.sqlstate is not None:
         return error.sqlstate[:2] in _PERMANENT
-    return not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    # (an InternalError of psycopg's own: a server that ended just behind a COMMIT has
+    # answered twice; whether that one has committed, the next poll finds out)
+    return not isinstance(
+        error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.InternalError
+    )
 
 
 def retryable(error: BaseException, broken: bool) -> bool:
