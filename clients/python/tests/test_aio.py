@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import psycopg
 import pytest
+from psycopg_pool import AsyncConnectionPool
 
 import pgpubsub
 from conftest import World, text
@@ -186,6 +188,42 @@ def test_cancel_loses_nothing(world: World) -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await task
                 stalled = 0 if len(seen) > before else stalled + 1
+
+    asyncio.run(main())
+
+
+class Deaf(AsyncConnectionPool[psycopg.AsyncConnection[Any]]):
+    """A pool that swallows a cancellation while it is waited for, as wait_for() may."""
+
+    async def getconn(self, timeout: float | None = None) -> psycopg.AsyncConnection[Any]:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.05)
+        return await super().getconn(timeout)
+
+
+@pytest.mark.parametrize("form", ["events", "batches", "transaction"])
+def test_cancel_that_the_pool_swallows(world: World, form: str) -> None:
+    async def main() -> None:
+        async with Deaf(world.conninfo, min_size=1, max_size=2, open=False) as pool:
+            client = pgpubsub.AsyncClient(pool, world.options)
+            subscription = await client.subscribe(world.sub, [world.channel])
+
+            async def consume() -> None:
+                if form == "transaction":
+                    await subscription.handle_in_transaction(AsyncMock())
+                elif form == "events":
+                    await take(subscription, 1)
+                else:
+                    async for _ in subscription.batches():
+                        pass
+
+            for moment in (0.01, 0.06, 0.2):
+                task = asyncio.create_task(consume())
+                await asyncio.sleep(moment)
+                task.cancel()
+                async with asyncio.timeout(20):
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
 
     asyncio.run(main())
 

@@ -227,6 +227,8 @@ class _Consumer:
         self._full = False  # the last batch was: there may be more already
         self._acked_at = time.monotonic()
         self.handled: int | None = None  # to be acknowledged up to this
+        self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task else 0
         client._consumers += 1
 
     async def leave(self) -> None:
@@ -267,10 +269,24 @@ class _Consumer:
         """Handle one batch in one transaction."""
         await self._try(lambda: self._transaction(handler))
 
+    def _end_if_cancelled(self) -> None:
+        """Raise what may have got lost.
+
+        Up to Python 3.11, asyncio.wait_for(), in which a pool waits, swallows a cancellation
+        that comes in the moment in which it gets what it waits for; and an error of a
+        connection may come in place of one.
+        """
+        task = asyncio.current_task()
+        if task is None or task is not self._task:
+            self._task, self._cancelling = task, task.cancelling() if task else 0
+        elif task.cancelling() > self._cancelling:
+            raise asyncio.CancelledError
+
     async def _transaction(self, handler: TxHandler) -> None:
         client, options = self._client, self._client._options
         await self._wait()
         async with client._pool.connection() as connection, connection.transaction():
+            self._end_if_cancelled()
             async with asyncio.timeout(_CALL_TIMEOUT):
                 batch = await self._subscription.poll(connection, options.batch_size)
             self._full = len(batch) >= options.batch_size
@@ -291,11 +307,13 @@ class _Consumer:
 
     async def _try(self, call: Callable[[], Awaitable[T]]) -> T:
         while True:
+            self._end_if_cancelled()
             try:
                 result = await call()
             except _HandlerFailed as failed:
                 raise failed.error from None
             except (psycopg.Error, TimeoutError) as error:
+                self._end_if_cancelled()
                 if not isinstance(error, TimeoutError) and common.permanent(error):
                     raise
                 self._full = False
@@ -307,6 +325,7 @@ class _Consumer:
     async def _look(self, limit: int) -> list[Event]:
         await self._wait()
         async with self._client._autocommit() as connection, asyncio.timeout(_CALL_TIMEOUT):
+            self._end_if_cancelled()
             batch = await self._subscription._poll(connection, limit, False)
         self._full = len(batch) >= limit
         return batch
@@ -321,6 +340,7 @@ class _Consumer:
             return
         client = self._client
         async with client._slot, client._autocommit() as connection:
+            self._end_if_cancelled()
             share = client._share()
             async with asyncio.timeout(share + _CALL_TIMEOUT):
                 await connection.execute(
