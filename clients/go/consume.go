@@ -302,6 +302,13 @@ func (c *consumer) send(ctx context.Context, batch []Event, deliveries chan<- De
 		sent  int
 		ended int // all before this are acked
 	)
+	note := func(index int) {
+		acked[index] = true
+		for ended < len(batch) && acked[ended] {
+			c.done(batch[ended])
+			ended++
+		}
+	}
 	for ended < len(batch) {
 		var to chan<- Delivery
 		var next Delivery
@@ -313,15 +320,15 @@ func (c *consumer) send(ctx context.Context, batch []Event, deliveries chan<- De
 		case to <- next:
 			sent++
 		case index := <-acks:
-			acked[index] = true
-			for ended < len(batch) && acked[ended] {
-				c.done(batch[ended])
-				ended++
-			}
+			note(index)
 			if err := c.ackInTime(ctx); err != nil {
 				return err
 			}
 		case <-ctx.Done():
+			// what was acknowledged before the end counts
+			for len(acks) > 0 {
+				note(<-acks)
+			}
 			return ctx.Err()
 		}
 	}
