@@ -7,6 +7,8 @@
 #   make test                 all of them on a private throwaway server
 #   make demo, demo-stop      a small shop that publishes its changes
 #   make soak SECONDS=300     everything at once on a private server
+#   make load                 a table of what arrives how late; OPTIONS='-rate 0'
+#   make test-clients         the packages in clients/
 #   make programs             build pgpubsub-gateway, in programs/
 #
 # make test takes PG_MAJOR=17, KIND='regress isolation ...' and
@@ -153,11 +155,18 @@ style:
 programs:
 	@$(tree)/scripts/programs
 
-# The gateway with drivers that are downloaded; see scripts/test-clients.
+# The packages in clients, and the gateway with drivers that are downloaded; see
+# scripts/test-clients.
 .PHONY: test-clients
 
 test-clients:
 	@$(tree)/scripts/test-clients
+
+# Writes to a table, and shows what arrives how late; see scripts/load.
+.PHONY: load
+
+load:
+	@$(tree)/scripts/load $(OPTIONS)
 
 # Ratios to plain NOTIFY, into bench/results; see scripts/bench.
 .PHONY: bench
