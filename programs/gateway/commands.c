@@ -541,7 +541,8 @@ commands_input(Server *server)
 	}
 	if (server->conn == NULL)
 		return;
-	if (commands.sent_count == 0)
+	/* (the setup has its time, too) */
+	if (commands.ready && commands.sent_count == 0)
 		server_idle(server);
 	send_queue();
 }

@@ -253,6 +253,13 @@ server_ready(uv_poll_t *poll, int status, int events)
 		server_lost(server, PQerrorMessage(server->conn));
 		return;
 	}
+
+	/*
+	 * libuv stops to look at a socket that has an error, which is read only
+	 * behind what the server has said before, so that it has to look again.
+	 */
+	if (status < 0)
+		watch(server, UV_READABLE);
 	if (events & UV_WRITABLE)
 	{
 		server_progresses(server);
