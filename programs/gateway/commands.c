@@ -22,12 +22,13 @@
 #include "common/list.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/server.h"
 #include "gateway/channels.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
 #include "gateway/marks.h"
-#include "gateway/server.h"
 #include "gateway/stream.h"
+#include "gateway/upstream.h"
 
 /* Units that are with the server at a time. */
 #define MAX_SENT 256
@@ -861,7 +862,7 @@ commands_start(void)
 	commands.server.input = commands_input;
 	commands.server.lost = commands_lost;
 
-	server_start(&commands.server);
+	upstream_connect(&commands.server);
 }
 
 /* Drop the subscription, if the server is there, and close the connection. */

@@ -35,10 +35,11 @@
 
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/server.h"
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
-#include "gateway/server.h"
 #include "gateway/stream.h"
+#include "gateway/upstream.h"
 
 /* Events of one query. */
 #define POLL_EVENTS 100
@@ -371,7 +372,7 @@ start(void)
 	resumption.server.connected = resume_connected;
 	resumption.server.input = resume_input;
 	resumption.server.lost = resume_lost;
-	server_start(&resumption.server);
+	upstream_connect(&resumption.server);
 }
 
 /*

@@ -31,13 +31,14 @@
 #include "common/bytes.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/server.h"
 #include "gateway/channels.h"
 #include "gateway/client.h"
 #include "gateway/commands.h"
 #include "gateway/gateway.h"
 #include "gateway/http.h"
 #include "gateway/marks.h"
-#include "gateway/server.h"
+#include "gateway/upstream.h"
 
 /* How long the server sleeps when there is nothing, and may be late by. */
 #define WAIT_SECONDS 20
@@ -440,7 +441,7 @@ stream_start(void)
 	stream.server.connected = stream_connected;
 	stream.server.input = stream_input;
 	stream.server.lost = stream_lost;
-	server_start(&stream.server);
+	upstream_connect(&stream.server);
 }
 
 /* Read no more. */
