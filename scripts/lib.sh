@@ -46,6 +46,13 @@ build_packages() {
 # Packages to build the programs beside the extension.
 program_packages() {
     echo "gcc libc6-dev make pkg-config libuv1-dev libpq-dev libssl-dev libjansson-dev"
+    echo "librabbitmq-dev libnats-dev librdkafka-dev libhiredis-dev"
+}
+
+# Brokers of the bridge's tests, and a client of one of them.  Debian starts what it
+# installs, unless policy-rc.d forbids: the tests start their own.
+broker_packages() {
+    echo "rabbitmq-server nats-server redis-server python3-pika"
 }
 
 # Drivers that listen and notify through the gateway in its test of drivers, but
@@ -58,7 +65,8 @@ driver_packages() {
 # is not released yet.
 test_packages() {
     echo "$(build_packages "$1") perl libipc-run-perl"
-    case "${TESTS:-}" in *gateway*) program_packages ;; esac
+    case "${TESTS:-}" in *gateway* | *bridge*) program_packages ;; esac
+    case "${TESTS:-}" in *bridge*) broker_packages ;; esac
     case "${TESTS:-}" in *gateway_\* | *gateway_drivers*) driver_packages ;; esac
     [ "$1" -ge 19 ] ||
         echo "postgresql-$1-pgtap libtap-parser-sourcehandler-pgtap-perl"

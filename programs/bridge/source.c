@@ -1,0 +1,698 @@
+/*-------------------------------------------------------------------------
+ *
+ * source.c
+ *	  See source.h.
+ *
+ * 1. One connection, on which one query is under way at a time.  It looks at
+ *	  events without consuming them, and acknowledges in the same query what the
+ *	  broker has confirmed: always a beginning of what came, as the outbox sees to.
+ *
+ * 2. A look begins at the acknowledged position, so it shows again what is in the
+ *	  outbox; that is passed over by its seq.  With an empty outbox everything is
+ *	  new, whatever its seq: somebody may have called seek().
+ *
+ * 3. When there is nothing and all is acknowledged, CALL pgpubsub.wait sleeps,
+ *	  which holds no snapshot, and ends after WAIT_SECONDS.  As long as something
+ *	  is in the outbox, that call would end at once.  So then a timer has it looked
+ *	  again, LOOK_PAUSE_MS after the last look, as long as the broker is there.
+ *
+ * 4. The outbox is bounded: at most two batches, and no look while it has half of
+ *	  its bytes or more.  Rows of a look that have no room are passed over, and
+ *	  come again.
+ *
+ * 5. A claim on a subscription ends with each transaction, so a lock of the
+ *	  session tells whose turn it is: a second bridge tries it again and again, and
+ *	  goes on once the first one's session has ended.  On the same ground a look
+ *	  may fail with 55006, when somebody polls by hand: it is tried again.
+ *
+ * 6. A gap row comes first, and again until it is acknowledged.  It counts what is
+ *	  in the outbox too, as that is not acknowledged: that much is taken off.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "bridge/source.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bridge/bridge.h"
+#include "bridge/event.h"
+#include "bridge/outbox.h"
+#include "bridge/sink.h"
+#include "common/log.h"
+#include "common/memory.h"
+#include "common/server.h"
+
+/* How long the server sleeps when there is nothing, and may be late by. */
+#define WAIT_SECONDS 10
+#define ANSWER_SECONDS 15
+
+/* How long to leave a lock or a reader alone, in ms; some of it is random. */
+#define TURN_MS 500
+
+/* Between two looks while messages are not confirmed, in ms. */
+#define LOOK_PAUSE_MS 2
+
+/* It is longer by a ms for so many rows that the look would show again. */
+#define LOOK_PAUSE_ROWS 50
+
+/* How long an acknowledgement may wait for the next look, in ms. */
+#define ACK_MS 1000
+
+/* Of a name in application_name, in bytes with the zero byte. */
+#define APPLICATION_SIZE 64
+
+typedef enum SourceStep
+{
+	STEP_NONE,					/* no query is under way */
+	STEP_SETUP,
+	STEP_LOCK,
+	STEP_LOOK,
+	STEP_ACK,
+	STEP_NAME,					/* application_name alone */
+	STEP_WAIT
+} SourceStep;
+
+typedef struct Source
+{
+	Server		server;
+	EventSetting setting;
+	char	   *origin;
+	SourceState state;
+	SourceStep	step;
+	uv_async_t	wake;			/* the sink has something to tell */
+	uv_timer_t	turn;			/* the next try, or look */
+	bool		looked_once;	/* the subscription is there and may be read */
+	bool		standby_told;
+	bool		in_use_told;
+	bool		retry;			/* 55006: the look is tried again later */
+	bool		more;			/* the last look has left something behind */
+	bool		nothing;		/* the last look had nothing new */
+	bool		cut;			/* rows of this look had no room */
+	int			look_size;		/* events that a look is to bring anew */
+	int			asked;			/* rows that this look may have */
+	int			rows;			/* that it had */
+	int			taken;			/* of these, new ones */
+	OutboxState before;			/* the outbox when it began */
+	bool		ack_pending;
+	int64_t		ack_seq;
+	uint64_t	ack_since;		/* ms */
+	bool		drained;		/* what the broker has confirmed is acknowledged */
+	char		application[APPLICATION_SIZE];
+	uint64_t	application_at; /* ms */
+} Source;
+
+static Source source;
+
+static void decide(void);
+
+/* How the connection is. */
+SourceState
+source_state(void)
+{
+	return source.state;
+}
+
+/* The state's name, for metrics and application_name. */
+const char *
+source_state_name(SourceState state)
+{
+	static const char *const names[] = {"away", "standby", "up"};
+
+	return names[state];
+}
+
+/* The sink has something to tell: for any thread. */
+void
+source_wake(void)
+{
+	uv_async_send(&source.wake);
+}
+
+/* The name, quoted; to be freed with PQfreemem().  There is a connection. */
+static char *
+quote(const char *text)
+{
+	char	   *quoted = PQescapeLiteral(source.server.conn, text, strlen(text));
+
+	if (quoted == NULL)
+		log_fatal("could not quote the name: %s", PQerrorMessage(source.server.conn));
+	return quoted;
+}
+
+/* Send a query; its answer has to come within so many seconds. */
+static void
+send_query(SourceStep step, const char *query, int64_t seconds)
+{
+	source.step = step;
+	if (!PQsendQuery(source.server.conn, query) ||
+		(step == STEP_LOOK && !PQsetSingleRowMode(source.server.conn)))
+		server_lost(&source.server, PQerrorMessage(source.server.conn));
+	else
+		server_sent(&source.server, seconds);
+}
+
+/*
+ * The connection stands.  What a role or a database may have set must not stop
+ * it, and a server whose bridge has died should find out soon.
+ */
+static void
+source_connected(Server *server)
+{
+	(void) server;
+	bridge.counters.server_connects++;
+	source.application[0] = '\0';
+	send_query(STEP_SETUP,
+			   "SET statement_timeout = 0; SET lock_timeout = 0;"
+			   " SET idle_session_timeout = 0; SET search_path = pg_catalog;"
+			   " SET client_connection_check_interval = '2s';"
+			   " SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5;"
+			   " SET tcp_keepalives_count = 3; SET tcp_user_timeout = '15s';"
+			   " SET default_transaction_isolation = 'read committed';"
+			   " SET default_transaction_read_only = off;"
+			   " SET synchronous_commit = off; SET timezone = 'UTC';"
+			   " SELECT pg_is_in_recovery(),"
+			   " (SELECT system_identifier FROM pg_control_system()),"
+			   " (SELECT oid FROM pg_database WHERE datname = current_database())",
+			   ANSWER_SECONDS);
+}
+
+/* Try to be the subscription's bridge. */
+static void
+try_lock(void)
+{
+	char		query[512];
+	char	   *name = quote(bridge.options.subscription);
+
+	snprintf(query, sizeof(query),
+			 "SELECT pg_try_advisory_lock(hashtextextended('pgpubsub-bridge ' || %s, 0))",
+			 name);
+	PQfreemem(name);
+	send_query(STEP_LOCK, query, ANSWER_SECONDS);
+}
+
+/* What application_name is to be: who reads what, and how it goes. */
+static void
+make_application(char *text, size_t size)
+{
+	OutboxState state;
+	double		lag;
+
+	outbox_look(&state);
+	lag = state.oldest_at == 0 ? 0 : ((double) time(NULL) - (double) state.oldest_at / 1e6);
+	snprintf(text, size, "pgpubsub-bridge %.20s: %s %.0f/s lag %.0fs unconf %d",
+			 bridge.options.subscription, sink_state_name(sink_state()),
+			 metrics_rate(), lag > 0 ? lag : 0, state.sent);
+}
+
+/* Is it time to set another application_name?  Then to the quoted one. */
+static bool
+next_application(char **quoted)
+{
+	char		text[APPLICATION_SIZE];
+
+	if (bridge_now() < source.application_at + 1000)
+		return false;
+	make_application(text, sizeof(text));
+	if (strcmp(text, source.application) == 0)
+		return false;
+	strcpy(source.application, text);
+	source.application_at = bridge_now();
+	*quoted = quote(text);
+	return true;
+}
+
+/* Write the query's beginning: the acknowledgement, and application_name. */
+static void
+begin_query(char *query, size_t size, const char *name)
+{
+	char	   *application;
+	size_t		used = 0;
+
+	query[0] = '\0';
+	if (source.ack_pending)
+		used += snprintf(query, size, "SELECT pgpubsub.ack(%s, %" PRId64 ");",
+						 name, source.ack_seq);
+	source.ack_pending = false;
+	if (next_application(&application))
+	{
+		snprintf(query + used, size - used, "SET application_name = %s;", application);
+		PQfreemem(application);
+	}
+}
+
+/* Look for events, and acknowledge what is confirmed. */
+static void
+look(void)
+{
+	char		query[1024];
+	char	   *name = quote(bridge.options.subscription);
+
+	outbox_look(&source.before);
+	source.asked = source.before.count + source.look_size;
+	source.rows = source.taken = 0;
+	source.cut = source.retry = false;
+	begin_query(query, sizeof(query), name);
+	snprintf(query + strlen(query), sizeof(query) - strlen(query),
+			 "SELECT seq, channel, payload, lost, date_part('epoch', relayed_at)"
+			 " FROM pgpubsub.poll(%s, %d, consume => false)", name, source.asked);
+	PQfreemem(name);
+	send_query(STEP_LOOK, query, ANSWER_SECONDS * 4);
+}
+
+/* Acknowledge only. */
+static void
+acknowledge(void)
+{
+	char		query[1024];
+	char	   *name = quote(bridge.options.subscription);
+
+	begin_query(query, sizeof(query), name);
+	PQfreemem(name);
+	send_query(STEP_ACK, query, ANSWER_SECONDS);
+}
+
+/* Sleep until there is something, or tell how things are first. */
+static void
+sleep_or_tell(void)
+{
+	char		query[512];
+	char	   *text;
+
+	if (next_application(&text))
+	{
+		snprintf(query, sizeof(query), "SET application_name = %s", text);
+		PQfreemem(text);
+		send_query(STEP_NAME, query, ANSWER_SECONDS);
+		return;
+	}
+	text = quote(bridge.options.subscription);
+	snprintf(query, sizeof(query), "CALL pgpubsub.wait(%s, '%d s')", text, WAIT_SECONDS);
+	PQfreemem(text);
+	source.nothing = false;
+	send_query(STEP_WAIT, query, WAIT_SECONDS + ANSWER_SECONDS);
+}
+
+/* It is time to look again. */
+static void
+turn_over(uv_timer_t *timer)
+{
+	(void) timer;
+	if (source.server.state != SERVER_CONNECTED || source.step != STEP_NONE)
+		return;
+	if (source.state == SOURCE_STANDBY)
+		try_lock();
+	else
+	{
+		source.retry = false;
+		source.more = true;
+		decide();
+	}
+}
+
+/* Take a turn after so many ms. */
+static void
+turn_later(uint64_t delay)
+{
+	uv_timer_start(&source.turn, turn_over, delay, 0);
+}
+
+/* A time that differs between bridges, so that two do not stay in step. */
+static uint64_t
+other_turn(void)
+{
+	return TURN_MS + (uv_hrtime() ^ (uint64_t) getpid() * 7919) % TURN_MS;
+}
+
+/* The program drains: acknowledge, and end when nothing is under way. */
+static void
+drain_further(const OutboxState *state)
+{
+	if (source.ack_pending)
+		acknowledge();
+	else if (state->sent == 0 && !source.drained)
+	{
+		source.drained = true;
+		bridge_stopped();
+	}
+}
+
+/*
+ * No query is under way: what is next?  While the broker is away, the connection
+ * rests with what is in the outbox.
+ */
+static void
+decide(void)
+{
+	OutboxState state;
+	size_t		most = (size_t) bridge.options.buffer << 20;
+	bool		room;
+
+	if (source.server.state != SERVER_CONNECTED || source.step != STEP_NONE ||
+		source.state != SOURCE_UP || source.retry)
+		return;
+	outbox_look(&state);
+	if (bridge.draining)
+	{
+		drain_further(&state);
+		return;
+	}
+	room = state.count <= bridge.options.batch && state.bytes <= most / 2;
+	if (room && (source.more || (state.count == 0 && (source.ack_pending || !source.nothing))))
+		look();
+	else if (source.ack_pending && bridge_now() > source.ack_since + ACK_MS)
+		acknowledge();
+	else if (state.count == 0 && !source.ack_pending)
+		sleep_or_tell();
+	else if (room && sink_state() == SINK_UP && !uv_is_active((uv_handle_t *) &source.turn))
+		turn_later(LOOK_PAUSE_MS + (uint64_t) state.count / LOOK_PAUSE_ROWS);
+}
+
+/* The broker has confirmed something, or its state is another. */
+static void
+awake(uv_async_t *handle)
+{
+	int64_t		seq;
+	int			count;
+
+	(void) handle;
+	count = outbox_take_confirmed(&seq);
+	if (count > 0)
+	{
+		if (!source.ack_pending)
+			source.ack_since = bridge_now();
+		source.ack_pending = true;
+		source.ack_seq = seq;
+		bridge.counters.acked += count;
+	}
+	decide();
+}
+
+/* A gap row has come: make a message of what nobody knows of yet. */
+static void
+take_gap(int64_t seq, int64_t lost)
+{
+	if (lost >= 0)
+	{
+		lost -= outbox_known_lost(seq);
+		if (lost <= 0)
+			return;
+	}
+	else if (source.before.count > 0 && seq <= source.before.last_seq)
+		return;
+	bridge.counters.gaps++;
+	if (lost > 0)
+		bridge.counters.lost += (uint64_t) lost;
+	if (lost > 0)
+		log_line(LOG_LEVEL_WARNING, "%lld events were lost before seq %lld: the subscription was too far behind",
+				 (long long) lost, (long long) seq + 1);
+	else
+		log_line(LOG_LEVEL_WARNING, "it is not known how many events were lost before seq %lld: the server has restarted, and not all channels are durable",
+				 (long long) seq + 1);
+	outbox_append(event_gap(&source.setting, seq, lost));
+	source.taken++;
+}
+
+/* A row of a look. */
+static void
+take_row(const PGresult *row)
+{
+	int64_t		seq = strtoll(PQgetvalue(row, 0, 0), NULL, 10);
+	OutboxState now;
+
+	if (PQgetisnull(row, 0, 1))
+	{
+		take_gap(seq, strtoll(PQgetvalue(row, 0, 3), NULL, 10));
+		return;
+	}
+	source.rows++;
+	if (source.before.count > 0 && seq <= source.before.last_seq)
+		return;
+	outbox_look(&now);
+	if (source.cut || (now.count > 0 && now.bytes >= (size_t) bridge.options.buffer << 20))
+	{
+		source.cut = true;
+		return;
+	}
+	outbox_append(event_message(&source.setting, seq,
+								(int64_t) (strtod(PQgetvalue(row, 0, 4), NULL) * 1e6),
+								PQgetvalue(row, 0, 1), PQgetvalue(row, 0, 2),
+								PQgetlength(row, 0, 2)));
+	source.taken++;
+	bridge.counters.events++;
+}
+
+/* All rows of a look have come. */
+static void
+look_done(void)
+{
+	int64_t		batch = bridge.options.batch;
+
+	if (source.retry)
+	{
+		turn_later(other_turn());
+		return;
+	}
+	source.in_use_told = false;
+	source.more = source.cut || source.rows >= source.asked;
+	source.nothing = source.taken == 0 && !source.more;
+	if (source.cut)
+		source.look_size = source.taken > 1 ? source.taken : 1;
+	else if (source.more && source.look_size < batch)
+		source.look_size = source.look_size * 2 < batch ? source.look_size * 2 : (int) batch;
+	if (!source.looked_once)
+		log_line(LOG_LEVEL_INFO, "reads subscription \"%s\"", bridge.options.subscription);
+	source.looked_once = true;
+	server_works(&source.server);
+	bridge_ready();
+	if (source.taken > 0)
+		sink_wake();
+}
+
+/* The setup's answer; false if the connection is of no use. */
+static bool
+take_setup(const PGresult *result)
+{
+	char		origin[100];
+
+	if (strcmp(PQgetvalue(result, 0, 0), "t") == 0)
+	{
+		server_lost(&source.server, "the server is a standby");
+		return false;
+	}
+	snprintf(origin, sizeof(origin), "%s-%s", PQgetvalue(result, 0, 1),
+			 PQgetvalue(result, 0, 2));
+	free(source.origin);
+	source.origin = memory_copy_string(origin);
+	source.setting.origin = source.origin;
+	return true;
+}
+
+/* The lock's answer. */
+static void
+take_lock(const PGresult *result)
+{
+	if (strcmp(PQgetvalue(result, 0, 0), "t") == 0)
+	{
+		source.state = SOURCE_UP;
+		source.more = true;
+		source.retry = false;
+		source.standby_told = false;
+		return;
+	}
+	source.state = SOURCE_STANDBY;
+	outbox_drop_unsent();
+	if (!source.standby_told)
+		log_line(LOG_LEVEL_INFO, "another bridge reads subscription \"%s\"; this one takes over when that has ended",
+				 bridge.options.subscription);
+	source.standby_told = true;
+	bridge_ready();
+}
+
+/* Is there no use in trying again? */
+static bool
+is_final(const char *state)
+{
+	static const char *const states[] = {"42704", "42501", "42883", "3F000", "0A000", "22023"};
+
+	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+	{
+		if (strcmp(state, states[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* An error has come; false if the connection is of no use then. */
+static bool
+take_error(const PGresult *result)
+{
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
+	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
+	char		text[800];
+
+	if (state == NULL || message == NULL)
+	{
+		server_lost(&source.server, PQresultErrorMessage(result));
+		return false;
+	}
+	snprintf(text, sizeof(text), "%s%s%s%s%s", message, detail != NULL ? "; " : "",
+			 detail != NULL ? detail : "", hint != NULL ? "; " : "", hint != NULL ? hint : "");
+	if (strcmp(state, "55006") == 0 && source.step == STEP_LOOK)
+	{
+		if (!source.in_use_told)
+			log_line(LOG_LEVEL_WARNING, "%s; the bridge tries again", text);
+		source.in_use_told = source.retry = true;
+		return true;
+	}
+	if (!source.looked_once && source.step != STEP_SETUP && is_final(state))
+		log_fatal("cannot read subscription \"%s\": %s", bridge.options.subscription, text);
+	server_lost(&source.server, text);
+	return false;
+}
+
+/* All results of the step have come. */
+static void
+next_step(void)
+{
+	SourceStep	step = source.step;
+
+	server_idle(&source.server);
+	source.step = STEP_NONE;
+	switch (step)
+	{
+		case STEP_SETUP:
+			try_lock();
+			return;
+		case STEP_LOCK:
+			if (source.state == SOURCE_STANDBY)
+			{
+				turn_later(other_turn());
+				return;
+			}
+			break;
+		case STEP_LOOK:
+			look_done();
+			break;
+		default:
+			break;
+	}
+	decide();
+}
+
+/* A result has come; false if the connection is lost. */
+static bool
+take_result(const PGresult *result)
+{
+	switch (PQresultStatus(result))
+	{
+		case PGRES_COMMAND_OK:
+			return true;
+		case PGRES_SINGLE_TUPLE:
+			if (PQnfields(result) == 5)
+				take_row(result);
+			return true;
+		case PGRES_TUPLES_OK:
+			if (source.step == STEP_SETUP)
+				return take_setup(result);
+			if (source.step == STEP_LOCK)
+				take_lock(result);
+			return true;
+		default:
+			return take_error(result);
+	}
+}
+
+/* Something has come. */
+static void
+source_input(Server *server)
+{
+	while (!PQisBusy(server->conn))
+	{
+		PGresult   *result = PQgetResult(server->conn);
+		bool		good;
+
+		if (result == NULL)
+		{
+			if (source.step != STEP_NONE)
+				next_step();
+			return;
+		}
+		good = take_result(result);
+		PQclear(result);
+		if (!good)
+			return;
+	}
+}
+
+/*
+ * The connection is lost.  What is in the outbox goes on to the broker, and what
+ * that confirms is acknowledged on the next connection.
+ */
+static void
+source_lost(Server *server)
+{
+	(void) server;
+	bridge.counters.server_failures++;
+	uv_timer_stop(&source.turn);
+	source.state = SOURCE_AWAY;
+	source.step = STEP_NONE;
+	source.retry = false;
+	if (bridge.draining && !source.drained)
+	{
+		source.drained = true;
+		bridge_stopped();
+	}
+}
+
+/* Begin to connect. */
+void
+source_start(void)
+{
+	source.look_size = (int) bridge.options.batch;
+	source.setting.subscription = bridge.options.subscription;
+	source.setting.placeholder = bridge.options.placeholder;
+	source.setting.address = &bridge.options.address;
+	source.setting.allowed = bridge.options.sink->allowed;
+	outbox_init((int) bridge.options.batch * 3 + 16);
+	uv_async_init(&bridge.loop, &source.wake, awake);
+	uv_timer_init(&bridge.loop, &source.turn);
+	source.server.loop = &bridge.loop;
+	source.server.conninfo = bridge.options.dbname;
+	source.server.application = "pgpubsub-bridge";
+	source.server.what = "events";
+	source.server.connected = source_connected;
+	source.server.input = source_input;
+	source.server.lost = source_lost;
+	server_start(&source.server);
+}
+
+/*
+ * Read no more: acknowledge what is confirmed, then bridge_stopped() is called.  A
+ * sleep in the server ends with its connection.
+ */
+void
+source_drain(void)
+{
+	if (source.server.state != SERVER_CONNECTED || source.state != SOURCE_UP)
+	{
+		source.drained = true;
+		server_close(&source.server);
+		bridge_stopped();
+		return;
+	}
+	if (source.step == STEP_WAIT)
+	{
+		source.drained = true;
+		server_close(&source.server);
+		bridge_stopped();
+		return;
+	}
+	decide();
+}
