@@ -249,6 +249,7 @@ typedef struct Offsets
 {
 	size_t		channel;
 	size_t		id;
+	size_t		key;
 	size_t		op;
 	size_t		address;
 	size_t		payload;
@@ -265,6 +266,7 @@ make_message(const Bytes *text, const Offsets *offsets, size_t payload_length)
 	message->size = sizeof(Message) + text->end;
 	message->channel = data + offsets->channel;
 	message->id = data + offsets->id;
+	message->key = data + offsets->key;
 	message->op = data + offsets->op;
 	message->address = data + offsets->address;
 	message->payload = data + offsets->payload;
@@ -288,8 +290,15 @@ event_message(const EventSetting *setting, int64_t seq, int64_t relayed_at,
 	offsets.channel = scratch.end;
 	bytes_append_string(&scratch, channel);
 	offsets.id = scratch.end;
+	offsets.key = offsets.id;
 	if (payload.id.start != NULL)
+	{
 		append_value(&scratch, payload.id);
+		offsets.key = scratch.end;
+		bytes_append(&scratch, setting->origin, strlen(setting->origin));
+		bytes_append_byte(&scratch, ':');
+		append_value(&scratch, payload.id);
+	}
 	else
 	{
 		snprintf(number, sizeof(number), "-%" PRId64, seq);
@@ -335,7 +344,7 @@ event_gap(const EventSetting *setting, int64_t seq, int64_t lost)
 	bytes_append_byte(&body, '}');
 	offsets.channel = scratch.end;
 	bytes_append_byte(&scratch, '\0');
-	offsets.id = scratch.end;
+	offsets.id = offsets.key = scratch.end;
 	snprintf(number, sizeof(number), "-%" PRId64 "-gap", seq);
 	bytes_append(&scratch, setting->origin, strlen(setting->origin));
 	bytes_append_string(&scratch, number);

@@ -41,6 +41,7 @@ typedef struct Message
 	const char *type;			/* "pgpubsub.event" or "pgpubsub.gap" */
 	const char *channel;
 	const char *id;				/* the key by which duplicates are known */
+	const char *key;			/* the same among events of several servers */
 	const char *op;				/* "": the payload has none */
 	const char *content_type;
 	const char *address;		/* what the template makes of it */

@@ -79,10 +79,12 @@ typedef struct Sink
 	uint64_t	heard_at;		/* ms; the broker has said something, or was sent
 								 * the first message */
 	Repeated	refused_lines;
+	Repeated	trouble_lines;
 	Repeated	unroutable_lines;
 } Sink;
 
 static Sink sink = {
+	.wake_fd = -1,
 	.backoff = {.shortest = 100, .longest = 10000},
 	.refusals = {.shortest = 100, .longest = 10000}
 };
@@ -232,6 +234,8 @@ sink_confirmed(uint64_t position)
 	backoff_reset(&sink.backoff);
 	if (sink.careful > 0)
 		sink.careful--;
+	if (sink.kind->reconnects && sink_state() == SINK_AWAY)
+		set_state(SINK_UP);
 	if (sink.hold_until == 0)
 		backoff_reset(&sink.refusals);
 	source_wake();
@@ -324,6 +328,18 @@ sink_blocked(bool blocked, const char *reason)
 	set_state(blocked ? SINK_BLOCKED : SINK_UP);
 }
 
+/* A library that reconnects by itself has lost its broker. */
+void
+sink_trouble(const char *reason)
+{
+	uint64_t	unsaid;
+
+	bridge.counters.broker_failures++;
+	set_state(SINK_AWAY);
+	if (may_say(&sink.trouble_lines, &unsaid))
+		log_line(LOG_LEVEL_WARNING, "trouble with the broker: %s", reason);
+}
+
 /* The connection is lost, or could not be made: what next? */
 static void
 lost(const char *error)
@@ -410,7 +426,7 @@ send_messages(char *error)
 	outbox_look(&state);
 	if (state.sent == 0)
 		sink.heard_at = bridge_now();
-	room = window() - state.sent;
+	room = sink.kind->in_turns && state.sent > 0 ? 0 : window() - state.sent;
 	while (room-- > 0 && sink.hold_until == 0 && !sink.failed)
 	{
 		uint64_t	position;
@@ -446,7 +462,7 @@ work(char *error)
 	if (!send_messages(error) || !sink.kind->wait(sleep_time(), error))
 		return false;
 	outbox_look(&state);
-	if (state.sent > 0 && !sink.blocked && bridge_now() > sink.heard_at + limit)
+	if (state.sent > 0 && !sink.blocked && !sink.kind->reconnects && bridge_now() > sink.heard_at + limit)
 	{
 		snprintf(error, SINK_ERROR_SIZE, "it has confirmed nothing for %lld s",
 				 (long long) bridge.options.confirm_timeout);

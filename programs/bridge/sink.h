@@ -58,6 +58,8 @@ typedef struct SinkKind
 	void		(*disconnect) (void);
 
 	int			most_sent;		/* the greatest window; 0: any */
+	bool		reconnects;		/* it finds its broker again by itself */
+	bool		in_turns;		/* nothing is sent while something is not confirmed */
 } SinkKind;
 
 typedef enum SinkState
@@ -87,6 +89,7 @@ extern void sink_refused(uint64_t position, const char *reason);
 extern void sink_unroutable(uint64_t position, const char *reason);
 extern void sink_blamed(const char *reason);
 extern void sink_blocked(bool blocked, const char *reason);
+extern void sink_trouble(const char *reason);
 extern const char *sink_address(const Message *message);
 
 #endif

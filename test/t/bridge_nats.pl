@@ -1,0 +1,122 @@
+# Events of a subscription in NATS JetStream: headers, no duplicates within the
+# stream's window, streams that are full, subjects that no stream takes.
+
+use strict;
+use warnings;
+
+use PgPubsub::Bridge;
+use PgPubsub::Broker;
+use PgPubsub::NatsClient;
+use PgPubsub::Test;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $broker = start_nats(conf => "max_payload: 65536\n");
+my $node   = new_server('nats');
+my $url    = 'nats://127.0.0.1:' . $broker->port;
+my $client = PgPubsub::NatsClient->new($broker);
+
+$client->stream('ORDERS', ['db.orders.>']);
+$client->stream('PLAIN', ['plain']);
+$node->safe_psql(
+	'postgres', q{
+	CREATE EXTENSION pgpubsub;
+	SELECT pgpubsub.set_durable('*');
+	CREATE TABLE orders (id int PRIMARY KEY, status text);
+	SELECT pgpubsub.attach('orders');
+	SELECT pgpubsub.subscribe('s', '{orders}'), pgpubsub.subscribe('p', '{plain}');
+});
+
+my $number = 0;
+
+sub publish_some
+{
+	my ($count) = @_;
+	my $from = $number + 1;
+
+	$number += $count;
+	$node->safe_psql('postgres', "SELECT count(pgpubsub.publish('plain', i::text)) FROM generate_series($from, $number) AS i");
+	return join ' ', $from .. $number;
+}
+
+# The bodies of the stream of numbers, once there are that many.
+sub numbers
+{
+	my ($count) = @_;
+
+	wait_until(sub { PgPubsub::NatsClient->new($broker)->count('PLAIN') >= $count }, "$count messages");
+	return join ' ', map { $_->{body} } PgPubsub::NatsClient->new($broker)->messages('PLAIN');
+}
+
+# Headers and subjects
+my $bridge = start_bridge($node, $url, options => [ '--subject', 'db.{table}.{op}.{key}' ]);
+$node->safe_psql('postgres', q{INSERT INTO orders VALUES (1, 'new'); DELETE FROM orders});
+$bridge->wait_for_metric('confirmed_total', 2);
+my @messages = $client->messages('ORDERS');
+is(join(' ', map { $_->{subject} } @messages), 'db.orders.INSERT.1 db.orders.DELETE.1', 'the template makes the subject');
+my ($id) = $messages[0]{body} =~ /"id":"(\d+-\d+)"/;
+is($messages[0]{headers}{id}, $id, 'header id');
+like($messages[0]{headers}{'Nats-Msg-Id'}, qr/^\d+-\d+:$id$/, 'Nats-Msg-Id has that, and whose it is');
+is($messages[0]{headers}{op}, 'INSERT', 'header op');
+is($messages[0]{headers}{type}, 'pgpubsub.event', 'header type');
+is($messages[0]{headers}{'content-type'}, 'application/json', 'header content-type');
+like($messages[0]{headers}{seq}, qr/^\d{16}$/, 'header seq');
+
+# A message above the broker's limit
+$node->safe_psql('postgres', q{INSERT INTO orders VALUES (2, repeat('x', 100000))});
+is($bridge->wait_for_end, 4, 'a message that is too long: the bridge stops');
+like($bridge->log, qr/longer than the broker's max_payload; the bridge stops/, 'and says why');
+$bridge = start_bridge($node, $url, options => [ '--subject', 'db.{table}.{op}.{key}', '--on-unroutable', 'drop' ]);
+$bridge->wait_for_metric('dropped_total', 1);
+is($bridge->stop, 0, 'or drops it');
+
+# Many, and the broker dies
+my $plain = start_bridge($node, $url, subscription => 'p');
+my $expected = publish_some(3000);
+is(numbers(3000), $expected, 'many events, in order');
+for my $round (1 .. 3)
+{
+	my $offset = length $plain->log;
+
+	$broker->kill9;
+	$expected .= ' ' . publish_some(300);
+	$plain->wait_for_log(qr/no connection to the broker/, $offset);
+	$broker->start;
+}
+is(numbers(3900), $expected, 'NATS has died three times: each once, in order');
+
+# The bridge dies before it has acknowledged.
+$broker->freeze;
+$expected .= ' ' . publish_some(200);
+$plain->wait_for_metric('unconfirmed', 200);
+$plain->stop('KILL');
+$broker->go_on;
+numbers(4100);
+$plain->start;
+$plain->wait_for_metric('acked_total', 200);
+is(numbers(4100), $expected, 'the bridge has died: what comes again is known by its id');
+
+# A stream that is full, and refuses single messages
+$client = PgPubsub::NatsClient->new($broker);
+$client->stream('PLAIN', ['plain'], max_msgs => 4150);
+my $offset = length $plain->log;
+$expected .= ' ' . publish_some(200);
+$plain->wait_for_log(qr/does not take event \d+ now: .*maximum messages/, $offset);
+is($client->count('PLAIN'), 4150, 'a stream that is full');
+$client->stream('PLAIN', ['plain']);
+is(numbers(4300), $expected, 'gets the rest in order when it has room');
+unlike($plain->log, qr/somebody else publishes/, 'with the chain of ids');
+
+# Somebody else publishes there, too.
+$client->request('plain', 'x');
+$expected .= ' x ' . publish_some(100);
+is(numbers(4401), $expected, 'somebody else publishes to the stream');
+
+# No stream
+$client->api('STREAM.DELETE.PLAIN');
+publish_some(1);
+is($plain->wait_for_end, 4, 'no stream: the bridge stops');
+like($plain->log, qr/cannot be delivered to "plain": no stream takes this subject; the bridge stops/, 'and says why');
+
+server_is_sound($node);
+done_testing();
