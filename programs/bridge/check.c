@@ -49,6 +49,22 @@ check_subscription(PGconn *conn)
 	return good;
 }
 
+/* Is it a lasting one?  Only who may read the table of these can tell. */
+static bool
+check_lasting(PGconn *conn)
+{
+	const char *values[1] = {bridge.options.subscription};
+	PGresult   *result = PQexecParams(conn,
+									  "SELECT EXISTS (SELECT FROM pgpubsub.subscription WHERE name = $1)",
+									  1, NULL, values, NULL, NULL, 0);
+	bool		good = PQresultStatus(result) != PGRES_TUPLES_OK ||
+		strcmp(PQgetvalue(result, 0, 0), "t") == 0;
+
+	PQclear(result);
+	return good || server_is_wrong("the subscription cannot be read",
+								   "it is temporary, and ends with its session");
+}
+
 /* Is the server's side good? */
 static bool
 check_server(void)
@@ -59,7 +75,7 @@ check_server(void)
 	bool		good = PQstatus(conn) == CONNECTION_OK;
 
 	if (good)
-		good = check_subscription(conn);
+		good = check_subscription(conn) && check_lasting(conn);
 	else
 		server_is_wrong("no connection to the server", PQerrorMessage(conn));
 	PQfinish(conn);

@@ -71,6 +71,7 @@ typedef enum SourceStep
 	STEP_NONE,					/* no query is under way */
 	STEP_SETUP,
 	STEP_LOCK,
+	STEP_KIND,					/* is it a lasting subscription? */
 	STEP_LOOK,
 	STEP_ACK,
 	STEP_NAME,					/* application_name alone */
@@ -87,6 +88,7 @@ typedef struct Source
 	uv_async_t	wake;			/* the sink has something to tell */
 	uv_timer_t	turn;			/* the next try, or look */
 	bool		looked_once;	/* the subscription is there and may be read */
+	bool		may_ask;		/* what kind of subscription it is */
 	bool		standby_told;
 	bool		in_use_told;
 	bool		retry;			/* 55006: the look is tried again later */
@@ -189,10 +191,30 @@ try_lock(void)
 	char	   *name = quote(bridge.options.subscription);
 
 	snprintf(query, sizeof(query),
-			 "SELECT pg_try_advisory_lock(hashtextextended('pgpubsub-bridge ' || %s, 0))",
+			 "SELECT pg_try_advisory_lock(hashtextextended('pgpubsub-bridge ' || %s, 0)),"
+			 " to_regclass('pgpubsub.subscription') IS NOT NULL"
+			 " AND has_table_privilege(to_regclass('pgpubsub.subscription'), 'SELECT')",
 			 name);
 	PQfreemem(name);
 	send_query(STEP_LOCK, query, ANSWER_SECONDS);
+}
+
+/*
+ * A temporary subscription ends with its session, and is not one to build on.  Only
+ * who may read the table of the others can tell.
+ */
+static void
+ask_kind(void)
+{
+	char		query[512];
+	char	   *name = quote(bridge.options.subscription);
+
+	snprintf(query, sizeof(query),
+			 "SELECT EXISTS (SELECT FROM pgpubsub.subscription WHERE name = %s),"
+			 " EXISTS (SELECT FROM pgpubsub.stat_subscriptions WHERE subscription = %s"
+			 " AND datname = current_database())", name, name);
+	PQfreemem(name);
+	send_query(STEP_KIND, query, ANSWER_SECONDS);
 }
 
 /* What application_name is to be: who reads what, and how it goes. */
@@ -502,6 +524,7 @@ take_lock(const PGresult *result)
 		source.more = true;
 		source.retry = false;
 		source.standby_told = false;
+		source.may_ask = strcmp(PQgetvalue(result, 0, 1), "t") == 0;
 		return;
 	}
 	source.state = SOURCE_STANDBY;
@@ -576,6 +599,11 @@ next_step(void)
 				turn_later(other_turn());
 				return;
 			}
+			if (source.may_ask && !source.looked_once)
+			{
+				ask_kind();
+				return;
+			}
 			break;
 		case STEP_LOOK:
 			look_done();
@@ -603,6 +631,10 @@ take_result(const PGresult *result)
 				return take_setup(result);
 			if (source.step == STEP_LOCK)
 				take_lock(result);
+			if (source.step == STEP_KIND && strcmp(PQgetvalue(result, 0, 0), "t") != 0 &&
+				strcmp(PQgetvalue(result, 0, 1), "t") == 0)
+				log_fatal("cannot read subscription \"%s\": it is temporary, and ends with its session",
+						  bridge.options.subscription);
 			return true;
 		default:
 			return take_error(result);

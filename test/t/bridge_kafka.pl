@@ -44,11 +44,10 @@ foreach my $line ($broker->consume('events', $count + 1))
 
 	push @{ $of{ $fields[1] } }, $fields[6] if $fields[1] ne 'orders';
 }
-is(join(' ', @{ $of{$_} }), join(' ', grep { chr(97 + $_ % 3) eq $_[0] } ()) || join(' ', sort { $a <=> $b } @{ $of{$_} }), "channel $_ is in order") foreach qw(a b c);
+is(join(' ', @{ $of{$_} }), join(' ', sort { $a <=> $b } @{ $of{$_} }), "channel $_ is in order") foreach qw(a b c);
 is(scalar(map { @$_ } values %of), $count, 'each once');
 
 # A message that is too long
-$node->safe_psql('postgres', q{ALTER SYSTEM SET pgpubsub.max_payload = '3MB'});
 $bridge->stop;
 my $file = PostgreSQL::Test::Utils::tempdir() . '/kafka.conf';
 append_to_file($file, "# properties of librdkafka\nmessage.max.bytes=20000\n");

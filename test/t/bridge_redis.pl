@@ -65,7 +65,9 @@ for my $round (1 .. 3)
 	$broker->kill9;
 	$expected .= ' ' . publish_some('plain', 500);
 	$bridge->wait_for_log(qr/no connection to the broker/, $offset);
+	$offset = length $bridge->log;
 	$broker->start;
+	$bridge->wait_for_log(qr/connected to Redis/, $offset);
 }
 is(join(' ', map { $_->[1]{payload} } entries('db:plain', 4500)), $expected, 'Redis has died three times: each once, in order');
 

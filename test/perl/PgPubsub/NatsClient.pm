@@ -64,7 +64,7 @@ sub request
 
 		if ($line eq 'PING') { $self->put("PONG\r\n"); next; }
 		die "nats: $line" if $line =~ /^-ERR/;
-		next unless $line =~ /^(H?)MSG (\S+) 1 (?:\S+ )??(?:(\d+) )?(\d+)$/;
+		next unless $line =~ /^(H?)MSG (\S+) 1 +(?:\S+ +)??(?:(\d+) +)?(\d+)$/;
 		my ($to, $head, $length) = ($2, $1 ? $3 : 0, $4);
 		$self->fill while length $self->{buffer} < $length + 2;
 		my $answer = substr $self->{buffer}, $head, $length - $head;

@@ -1,0 +1,111 @@
+# Whatever dies, every event is in the broker, and the order of first arrivals is that
+# of seq: the bridge, the broker and the server are killed, and the broker is held up,
+# at random, while events are published.  BRIDGE_CHAOS_EVENTS (20000) is their number,
+# BRIDGE_CHAOS_SEED repeats a run.
+
+use strict;
+use warnings;
+
+use PgPubsub::Bridge;
+use PgPubsub::Broker;
+use PgPubsub::NatsClient;
+use PgPubsub::Test;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $events = $ENV{BRIDGE_CHAOS_EVENTS} // 20000;
+my $seed   = $ENV{BRIDGE_CHAOS_SEED} // time;
+my $batch  = 500;
+my @channels = qw(a b c);
+
+note "seed $seed";
+srand $seed;
+
+# What is in the broker, in its order: [channel, payload, id] each.
+my %looks = (
+	rabbitmq => sub {
+		my ($broker) = @_;
+		return map { [ $_->{headers}{channel}, $_->{body}, $_->{message_id} ] } amqp($broker, 'drain', 'events');
+	},
+	redis => sub {
+		my ($broker) = @_;
+		return map { my %fields = @{ $_->[1] }; [ @fields{qw(channel payload id)} ] } @{ $broker->redis('XRANGE', 'events', '-', '+') };
+	},
+	nats => sub {
+		my ($broker) = @_;
+		return map { [ @{ $_->{headers} }{'channel'}, $_->{body}, $_->{headers}{id} ] } PgPubsub::NatsClient->new($broker)->messages('EVENTS');
+	});
+
+sub run_chaos
+{
+	my ($kind, $broker, $url, @options) = @_;
+	my $node = new_server("chaos_$kind");
+	my %count = (bridge => 0, broker => 0, server => 0, network => 0);
+	my %published;
+
+	$node->safe_psql('postgres', qq{
+		CREATE EXTENSION pgpubsub;
+		SELECT pgpubsub.set_durable('*');
+		SELECT pgpubsub.subscribe('s', '{@{[ join ',', @channels ]}}')});
+	my $bridge = start_bridge($node, $url, options => [ '--window', 300, '--batch', 400, @options ]);
+
+	for (my $from = 1; $from <= $events; $from += $batch)
+	{
+		my $to = $from + $batch - 1;
+		my $what = (qw(bridge broker server network none none))[ int rand 6 ];
+
+		# what is to happen happens while the bridge is at work with these
+		$node->safe_psql('postgres', "SELECT count(pgpubsub.publish(('{@{[ join ',', @channels ]}}'::text[])[1 + i % 3], i::text)) FROM generate_series($from, $to) AS i");
+		next if $what eq 'none';
+		$count{$what}++;
+		if ($what eq 'bridge')    { $bridge->stop('KILL'); $bridge->start(ready => 0); }
+		elsif ($what eq 'broker') { $broker->kill9; $broker->start; }
+		elsif ($what eq 'server') { $node->stop('immediate'); $node->start; }
+		else                      { $broker->freeze; $node->safe_psql('postgres', 'SELECT 1'); $broker->go_on; }
+	}
+	note join ' ', map { "$_: $count{$_}" } sort keys %count;
+	ok(wait_until(sub { eval { $node->safe_psql('postgres', 'SELECT pending FROM pgpubsub.stat_subscriptions') } eq '0' }, 'nothing is pending'), "$kind: all is acknowledged")
+	  or diag $bridge->log;
+	is($bridge->stop, 0, "$kind: the bridge ends well");
+
+	my (%seen, %id_of, %last);
+	my ($duplicates, $other_ids, @disorder) = (0, 0);
+	foreach my $message ($looks{$kind}->($broker))
+	{
+		my ($channel, $payload, $id) = @$message;
+
+		if ($seen{$payload}++)
+		{
+			$duplicates++;
+			$other_ids++ if $id_of{$payload} ne $id;
+			next;
+		}
+		$id_of{$payload} = $id;
+		push @disorder, "$payload after $last{$channel}" if $payload < ($last{$channel} // 0);
+		$last{$channel} = $payload;
+	}
+	is(scalar keys %seen, $events, "$kind: every event is in the broker");
+	is("@disorder", '', "$kind: first arrivals are in order");
+	note "$kind: $duplicates duplicates, $other_ids with another id";
+	return ($duplicates, $other_ids, $count{server});
+}
+
+{
+	my $broker = start_redis();
+	my ($duplicates, undef, $crashes) = run_chaos('redis', $broker, 'redis://127.0.0.1:' . $broker->port, '--stream', 'events');
+
+	is($duplicates, 0, 'redis: nothing is there twice') if !$crashes;
+}
+{
+	my $broker = start_nats();
+
+	PgPubsub::NatsClient->new($broker)->stream('EVENTS', ['events']);
+	run_chaos('nats', $broker, 'nats://127.0.0.1:' . $broker->port, '--subject', 'events');
+}
+{
+	my $broker = start_rabbitmq();
+
+	amqp($broker, 'queue', 'events');
+	run_chaos('rabbitmq', $broker, 'amqp://guest:guest@127.0.0.1:' . $broker->port, '--routing-key', 'events');
+}
+done_testing();
