@@ -22,8 +22,10 @@
  *
  * 5. A claim on a subscription ends with each transaction, so a lock of the
  *	  session tells whose turn it is: a second bridge tries it again and again, and
- *	  goes on once the first one's session has ended.  On the same ground a look
- *	  may fail with 55006, when somebody polls by hand: it is tried again.
+ *	  goes on once the first one's session has ended.  Anybody may take such a lock,
+ *	  so the log names who has it.  Whether the subscription may be read at all is
+ *	  found out before.  A look may fail with 55006 all the same, when somebody
+ *	  polls by hand: it is tried again.
  *
  * 6. A gap row comes first, and again until it is acknowledged.  It counts what is
  *	  in the outbox too, as that is not acknowledged: that much is taken off.
@@ -70,6 +72,7 @@ typedef enum SourceStep
 {
 	STEP_NONE,					/* no query is under way */
 	STEP_SETUP,
+	STEP_PROBE,					/* may the subscription be read? */
 	STEP_LOCK,
 	STEP_KIND,					/* is it a lasting subscription? */
 	STEP_LOOK,
@@ -183,18 +186,36 @@ source_connected(Server *server)
 			   ANSWER_SECONDS);
 }
 
-/* Try to be the subscription's bridge. */
+/* See whether the subscription is there and may be read, whoever reads it now. */
 static void
-try_lock(void)
+probe(void)
 {
 	char		query[512];
 	char	   *name = quote(bridge.options.subscription);
 
 	snprintf(query, sizeof(query),
-			 "SELECT pg_try_advisory_lock(hashtextextended('pgpubsub-bridge ' || %s, 0)),"
-			 " to_regclass('pgpubsub.subscription') IS NOT NULL"
-			 " AND has_table_privilege(to_regclass('pgpubsub.subscription'), 'SELECT')",
-			 name);
+			 "SELECT count(*), has_table_privilege('pgpubsub.subscription', 'SELECT')"
+			 " FROM pgpubsub.poll(%s, 1, consume => false)", name);
+	PQfreemem(name);
+	send_query(STEP_PROBE, query, ANSWER_SECONDS);
+}
+
+/* Try to be the subscription's bridge. */
+static void
+try_lock(void)
+{
+	char		query[1024];
+	char	   *name = quote(bridge.options.subscription);
+
+	snprintf(query, sizeof(query),
+			 "SELECT pg_try_advisory_lock(k),"
+			 " (SELECT format('process %%s of role %%s', l.pid, a.usename)"
+			 " FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+			 " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
+			 " AND l.database = a.datid AND a.datname = current_database()"
+			 " AND l.classid = ((k >> 32) & 4294967295)::oid"
+			 " AND l.objid = (k & 4294967295)::oid LIMIT 1)"
+			 " FROM hashtextextended('pgpubsub-bridge ' || %s, 0) AS k", name);
 	PQfreemem(name);
 	send_query(STEP_LOCK, query, ANSWER_SECONDS);
 }
@@ -524,14 +545,14 @@ take_lock(const PGresult *result)
 		source.more = true;
 		source.retry = false;
 		source.standby_told = false;
-		source.may_ask = strcmp(PQgetvalue(result, 0, 1), "t") == 0;
 		return;
 	}
 	source.state = SOURCE_STANDBY;
 	outbox_drop_unsent();
 	if (!source.standby_told)
-		log_line(LOG_LEVEL_INFO, "another bridge reads subscription \"%s\"; this one takes over when that has ended",
-				 bridge.options.subscription);
+		log_line(LOG_LEVEL_INFO, "another bridge reads subscription \"%s\" (%s); this one takes over when that has ended",
+				 bridge.options.subscription,
+				 PQgetisnull(result, 0, 1) ? "it has just ended" : PQgetvalue(result, 0, 1));
 	source.standby_told = true;
 	bridge_ready();
 }
@@ -540,7 +561,7 @@ take_lock(const PGresult *result)
 static bool
 is_final(const char *state)
 {
-	static const char *const states[] = {"42704", "42501", "42883", "3F000", "0A000", "22023"};
+	static const char *const states[] = {"42704", "42501", "42883", "42P01", "3F000", "0A000", "22023"};
 
 	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
 	{
@@ -567,6 +588,8 @@ take_error(const PGresult *result)
 	}
 	snprintf(text, sizeof(text), "%s%s%s%s%s", message, detail != NULL ? "; " : "",
 			 detail != NULL ? detail : "", hint != NULL ? "; " : "", hint != NULL ? hint : "");
+	if (strcmp(state, "55006") == 0 && source.step == STEP_PROBE)
+		return true;
 	if (strcmp(state, "55006") == 0 && source.step == STEP_LOOK)
 	{
 		if (!source.in_use_told)
@@ -591,6 +614,9 @@ next_step(void)
 	switch (step)
 	{
 		case STEP_SETUP:
+			probe();
+			return;
+		case STEP_PROBE:
 			try_lock();
 			return;
 		case STEP_LOCK:
@@ -629,6 +655,8 @@ take_result(const PGresult *result)
 		case PGRES_TUPLES_OK:
 			if (source.step == STEP_SETUP)
 				return take_setup(result);
+			if (source.step == STEP_PROBE)
+				source.may_ask = strcmp(PQgetvalue(result, 0, 1), "t") == 0;
 			if (source.step == STEP_LOCK)
 				take_lock(result);
 			if (source.step == STEP_KIND && strcmp(PQgetvalue(result, 0, 0), "t") != 0 &&

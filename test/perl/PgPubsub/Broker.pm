@@ -156,10 +156,11 @@ sub start_rabbitmq
 	$self->{command} = [$server];
 	$self->{is_up} = sub { return listens($port) };
 
-	# it starts a daemon that tells where its nodes are
+	# it starts a daemon that tells where its nodes are, and does not end as long as it
+	# knows one
 	$self->{at_end} = sub {
 		local @ENV{qw(ERL_EPMD_PORT ERL_EPMD_ADDRESS)} = ($epmd, '127.0.0.1');
-		system "epmd -kill >>$self->{out} 2>&1";
+		wait_until(sub { system("epmd -kill >>$self->{out} 2>&1") == 0 }, 'the end of epmd');
 	};
 	return $self->start;
 }
