@@ -195,10 +195,10 @@ redis_connect(char *error)
 	redis.context = redisConnectWithTimeout(host->name, port, limit);
 	if (redis.context == NULL || redis.context->err != 0)
 	{
-		char		why[200];
+		char		why[SINK_ERROR_SIZE];
 
 		describe(why);
-		snprintf(error, SINK_ERROR_SIZE, "%s port %d: %s", host->name, port, why);
+		snprintf(error, SINK_ERROR_SIZE, "%.80s port %d: %.300s", host->name, port, why);
 		return false;
 	}
 	redisSetTimeout(redis.context, limit);

@@ -42,76 +42,12 @@
 #include <unistd.h>
 
 #include "bridge/bridge.h"
-#include "bridge/event.h"
-#include "bridge/outbox.h"
 #include "bridge/sink.h"
+#include "bridge/source_internal.h"
 #include "common/log.h"
 #include "common/memory.h"
-#include "common/server.h"
 
-/* How long the server sleeps when there is nothing, and may be late by. */
-#define WAIT_SECONDS 10
-#define ANSWER_SECONDS 15
-
-/* How long to leave a lock or a reader alone, in ms; some of it is random. */
-#define TURN_MS 500
-
-/* Between two looks while messages are not confirmed, in ms. */
-#define LOOK_PAUSE_MS 2
-
-/* It is longer by a ms for so many rows that the look would show again. */
-#define LOOK_PAUSE_ROWS 50
-
-/* How long an acknowledgement may wait for the next look, in ms. */
-#define ACK_MS 1000
-
-/* Of a name in application_name, in bytes with the zero byte. */
-#define APPLICATION_SIZE 64
-
-typedef enum SourceStep
-{
-	STEP_NONE,					/* no query is under way */
-	STEP_SETUP,
-	STEP_PROBE,					/* may the subscription be read? */
-	STEP_LOCK,
-	STEP_KIND,					/* is it a lasting subscription? */
-	STEP_LOOK,
-	STEP_ACK,
-	STEP_NAME,					/* application_name alone */
-	STEP_WAIT
-} SourceStep;
-
-typedef struct Source
-{
-	Server		server;
-	EventSetting setting;
-	char	   *origin;
-	SourceState state;
-	SourceStep	step;
-	uv_async_t	wake;			/* the sink has something to tell */
-	uv_timer_t	turn;			/* the next try, or look */
-	bool		looked_once;	/* the subscription is there and may be read */
-	bool		may_ask;		/* what kind of subscription it is */
-	bool		standby_told;
-	bool		in_use_told;
-	bool		retry;			/* 55006: the look is tried again later */
-	bool		more;			/* the last look has left something behind */
-	bool		nothing;		/* the last look had nothing new */
-	bool		cut;			/* rows of this look had no room */
-	int			look_size;		/* events that a look is to bring anew */
-	int			asked;			/* rows that this look may have */
-	int			rows;			/* that it had */
-	int			taken;			/* of these, new ones */
-	OutboxState before;			/* the outbox when it began */
-	bool		ack_pending;
-	int64_t		ack_seq;
-	uint64_t	ack_since;		/* ms */
-	bool		drained;		/* what the broker has confirmed is acknowledged */
-	char		application[APPLICATION_SIZE];
-	uint64_t	application_at; /* ms */
-} Source;
-
-static Source source;
+Source		source;
 
 static void decide(void);
 
@@ -139,8 +75,8 @@ source_wake(void)
 }
 
 /* The name, quoted; to be freed with PQfreemem().  There is a connection. */
-static char *
-quote(const char *text)
+char *
+source_quote(const char *text)
 {
 	char	   *quoted = PQescapeLiteral(source.server.conn, text, strlen(text));
 
@@ -150,8 +86,8 @@ quote(const char *text)
 }
 
 /* Send a query; its answer has to come within so many seconds. */
-static void
-send_query(SourceStep step, const char *query, int64_t seconds)
+void
+source_send(SourceStep step, const char *query, int64_t seconds)
 {
 	source.step = step;
 	if (!PQsendQuery(source.server.conn, query) ||
@@ -159,83 +95,6 @@ send_query(SourceStep step, const char *query, int64_t seconds)
 		server_lost(&source.server, PQerrorMessage(source.server.conn));
 	else
 		server_sent(&source.server, seconds);
-}
-
-/*
- * The connection stands.  What a role or a database may have set must not stop
- * it, and a server whose bridge has died should find out soon.
- */
-static void
-source_connected(Server *server)
-{
-	(void) server;
-	bridge.counters.server_connects++;
-	source.application[0] = '\0';
-	send_query(STEP_SETUP,
-			   "SET statement_timeout = 0; SET lock_timeout = 0;"
-			   " SET idle_session_timeout = 0; SET search_path = pg_catalog;"
-			   " SET client_connection_check_interval = '2s';"
-			   " SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5;"
-			   " SET tcp_keepalives_count = 3; SET tcp_user_timeout = '15s';"
-			   " SET default_transaction_isolation = 'read committed';"
-			   " SET default_transaction_read_only = off;"
-			   " SET synchronous_commit = off; SET timezone = 'UTC';"
-			   " SELECT pg_is_in_recovery(),"
-			   " (SELECT system_identifier FROM pg_control_system()),"
-			   " (SELECT oid FROM pg_database WHERE datname = current_database())",
-			   ANSWER_SECONDS);
-}
-
-/* See whether the subscription is there and may be read, whoever reads it now. */
-static void
-probe(void)
-{
-	char		query[512];
-	char	   *name = quote(bridge.options.subscription);
-
-	snprintf(query, sizeof(query),
-			 "SELECT count(*), has_table_privilege('pgpubsub.subscription', 'SELECT')"
-			 " FROM pgpubsub.poll(%s, 1, consume => false)", name);
-	PQfreemem(name);
-	send_query(STEP_PROBE, query, ANSWER_SECONDS);
-}
-
-/* Try to be the subscription's bridge. */
-static void
-try_lock(void)
-{
-	char		query[1024];
-	char	   *name = quote(bridge.options.subscription);
-
-	snprintf(query, sizeof(query),
-			 "SELECT pg_try_advisory_lock(k),"
-			 " (SELECT format('process %%s of role %%s', l.pid, a.usename)"
-			 " FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
-			 " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
-			 " AND l.database = a.datid AND a.datname = current_database()"
-			 " AND l.classid = ((k >> 32) & 4294967295)::oid"
-			 " AND l.objid = (k & 4294967295)::oid LIMIT 1)"
-			 " FROM hashtextextended('pgpubsub-bridge ' || %s, 0) AS k", name);
-	PQfreemem(name);
-	send_query(STEP_LOCK, query, ANSWER_SECONDS);
-}
-
-/*
- * A temporary subscription ends with its session, and is not one to build on.  Only
- * who may read the table of the others can tell.
- */
-static void
-ask_kind(void)
-{
-	char		query[512];
-	char	   *name = quote(bridge.options.subscription);
-
-	snprintf(query, sizeof(query),
-			 "SELECT EXISTS (SELECT FROM pgpubsub.subscription WHERE name = %s),"
-			 " EXISTS (SELECT FROM pgpubsub.stat_subscriptions WHERE subscription = %s"
-			 " AND datname = current_database())", name, name);
-	PQfreemem(name);
-	send_query(STEP_KIND, query, ANSWER_SECONDS);
 }
 
 /* What application_name is to be: who reads what, and how it goes. */
@@ -265,7 +124,7 @@ next_application(char **quoted)
 		return false;
 	strcpy(source.application, text);
 	source.application_at = bridge_now();
-	*quoted = quote(text);
+	*quoted = source_quote(text);
 	return true;
 }
 
@@ -293,7 +152,7 @@ static void
 look(void)
 {
 	char		query[1024];
-	char	   *name = quote(bridge.options.subscription);
+	char	   *name = source_quote(bridge.options.subscription);
 
 	outbox_look(&source.before);
 	source.asked = source.before.count + source.look_size;
@@ -304,7 +163,7 @@ look(void)
 			 "SELECT seq, channel, payload, lost, date_part('epoch', relayed_at)"
 			 " FROM pgpubsub.poll(%s, %d, consume => false)", name, source.asked);
 	PQfreemem(name);
-	send_query(STEP_LOOK, query, ANSWER_SECONDS * 4);
+	source_send(STEP_LOOK, query, ANSWER_SECONDS * 4);
 }
 
 /* Acknowledge only. */
@@ -312,11 +171,11 @@ static void
 acknowledge(void)
 {
 	char		query[1024];
-	char	   *name = quote(bridge.options.subscription);
+	char	   *name = source_quote(bridge.options.subscription);
 
 	begin_query(query, sizeof(query), name);
 	PQfreemem(name);
-	send_query(STEP_ACK, query, ANSWER_SECONDS);
+	source_send(STEP_ACK, query, ANSWER_SECONDS);
 }
 
 /* Sleep until there is something, or tell how things are first. */
@@ -330,14 +189,14 @@ sleep_or_tell(void)
 	{
 		snprintf(query, sizeof(query), "SET application_name = %s", text);
 		PQfreemem(text);
-		send_query(STEP_NAME, query, ANSWER_SECONDS);
+		source_send(STEP_NAME, query, ANSWER_SECONDS);
 		return;
 	}
-	text = quote(bridge.options.subscription);
+	text = source_quote(bridge.options.subscription);
 	snprintf(query, sizeof(query), "CALL pgpubsub.wait(%s, '%d s')", text, WAIT_SECONDS);
 	PQfreemem(text);
 	source.nothing = false;
-	send_query(STEP_WAIT, query, WAIT_SECONDS + ANSWER_SECONDS);
+	source_send(STEP_WAIT, query, WAIT_SECONDS + ANSWER_SECONDS);
 }
 
 /* It is time to look again. */
@@ -348,7 +207,7 @@ turn_over(uv_timer_t *timer)
 	if (source.server.state != SERVER_CONNECTED || source.step != STEP_NONE)
 		return;
 	if (source.state == SOURCE_STANDBY)
-		try_lock();
+		source_try_lock();
 	else
 	{
 		source.retry = false;
@@ -516,93 +375,6 @@ look_done(void)
 		sink_wake();
 }
 
-/* The setup's answer; false if the connection is of no use. */
-static bool
-take_setup(const PGresult *result)
-{
-	char		origin[100];
-
-	if (strcmp(PQgetvalue(result, 0, 0), "t") == 0)
-	{
-		server_lost(&source.server, "the server is a standby");
-		return false;
-	}
-	snprintf(origin, sizeof(origin), "%s-%s", PQgetvalue(result, 0, 1),
-			 PQgetvalue(result, 0, 2));
-	free(source.origin);
-	source.origin = memory_copy_string(origin);
-	source.setting.origin = source.origin;
-	return true;
-}
-
-/* The lock's answer. */
-static void
-take_lock(const PGresult *result)
-{
-	if (strcmp(PQgetvalue(result, 0, 0), "t") == 0)
-	{
-		source.state = SOURCE_UP;
-		source.more = true;
-		source.retry = false;
-		source.standby_told = false;
-		return;
-	}
-	source.state = SOURCE_STANDBY;
-	outbox_drop_unsent();
-	if (!source.standby_told)
-		log_line(LOG_LEVEL_INFO, "another bridge reads subscription \"%s\" (%s); this one takes over when that has ended",
-				 bridge.options.subscription,
-				 PQgetisnull(result, 0, 1) ? "it has just ended" : PQgetvalue(result, 0, 1));
-	source.standby_told = true;
-	bridge_ready();
-}
-
-/* Is there no use in trying again? */
-static bool
-is_final(const char *state)
-{
-	static const char *const states[] = {"42704", "42501", "42883", "42P01", "3F000", "0A000", "22023"};
-
-	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
-	{
-		if (strcmp(state, states[i]) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* An error has come; false if the connection is of no use then. */
-static bool
-take_error(const PGresult *result)
-{
-	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-	const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
-	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
-	char		text[800];
-
-	if (state == NULL || message == NULL)
-	{
-		server_lost(&source.server, PQresultErrorMessage(result));
-		return false;
-	}
-	snprintf(text, sizeof(text), "%s%s%s%s%s", message, detail != NULL ? "; " : "",
-			 detail != NULL ? detail : "", hint != NULL ? "; " : "", hint != NULL ? hint : "");
-	if (strcmp(state, "55006") == 0 && source.step == STEP_PROBE)
-		return true;
-	if (strcmp(state, "55006") == 0 && source.step == STEP_LOOK)
-	{
-		if (!source.in_use_told)
-			log_line(LOG_LEVEL_WARNING, "%s; the bridge tries again", text);
-		source.in_use_told = source.retry = true;
-		return true;
-	}
-	if (!source.looked_once && source.step != STEP_SETUP && is_final(state))
-		log_fatal("cannot read subscription \"%s\": %s", bridge.options.subscription, text);
-	server_lost(&source.server, text);
-	return false;
-}
-
 /* All results of the step have come. */
 static void
 next_step(void)
@@ -611,32 +383,15 @@ next_step(void)
 
 	server_idle(&source.server);
 	source.step = STEP_NONE;
-	switch (step)
+	if (source_setup_step(step))
+		return;
+	if (step == STEP_LOCK && source.state == SOURCE_STANDBY)
 	{
-		case STEP_SETUP:
-			probe();
-			return;
-		case STEP_PROBE:
-			try_lock();
-			return;
-		case STEP_LOCK:
-			if (source.state == SOURCE_STANDBY)
-			{
-				turn_later(other_turn());
-				return;
-			}
-			if (source.may_ask && !source.looked_once)
-			{
-				ask_kind();
-				return;
-			}
-			break;
-		case STEP_LOOK:
-			look_done();
-			break;
-		default:
-			break;
+		turn_later(other_turn());
+		return;
 	}
+	if (step == STEP_LOOK)
+		look_done();
 	decide();
 }
 
@@ -653,19 +408,9 @@ take_result(const PGresult *result)
 				take_row(result);
 			return true;
 		case PGRES_TUPLES_OK:
-			if (source.step == STEP_SETUP)
-				return take_setup(result);
-			if (source.step == STEP_PROBE)
-				source.may_ask = strcmp(PQgetvalue(result, 0, 1), "t") == 0;
-			if (source.step == STEP_LOCK)
-				take_lock(result);
-			if (source.step == STEP_KIND && strcmp(PQgetvalue(result, 0, 0), "t") != 0 &&
-				strcmp(PQgetvalue(result, 0, 1), "t") == 0)
-				log_fatal("cannot read subscription \"%s\": it is temporary, and ends with its session",
-						  bridge.options.subscription);
-			return true;
+			return source_setup_result(result);
 		default:
-			return take_error(result);
+			return source_error(result);
 	}
 }
 
