@@ -67,7 +67,6 @@ typedef struct Amqp
 {
 	amqp_connection_state_t connection;
 	int			fd;
-	int			host;			/* which of the URL's is tried next */
 	uint64_t	next_tag;
 	uint64_t	untold;			/* the lowest tag of which nothing was told */
 	Sent	   *sent;			/* by tag modulo their number */
@@ -189,8 +188,7 @@ make_socket(char *error)
 static bool
 open_socket(char *error)
 {
-	const Url  *url = &bridge.options.url;
-	const UrlHost *host = &url->hosts[amqp.host++ % url->host_count];
+	const UrlHost *host = sink_next_host();
 	int			port = host->port != 0 ? host->port : bridge.options.tls ? 5671 : 5672;
 	struct timeval limit = {.tv_sec = CONNECT_SECONDS};
 	amqp_socket_t *made = make_socket(error);

@@ -170,7 +170,7 @@ connection_closed(natsConnection *connection, void *closure)
 
 /* Give the options TLS, as the bridge's say. */
 static natsStatus
-set_tls(natsOptions *options)
+set_tls(natsOptions *options, const UrlHost *host)
 {
 	const Options *o = &bridge.options;
 	natsStatus	status = natsOptions_SetSecure(options, true);
@@ -181,38 +181,25 @@ set_tls(natsOptions *options)
 	if (status == NATS_OK && o->tls_cert != NULL)
 		status = natsOptions_LoadCertificatesChain(options, o->tls_cert, o->tls_key);
 	if (status == NATS_OK)
-		status = natsOptions_SetExpectedHostname(options, o->url.hosts[0].name);
+		status = natsOptions_SetExpectedHostname(options, host->name);
 	return status;
 }
 
-/* Give the options the servers. */
+/* Give the options the server. */
 static natsStatus
-set_servers(natsOptions *options)
+set_server(natsOptions *options, const UrlHost *host)
 {
-	const Options *o = &bridge.options;
-	const char **servers = memory_get(o->url.host_count * sizeof(char *));
-	natsStatus	status;
+	char		text[400];
+	bool		ipv6 = strchr(host->name, ':') != NULL;
 
-	for (int i = 0; i < o->url.host_count; i++)
-	{
-		const UrlHost *host = &o->url.hosts[i];
-		char		text[400];
-		bool		ipv6 = strchr(host->name, ':') != NULL;
-
-		snprintf(text, sizeof(text), "nats://%s%s%s:%d", ipv6 ? "[" : "", host->name,
-				 ipv6 ? "]" : "", host->port != 0 ? host->port : 4222);
-		servers[i] = memory_copy_string(text);
-	}
-	status = natsOptions_SetServers(options, servers, o->url.host_count);
-	for (int i = 0; i < o->url.host_count; i++)
-		free((char *) servers[i]);
-	free(servers);
-	return status;
+	snprintf(text, sizeof(text), "nats://%s%s%s:%d", ipv6 ? "[" : "", host->name,
+			 ipv6 ? "]" : "", host->port != 0 ? host->port : 4222);
+	return natsOptions_SetURL(options, text);
 }
 
 /* The options of a connection, to be destroyed; NULL, with the error, if there are none. */
 static natsOptions *
-make_options(char *error)
+make_options(const UrlHost *host, char *error)
 {
 	const Options *o = &bridge.options;
 	natsOptions *options = NULL;
@@ -221,7 +208,7 @@ make_options(char *error)
 
 	snprintf(name, sizeof(name), "pgpubsub-bridge %s", o->subscription);
 	if (status == NATS_OK)
-		status = set_servers(options);
+		status = set_server(options, host);
 	if (status == NATS_OK)
 		status = natsOptions_SetName(options, name);
 	if (status == NATS_OK)
@@ -239,7 +226,7 @@ make_options(char *error)
 	else if (status == NATS_OK && o->url.user != NULL)
 		status = natsOptions_SetUserInfo(options, o->url.user, o->url.password);
 	if (status == NATS_OK && (o->tls || o->tls_ca != NULL))
-		status = set_tls(options);
+		status = set_tls(options, host);
 	if (status == NATS_OK)
 		return options;
 	snprintf(error, SINK_ERROR_SIZE, "options: %s", natsStatus_GetText(status));
@@ -267,6 +254,7 @@ check_stream(char *error)
 static bool
 nats_connect(char *error)
 {
+	const UrlHost *host = sink_next_host();
 	natsOptions *options;
 	jsOptions	js_options;
 	natsStatus	status;
@@ -275,7 +263,7 @@ nats_connect(char *error)
 	nats.generation++;
 	nats.closed = false;
 	pthread_mutex_unlock(&nats.lock);
-	options = make_options(error);
+	options = make_options(host, error);
 	if (options == NULL)
 		return false;
 	nats.chain_begun = nats.chain_broken = false;
@@ -285,7 +273,7 @@ nats_connect(char *error)
 	{
 		const char *why = nats_GetLastError(NULL);
 
-		snprintf(error, SINK_ERROR_SIZE, "%s: %s%s%s", bridge.options.url.hosts[0].name,
+		snprintf(error, SINK_ERROR_SIZE, "%s: %s%s%s", host->name,
 				 natsStatus_GetText(status), why != NULL ? ": " : "", why != NULL ? why : "");
 		return false;
 	}

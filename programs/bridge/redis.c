@@ -76,7 +76,6 @@ typedef struct Redis
 {
 	redisContext *context;
 	char	   *sha;			/* the script's name */
-	int			host;			/* which of the URL's is tried next */
 	int			count;			/* messages of the script that is written */
 	bool		under_way;		/* it is sent, and has not answered */
 	uint64_t	positions[SCRIPT_MESSAGES];
@@ -185,8 +184,7 @@ load_script(char *error)
 static bool
 redis_connect(char *error)
 {
-	const Url  *url = &bridge.options.url;
-	const UrlHost *host = &url->hosts[redis.host++ % url->host_count];
+	const UrlHost *host = sink_next_host();
 	struct timeval limit = {.tv_sec = CONNECT_SECONDS};
 	int			port = host->port != 0 ? host->port : 6379;
 

@@ -66,6 +66,8 @@ typedef struct Sink
 	_Atomic bool stopping;
 
 	/* the thread's own */
+	const UrlHost *host;		/* of the last try; NULL: the library chooses */
+	unsigned	tries;
 	bool		connected;
 	bool		blocked;
 	bool		failed;			/* "stop" has come to pass */
@@ -174,6 +176,16 @@ may_say(Repeated *line, uint64_t *unsaid)
 	return true;
 }
 
+/* The URL's host to which to connect now: the next one with each try. */
+const UrlHost *
+sink_next_host(void)
+{
+	const Url  *url = &bridge.options.url;
+
+	sink.host = &url->hosts[sink.tries++ % url->host_count];
+	return sink.host;
+}
+
 /* What becomes readable when the thread has something else to do. */
 int
 sink_wake_fd(void)
@@ -187,7 +199,9 @@ sink_wake(void)
 {
 	uint64_t	one = 1;
 
-	if (write(sink.wake_fd, &one, sizeof(one)) != sizeof(one) && errno != EAGAIN)
+	/* (there is no thread while --check looks at the broker) */
+	if (sink.wake_fd >= 0 &&
+		write(sink.wake_fd, &one, sizeof(one)) != sizeof(one) && errno != EAGAIN)
 		log_fatal("could not wake the broker's side: %s", strerror(errno));
 }
 
@@ -390,7 +404,7 @@ connect_or_wait(void)
 	bridge.counters.broker_connects++;
 	set_state(SINK_UP);
 	log_line(LOG_LEVEL_INFO, "connected to %s at %s", sink.kind->name,
-			 bridge.options.url.hosts[0].name);
+			 sink.host != NULL ? sink.host->name : bridge.options.url.hosts[0].name);
 	bridge_ready();
 	source_wake();
 }

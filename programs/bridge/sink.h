@@ -82,6 +82,9 @@ extern SinkState sink_state(void);
 extern const char *sink_state_name(SinkState state);
 
 /* For a kind of broker. */
+struct UrlHost;
+
+extern const struct UrlHost *sink_next_host(void);
 extern int	sink_wake_fd(void);
 extern bool sink_poll(int fd, int timeout);
 extern void sink_confirmed(uint64_t position);
