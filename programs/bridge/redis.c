@@ -21,6 +21,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include <errno.h>
 #include <hiredis/hiredis.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -114,6 +115,7 @@ static void
 describe(char *error)
 {
 	snprintf(error, SINK_ERROR_SIZE, "%s", redis.context == NULL ? "out of memory" :
+			 redis.context->err == REDIS_ERR_IO && errno == EAGAIN ? "it does not answer" :
 			 redis.context->errstr[0] != '\0' ? redis.context->errstr : "the connection is closed");
 }
 
@@ -330,8 +332,6 @@ take_outcome(int added, const char *why)
 		sink_confirmed(redis.positions[i]);
 	if (added >= count)
 		return;
-	if (why == NULL)
-		why = "the script has not said why";
 	if (is_passing(why))
 		sink_refused(redis.positions[added], why);
 	else
@@ -366,6 +366,11 @@ take_reply(const redisReply *reply, char *error)
 	}
 	if (reply->elements > 1 && reply->element[1]->type == REDIS_REPLY_STRING)
 		why = reply->element[1]->str;
+	if (why == NULL && reply->element[0]->integer < redis.count)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "the script has not said why it ended");
+		return false;
+	}
 	take_outcome((int) reply->element[0]->integer, why);
 	return true;
 }

@@ -68,6 +68,7 @@ typedef struct Sink
 	/* the thread's own */
 	const UrlHost *host;		/* of the last try; NULL: the library chooses */
 	unsigned	tries;
+	bool		progress;		/* something is confirmed: tell the server's side */
 	bool		connected;
 	bool		blocked;
 	bool		failed;			/* "stop" has come to pass */
@@ -88,7 +89,7 @@ typedef struct Sink
 static Sink sink = {
 	.wake_fd = -1,
 	.backoff = {.shortest = 100, .longest = 10000},
-	.refusals = {.shortest = 100, .longest = 10000}
+	.refusals = {.shortest = 100, .longest = 2000}
 };
 
 #ifdef SINK_AMQP
@@ -252,7 +253,7 @@ sink_confirmed(uint64_t position)
 		set_state(SINK_UP);
 	if (sink.hold_until == 0)
 		backoff_reset(&sink.refusals);
-	source_wake();
+	sink.progress = true;
 }
 
 /* The broker does not take the message now; it is sent again after a while. */
@@ -313,7 +314,7 @@ sink_unroutable(uint64_t position, const char *reason)
 	{
 		bridge.counters.dropped++;
 		outbox_confirm(position);
-		source_wake();
+		sink.progress = true;
 		return;
 	}
 	message->dead = true;
@@ -472,8 +473,12 @@ work(char *error)
 {
 	OutboxState state;
 	uint64_t	limit = (uint64_t) bridge.options.confirm_timeout * 1000;
+	bool		good = send_messages(error) && sink.kind->wait(sleep_time(), error);
 
-	if (!send_messages(error) || !sink.kind->wait(sleep_time(), error))
+	if (sink.progress)
+		source_wake();
+	sink.progress = false;
+	if (!good)
 		return false;
 	outbox_look(&state);
 	if (state.sent > 0 && !sink.blocked && !sink.kind->reconnects && bridge_now() > sink.heard_at + limit)

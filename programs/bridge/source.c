@@ -27,7 +27,12 @@
  *	  found out before.  A look may fail with 55006 all the same, when somebody
  *	  polls by hand: it is tried again.
  *
- * 6. A gap row comes first, and again until it is acknowledged.  It counts what is
+ * 6. If the connection is lost with an acknowledgement under way, or soon after one
+ *	  (synchronous_commit is off, and the server may have crashed), that is sent once
+ *	  more on the next connection, before the first look.  Without it, what the
+ *	  broker has confirmed would be sent again.
+ *
+ * 7. A gap row comes first, and again until it is acknowledged.  It counts what is
  *	  in the outbox too, as that is not acknowledged: that much is taken off.
  *
  *-------------------------------------------------------------------------
@@ -139,6 +144,8 @@ begin_query(char *query, size_t size, const char *name)
 	if (source.ack_pending)
 		used += snprintf(query, size, "SELECT pgpubsub.ack(%s, %" PRId64 ");",
 						 name, source.ack_seq);
+	if (source.ack_pending)
+		source.acked_at = bridge_now();
 	source.ack_pending = false;
 	if (next_application(&application))
 	{
@@ -178,6 +185,21 @@ acknowledge(void)
 	source_send(STEP_ACK, query, ANSWER_SECONDS);
 }
 
+/* Tell the server how things are, if it is time to; false if it is not. */
+static bool
+tell(void)
+{
+	char		query[512];
+	char	   *text;
+
+	if (!next_application(&text))
+		return false;
+	snprintf(query, sizeof(query), "SET application_name = %s", text);
+	PQfreemem(text);
+	source_send(STEP_NAME, query, ANSWER_SECONDS);
+	return true;
+}
+
 /* Sleep until there is something, or tell how things are first. */
 static void
 sleep_or_tell(void)
@@ -185,13 +207,8 @@ sleep_or_tell(void)
 	char		query[512];
 	char	   *text;
 
-	if (next_application(&text))
-	{
-		snprintf(query, sizeof(query), "SET application_name = %s", text);
-		PQfreemem(text);
-		source_send(STEP_NAME, query, ANSWER_SECONDS);
+	if (tell())
 		return;
-	}
 	text = source_quote(bridge.options.subscription);
 	snprintf(query, sizeof(query), "CALL pgpubsub.wait(%s, '%d s')", text, WAIT_SECONDS);
 	PQfreemem(text);
@@ -272,6 +289,8 @@ decide(void)
 		sleep_or_tell();
 	else if (room && sink_state() == SINK_UP && !uv_is_active((uv_handle_t *) &source.turn))
 		turn_later(LOOK_PAUSE_MS + (uint64_t) state.count / LOOK_PAUSE_ROWS);
+	else
+		(void) tell();
 }
 
 /* The broker has confirmed something, or its state is another. */
@@ -446,6 +465,8 @@ source_lost(Server *server)
 	(void) server;
 	bridge.counters.server_failures++;
 	uv_timer_stop(&source.turn);
+	if (source.acked_at != 0 && bridge_now() < source.acked_at + ACK_AGAIN_MS)
+		source.ack_pending = true;
 	source.state = SOURCE_AWAY;
 	source.step = STEP_NONE;
 	source.retry = false;

@@ -30,6 +30,9 @@
 /* How long an acknowledgement may wait for the next look, in ms. */
 #define ACK_MS 1000
 
+/* So long after an acknowledgement, in ms, a crash may have undone it. */
+#define ACK_AGAIN_MS 5000
+
 /* Of a name in application_name, in bytes with the zero byte. */
 #define APPLICATION_SIZE 64
 
@@ -71,6 +74,7 @@ typedef struct Source
 	bool		ack_pending;
 	int64_t		ack_seq;
 	uint64_t	ack_since;		/* ms */
+	uint64_t	acked_at;		/* ms; when it was sent last; 0: never */
 	bool		drained;		/* what the broker has confirmed is acknowledged */
 	char		application[APPLICATION_SIZE];
 	uint64_t	application_at; /* ms */
