@@ -16,9 +16,10 @@
  *	  is in the outbox, that call would end at once.  So then a timer has it looked
  *	  again, LOOK_PAUSE_MS after the last look, as long as the broker is there.
  *
- * 4. The outbox is bounded: at most two batches, and no look while it has half of
- *	  its bytes or more.  Rows of a look that have no room are passed over, and
- *	  come again.
+ * 4. The outbox is bounded: no look while it has half a batch or more, or half of
+ *	  its bytes, so that the most of what a look shows is new, and the broker's side
+ *	  still has work until it has come.  Rows of a look that have no room are passed
+ *	  over, and come again.
  *
  * 5. A claim on a subscription ends with each transaction, so a lock of the
  *	  session tells whose turn it is: a second bridge tries it again and again, and
@@ -280,7 +281,7 @@ decide(void)
 		drain_further(&state);
 		return;
 	}
-	room = state.count <= bridge.options.batch && state.bytes <= most / 2;
+	room = state.count <= bridge.options.batch / 2 && state.bytes <= most / 2;
 	if (room && (source.more || (state.count == 0 && (source.ack_pending || !source.nothing))))
 		look();
 	else if (source.ack_pending && bridge_now() > source.ack_since + ACK_MS)
