@@ -8,6 +8,7 @@
  *		brokers publish KIND WHERE NAME COUNT RATE BYTES WINDOW
  *		brokers consume KIND WHERE NAME COUNT
  *		brokers listen amqp WHERE NAME COUNT
+ *		brokers declare KIND WHERE NAME COUNT	(make the queue or the stream)
  *
  * KIND is amqp, nats, kafka or redis; WHERE a port of loopback, or Kafka's hosts;
  * NAME a queue, subject (of a stream), topic or stream.  RATE is a second, or 0: as
@@ -279,8 +280,13 @@ kafka_client(rd_kafka_type_t type)
 	char		error[300];
 
 	rd_kafka_conf_set(conf, "bootstrap.servers", where, error, sizeof(error));
-	rd_kafka_conf_set(conf, "group.id", "bench", error, sizeof(error));
-	if (type == RD_KAFKA_PRODUCER)
+	if (type == RD_KAFKA_CONSUMER)
+	{
+		rd_kafka_conf_set(conf, "group.id", "bench", error, sizeof(error));
+		rd_kafka_conf_set(conf, "fetch.wait.max.ms", "1", error, sizeof(error));
+		rd_kafka_conf_set(conf, "fetch.error.backoff.ms", "1", error, sizeof(error));
+	}
+	else
 	{
 		rd_kafka_conf_set(conf, "enable.idempotence", "true", error, sizeof(error));
 		rd_kafka_conf_set(conf, "linger.ms", "0", error, sizeof(error));
@@ -532,7 +538,7 @@ main(int argc, char **argv)
 		consume(kind);
 	else if (strcmp(argv[1], "listen") == 0 && strcmp(kind->name, "amqp") == 0)
 		listen_to(kind);
-	else
+	else if (strcmp(argv[1], "declare") != 0)
 		client_die("unknown command: %s", argv[1]);
 	return 0;
 }

@@ -129,6 +129,7 @@ static void
 ack_came(jsCtx *js, natsMsg *msg, jsPubAck *ack, jsPubAckErr *failed, void *closure)
 {
 	Outcome    *outcome;
+	bool		first;
 
 	(void) js;
 	(void) ack;
@@ -139,6 +140,7 @@ ack_came(jsCtx *js, natsMsg *msg, jsPubAck *ack, jsPubAckErr *failed, void *clos
 		nats.outcome_room = nats.outcome_room > 0 ? nats.outcome_room * 2 : 64;
 		nats.outcomes = memory_resize(nats.outcomes, nats.outcome_room * sizeof(Outcome));
 	}
+	first = nats.outcome_count == 0;
 	outcome = &nats.outcomes[nats.outcome_count++];
 	memset(outcome, 0, sizeof(*outcome));
 	outcome->msg = msg;
@@ -150,7 +152,9 @@ ack_came(jsCtx *js, natsMsg *msg, jsPubAck *ack, jsPubAckErr *failed, void *clos
 				 failed->ErrText != NULL ? failed->ErrText : natsStatus_GetText(outcome->status));
 	}
 	pthread_mutex_unlock(&nats.lock);
-	sink_wake();
+	/* (wait() takes all that there are) */
+	if (first)
+		sink_wake();
 }
 
 /* The connection is lost: in a thread of the library's. */

@@ -8,15 +8,17 @@
  *
  * 2. If the entry of one event cannot be added and that of the next one is, the
  *	  first one never can be: ids only grow.  So what publish() is given goes as one
- *	  script, which ends at the first entry that fails and returns how many came
- *	  before, and the next script is not sent before that has answered.
+ *	  transaction, MULTI to EXEC.  No memory, no disk, no permission have all of it
+ *	  refused.  What an entry meets by itself, a key of another type, all entries of
+ *	  that stream meet.  The next transaction is not sent before this one has
+ *	  answered.
  *
  * 3. "The ID specified in XADD is equal or smaller" may mean that the entry is
- *	  there, sent before a connection was lost: so the script looks for it, and
- *	  only if it is found, that counts as added.  If it is not, the stream has had a
- *	  later entry from somebody else, and the event cannot be delivered.
+ *	  there, sent before a connection was lost: so it is looked for, and only if it
+ *	  is found, that counts as added.  If it is not, the stream has had a later entry
+ *	  from somebody else, and the event cannot be delivered.
  *
- * hiredis 0.14 knows no TLS.  The streams of one script must be in one node: no
+ * hiredis 0.14 knows no TLS.  The streams of one transaction must be in one node: no
  * cluster.
  *
  *-------------------------------------------------------------------------
@@ -38,49 +40,46 @@
 
 #define CONNECT_SECONDS 10
 
-/* Messages of one script: its arguments are held in memory on both sides. */
-#define SCRIPT_MESSAGES 1000
+/* Messages of one transaction, which both sides hold in memory. */
+#define MOST_MESSAGES 1000
 
-/* Arguments of the script for each message: see below. */
-#define ARGUMENTS 9
+/* Words of XADD, with all fields. */
+#define MOST_WORDS 20
 
-/*
- * KEYS are the streams, one for each message.  Of each message, ARGV has its id, then
- * the values of the fields that follow; those that are empty are left out, but for
- * the payload.  Returns how many entries were added, and the error, if there was one,
- * that the next one has met.
- */
-static const char script[] =
-"local names = {'payload','type','id','channel','op','content-type','lost','reason'}\n"
-"for i, key in ipairs(KEYS) do\n"
-"  local base = (i - 1) * 9\n"
-"  local command = {'XADD', key, ARGV[base + 1]}\n"
-"  for j, name in ipairs(names) do\n"
-"    local value = ARGV[base + 1 + j]\n"
-"    if j == 1 or value ~= '' then\n"
-"      command[#command + 1] = name\n"
-"      command[#command + 1] = value\n"
-"    end\n"
-"  end\n"
-"  local answer = redis.pcall(unpack(command))\n"
-"  if type(answer) == 'table' and answer.err then\n"
-"    local found = {}\n"
-"    if string.find(answer.err, 'equal or smaller', 1, true) then\n"
-"      found = redis.pcall('XRANGE', key, ARGV[base + 1], ARGV[base + 1])\n"
-"    end\n"
-"    if found.err or #found == 0 then return {i - 1, answer.err} end\n"
-"  end\n"
-"end\n"
-"return {#KEYS}\n";
+/* What the transaction is at. */
+typedef enum RedisStep
+{
+	STEP_FILL,					/* messages are put into it */
+	STEP_ANSWERS,				/* it is sent: an answer for each command, then EXEC's */
+	STEP_SEARCH					/* entries that may be there are looked for */
+} RedisStep;
+
+/* What has become of a message in the transaction. */
+typedef enum RedisFate
+{
+	FATE_UNKNOWN,
+	FATE_ADDED,
+	FATE_SMALLER,				/* its id is not greater than the stream's last one */
+	FATE_REFUSED
+} RedisFate;
+
+typedef struct Entry
+{
+	uint64_t	position;
+	const Message *message;
+	RedisFate	fate;
+	char		why[120];
+} Entry;
 
 typedef struct Redis
 {
 	redisContext *context;
-	char	   *sha;			/* the script's name */
-	int			count;			/* messages of the script that is written */
-	bool		under_way;		/* it is sent, and has not answered */
-	uint64_t	positions[SCRIPT_MESSAGES];
-	const Message *messages[SCRIPT_MESSAGES];
+	RedisStep	step;
+	int			count;			/* of the entries */
+	int			answers;		/* that have come: of MULTI first */
+	bool		aborted;		/* one of them was an error */
+	int			searched;		/* the entry whose search answers next */
+	Entry		entries[MOST_MESSAGES];
 } Redis;
 
 static Redis redis;
@@ -167,19 +166,13 @@ log_in(char *error)
 	return url->path[0] == '\0' || simple_command(error, 2, choose);
 }
 
-/* Give the server the script. */
+/* Does it take commands?  It may want a password that it has not got. */
 static bool
-load_script(char *error)
+ping(char *error)
 {
-	const char *load[] = {"SCRIPT", "LOAD", script};
-	redisReply *reply = command(error, 3, load);
+	const char *words[] = {"PING"};
 
-	if (reply == NULL)
-		return false;
-	free(redis.sha);
-	redis.sha = memory_copy_string(reply->type == REDIS_REPLY_STRING ? reply->str : "");
-	freeReplyObject(reply);
-	return true;
+	return simple_command(error, 1, words);
 }
 
 /* Connect. */
@@ -190,8 +183,8 @@ redis_connect(char *error)
 	struct timeval limit = {.tv_sec = CONNECT_SECONDS};
 	int			port = host->port != 0 ? host->port : 6379;
 
+	redis.step = STEP_FILL;
 	redis.count = 0;
-	redis.under_way = false;
 	redis.context = redisConnectWithTimeout(host->name, port, limit);
 	if (redis.context == NULL || redis.context->err != 0)
 	{
@@ -203,7 +196,7 @@ redis_connect(char *error)
 	}
 	redisSetTimeout(redis.context, limit);
 	redisEnableKeepAlive(redis.context);
-	return log_in(error) && load_script(error);
+	return log_in(error) && ping(error);
 }
 
 /* Close the connection. */
@@ -214,81 +207,83 @@ redis_disconnect(void)
 		redisFree(redis.context);
 	redis.context = NULL;
 	redis.count = 0;
-	redis.under_way = false;
+	redis.step = STEP_FILL;
 }
 
-/* Take a message for the script, which flush() sends. */
+/* Write the entry's id. */
+static void
+write_id(const Message *message, char *id, size_t size)
+{
+	snprintf(id, size, "%" PRId64 "-%d", message->seq, message->is_gap);
+}
+
+/* Add a field, if its value is not empty or it is the payload. */
+static int
+add_field(const char **words, size_t *lengths, int count, const char *field,
+		  const char *value, size_t length)
+{
+	words[count] = field;
+	lengths[count] = strlen(field);
+	words[count + 1] = value;
+	lengths[count + 1] = length;
+	return count + 2;
+}
+
+/* Put the command that adds the message into the library's buffer. */
+static void
+append_entry(const Message *message)
+{
+	const char *words[MOST_WORDS];
+	size_t		lengths[MOST_WORDS];
+	char		id[40];
+	char		lost[24] = "";
+	const char *fields[][2] = {
+		{"type", message->type}, {"id", message->id}, {"channel", message->channel},
+		{"op", message->op}, {"content-type", message->content_type}, {"lost", lost},
+		{"reason", message->dead ? message->reason : ""},
+		{"stream", message->dead ? message->address : ""}
+	};
+	int			count = 3;
+
+	write_id(message, id, sizeof(id));
+	if (message->is_gap)
+		snprintf(lost, sizeof(lost), "%" PRId64, message->lost);
+	words[0] = "XADD";
+	words[1] = sink_address(message);
+	words[2] = id;
+	for (int i = 0; i < count; i++)
+		lengths[i] = strlen(words[i]);
+	count = add_field(words, lengths, count, "payload", message->payload, message->payload_length);
+	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
+	{
+		if (fields[i][1][0] != '\0')
+			count = add_field(words, lengths, count, fields[i][0], fields[i][1], strlen(fields[i][1]));
+	}
+	redisAppendCommandArgv(redis.context, count, words, lengths);
+}
+
+/* Take a message for the transaction, which flush() sends. */
 static bool
 redis_publish(const Message *message, uint64_t position, char *error)
 {
+	Entry	   *entry = &redis.entries[redis.count++];
+
 	(void) error;
-	redis.positions[redis.count] = position;
-	redis.messages[redis.count++] = message;
+	if (redis.count == 1)
+		redisAppendCommand(redis.context, "MULTI");
+	entry->position = position;
+	entry->message = message;
+	entry->fate = FATE_UNKNOWN;
+	append_entry(message);
 	return true;
 }
 
-/* Write a message's arguments; numbers is where its numbers are written. */
-static void
-fill_arguments(const Message *message, const char **argv, size_t *lengths,
-			   char numbers[2][40])
-{
-	snprintf(numbers[0], 40, "%" PRId64 "-%d", message->seq, message->is_gap);
-	numbers[1][0] = '\0';
-	if (message->is_gap)
-		snprintf(numbers[1], 40, "%" PRId64, message->lost);
-	argv[0] = numbers[0];
-	argv[1] = message->payload;
-	argv[2] = message->type;
-	argv[3] = message->id;
-	argv[4] = message->channel;
-	argv[5] = message->op;
-	argv[6] = message->content_type;
-	argv[7] = numbers[1];
-	argv[8] = message->dead ? message->reason : "";
-	for (int i = 0; i < ARGUMENTS; i++)
-		lengths[i] = i == 1 ? message->payload_length : strlen(argv[i]);
-}
-
-/* Write the script's call into the context's buffer. */
-static void
-write_call(void)
-{
-	int			argc = 3 + redis.count * (1 + ARGUMENTS);
-	const char **argv = memory_get(argc * sizeof(char *));
-	size_t	   *lengths = memory_get(argc * sizeof(size_t));
-	char		(*numbers)[2][40] = memory_get(redis.count * sizeof(*numbers));
-	char		key_count[20];
-	const char **at = argv + 3 + redis.count;
-
-	snprintf(key_count, sizeof(key_count), "%d", redis.count);
-	argv[0] = "EVALSHA";
-	argv[1] = redis.sha;
-	argv[2] = key_count;
-	for (int i = 0; i < redis.count; i++)
-		argv[3 + i] = sink_address(redis.messages[i]);
-	for (int i = 0; i < 3 + redis.count; i++)
-		lengths[i] = strlen(argv[i]);
-	for (int i = 0; i < redis.count; i++)
-	{
-		fill_arguments(redis.messages[i], at, lengths + (at - argv), numbers[i]);
-		at += ARGUMENTS;
-	}
-	redisAppendCommandArgv(redis.context, argc, argv, lengths);
-	free(argv);
-	free(lengths);
-	free(numbers);
-}
-
-/* Send the script, if there is something in it. */
+/* Send what is in the library's buffer. */
 static bool
-redis_flush(char *error)
+send_buffer(char *error)
 {
 	int			done = 0;
 
-	if (redis.count == 0 || redis.under_way)
-		return true;
-	write_call();
-	redis.under_way = true;
 	while (!done)
 	{
 		if (redisBufferWrite(redis.context, &done) != REDIS_OK)
@@ -298,6 +293,19 @@ redis_flush(char *error)
 		}
 	}
 	return true;
+}
+
+/* Send the transaction, if there is something in it. */
+static bool
+redis_flush(char *error)
+{
+	if (redis.count == 0 || redis.step != STEP_FILL)
+		return true;
+	redisAppendCommand(redis.context, "EXEC");
+	redis.step = STEP_ANSWERS;
+	redis.answers = 0;
+	redis.aborted = false;
+	return send_buffer(error);
 }
 
 /* May the same message be taken later, after that error? */
@@ -315,92 +323,169 @@ is_passing(const char *error)
 	return false;
 }
 
+/* An entry has met an error. */
+static void
+note_error(Entry *entry, const char *error)
+{
+	entry->fate = strstr(error, "equal or smaller") != NULL ? FATE_SMALLER : FATE_REFUSED;
+	snprintf(entry->why, sizeof(entry->why), "%s", error);
+}
+
 /*
- * The script has answered that so many entries were added, and what the next one has
- * met, or NULL: all that stand behind that one were not tried.
+ * All is known: tell the sink.  What was not tried is to be sent again.  The last one
+ * first where something is put back, so that the sink goes on at the first of them.
  */
 static void
-take_outcome(int added, const char *why)
+tell(void)
 {
 	int			count = redis.count;
 
 	redis.count = 0;
-	redis.under_way = false;
-	for (int i = count - 1; i > added; i--)
-		outbox_requeue(redis.positions[i]);
-	for (int i = 0; i < added && i < count; i++)
-		sink_confirmed(redis.positions[i]);
-	if (added >= count)
-		return;
-	if (is_passing(why))
-		sink_refused(redis.positions[added], why);
-	else
-		sink_unroutable(redis.positions[added], why);
+	redis.step = STEP_FILL;
+	for (int i = count - 1; i >= 0; i--)
+	{
+		if (redis.entries[i].fate == FATE_UNKNOWN)
+			outbox_requeue(redis.entries[i].position);
+	}
+	for (int i = 0; i < count; i++)
+	{
+		const Entry *entry = &redis.entries[i];
+
+		if (entry->fate == FATE_ADDED)
+			sink_confirmed(entry->position);
+		else if (entry->fate != FATE_UNKNOWN && is_passing(entry->why))
+			sink_refused(entry->position, entry->why);
+		else if (entry->fate != FATE_UNKNOWN)
+			sink_unroutable(entry->position, entry->why);
+	}
 }
 
-/* The script's answer; false if the connection is of no use then. */
-static bool
-take_reply(const redisReply *reply, char *error)
+/* The next entry from there on that may be in its stream already. */
+static int
+next_search(int from)
 {
-	const char *why = NULL;
-
-	if (reply->type == REDIS_REPLY_ERROR)
-	{
-		/* the script was not run, or could not go on */
-		if (strncmp(reply->str, "NOSCRIPT", 8) != 0 && is_passing(reply->str))
-		{
-			take_outcome(0, reply->str);
-			return true;
-		}
-		snprintf(error, SINK_ERROR_SIZE, "%s", reply->str);
-		if (strncmp(reply->str, "ERR Protocol error", 18) == 0)
-			sink_blamed(error);
-		return false;
-	}
-	if (reply->type != REDIS_REPLY_ARRAY || reply->elements < 1 ||
-		reply->element[0]->type != REDIS_REPLY_INTEGER ||
-		reply->element[0]->integer < 0 || reply->element[0]->integer > redis.count)
-	{
-		snprintf(error, SINK_ERROR_SIZE, "the script has answered something else");
-		return false;
-	}
-	if (reply->elements > 1 && reply->element[1]->type == REDIS_REPLY_STRING)
-		why = reply->element[1]->str;
-	if (why == NULL && reply->element[0]->integer < redis.count)
-	{
-		snprintf(error, SINK_ERROR_SIZE, "the script has not said why it ended");
-		return false;
-	}
-	take_outcome((int) reply->element[0]->integer, why);
-	return true;
+	while (from < redis.count && redis.entries[from].fate != FATE_SMALLER)
+		from++;
+	return from;
 }
 
-/* Take the script's answer, if it comes in time. */
+/* EXEC has answered: look for the entries that may be there, or tell. */
+static bool
+conclude(char *error)
+{
+	redis.searched = next_search(0);
+	if (redis.searched == redis.count)
+	{
+		tell();
+		return true;
+	}
+	for (int i = redis.searched; i < redis.count; i = next_search(i + 1))
+	{
+		char		id[40];
+
+		write_id(redis.entries[i].message, id, sizeof(id));
+		redisAppendCommand(redis.context, "XRANGE %s %s %s",
+						   sink_address(redis.entries[i].message), id, id);
+	}
+	redis.step = STEP_SEARCH;
+	return send_buffer(error);
+}
+
+/* EXEC's answer: one for each entry, or an error for all of them. */
+static bool
+take_exec(const redisReply *reply, char *error)
+{
+	if (reply->type == REDIS_REPLY_ERROR && (redis.aborted || is_passing(reply->str)))
+	{
+		if (!redis.aborted)
+			note_error(&redis.entries[0], reply->str);
+		return conclude(error);
+	}
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != (size_t) redis.count)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "EXEC has answered something else%s%s",
+				 reply->type == REDIS_REPLY_ERROR ? ": " : "",
+				 reply->type == REDIS_REPLY_ERROR ? reply->str : "");
+		return false;
+	}
+	for (int i = 0; i < redis.count; i++)
+	{
+		const redisReply *answer = reply->element[i];
+
+		if (answer->type == REDIS_REPLY_STRING)
+			redis.entries[i].fate = FATE_ADDED;
+		else if (answer->type == REDIS_REPLY_ERROR)
+			note_error(&redis.entries[i], answer->str);
+	}
+	return conclude(error);
+}
+
+/* An answer has come; false if the connection is of no use then. */
+static bool
+take_answer(const redisReply *reply, char *error)
+{
+	int			number = redis.answers++;
+
+	if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "ERR Protocol error", 18) == 0)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "%s", reply->str);
+		sink_blamed(error);
+		return false;
+	}
+	if (redis.step == STEP_ANSWERS && number == redis.count + 1)
+		return take_exec(reply, error);
+	if (redis.step == STEP_ANSWERS)
+	{
+		/* of MULTI, or of a command that is put into the queue */
+		if (reply->type == REDIS_REPLY_ERROR && number > 0)
+		{
+			if (!redis.aborted)
+				note_error(&redis.entries[number - 1], reply->str);
+			redis.aborted = true;
+		}
+		return true;
+	}
+	if (redis.step == STEP_SEARCH && redis.searched < redis.count)
+	{
+		if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 1)
+			redis.entries[redis.searched].fate = FATE_ADDED;
+		redis.searched = next_search(redis.searched + 1);
+		if (redis.searched == redis.count)
+			tell();
+		return true;
+	}
+	snprintf(error, SINK_ERROR_SIZE, "the broker says something without being asked");
+	return false;
+}
+
+/* Take the answers that have come, or wait for some. */
 static bool
 redis_wait(int timeout, char *error)
 {
-	void	   *reply = NULL;
-	bool		good;
+	bool		good = true;
 
 	if (!sink_poll(redis.context->fd, timeout))
 		return true;
-	if (redisBufferRead(redis.context) != REDIS_OK ||
-		redisGetReplyFromReader(redis.context, &reply) != REDIS_OK)
+	if (redisBufferRead(redis.context) != REDIS_OK)
 	{
 		describe(error);
 		return false;
 	}
-	if (reply == NULL)
-		return true;
-	if (!redis.under_way)
+	while (good)
 	{
-		snprintf(error, SINK_ERROR_SIZE, "the broker says something without being asked");
-		good = false;
+		void	   *reply = NULL;
+
+		if (redisGetReplyFromReader(redis.context, &reply) != REDIS_OK)
+		{
+			describe(error);
+			return false;
+		}
+		if (reply == NULL)
+			return true;
+		good = take_answer(reply, error);
+		freeReplyObject(reply);
 	}
-	else
-		good = take_reply(reply, error);
-	freeReplyObject(reply);
-	return good;
+	return false;
 }
 
 const SinkKind redis_sink = {
@@ -413,6 +498,6 @@ const SinkKind redis_sink = {
 	.flush = redis_flush,
 	.wait = redis_wait,
 	.disconnect = redis_disconnect,
-	.most_sent = SCRIPT_MESSAGES,
+	.most_sent = MOST_MESSAGES,
 	.in_turns = true
 };

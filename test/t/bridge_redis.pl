@@ -77,10 +77,19 @@ $expected .= ' ' . publish_some('plain', 200);
 $bridge->wait_for_metric('unconfirmed', 200);
 $bridge->stop('KILL');
 $broker->go_on;
-entries('db:plain', 4700);
 $bridge->start;
 $bridge->wait_for_metric('acked_total', 200);
-is(join(' ', map { $_->[1]{payload} } entries('db:plain', 4700)), $expected, 'what was added and not acknowledged is found again, and not added twice');
+is(join(' ', map { $_->[1]{payload} } entries('db:plain', 4700)), $expected, 'the bridge has died with a transaction under way');
+
+# An entry that is there, and not acknowledged: the answer was lost.
+$bridge->stop;
+$expected .= ' ' . publish_some('plain', 3);
+my @seqs = split /\n/, $node->safe_psql('postgres', q{SELECT seq FROM pgpubsub.poll('s', consume => false)});
+$broker->redis('XADD', 'db:plain', "$seqs[$_]-0", 'payload', $number - 2 + $_) foreach 0, 1;
+$bridge->start;
+$bridge->wait_for_metric('acked_total', 3);
+is(join(' ', map { $_->[1]{payload} } entries('db:plain', 4703)), $expected, 'what was added and not acknowledged is found again, and not added twice');
+is($bridge->metric('unroutable_total'), 0, 'and is no error');
 
 # No memory
 $broker->redis(qw(CONFIG SET maxmemory 1));
@@ -89,7 +98,7 @@ $expected .= ' ' . publish_some('plain', 100);
 $bridge->wait_for_log(qr/does not take event \d+ now: OOM/, $offset);
 is($bridge->metric('broker_state{state="refused"}'), 1, 'a broker without memory: the event is refused for now');
 $broker->redis(qw(CONFIG SET maxmemory 0));
-is(join(' ', map { $_->[1]{payload} } entries('db:plain', 4800)), $expected, 'and goes when there is some');
+is(join(' ', map { $_->[1]{payload} } entries('db:plain', 4803)), $expected, 'and goes when there is some');
 
 # A key that is no stream: for ever, and the bridge stops.
 $broker->redis('SET', 'db:other', 'x');
