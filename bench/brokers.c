@@ -2,7 +2,7 @@
  *
  * brokers.c
  *	  What the bridge is measured beside: a bare publisher to each broker, with the
- *	  same library, confirms and window; a consumer; and the listener that people
+ *	  same library, confirms and window, and messages with as many headers; a consumer; and the listener that people
  *	  write, which publishes without confirms.
  *
  *		brokers publish KIND WHERE NAME COUNT RATE BYTES WINDOW
@@ -73,6 +73,16 @@ time_of_day(void)
 	return (int64_t) now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* An id of the next message, as long as the bridge's. */
+static const char *
+make_id(void)
+{
+	static char id[64];
+
+	snprintf(id, sizeof(id), "%lld-16384-%016ld", (long long) first_ns, sent);
+	return id;
+}
+
 /* A message has come to the consumer. */
 static void
 take(const char *payload, size_t length)
@@ -111,9 +121,20 @@ amqp_start(void)
 static void
 amqp_send(const char *payload, long bytes)
 {
+	const char *id = make_id();
+	amqp_table_entry_t headers[3] = {
+		{.key = amqp_cstring_bytes("seq"), .value = {.kind = AMQP_FIELD_KIND_I64, .value.i64 = sent}},
+		{.key = amqp_cstring_bytes("id"),
+		.value = {.kind = AMQP_FIELD_KIND_UTF8, .value.bytes = amqp_cstring_bytes(id)}},
+		{.key = amqp_cstring_bytes("channel"),
+		.value = {.kind = AMQP_FIELD_KIND_UTF8, .value.bytes = amqp_cstring_bytes(name)}}
+	};
 	amqp_basic_properties_t properties = {
-		._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG,
-		.delivery_mode = 2, .content_type = amqp_cstring_bytes("application/json")
+		._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG |
+		AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_TYPE_FLAG | AMQP_BASIC_HEADERS_FLAG,
+		.delivery_mode = 2, .content_type = amqp_cstring_bytes("text/plain; charset=utf-8"),
+		.message_id = amqp_cstring_bytes(id), .type = amqp_cstring_bytes("pgpubsub.event"),
+		.headers = {3, headers}
 	};
 
 	if (amqp_basic_publish(amqp, 1, amqp_empty_bytes, amqp_cstring_bytes(name), 1, 0, &properties,
@@ -218,13 +239,19 @@ nats_start(void)
 static void
 nats_send(const char *payload, long bytes)
 {
-	char		id[32];
+	const char *id = make_id();
 	jsPubOptions options;
+	natsMsg    *msg;
 
 	jsPubOptions_Init(&options);
-	snprintf(id, sizeof(id), "%ld-%ld", (long) first_ns, sent);
 	options.MsgId = id;
-	if (js_PublishAsync(jet, name, payload, (int) bytes, &options) != NATS_OK)
+	natsMsg_Create(&msg, name, NULL, payload, (int) bytes);
+	natsMsgHeader_Set(msg, "seq", id);
+	natsMsgHeader_Set(msg, "id", id);
+	natsMsgHeader_Set(msg, "type", "pgpubsub.event");
+	natsMsgHeader_Set(msg, "content-type", "text/plain; charset=utf-8");
+	natsMsgHeader_Set(msg, "channel", name);
+	if (js_PublishMsgAsync(jet, &msg, &options) != NATS_OK)
 		client_die("could not publish to NATS");
 }
 
@@ -306,7 +333,16 @@ kafka_start(void)
 static void
 kafka_send(const char *payload, long bytes)
 {
+	const char *id = make_id();
+	rd_kafka_headers_t *headers = rd_kafka_headers_new(5);
+
+	rd_kafka_header_add(headers, "seq", -1, id, -1);
+	rd_kafka_header_add(headers, "id", -1, id, -1);
+	rd_kafka_header_add(headers, "type", -1, "pgpubsub.event", -1);
+	rd_kafka_header_add(headers, "content-type", -1, "text/plain; charset=utf-8", -1);
+	rd_kafka_header_add(headers, "channel", -1, name, -1);
 	if (rd_kafka_producev(kafka, RD_KAFKA_V_TOPIC(name), RD_KAFKA_V_KEY(name, strlen(name)),
+						  RD_KAFKA_V_HEADERS(headers),
 						  RD_KAFKA_V_VALUE((void *) payload, (size_t) bytes),
 						  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END) !=
 		RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -357,7 +393,8 @@ redis_start(void)
 static void
 redis_send(const char *payload, long bytes)
 {
-	redisAppendCommand(redis, "XADD %s * payload %b", name, payload, (size_t) bytes);
+	redisAppendCommand(redis, "XADD %s * payload %b type pgpubsub.event id %s channel %s content-type text/plain",
+					   name, payload, (size_t) bytes, make_id(), name);
 }
 
 static void
