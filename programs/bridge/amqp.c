@@ -215,11 +215,11 @@ log_in(char *error)
 	char		name[100];
 	amqp_table_entry_t capability = {
 		.key = amqp_cstring_bytes("connection.blocked"),
-		.value = {.kind = AMQP_FIELD_KIND_BOOLEAN, .value.boolean = 1}
+		.value = {.kind = AMQP_FIELD_KIND_BOOLEAN,.value.boolean = 1}
 	};
 	amqp_table_entry_t properties[2] = {
 		{.key = amqp_cstring_bytes("capabilities"),
-		.value = {.kind = AMQP_FIELD_KIND_TABLE, .value.table = {1, &capability}}},
+		.value = {.kind = AMQP_FIELD_KIND_TABLE,.value.table = {1, &capability}}},
 		{.key = amqp_cstring_bytes("connection_name"),
 		.value = {.kind = AMQP_FIELD_KIND_UTF8}}
 	};
@@ -296,11 +296,11 @@ amqp_close(void)
 static amqp_table_entry_t
 text_header(const char *name, const char *value)
 {
-	return (amqp_table_entry_t)
-	{
-		.key = amqp_cstring_bytes(name),
-		.value = {.kind = AMQP_FIELD_KIND_UTF8, .value.bytes = amqp_cstring_bytes(value)}
-	};
+	amqp_table_entry_t header = {.key = amqp_cstring_bytes(name)};
+
+	header.value.kind = AMQP_FIELD_KIND_UTF8;
+	header.value.value.bytes = amqp_cstring_bytes(value);
+	return header;
 }
 
 /* Write the headers; how many they are. */
@@ -367,6 +367,7 @@ amqp_publish(const Message *message, uint64_t position, char *error)
 		.type = amqp_cstring_bytes(message->type),
 		.app_id = amqp_cstring_bytes("pgpubsub-bridge")
 	};
+	amqp_bytes_t body = {message->payload_length, (void *) message->payload};
 	Sent	   *sent;
 	int			status;
 
@@ -389,7 +390,7 @@ amqp_publish(const Message *message, uint64_t position, char *error)
 	status = amqp_basic_publish(amqp.connection, CHANNEL,
 								amqp_cstring_bytes(message->dead ? "" : exchange_name()),
 								amqp_cstring_bytes(address), 1, 0, &properties,
-								(amqp_bytes_t) {message->payload_length, (void *) message->payload});
+								body);
 	if (status == AMQP_STATUS_OK)
 		return true;
 	snprintf(error, SINK_ERROR_SIZE, "publishing: %s", amqp_error_string2(status));

@@ -71,7 +71,8 @@ typedef struct Counters
 	_Atomic uint64_t sent;
 	_Atomic uint64_t confirmed;
 	_Atomic uint64_t confirmed_bytes;
-	_Atomic uint64_t resent;	/* sent and not confirmed when a connection was lost */
+	_Atomic uint64_t resent;	/* sent and not confirmed when a connection
+								 * was lost */
 	_Atomic uint64_t refused;	/* answers: not now */
 	_Atomic uint64_t unroutable;	/* answers: never */
 	_Atomic uint64_t dropped;

@@ -110,7 +110,10 @@ take_debezium(Payload *payload, const JsonValue *members)
 		if (json_equals(members[MEMBER_OP], letters[i]))
 		{
 			payload->id = members[MEMBER_ID];
-			payload->op = (JsonValue) {ops[i], strlen(ops[i])};
+			payload->op = (JsonValue)
+			{
+				ops[i], strlen(ops[i])
+			};
 			payload->schema = source[MEMBER_SCHEMA];
 			payload->table = source[MEMBER_TABLE];
 			payload->key = members[MEMBER_KEY];
@@ -205,8 +208,8 @@ append_address(const EventSetting *setting, const char *channel,
 {
 	static Bytes scratch;
 	const JsonValue parts[TEMPLATE_NAMES] = {
-		[TEMPLATE_SCHEMA] = payload->schema, [TEMPLATE_TABLE] = payload->table,
-		[TEMPLATE_OP] = payload->op, [TEMPLATE_KEY] = payload->key
+		[TEMPLATE_SCHEMA] = payload->schema,[TEMPLATE_TABLE] = payload->table,
+		[TEMPLATE_OP] = payload->op,[TEMPLATE_KEY] = payload->key
 	};
 	size_t		offsets[TEMPLATE_NAMES];
 	const char *values[TEMPLATE_NAMES];

@@ -40,7 +40,8 @@
 typedef struct Kafka
 {
 	rd_kafka_t *producer;
-	bool		full;			/* its queue has no room until something is delivered */
+	bool		full;			/* its queue has no room until something is
+								 * delivered */
 	bool		failed;			/* a fatal error has come */
 	char		why[SINK_ERROR_SIZE];
 } Kafka;

@@ -44,7 +44,7 @@ typedef struct CounterMetric
 {
 	const char *name;
 	const char *help;
-	const _Atomic uint64_t *value;
+	const		_Atomic uint64_t *value;
 } CounterMetric;
 
 static uv_tcp_t listener;

@@ -81,7 +81,7 @@ typedef struct Nats
 	char		closed_why[200];
 } Nats;
 
-static Nats nats = {.lock = PTHREAD_MUTEX_INITIALIZER, .chained = true};
+static Nats nats = {.lock = PTHREAD_MUTEX_INITIALIZER,.chained = true};
 
 /* May a value that fills the subject have that byte? */
 static bool

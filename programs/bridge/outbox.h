@@ -78,7 +78,7 @@ extern Message *outbox_next(uint64_t *position);
 extern Message *outbox_message(uint64_t position);
 extern void outbox_confirm(uint64_t position);
 extern void outbox_requeue(uint64_t position);
-extern int outbox_rewind(void);
+extern int	outbox_rewind(void);
 extern bool outbox_only_sent(uint64_t *position);
 
 /* For both. */

@@ -50,7 +50,8 @@
 typedef enum RedisStep
 {
 	STEP_FILL,					/* messages are put into it */
-	STEP_ANSWERS,				/* it is sent: an answer for each command, then EXEC's */
+	STEP_ANSWERS,				/* it is sent: an answer for each command,
+								 * then EXEC's */
 	STEP_SEARCH					/* entries that may be there are looked for */
 } RedisStep;
 
@@ -59,7 +60,8 @@ typedef enum RedisFate
 {
 	FATE_UNKNOWN,
 	FATE_ADDED,
-	FATE_SMALLER,				/* its id is not greater than the stream's last one */
+	FATE_SMALLER,				/* its id is not greater than the stream's
+								 * last one */
 	FATE_REFUSED
 } RedisFate;
 

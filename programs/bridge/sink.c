@@ -68,7 +68,8 @@ typedef struct Sink
 	/* the thread's own */
 	const UrlHost *host;		/* of the last try; NULL: the library chooses */
 	unsigned	tries;
-	bool		progress;		/* something is confirmed: tell the server's side */
+	bool		progress;		/* something is confirmed: tell the server's
+								 * side */
 	bool		connected;
 	bool		blocked;
 	bool		failed;			/* "stop" has come to pass */
@@ -79,8 +80,8 @@ typedef struct Sink
 	Backoff		refusals;
 	uint64_t	next_try;		/* ms; of a connection */
 	uint64_t	hold_until;		/* ms; nothing is sent before */
-	uint64_t	heard_at;		/* ms; the broker has said something, or was sent
-								 * the first message */
+	uint64_t	heard_at;		/* ms; the broker has said something, or was
+								 * sent the first message */
 	Repeated	refused_lines;
 	Repeated	trouble_lines;
 	Repeated	unroutable_lines;
@@ -88,8 +89,8 @@ typedef struct Sink
 
 static Sink sink = {
 	.wake_fd = -1,
-	.backoff = {.shortest = 100, .longest = 10000},
-	.refusals = {.shortest = 100, .longest = 2000}
+	.backoff = {.shortest = 100,.longest = 10000},
+	.refusals = {.shortest = 100,.longest = 2000}
 };
 
 #ifdef SINK_AMQP
@@ -213,8 +214,8 @@ sink_wake(void)
 bool
 sink_poll(int fd, int timeout)
 {
-	struct pollfd fds[2] = {{.fd = sink.wake_fd, .events = POLLIN},
-		{.fd = fd, .events = POLLIN}};
+	struct pollfd fds[2] = {{.fd = sink.wake_fd,.events = POLLIN},
+	{.fd = fd,.events = POLLIN}};
 	uint64_t	count;
 
 	if (poll(fds, 2, timeout) <= 0)

@@ -27,12 +27,16 @@ typedef struct SinkKind
 	const char *schemes[3];		/* the second one is with TLS */
 
 	/*
-	 * Do the options fit?  Called by the main thread before all else.  Sets the
-	 * template's text; false, with the error written, if something is wrong.
+	 * Do the options fit?  Called by the main thread before all else.  Sets
+	 * the template's text; false, with the error written, if something is
+	 * wrong.
 	 */
 	bool		(*configure) (const char **address, char *error, size_t size);
 
-	/* May a value that fills the template have that byte?  '_' takes its place. */
+	/*
+	 * May a value that fills the template have that byte?  '_' takes its
+	 * place.
+	 */
 	bool		(*allowed) (unsigned char c);
 
 	/* Connect, within some 10 s, and see whether what is named is there. */
@@ -48,8 +52,8 @@ typedef struct SinkKind
 	bool		(*flush) (char *error);
 
 	/*
-	 * Take what the broker has said, and if that is nothing, wait for it for at
-	 * most so many ms, or until sink_wake_fd() is readable.  false: the
+	 * Take what the broker has said, and if that is nothing, wait for it for
+	 * at most so many ms, or until sink_wake_fd() is readable.  false: the
 	 * connection is lost.
 	 */
 	bool		(*wait) (int timeout, char *error);
@@ -59,7 +63,8 @@ typedef struct SinkKind
 
 	int			most_sent;		/* the greatest window; 0: any */
 	bool		reconnects;		/* it finds its broker again by itself */
-	bool		in_turns;		/* nothing is sent while something is not confirmed */
+	bool		in_turns;		/* nothing is sent while something is not
+								 * confirmed */
 } SinkKind;
 
 typedef enum SinkState

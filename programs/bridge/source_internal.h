@@ -75,7 +75,8 @@ typedef struct Source
 	int64_t		ack_seq;
 	uint64_t	ack_since;		/* ms */
 	uint64_t	acked_at;		/* ms; when it was sent last; 0: never */
-	bool		drained;		/* what the broker has confirmed is acknowledged */
+	bool		drained;		/* what the broker has confirmed is
+								 * acknowledged */
 	char		application[APPLICATION_SIZE];
 	uint64_t	application_at; /* ms */
 } Source;

@@ -35,18 +35,18 @@ source_connected(Server *server)
 	bridge.counters.server_connects++;
 	source.application[0] = '\0';
 	source_send(STEP_SETUP,
-			   "SET statement_timeout = 0; SET lock_timeout = 0;"
-			   " SET idle_session_timeout = 0; SET search_path = pg_catalog;"
-			   " SET client_connection_check_interval = '2s';"
-			   " SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5;"
-			   " SET tcp_keepalives_count = 3; SET tcp_user_timeout = '15s';"
-			   " SET default_transaction_isolation = 'read committed';"
-			   " SET default_transaction_read_only = off;"
-			   " SET synchronous_commit = off; SET timezone = 'UTC';"
-			   " SELECT pg_is_in_recovery(),"
-			   " (SELECT system_identifier FROM pg_control_system()),"
-			   " (SELECT oid FROM pg_database WHERE datname = current_database())",
-			   ANSWER_SECONDS);
+				"SET statement_timeout = 0; SET lock_timeout = 0;"
+				" SET idle_session_timeout = 0; SET search_path = pg_catalog;"
+				" SET client_connection_check_interval = '2s';"
+				" SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5;"
+				" SET tcp_keepalives_count = 3; SET tcp_user_timeout = '15s';"
+				" SET default_transaction_isolation = 'read committed';"
+				" SET default_transaction_read_only = off;"
+				" SET synchronous_commit = off; SET timezone = 'UTC';"
+				" SELECT pg_is_in_recovery(),"
+				" (SELECT system_identifier FROM pg_control_system()),"
+				" (SELECT oid FROM pg_database WHERE datname = current_database())",
+				ANSWER_SECONDS);
 }
 
 /* See whether the subscription is there and may be read, whoever reads it now. */
