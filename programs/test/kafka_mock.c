@@ -6,13 +6,14 @@
  *
  *	  kafka-mock serve BROKERS		serve until SIGTERM; the first line tells where
  *	  kafka-mock consume HOSTS TOPIC COUNT
- *		print so many messages: partition, key, seq, id, type, op and payload, with
+ *		print so many messages, or with 0 all that there are: partition, key, seq, id, type, op and payload, with
  *		tabs between
  *
  *-------------------------------------------------------------------------
  */
 #include <librdkafka/rdkafka.h>
 #include <librdkafka/rdkafka_mock.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,7 @@ make_client(rd_kafka_type_t type, const char *hosts)
 	if (hosts != NULL)
 		rd_kafka_conf_set(conf, "bootstrap.servers", hosts, error, sizeof(error));
 	rd_kafka_conf_set(conf, "group.id", "test", error, sizeof(error));
+	rd_kafka_conf_set(conf, "enable.partition.eof", "true", error, sizeof(error));
 	rd_kafka_conf_set(conf, "auto.offset.reset", "earliest", error, sizeof(error));
 	client = rd_kafka_new(type, conf, error, sizeof(error));
 	if (client == NULL)
@@ -93,18 +95,20 @@ show(const rd_kafka_message_t *message)
 	printf("\t%.*s\n", (int) message->len, (const char *) message->payload);
 }
 
-/* Print so many messages of the topic. */
+/* Print so many messages of the topic, or all with 0. */
 static void
 consume(const char *hosts, const char *topic, int count)
 {
 	rd_kafka_t *consumer = make_client(RD_KAFKA_CONSUMER, hosts);
 	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(PARTITIONS);
+	bool		all = count == 0;
+	int			ends = 0;
 
 	rd_kafka_poll_set_consumer(consumer);
 	for (int i = 0; i < PARTITIONS; i++)
 		rd_kafka_topic_partition_list_add(list, topic, i)->offset = RD_KAFKA_OFFSET_BEGINNING;
 	rd_kafka_assign(consumer, list);
-	while (count > 0)
+	while (all ? ends < PARTITIONS : count > 0)
 	{
 		rd_kafka_message_t *message = rd_kafka_consumer_poll(consumer, 60000);
 
@@ -115,6 +119,8 @@ consume(const char *hosts, const char *topic, int count)
 			show(message);
 			count--;
 		}
+		else if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
+			ends++;
 		rd_kafka_message_destroy(message);
 	}
 	fflush(stdout);

@@ -52,10 +52,10 @@ def take(channel, queue, count):
 
 def drain(channel, queue):
     while True:
-        method, properties, body = channel.basic_get(queue, auto_ack=True)
-        if method is None:
+        count = channel.queue_declare(queue, passive=True).method.message_count
+        if count == 0:
             return
-        show(method, properties, body)
+        take(channel, queue, count)
 
 
 def run(channel, command, *args):
