@@ -320,6 +320,13 @@ make_headers(const Message *message)
 	return headers;
 }
 
+/* Has the producer room in its queue? */
+static bool
+kafka_ready(void)
+{
+	return !kafka.full;
+}
+
 /* Give a message to the producer. */
 static bool
 kafka_publish(const Message *message, uint64_t position, char *error)
@@ -330,11 +337,6 @@ kafka_publish(const Message *message, uint64_t position, char *error)
 	rd_kafka_resp_err_t status;
 
 	(void) error;
-	if (kafka.full)
-	{
-		outbox_requeue(position);
-		return true;
-	}
 	if (!is_topic(topic))
 	{
 		sink_unroutable(position, "that is no topic");
@@ -393,6 +395,7 @@ const SinkKind kafka_sink = {
 	.configure = kafka_configure,
 	.allowed = kafka_allowed,
 	.connect = kafka_connect,
+	.ready = kafka_ready,
 	.publish = kafka_publish,
 	.flush = kafka_flush,
 	.wait = kafka_wait,

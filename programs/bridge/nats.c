@@ -394,6 +394,13 @@ send_msg(natsMsg *msg, const Message *message, uint64_t position)
 	return status;
 }
 
+/* What is behind a message that was refused has to fail before anything is sent. */
+static bool
+nats_ready(void)
+{
+	return !nats.chain_broken;
+}
+
 /* Publish a message. */
 static bool
 nats_publish(const Message *message, uint64_t position, char *error)
@@ -402,12 +409,6 @@ nats_publish(const Message *message, uint64_t position, char *error)
 	natsMsg    *msg = NULL;
 	natsStatus	status;
 
-	if (nats.chain_broken)
-	{
-		/* what is under way has to fail first */
-		outbox_requeue(position);
-		return true;
-	}
 	if (!is_subject(subject))
 	{
 		sink_unroutable(position, "that is no subject");
@@ -532,6 +533,7 @@ const SinkKind nats_sink = {
 	.configure = nats_configure,
 	.allowed = nats_allowed,
 	.connect = nats_connect,
+	.ready = nats_ready,
 	.publish = nats_publish,
 	.flush = nats_flush,
 	.wait = nats_wait,

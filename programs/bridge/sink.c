@@ -314,6 +314,8 @@ sink_unroutable(uint64_t position, const char *reason)
 	if (bridge.options.unroutable == UNROUTABLE_DROP)
 	{
 		bridge.counters.dropped++;
+		if (sink.careful > 0)
+			sink.careful--;
 		outbox_confirm(position);
 		sink.progress = true;
 		return;
@@ -443,7 +445,8 @@ send_messages(char *error)
 	if (state.sent == 0)
 		sink.heard_at = bridge_now();
 	room = sink.kind->in_turns && state.sent > 0 ? 0 : window() - state.sent;
-	while (room-- > 0 && sink.hold_until == 0 && !sink.failed)
+	while (room-- > 0 && sink.hold_until == 0 && !sink.failed &&
+		   (sink.kind->ready == NULL || sink.kind->ready()))
 	{
 		uint64_t	position;
 		Message    *message = outbox_next(&position);

@@ -48,6 +48,9 @@ typedef struct SinkKind
 	 */
 	bool		(*publish) (const Message *message, uint64_t position, char *error);
 
+	/* May publish() be called now?  NULL: always. */
+	bool		(*ready) (void);
+
 	/* Send what publish() has put into a buffer. */
 	bool		(*flush) (char *error);
 

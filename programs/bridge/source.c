@@ -33,7 +33,10 @@
  *	  more on the next connection, before the first look.  Without it, what the
  *	  broker has confirmed would be sent again.
  *
- * 7. A gap row comes first, and again until it is acknowledged.  It counts what is
+ * 7. Should the server's sleep end at once again and again, and a look show nothing,
+ *	  the bridge rests, rather than ask as fast as it can.
+ *
+ * 8. A gap row comes first, and again until it is acknowledged.  It counts what is
  *	  in the outbox too, as that is not acknowledged: that much is taken off.
  *
  *-------------------------------------------------------------------------
@@ -115,6 +118,12 @@ make_application(char *text, size_t size)
 	snprintf(text, size, "pgpubsub-bridge %.20s: %s %.0f/s lag %.0fs unconf %d",
 			 bridge.options.subscription, sink_state_name(sink_state()),
 			 metrics_rate(), lag > 0 ? lag : 0, state.sent);
+	/* (a character may have been cut, and the server shows ASCII alone) */
+	for (; *text != '\0'; text++)
+	{
+		if ((unsigned char) *text < ' ' || (unsigned char) *text > '~')
+			*text = '?';
+	}
 }
 
 /* Is it time to set another application_name?  Then to the quoted one. */
@@ -146,7 +155,10 @@ begin_query(char *query, size_t size, const char *name)
 		used += snprintf(query, size, "SELECT pgpubsub.ack(%s, %" PRId64 ");",
 						 name, source.ack_seq);
 	if (source.ack_pending)
+	{
 		source.acked_at = bridge_now();
+		source.ack_under_way = true;
+	}
 	source.ack_pending = false;
 	if (next_application(&application))
 	{
@@ -214,6 +226,7 @@ sleep_or_tell(void)
 	snprintf(query, sizeof(query), "CALL pgpubsub.wait(%s, '%d s')", text, WAIT_SECONDS);
 	PQfreemem(text);
 	source.nothing = false;
+	source.wait_at = bridge_now();
 	source_send(STEP_WAIT, query, WAIT_SECONDS + ANSWER_SECONDS);
 }
 
@@ -286,6 +299,11 @@ decide(void)
 		look();
 	else if (source.ack_pending && bridge_now() > source.ack_since + ACK_MS)
 		acknowledge();
+	else if (state.count == 0 && !source.ack_pending && source.vain_waits > VAIN_WAITS)
+	{
+		source.vain_waits = 0;
+		turn_later(other_turn());
+	}
 	else if (state.count == 0 && !source.ack_pending)
 		sleep_or_tell();
 	else if (room && sink_state() == SINK_UP && !uv_is_active((uv_handle_t *) &source.turn))
@@ -382,6 +400,10 @@ look_done(void)
 	source.in_use_told = false;
 	source.more = source.cut || source.rows >= source.asked;
 	source.nothing = source.taken == 0 && !source.more;
+	if (source.nothing && bridge_now() < source.wait_at + VAIN_MS)
+		source.vain_waits++;
+	else
+		source.vain_waits = 0;
 	if (source.cut)
 		source.look_size = source.taken > 1 ? source.taken : 1;
 	else if (source.more && source.look_size < batch)
@@ -403,6 +425,7 @@ next_step(void)
 
 	server_idle(&source.server);
 	source.step = STEP_NONE;
+	source.ack_under_way = false;
 	if (source_setup_step(step))
 		return;
 	if (step == STEP_LOCK && source.state == SOURCE_STANDBY)
@@ -466,8 +489,10 @@ source_lost(Server *server)
 	(void) server;
 	bridge.counters.server_failures++;
 	uv_timer_stop(&source.turn);
-	if (source.acked_at != 0 && bridge_now() < source.acked_at + ACK_AGAIN_MS)
+	if (source.ack_under_way ||
+		(source.acked_at != 0 && bridge_now() < source.acked_at + ACK_AGAIN_MS))
 		source.ack_pending = true;
+	source.ack_under_way = false;
 	source.state = SOURCE_AWAY;
 	source.step = STEP_NONE;
 	source.retry = false;

@@ -33,6 +33,10 @@
 /* So long after an acknowledgement, in ms, a crash may have undone it. */
 #define ACK_AGAIN_MS 5000
 
+/* So many sleeps in the server that were over within so many ms are too many. */
+#define VAIN_WAITS 10
+#define VAIN_MS 10
+
 /* Of a name in application_name, in bytes with the zero byte. */
 #define APPLICATION_SIZE 64
 
@@ -74,7 +78,10 @@ typedef struct Source
 	bool		ack_pending;
 	int64_t		ack_seq;
 	uint64_t	ack_since;		/* ms */
+	bool		ack_under_way;
 	uint64_t	acked_at;		/* ms; when it was sent last; 0: never */
+	uint64_t	wait_at;		/* ms; the last sleep in the server began */
+	int			vain_waits;		/* that ended at once, with nothing to see */
 	bool		drained;		/* what the broker has confirmed is
 								 * acknowledged */
 	char		application[APPLICATION_SIZE];

@@ -180,6 +180,9 @@ source_error(const PGresult *result)
 		if (!source.in_use_told)
 			log_line(LOG_LEVEL_WARNING, "%s; the bridge tries again", text);
 		source.in_use_told = source.retry = true;
+		/* what was acknowledged in the same query is undone with it */
+		source.ack_pending |= source.ack_under_way;
+		source.ack_under_way = false;
 		return true;
 	}
 	if (!source.looked_once && source.step != STEP_SETUP && is_final(state))
