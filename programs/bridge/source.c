@@ -392,11 +392,6 @@ look_done(void)
 {
 	int64_t		batch = bridge.options.batch;
 
-	if (source.retry)
-	{
-		turn_later(other_turn());
-		return;
-	}
 	source.in_use_told = false;
 	source.more = source.cut || source.rows >= source.asked;
 	source.nothing = source.taken == 0 && !source.more;
@@ -430,6 +425,12 @@ next_step(void)
 		return;
 	if (step == STEP_LOCK && source.state == SOURCE_STANDBY)
 	{
+		turn_later(other_turn());
+		return;
+	}
+	if (source.retry)
+	{
+		/* somebody else reads the subscription */
 		turn_later(other_turn());
 		return;
 	}

@@ -175,7 +175,7 @@ source_error(const PGresult *result)
 			 detail != NULL ? detail : "", hint != NULL ? "; " : "", hint != NULL ? hint : "");
 	if (strcmp(state, "55006") == 0 && source.step == STEP_PROBE)
 		return true;
-	if (strcmp(state, "55006") == 0 && source.step == STEP_LOOK)
+	if (strcmp(state, "55006") == 0 && (source.step == STEP_LOOK || source.step == STEP_ACK))
 	{
 		if (!source.in_use_told)
 			log_line(LOG_LEVEL_WARNING, "%s; the bridge tries again", text);
