@@ -52,8 +52,10 @@
 /* A kind of line that may come often. */
 typedef struct Repeated
 {
-	uint64_t	at;				/* ms; 0: never */
-	uint64_t	unsaid;
+	const char *what;			/* for the line that tells how often it has */
+	uint64_t	at;				/* ms; when it was said last; 0: never */
+	uint64_t	unsaid;			/* how often it was not, since */
+	char		reason[SINK_ERROR_SIZE];
 } Repeated;
 
 typedef struct Sink
@@ -89,6 +91,9 @@ typedef struct Sink
 
 static Sink sink = {
 	.wake_fd = -1,
+	.refused_lines = {.what = "the broker does not take an event now"},
+	.unroutable_lines = {.what = "an event cannot be delivered"},
+	.trouble_lines = {.what = "trouble with the broker"},
 	.backoff = {.shortest = 100,.longest = 10000},
 	.refusals = {.shortest = 100,.longest = 2000}
 };
@@ -161,21 +166,49 @@ set_state(SinkState state)
 	atomic_store(&sink.state, state);
 }
 
-/* May a line be written now?  How many were not since the last one? */
+/* Say how often a line was not written. */
+static void
+say_rest(Repeated *line)
+{
+	if (line->unsaid > 0)
+		log_line(LOG_LEVEL_WARNING, "%s: %llu times more: %s", line->what,
+				 (unsigned long long) line->unsaid, line->reason);
+	line->unsaid = 0;
+}
+
+/* May a line with that reason be written now?  Not the same one all the time. */
 static bool
-may_say(Repeated *line, uint64_t *unsaid)
+may_say(Repeated *line, const char *reason)
 {
 	uint64_t	now = bridge_now();
+	bool		same = strncmp(reason, line->reason, sizeof(line->reason) - 1) == 0;
 
-	if (line->at != 0 && now < line->at + QUIET_MS)
+	if (line->at != 0 && now < line->at + QUIET_MS && same)
 	{
 		line->unsaid++;
 		return false;
 	}
-	*unsaid = line->unsaid;
+	say_rest(line);
 	line->at = now;
-	line->unsaid = 0;
+	snprintf(line->reason, sizeof(line->reason), "%s", reason);
 	return true;
+}
+
+/* Say what was not, if that was some time ago. */
+static void
+say_rests(uint64_t now)
+{
+	Repeated   *const lines[] =
+	{&sink.refused_lines, &sink.unroutable_lines, &sink.trouble_lines};
+
+	for (int i = 0; i < 3; i++)
+	{
+		if (lines[i]->unsaid > 0 && now >= lines[i]->at + QUIET_MS)
+		{
+			say_rest(lines[i]);
+			lines[i]->at = now;
+		}
+	}
 }
 
 /* The URL's host to which to connect now: the next one with each try. */
@@ -263,7 +296,6 @@ sink_refused(uint64_t position, const char *reason)
 {
 	const Message *message = outbox_message(position);
 	uint64_t	now = bridge_now();
-	uint64_t	unsaid;
 
 	sink.heard_at = now;
 	if (message == NULL)
@@ -271,9 +303,9 @@ sink_refused(uint64_t position, const char *reason)
 	bridge.counters.refused++;
 	if (sink.hold_until == 0)
 		sink.hold_until = now + backoff_next(&sink.refusals);
-	if (may_say(&sink.refused_lines, &unsaid))
-		log_line(LOG_LEVEL_WARNING, "the broker does not take event %lld now: %s; it is sent again (%llu refusals before this one were not logged)",
-				 (long long) message->seq, reason, (unsigned long long) unsaid);
+	if (may_say(&sink.refused_lines, reason))
+		log_line(LOG_LEVEL_WARNING, "the broker does not take event %lld now: %s; it is sent again",
+				 (long long) message->seq, reason);
 	outbox_requeue(position);
 	set_state(SINK_REFUSED);
 }
@@ -284,8 +316,6 @@ sink_unroutable(uint64_t position, const char *reason)
 {
 	Message    *message = outbox_message(position);
 	const char *place;
-	uint64_t	unsaid;
-	bool		say;
 
 	sink.heard_at = bridge_now();
 	if (message == NULL)
@@ -305,12 +335,10 @@ sink_unroutable(uint64_t position, const char *reason)
 		sink.failed = true;
 		return;
 	}
-	say = may_say(&sink.unroutable_lines, &unsaid);
-	if (say)
-		log_line(LOG_LEVEL_WARNING, "event %lld cannot be delivered to \"%s\": %s; it is %s (%llu events before this one were not logged)",
-				 (long long) message->seq, place, reason,
-				 bridge.options.unroutable == UNROUTABLE_DROP ? "dropped" : "sent to the dead-letter place",
-				 (unsigned long long) unsaid);
+	if (may_say(&sink.unroutable_lines, reason))
+		log_line(LOG_LEVEL_WARNING, "%s %lld cannot be delivered to \"%s\": %s; it is %s",
+				 message->is_gap ? "gap" : "event", (long long) message->seq, place, reason,
+				 bridge.options.unroutable == UNROUTABLE_DROP ? "dropped" : "sent to the dead-letter place");
 	if (bridge.options.unroutable == UNROUTABLE_DROP)
 	{
 		bridge.counters.dropped++;
@@ -350,11 +378,9 @@ sink_blocked(bool blocked, const char *reason)
 void
 sink_trouble(const char *reason)
 {
-	uint64_t	unsaid;
-
 	bridge.counters.broker_failures++;
 	set_state(SINK_AWAY);
-	if (may_say(&sink.trouble_lines, &unsaid))
+	if (may_say(&sink.trouble_lines, reason))
 		log_line(LOG_LEVEL_WARNING, "trouble with the broker: %s", reason);
 }
 
@@ -482,6 +508,7 @@ work(char *error)
 	if (sink.progress)
 		source_wake();
 	sink.progress = false;
+	say_rests(bridge_now());
 	if (!good)
 		return false;
 	outbox_look(&state);
