@@ -86,6 +86,9 @@ amqp_configure(const char **address, char *error, size_t size)
 
 	if (o->exchange != NULL && strlen(o->exchange) > SHORT_STRING)
 		snprintf(error, size, "option exchange takes at most %d bytes", SHORT_STRING);
+	else if (o->routing_key != NULL && strchr(o->routing_key, '{') == NULL &&
+			 strlen(o->routing_key) > SHORT_STRING)
+		snprintf(error, size, "option routing-key takes at most %d bytes", SHORT_STRING);
 	else if (o->dead_letter != NULL && strlen(o->dead_letter) > SHORT_STRING)
 		snprintf(error, size, "option dead-letter takes at most %d bytes", SHORT_STRING);
 	else
@@ -281,6 +284,20 @@ amqp_connect(char *error)
 		return false;
 	amqp.fd = amqp_get_sockfd(amqp.connection);
 	return true;
+}
+
+/*
+ * Would a message get there?  An exchange other than the default one does not tell
+ * which routing keys it knows.
+ */
+static bool
+amqp_exists(const char *address, bool dead, char *error)
+{
+	if (!dead && exchange_name()[0] != '\0')
+		return true;
+	amqp_queue_declare(amqp.connection, CHANNEL, amqp_cstring_bytes(address), 1, 0, 0, 0,
+					   amqp_empty_table);
+	return reply_is_good("queue", amqp_get_rpc_reply(amqp.connection), error);
 }
 
 /* Close the connection, without waiting for the broker to say that it may be. */
@@ -589,6 +606,7 @@ const SinkKind amqp_sink = {
 	.configure = amqp_configure,
 	.allowed = amqp_allowed,
 	.connect = amqp_connect,
+	.exists = amqp_exists,
 	.publish = amqp_publish,
 	.flush = amqp_flush,
 	.wait = amqp_wait,

@@ -82,6 +82,33 @@ check_server(void)
 	return good;
 }
 
+/* Is the broker ready for messages that go there?  If not, that is logged. */
+static bool
+check_place(const char *address, bool dead)
+{
+	char		error[SINK_ERROR_SIZE] = "";
+
+	if (bridge.options.sink->exists(address, dead, error))
+		return true;
+	log_line(LOG_LEVEL_ERROR, "messages cannot go to %s\"%s\": %s",
+			 dead ? "the dead-letter place " : "", address, error);
+	return false;
+}
+
+/* Where messages go, if that is always the same, and where dead ones do. */
+static bool
+check_places(void)
+{
+	const Template *address = &bridge.options.address;
+	bool		good = true;
+
+	if (bridge.options.dead_letter != NULL)
+		good = check_place(bridge.options.dead_letter, true);
+	if (good && address->count == 1 && address->parts[0].name == TEMPLATE_NAMES)
+		good = check_place(address->parts[0].text, false);
+	return good;
+}
+
 /* Is the broker's side good? */
 static bool
 check_broker(void)
@@ -92,6 +119,8 @@ check_broker(void)
 
 	if (!good)
 		log_line(LOG_LEVEL_ERROR, "no connection to the broker: %s", error);
+	else
+		good = check_places();
 	sink->disconnect();
 	return good;
 }

@@ -77,7 +77,10 @@ kafka_configure(const char **address, char *error, size_t size)
 {
 	const Options *o = &bridge.options;
 
-	if (o->dead_letter != NULL && !is_topic(o->dead_letter))
+	if (o->topic != NULL && strchr(o->topic, '{') == NULL && !is_topic(o->topic))
+		snprintf(error, size, "option topic takes a topic, not \"%s\": up to %d letters, digits, '.', '_' and '-'",
+				 o->topic, TOPIC_LENGTH);
+	else if (o->dead_letter != NULL && !is_topic(o->dead_letter))
 		snprintf(error, size, "option dead-letter takes a topic, not \"%s\"", o->dead_letter);
 	else
 	{
@@ -275,6 +278,33 @@ kafka_connect(char *error)
 	return false;
 }
 
+/* Is there such a topic, or would there be when it is used? */
+static bool
+kafka_exists(const char *address, bool dead, char *error)
+{
+	rd_kafka_topic_t *topic = rd_kafka_topic_new(kafka.producer, address, NULL);
+	const struct rd_kafka_metadata *metadata = NULL;
+	rd_kafka_resp_err_t status;
+
+	(void) dead;
+	if (topic == NULL)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "%s", rd_kafka_err2str(rd_kafka_last_error()));
+		return false;
+	}
+	status = rd_kafka_metadata(kafka.producer, 0, topic, &metadata, CONNECT_MS);
+	if (status == RD_KAFKA_RESP_ERR_NO_ERROR && metadata->topic_cnt == 1)
+		status = metadata->topics[0].err;
+	if (metadata != NULL)
+		rd_kafka_metadata_destroy(metadata);
+	rd_kafka_topic_destroy(topic);
+	/* (it is being made, or has no leader for a moment) */
+	if (status == RD_KAFKA_RESP_ERR_NO_ERROR || status == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE)
+		return true;
+	snprintf(error, SINK_ERROR_SIZE, "%s", rd_kafka_err2str(status));
+	return false;
+}
+
 /* End the producer, and forget what it has not sent. */
 static void
 kafka_disconnect(void)
@@ -395,6 +425,7 @@ const SinkKind kafka_sink = {
 	.configure = kafka_configure,
 	.allowed = kafka_allowed,
 	.connect = kafka_connect,
+	.exists = kafka_exists,
 	.ready = kafka_ready,
 	.publish = kafka_publish,
 	.flush = kafka_flush,

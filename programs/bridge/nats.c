@@ -32,6 +32,7 @@
 #include <string.h>
 
 #include "bridge/bridge.h"
+#include "bridge/json.h"
 #include "bridge/sink.h"
 #include "common/bytes.h"
 #include "common/hash.h"
@@ -114,6 +115,8 @@ nats_configure(const char **address, char *error, size_t size)
 	*address = o->subject != NULL ? o->subject : "{channel}";
 	if (strpbrk(*address, " *>\t") != NULL)
 		snprintf(error, size, "option subject takes no spaces and no wildcards, as \"%s\" has", *address);
+	else if (strchr(*address, '{') == NULL && !is_subject(*address))
+		snprintf(error, size, "option subject takes tokens with dots between, not \"%s\"", *address);
 	else if (o->dead_letter != NULL && !is_subject(o->dead_letter))
 		snprintf(error, size, "option dead-letter takes a subject, not \"%s\"", o->dead_letter);
 	else
@@ -238,7 +241,7 @@ make_options(const UrlHost *host, char *error)
 	return NULL;
 }
 
-/* Is there JetStream, and a stream for the subject, if that is always the same? */
+/* Is there JetStream? */
 static bool
 check_stream(char *error)
 {
@@ -252,6 +255,39 @@ check_stream(char *error)
 	snprintf(error, SINK_ERROR_SIZE, "JetStream does not answer: %s%s",
 			 natsStatus_GetText(status), code == 10039 ? " (it is not enabled for this account)" : "");
 	return false;
+}
+
+/* Is there a stream that takes the subject? */
+static bool
+nats_exists(const char *address, bool dead, char *error)
+{
+	static const char *const names[] = {"streams"};
+	JsonValue	streams;
+	Bytes		request = {0};
+	natsMsg    *reply = NULL;
+	natsStatus	status;
+	bool		good;
+
+	(void) dead;
+	bytes_append(&request, "{\"subject\":", 11);
+	json_append_quoted(&request, address);
+	bytes_append_byte(&request, '}');
+	status = natsConnection_Request(&reply, nats.connection, "$JS.API.STREAM.NAMES",
+									request.data, (int) request.end, CONNECT_MS);
+	bytes_free(&request);
+	if (status != NATS_OK)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "JetStream does not tell its streams: %s",
+				 natsStatus_GetText(status));
+		return false;
+	}
+	good = json_members(natsMsg_GetData(reply), (size_t) natsMsg_GetDataLength(reply),
+						names, &streams, 1) && streams.start != NULL &&
+		*streams.start == '[' && streams.length > 2;
+	natsMsg_Destroy(reply);
+	if (!good)
+		snprintf(error, SINK_ERROR_SIZE, "no stream takes this subject");
+	return good;
 }
 
 /* Connect. */
@@ -533,6 +569,7 @@ const SinkKind nats_sink = {
 	.configure = nats_configure,
 	.allowed = nats_allowed,
 	.connect = nats_connect,
+	.exists = nats_exists,
 	.ready = nats_ready,
 	.publish = nats_publish,
 	.flush = nats_flush,

@@ -201,6 +201,25 @@ redis_connect(char *error)
 	return log_in(error) && ping(error);
 }
 
+/* Is there a stream of that name, or nothing yet? */
+static bool
+redis_exists(const char *address, bool dead, char *error)
+{
+	const char *words[] = {"TYPE", address};
+	redisReply *reply = command(error, 2, words);
+	bool		good;
+
+	(void) dead;
+	if (reply == NULL)
+		return false;
+	good = reply->type == REDIS_REPLY_STATUS &&
+		(strcmp(reply->str, "stream") == 0 || strcmp(reply->str, "none") == 0);
+	if (!good)
+		snprintf(error, SINK_ERROR_SIZE, "there is a key of that name that is no stream");
+	freeReplyObject(reply);
+	return good;
+}
+
 /* Close the connection. */
 static void
 redis_disconnect(void)
@@ -496,6 +515,7 @@ const SinkKind redis_sink = {
 	.configure = redis_configure,
 	.allowed = redis_allowed,
 	.connect = redis_connect,
+	.exists = redis_exists,
 	.publish = redis_publish,
 	.flush = redis_flush,
 	.wait = redis_wait,

@@ -48,6 +48,12 @@ typedef struct SinkKind
 	 */
 	bool		(*publish) (const Message *message, uint64_t position, char *error);
 
+	/*
+	 * For --check: would a message that goes to that address get there, or to
+	 * the dead-letter place of that name?  There is a connection.
+	 */
+	bool		(*exists) (const char *address, bool dead, char *error);
+
 	/* May publish() be called now?  NULL: always. */
 	bool		(*ready) (void);
 

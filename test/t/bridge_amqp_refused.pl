@@ -92,6 +92,7 @@ is($bridge->stop, 0, 'the bridge ends');
 # No exchange
 like(bridge_says(@common, '--to', $url, '--exchange', 'none', '--check'), qr/^failed: .*404 NOT_FOUND - no exchange 'none'/s, '--check: no such exchange');
 is(bridge_says(@common, '--to', $url, '--exchange', 'there', '--check'), "pgpubsub-bridge: all is well\n", '--check: all is well');
+like(bridge_says(@common, '--to', $url, '--routing-key', 'none', '--check'), qr/^failed: .*messages cannot go to "none": .*404 NOT_FOUND - no queue 'none'/s, '--check: no such queue');
 amqp($broker, 'bind', 'a', 'there', 'a', '--', 'purge', 'a');
 $bridge   = start_bridge($node, $url, options => [ '--exchange', 'there' ]);
 $expected = publish_some('a', 3);

@@ -59,6 +59,11 @@ my $dead = start_bridge($node, $url, options => [ '--topic', 'events', '--on-unr
 $dead->wait_for_metric('dropped_total', 1);
 is($dead->stop, 0, 'or drops it');
 
+# --check
+my @from = ('--dbname', $node->connstr('postgres'), '--subscription', 's', '--to', $url, '--check');
+like(bridge_says(@from, '--topic', 'events'), qr/^pgpubsub-bridge: all is well/m, '--check: a topic');
+like(bridge_says(@from, '--topic', 'a b'), qr/^failed: /, 'what is none');
+
 # Bad properties
 append_to_file($file, "nonsense=1\n");
 like(bridge_says('--dbname', $node->connstr('postgres'), '--subscription', 's', '--to', $url, '--kafka-config', $file, '--check'), qr/^failed: .*No such configuration property: "nonsense"/s, 'a property that there is not');

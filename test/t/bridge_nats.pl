@@ -114,6 +114,11 @@ $client->request('plain', 'x');
 $expected .= ' x ' . publish_some(100);
 is(numbers(1901), $expected, 'somebody else publishes to the stream');
 
+# --check looks at a subject that is always the same.
+my @from = ('--dbname', $node->connstr('postgres'), '--subscription', 'p', '--to', $url, '--check');
+like(bridge_says(@from, '--subject', 'plain'), qr/^pgpubsub-bridge: all is well/m, '--check: a subject that a stream takes');
+like(bridge_says(@from, '--subject', 'nobodys'), qr/^failed: .*messages cannot go to "nobodys": no stream takes this subject/s, 'one that none takes');
+
 # No stream
 $client->api('STREAM.DELETE.PLAIN');
 publish_some(1);

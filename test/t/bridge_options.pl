@@ -35,6 +35,7 @@ foreach my $case (
 	[ 'to', 'rediss://localhost', 'TLS to Redis is not possible' ],
 	[ 'to', 'redis://localhost/x', 'ends in a database\'s number' ],
 	[ 'exchange', 'x' x 256, 'takes at most 255 bytes' ],
+	[ 'routing-key', 'x' x 256, 'takes at most 255 bytes' ],
 	[ 'routing-key', '{tabel}', 'unknown name "\{tabel\}" in template' ],
 	[ 'routing-key', 'a{', 'a brace stands alone' ],
 	[ 'subject', 'x', 'option subject is for NATS, and --to names AMQP' ],
@@ -63,6 +64,8 @@ foreach my $case (
 	like(bridge_says(@good, "--$option=$value"), qr/^failed: .*$says/, "--$option " . substr $value, 0, 30);
 }
 like(bridge_says(@good, '--to', 'nats://localhost', '--subject', 'a b'), qr/^failed: .*takes no spaces and no wildcards/, 'a subject with a space');
+like(bridge_says(@good, '--to', 'nats://localhost', '--subject', 'a..b'), qr/^failed: .*takes tokens with dots between/, 'one with an empty token');
+like(bridge_says(@good, '--to', 'kafka://localhost', '--topic', 'a b'), qr/^failed: .*option topic takes a topic/, 'a topic with a space');
 like(bridge_says(@good, '--to', 'nats://localhost', '--on-unroutable', 'dead-letter', '--dead-letter', 'a..b'), qr/^failed: .*takes a subject/, 'a dead letter that is no subject');
 like(bridge_says(@good, '--to', 'kafka://localhost', '--on-unroutable', 'dead-letter', '--dead-letter', 'a b'), qr/^failed: .*takes a topic/, 'one that is no topic');
 

@@ -125,6 +125,13 @@ is($node->safe_psql('postgres', 'SELECT pending FROM pgpubsub.stat_subscriptions
   if wait_until(sub { $node->safe_psql('postgres', 'SELECT pending FROM pgpubsub.stat_subscriptions') eq '0' }, 'nothing pending');
 is($drop->stop, 0, 'the bridge ends');
 
+# --check looks at a place that is always the same.
+my @from = ('--dbname', $node->connstr('postgres'), '--subscription', 's');
+$broker->redis('SET', 'text', 'x');
+like(bridge_says(@from, '--to', $url, '--stream', 'text', '--check'), qr/^failed: .*messages cannot go to "text": there is a key of that name that is no stream/s, '--check: a key of another type');
+like(bridge_says(@from, '--to', $url, '--stream', 'new', '--on-unroutable', 'dead-letter', '--dead-letter', 'text', '--check'), qr/^failed: .*messages cannot go to the dead-letter place "text"/s, 'as the dead-letter place');
+like(bridge_says(@from, '--to', $url, '--stream', 'db:plain', '--check'), qr/^pgpubsub-bridge: all is well/, 'a stream');
+
 # Passwords
 $broker->redis(qw(CONFIG SET requirepass secret));
 like(bridge_says('--dbname', $node->connstr('postgres'), '--subscription', 's', '--to', $url, '--check'), qr/^failed: .*no connection to the broker: .*NOAUTH/s, 'without a password');
