@@ -30,8 +30,13 @@ DATA := $(patsubst $(tree)/%,%,$(wildcard $(tree)/sql/pgpubsub--*.sql \
 # changes, in one script: that way it may be installed WITH SCHEMA pg_catalog,
 # which is what pg_dump writes.
 DATA_built := $(CURDIR)/build/pgpubsub--1.1.sql
-DOCS := $(patsubst $(tree)/%,%,$(wildcard $(tree)/README.md))
 PG_CPPFLAGS = -I$(tree)/src -fvisibility=hidden
+
+# README and its pages link to one another, and so are installed as they lie here;
+# DOCS would put them all into one directory, which other extensions share.
+documents = $(DESTDIR)$(docdir)/$(docmoduledir)/$(MODULE_big)
+pages := $(patsubst $(tree)/%,%,$(wildcard $(tree)/README.md $(tree)/CHANGELOG.md \
+	$(tree)/doc/*.md $(tree)/doc/*.png))
 
 # Tests in the order of their names.  Name some on the command line to run
 # only those: make installcheck REGRESS=attach ISOLATION= PGTAP=
@@ -72,6 +77,21 @@ $(OBJS): $(headers) | $(folders)
 
 $(folders):
 	$(MKDIR_P) '$@'
+
+install: install-documents
+uninstall: uninstall-documents
+
+.PHONY: install-documents uninstall-documents
+
+install-documents:
+	$(MKDIR_P) '$(documents)/doc'
+	for page in $(pages); do \
+		$(INSTALL_DATA) "$(tree)/$$page" "$(documents)/$$page" || exit; \
+	done
+
+uninstall-documents:
+	rm -f $(patsubst %,'$(documents)/%',$(pages))
+	-rmdir '$(documents)/doc' '$(documents)'
 
 else
 

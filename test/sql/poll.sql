@@ -61,7 +61,7 @@ SELECT payload FROM pgpubsub.poll('regress_poll', 1);
 COMMIT;
 SELECT payload FROM pgpubsub.poll('regress_poll');
 
--- LIMIT and WHERE hide rows that are consumed: the README's warning
+-- LIMIT and WHERE hide rows that are consumed: the reference's warning
 CALL pg_temp.publish('poll_a', 1, 4);
 CALL pg_temp.settle();
 SELECT payload FROM pgpubsub.poll('regress_poll') LIMIT 1;

@@ -19,7 +19,7 @@ CREATE ROLE regress_monitor IN ROLE pg_monitor;
 CREATE ROLE regress_dbowner;
 CREATE ROLE regress_super SUPERUSER;
 
--- README's grants
+-- the grants of doc/security.md
 GRANT EXECUTE ON FUNCTION pgpubsub.publish(text, text) TO regress_publisher;
 GRANT EXECUTE ON FUNCTION
     pgpubsub.subscribe(text, text[], text, text, boolean),

@@ -55,9 +55,11 @@ sub summary
 	my ($subscription) = @_;
 	my ($lost, @numbers);
 
-	$admin->settle;
-	while (my @rows = $admin->run("SELECT rtrim(payload, '-')::int, lost FROM pgpubsub.poll('$subscription', 100000)"))
+	# what the relay could not queue until there was room comes later
+	while (1)
 	{
+		$admin->settle;
+		my @rows = $admin->run("SELECT rtrim(payload, '-')::int, lost FROM pgpubsub.poll('$subscription', 100000)") or last;
 		push @numbers, map { $_->[0] } grep { defined $_->[0] } @rows;
 		$lost = ($lost // 0) + $_->[1] foreach grep { defined $_->[1] } @rows;
 	}

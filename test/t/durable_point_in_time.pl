@@ -188,6 +188,7 @@ freeze_process($holder);
 release('durable_place_taken');
 $admin->publish('a', 'fast');
 push @published, 'a:fast';
+ok(wait_until(sub { $admin->subscription('s', 'pending') == 2 }, 'the event that overtakes'), 'an event overtakes another');
 consume(2);
 is($taken[-1], 'a:fast', 'an event that has overtaken another is consumed');
 moment('overtaken');

@@ -1,33 +1,36 @@
-# README.md says what is true: every ```sql block of it is run, in order, by
-# one psql -q as superuser of a database "shop"; an untagged ``` block that
-# follows is its output, and must be what psql wrote.  A block without one
-# must run without error.
+# README.md and the pages in doc/ say what is true: every ```sql block of a page
+# is run, in order, by one psql -q as superuser of a database "shop"; an
+# untagged ``` block that follows is its output, and must be what psql wrote.
+# A block without one must run without error.  Each page has a server of its
+# own, so that its examples can be followed without those of another page.
 #
 # What differs from run to run is masked on both sides, see masked(), and
-# white space does not count, so that README can fold long lines.
+# white space does not count, so that a page can fold long lines.
 #
 # Events take a moment to reach the queue.  Before a statement that looks at
 # it, the script waits until the relay has handled all that was committed; a
-# reader of README is slower than that.
+# reader of the page is slower than that.
 #
 # Where the text before a block has a line "pg_ctl restart ...", the server is
 # restarted, in mode immediate, and psql connects again.
 #
-# Leaves README.md with the output of this run in its results: in changed.md
-# where it differs, in all.md everywhere.  scripts/readme takes one of them
-# over.
+# Leaves the pages with the output of this run in its results: in changed/
+# where it differs, in all/ everywhere.  scripts/documents takes them over from
+# one of the two.
 
 use strict;
 use warnings;
+use File::Basename qw(basename dirname);
+use File::Path qw(make_path);
 use FindBin;
 
 use PgPubsub::Test;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $width = 110;                          # README's lines of output
-my $results = "$PostgreSQL::Test::Utils::tmp_check/readme";
-my $readme = slurp_file("$FindBin::RealBin/../../README.md");
+my $width = 110;                          # a page's lines of output
+my $results = "$PostgreSQL::Test::Utils::tmp_check/documents";
+my $tree = "$FindBin::RealBin/../..";
 
 # Columns whose values are another in each run: numbers of sequence, process
 # and transaction, times, sizes of what holds such numbers; and who runs it.
@@ -37,44 +40,65 @@ my $varying =
 # How many events fill the queue depends on the bytes of those before them.
 my $many = qr/^(?:pending|lost)$/;
 
-# README in parts: text, and references to blocks of sql: their line, sql,
-# and output (undef if README shows none).
-my @parts = split_readme($readme);
-my @blocks = grep { ref } @parts;
+my @pages = grep { slurp_file("$tree/$_") =~ /^```sql$/m }
+  map { substr($_, length("$tree/")) } "$tree/README.md",
+  glob("$tree/doc/*.md");
+my $count = 0;
 
 mkdir $results;
-my $node = new_server('readme');
-$node->safe_psql('postgres', 'CREATE DATABASE shop');
-
-my @outputs = run_blocks(@blocks);
-
-cmp_ok(scalar(@blocks), '>', 30, 'README has blocks of sql');
-for my $i (0 .. $#blocks)
+foreach my $page (@pages)
 {
-	my ($block, $output) = ($blocks[$i], $outputs[$i]);
-	my $name = "README.md, sql at line $block->{line}";
-
-	if (defined $block->{output})
-	{
-		$block->{new} = folded($output);
-		$block->{same} =
-		  is(masked($output), masked($block->{output}), $name);
-		diag("psql wrote:\n$block->{new}") unless $block->{same};
-	}
-	else
-	{
-		unlike($output, qr/^(?:ERROR|FATAL|WARNING):|^invalid command/m, $name);
-	}
+	$count += check_page($page);
 }
-write_readme("$results/changed.md", 0);
-write_readme("$results/all.md", 1);
-diag("scripts/readme puts into README.md what was written instead")
+cmp_ok($count, '>', 50, 'the pages have blocks of sql');
+diag("scripts/documents puts into the pages what was written instead")
   unless Test::More->builder->is_passing;
-$node->stop;
 done_testing();
 
+# Run the blocks of a page, compare, write the page with its new outputs, and
+# return how many blocks it has.
+sub check_page
+{
+	my ($page) = @_;
+
+	# text, and references to blocks: their line, sql, and output (undef if the
+	# page shows none)
+	my @parts = split_page(slurp_file("$tree/$page"));
+	my @blocks = grep { ref } @parts;
+	my $name = lc(basename($page, '.md'));
+	my $place = "$results/$name";
+	my $node = new_server("documents_$name");
+
+	mkdir $place;
+	$node->safe_psql('postgres', 'CREATE DATABASE shop');
+	my @outputs = run_blocks($node, $place, @blocks);
+
+	for my $i (0 .. $#blocks)
+	{
+		my ($block, $output) = ($blocks[$i], $outputs[$i]);
+		my $what = "$page, sql at line $block->{line}";
+
+		if (defined $block->{output})
+		{
+			$block->{new} = folded($output);
+			$block->{same} =
+			  is(masked($output), masked($block->{output}), $what);
+			diag("psql wrote:\n$block->{new}") unless $block->{same};
+		}
+		else
+		{
+			unlike($output, qr/^(?:ERROR|FATAL|WARNING):|^invalid command/m,
+				$what);
+		}
+	}
+	write_page("$results/changed/$page", 0, @parts);
+	write_page("$results/all/$page", 1, @parts);
+	$node->stop;
+	return scalar @blocks;
+}
+
 # Text and blocks in turn.
-sub split_readme
+sub split_page
 {
 	my ($text) = @_;
 	my @found;
@@ -114,15 +138,16 @@ sub statements
 	return grep { /\S/ } @found;
 }
 
-# Run them all, and return the output of each.
+# Run them all on this server, with files in that place, and return the output
+# of each.
 sub run_blocks
 {
-	my @run = @_;
-	my $script = "$results/script.sql";
-	my $log = "$results/output";
-	my $settle = "$results/settle";
-	my $reloaded = "$results/reloaded";
-	my $restart = "$results/restart";
+	my ($node, $place, @run) = @_;
+	my $script = "$place/script.sql";
+	my $log = "$place/output";
+	my $settle = "$place/settle";
+	my $reloaded = "$place/reloaded";
+	my $restart = "$place/restart";
 	my $sql = '';
 
 	write_file($settle, <<'END');
@@ -175,7 +200,7 @@ sub masked
 	my ($text) = @_;
 	my @columns;
 
-	# long lines are folded in README
+	# long lines are folded
 	$text =~ s/,\n {8}(?=\S)/,/g;
 
 	# with \x, one column a line
@@ -216,7 +241,7 @@ sub masked
 	return $text;
 }
 
-# The output as README shows it: no rulers and headers wider than its lines,
+# The output as a page shows it: no rulers and headers wider than its lines,
 # and longer lines folded at a comma.
 sub folded
 {
@@ -247,11 +272,12 @@ sub folded
 	return $result;
 }
 
-# README with the outputs of this run, all of them or those that differ.
-sub write_readme
+# A page with the outputs of this run, all of them or those that differ.
+sub write_page
 {
-	my ($path, $all) = @_;
+	my ($path, $all, @parts) = @_;
 
+	make_path(dirname($path));
 	open my $out, '>', $path or die "could not write $path: $!";
 	foreach my $part (@parts)
 	{
