@@ -396,7 +396,9 @@ set_headers(natsMsg *msg, const Message *message)
 static uint64_t
 hash_of(const natsMsg *msg)
 {
-	return hash_bytes(&msg, sizeof(msg));
+	uintptr_t	number = (uintptr_t) msg;
+
+	return hash_bytes(&number, sizeof(number));
 }
 
 /* Hand the message to the library, which owns it then. */

@@ -132,6 +132,25 @@ $client->run(q{SELECT pgpubsub.subscribe('temp', '{kept}', temporary => true)});
 like(bridge_says('--dbname', $node->connstr('postgres'), '--subscription', 'temp', '--to', $url, '--check'), qr/^failed: .*temporary/s, 'a temporary one');
 like(bridge_says('--dbname', $node->connstr('postgres'), '--subscription', 'temp', '--to', $url), qr/^failed: .*temporary/s, 'is refused');
 
+# Metrics, and what is no request for them
+my ($status, $text) = $first->get('/metrics');
+is($status, 200, 'GET /metrics');
+like($text, qr/\n# EOF\n\z/, 'ends as OpenMetrics wants it');
+is(join("\n", grep { !/^(?:# (?:TYPE|HELP) pgpubsub_bridge_\w+ .+|# EOF|pgpubsub_bridge_\w+(?:\{state="\w+"\})? -?[\d.e+]+)$/ } split /\n/, $text), '', 'and has nothing else in it');
+is(join(' ', grep { $text !~ /^pgpubsub_bridge_${_}_total \d+$/m } $text =~ /^# TYPE pgpubsub_bridge_(\w+) counter$/mg), '', 'each counter has its number');
+is(($first->get('/'))[0], 404, 'another path');
+is(($first->get('/metrics?x=1'))[0], 200, 'a query does no harm');
+foreach my $bytes ('x' x 20000, "\0" x 9000, join '', map { chr int rand 256 } 1 .. 9000)
+{
+	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $first->{port}) or die $!;
+
+	local $SIG{PIPE} = 'IGNORE';
+	syswrite $socket, $bytes;
+	sysread $socket, my $answer, 1000;
+	close $socket;
+}
+is(($first->get('/metrics'))[0], 200, 'requests that are too long are cut off, and the next one is answered');
+
 is($_->stop, 0, 'a bridge ends well') foreach $first, $third, $gaps;
 server_is_sound($node, allow => qr/was terminated by signal/);
 done_testing();
