@@ -361,6 +361,21 @@ nats_disconnect(void)
 	forget_pending();
 }
 
+/* Set a header; a channel may have any byte, and a line break would end the header. */
+static natsStatus
+set_header(natsMsg *msg, const char *name, const char *value)
+{
+	char		text[300];
+
+	snprintf(text, sizeof(text), "%s", value);
+	for (char *at = text; *at != '\0'; at++)
+	{
+		if ((unsigned char) *at < ' ' || *at == 0x7F)
+			*at = '?';
+	}
+	return natsMsgHeader_Set(msg, name, text);
+}
+
 /* Give the message its headers. */
 static natsStatus
 set_headers(natsMsg *msg, const Message *message)
@@ -369,26 +384,26 @@ set_headers(natsMsg *msg, const Message *message)
 	natsStatus	status;
 
 	snprintf(number, sizeof(number), "%" PRId64, message->seq);
-	status = natsMsgHeader_Set(msg, "seq", number);
+	status = set_header(msg, "seq", number);
 	if (status == NATS_OK)
-		status = natsMsgHeader_Set(msg, "id", message->id);
+		status = set_header(msg, "id", message->id);
 	if (status == NATS_OK)
-		status = natsMsgHeader_Set(msg, "type", message->type);
+		status = set_header(msg, "type", message->type);
 	if (status == NATS_OK)
-		status = natsMsgHeader_Set(msg, "content-type", message->content_type);
+		status = set_header(msg, "content-type", message->content_type);
 	if (status == NATS_OK && message->channel[0] != '\0')
-		status = natsMsgHeader_Set(msg, "channel", message->channel);
+		status = set_header(msg, "channel", message->channel);
 	if (status == NATS_OK && message->op[0] != '\0')
-		status = natsMsgHeader_Set(msg, "op", message->op);
+		status = set_header(msg, "op", message->op);
 	if (status == NATS_OK && message->is_gap)
 	{
 		snprintf(number, sizeof(number), "%" PRId64, message->lost);
-		status = natsMsgHeader_Set(msg, "lost", number);
+		status = set_header(msg, "lost", number);
 	}
 	if (status == NATS_OK && message->dead)
-		status = natsMsgHeader_Set(msg, "reason", message->reason);
+		status = set_header(msg, "reason", message->reason);
 	if (status == NATS_OK && message->dead)
-		status = natsMsgHeader_Set(msg, "subject", message->address);
+		status = set_header(msg, "subject", message->address);
 	return status;
 }
 

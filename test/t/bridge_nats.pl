@@ -114,6 +114,17 @@ $client->request('plain', 'x');
 $expected .= ' x ' . publish_some(100);
 is(numbers(1901), $expected, 'somebody else publishes to the stream');
 
+# A channel's name may have line breaks, which must not make headers.
+PgPubsub::NatsClient->new($broker)->stream('ODD', ['odd']);
+$node->safe_psql('postgres', q{SELECT pgpubsub.subscribe('odd', ARRAY[E'line\\r\\nid: forged'])});
+my $odd = start_bridge($node, $url, subscription => 'odd', options => [ '--subject', 'odd' ]);
+$node->safe_psql('postgres', q{SELECT pgpubsub.publish(E'line\\r\\nid: forged', 'x')});
+$odd->wait_for_metric('confirmed_total', 1);
+my ($message) = PgPubsub::NatsClient->new($broker)->messages('ODD');
+is($message->{headers}{channel}, 'line??id: forged', 'a line break in a channel\'s name');
+like($message->{headers}{id}, qr/^\d+-\d+-\d+$/, 'makes no header');
+is($odd->stop, 0, 'the bridge ends');
+
 # --check looks at a subject that is always the same.
 my @from = ('--dbname', $node->connstr('postgres'), '--subscription', 'p', '--to', $url, '--check');
 like(bridge_says(@from, '--subject', 'plain'), qr/^pgpubsub-bridge: all is well/m, '--check: a subject that a stream takes');
