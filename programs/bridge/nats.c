@@ -175,6 +175,19 @@ connection_closed(natsConnection *connection, void *closure)
 	sink_wake();
 }
 
+/*
+ * The server has said that something is wrong: in a thread of the library's.  To
+ * publish where one may not has no other answer, so it ends the connection.
+ */
+static void
+server_complains(natsConnection *connection, natsSubscription * subscription,
+				 natsStatus status, void *closure)
+{
+	(void) subscription;
+	if (status == NATS_NOT_PERMITTED)
+		connection_closed(connection, closure);
+}
+
 /* Give the options TLS, as the bridge's say. */
 static natsStatus
 set_tls(natsOptions *options, const UrlHost *host)
@@ -228,6 +241,8 @@ make_options(const UrlHost *host, char *error)
 		status = natsOptions_SetMaxPingsOut(options, 2);
 	if (status == NATS_OK)
 		status = natsOptions_SetClosedCB(options, connection_closed, (void *) nats.generation);
+	if (status == NATS_OK)
+		status = natsOptions_SetErrorHandler(options, server_complains, (void *) nats.generation);
 	if (status == NATS_OK && o->url.user != NULL && o->url.password == NULL)
 		status = natsOptions_SetToken(options, o->url.user);
 	else if (status == NATS_OK && o->url.user != NULL)

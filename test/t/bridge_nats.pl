@@ -136,5 +136,22 @@ publish_some(1);
 is($plain->wait_for_end, 4, 'no stream: the bridge stops');
 like($plain->log, qr/cannot be delivered to "plain": no stream takes this subject; the bridge stops/, 'and says why');
 
+# Passwords and permissions
+my $guarded = start_nats(conf => 'authorization { users = ['
+	  . ' { user: weak, password: secret, permissions: { publish: ["$JS.API.>"], subscribe: ["_INBOX.>"] } }, { user: all, password: secret } ] }' . "\n");
+my $port = $guarded->port;
+
+PgPubsub::NatsClient->new($guarded, user => 'all', pass => 'secret')->stream('PLAIN', ['plain']);
+@from = ('--dbname', $node->connstr('postgres'), '--subscription', 'p', '--check');
+like(bridge_says(@from, '--to', "nats://weak:wrong\@127.0.0.1:$port"), qr/^failed: .*no connection to the broker: .*Authorization/s, 'a wrong password');
+like(bridge_says(@from, '--to', "nats://127.0.0.1:$port"), qr/^failed: .*no connection to the broker: .*Authorization/s, 'without one');
+like(bridge_says(@from, '--to', "nats://all:secret\@127.0.0.1:$port"), qr/^pgpubsub-bridge: all is well/, 'the right one');
+my $weak = start_bridge($node, "nats://weak:secret\@127.0.0.1:$port", subscription => 'p');
+$weak->wait_for_log(qr/no connection to the broker: .*Permissions Violation for Publish to "plain"/i);
+pass('no permission is said');
+cmp_ok($weak->metric('broker_failures_total'), '<', 10, 'and it is not tried all the time');
+is($weak->metric('confirmed_total'), 0, 'nothing is confirmed');
+is($weak->stop, 0, 'the bridge ends');
+
 server_is_sound($node);
 done_testing();

@@ -132,6 +132,17 @@ like(bridge_says(@from, '--to', $url, '--stream', 'text', '--check'), qr/^failed
 like(bridge_says(@from, '--to', $url, '--stream', 'new', '--on-unroutable', 'dead-letter', '--dead-letter', 'text', '--check'), qr/^failed: .*messages cannot go to the dead-letter place "text"/s, 'as the dead-letter place');
 like(bridge_says(@from, '--to', $url, '--stream', 'db:plain', '--check'), qr/^pgpubsub-bridge: all is well/, 'a stream');
 
+# No permission for the command
+$broker->redis(qw(ACL SETUSER weak on >secret ~* &* +@all -xadd));
+(my $weak_url = $url) =~ s{//}{//weak:secret\@};
+my $weak = start_bridge($node, $weak_url, options => [ '--stream', 'db:{channel}' ]);
+publish_some('plain', 3);
+$weak->wait_for_log(qr/does not take event \d+ now: NOPERM/);
+$broker->redis(qw(ACL SETUSER weak +xadd));
+$weak->wait_for_metric('acked_total', 3);
+is($weak->metric('confirmed_total'), 3, 'no permission: the bridge waits for it');
+is($weak->stop, 0, 'the bridge ends');
+
 # Passwords
 $broker->redis(qw(CONFIG SET requirepass secret));
 like(bridge_says('--dbname', $node->connstr('postgres'), '--subscription', 's', '--to', $url, '--check'), qr/^failed: .*no connection to the broker: .*NOAUTH/s, 'without a password');
