@@ -67,6 +67,7 @@ typedef struct Amqp
 {
 	amqp_connection_state_t connection;
 	int			fd;
+	bool		works;			/* it is there, and nothing has failed */
 	uint64_t	next_tag;
 	uint64_t	untold;			/* the lowest tag of which nothing was told */
 	Sent	   *sent;			/* by tag modulo their number */
@@ -283,6 +284,7 @@ amqp_connect(char *error)
 	if (!open_socket(error) || !log_in(error) || !open_channel(error))
 		return false;
 	amqp.fd = amqp_get_sockfd(amqp.connection);
+	amqp.works = true;
 	return true;
 }
 
@@ -300,12 +302,24 @@ amqp_exists(const char *address, bool dead, char *error)
 	return reply_is_good("queue", amqp_get_rpc_reply(amqp.connection), error);
 }
 
-/* Close the connection, without waiting for the broker to say that it may be. */
+/*
+ * Close the connection.  The broker is told, as it logs a warning else, unless the
+ * connection has failed.
+ */
 static void
 amqp_close(void)
 {
-	if (amqp.connection != NULL)
-		amqp_destroy_connection(amqp.connection);
+	struct timeval limit = {.tv_sec = 1};
+
+	if (amqp.connection == NULL)
+		return;
+	if (amqp.works)
+	{
+		amqp_set_rpc_timeout(amqp.connection, &limit);
+		(void) amqp_connection_close(amqp.connection, AMQP_REPLY_SUCCESS);
+	}
+	amqp.works = false;
+	amqp_destroy_connection(amqp.connection);
 	amqp.connection = NULL;
 }
 
@@ -411,6 +425,7 @@ amqp_publish(const Message *message, uint64_t position, char *error)
 	if (status == AMQP_STATUS_OK)
 		return true;
 	snprintf(error, SINK_ERROR_SIZE, "publishing: %s", amqp_error_string2(status));
+	amqp.works = false;
 	return false;
 }
 
@@ -584,13 +599,17 @@ amqp_wait(int timeout, char *error)
 		{
 			some = true;
 			if (!take_frame(&frame, error))
+			{
+				amqp.works = false;
 				return false;
+			}
 			amqp_maybe_release_buffers(amqp.connection);
 			continue;
 		}
 		if (status != AMQP_STATUS_TIMEOUT)
 		{
 			snprintf(error, SINK_ERROR_SIZE, "%s", amqp_error_string2(status));
+			amqp.works = false;
 			return false;
 		}
 		if (some)

@@ -172,5 +172,6 @@ my %seen;
 is(join(' ', grep { !$seen{$_}++ } split / /, received_since($before)), "@sent", 'in order');
 
 is($bridge->stop, 0, 'the bridge ends well');
+ok(wait_until(sub { $broker->log =~ /closed well/ }, 'a connection that is closed'), 'and tells the broker');
 server_is_sound($node);
 done_testing();

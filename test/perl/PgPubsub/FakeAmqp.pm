@@ -59,6 +59,9 @@ sub set_mode
 
 sub mode { my ($self) = @_; return slurp_file("$self->{dir}/mode"); }
 
+# What it has to say: connections that were closed as they should be, and errors.
+sub log { my ($self) = @_; return -e "$self->{dir}/log" ? slurp_file("$self->{dir}/log") : ''; }
+
 # The bodies that have come, in their order.
 sub received { my ($self) = @_; return split /\n/, slurp_file("$self->{dir}/received"); }
 
@@ -164,6 +167,11 @@ sub take
 		method($connection, 0, 10, 30, pack('n N n', 10, 131072, 0)) if $what eq '10.11';
 		method($connection, 0, 10, 41, "\0") if $what eq '10.40';
 		method($connection, 1, 20, 11, pack('N', 0)) if $what eq '20.10';
+		if ($what eq '10.50')
+		{
+			append_to_file("$self->{dir}/log", "closed well\n");
+			method($connection, 0, 10, 51);
+		}
 		if ($what eq '85.10')
 		{
 			method($connection, 1, 85, 11);
