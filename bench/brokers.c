@@ -100,6 +100,7 @@ take(const char *payload, size_t length)
 
 static amqp_connection_state_t amqp;
 
+/* Connect to RabbitMQ, and have the queue, with confirms. */
 static void
 amqp_start(void)
 {
@@ -118,6 +119,7 @@ amqp_start(void)
 		client_die("no channel of RabbitMQ");
 }
 
+/* Publish one message; persistent and mandatory. */
 static void
 amqp_send(const char *payload, long bytes)
 {
@@ -142,6 +144,7 @@ amqp_send(const char *payload, long bytes)
 		client_die("could not publish to RabbitMQ");
 }
 
+/* Read frames; basic.ack counts. */
 static void
 amqp_confirms(bool wait)
 {
@@ -169,6 +172,7 @@ amqp_confirms(bool wait)
 	}
 }
 
+/* Consume, and acknowledge each hundred. */
 static void
 amqp_take(void)
 {
@@ -198,6 +202,7 @@ static pthread_mutex_t nats_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t nats_came = PTHREAD_COND_INITIALIZER;
 static long nats_acks;
 
+/* An acknowledgement of the stream, in a thread of the library's. */
 static void
 nats_acked(jsCtx *js, natsMsg *msg, jsPubAck *ack, jsPubAckErr *failed, void *closure)
 {
@@ -213,6 +218,7 @@ nats_acked(jsCtx *js, natsMsg *msg, jsPubAck *ack, jsPubAckErr *failed, void *cl
 	pthread_mutex_unlock(&nats_lock);
 }
 
+/* Connect to NATS, and have the stream, whose subject has its name. */
 static void
 nats_start(void)
 {
@@ -236,6 +242,7 @@ nats_start(void)
 	(void) js_AddStream(NULL, jet, &stream, NULL, NULL);
 }
 
+/* Publish one message, whose acknowledgement comes later. */
 static void
 nats_send(const char *payload, long bytes)
 {
@@ -255,6 +262,7 @@ nats_send(const char *payload, long bytes)
 		client_die("could not publish to NATS");
 }
 
+/* Count what was acknowledged. */
 static void
 nats_confirms(bool wait)
 {
@@ -265,6 +273,7 @@ nats_confirms(bool wait)
 	pthread_mutex_unlock(&nats_lock);
 }
 
+/* Consume what is published to the subject, as it is published. */
 static void
 nats_take(void)
 {
@@ -289,6 +298,7 @@ nats_take(void)
 
 static rd_kafka_t *kafka;
 
+/* A message was delivered. */
 static void
 kafka_delivered(rd_kafka_t *producer, const rd_kafka_message_t *message, void *opaque)
 {
@@ -324,12 +334,14 @@ kafka_client(rd_kafka_type_t type)
 		client_die("Kafka: %s", error);
 }
 
+/* Make a producer. */
 static void
 kafka_start(void)
 {
 	kafka_client(RD_KAFKA_PRODUCER);
 }
 
+/* Give the producer one message. */
 static void
 kafka_send(const char *payload, long bytes)
 {
@@ -349,12 +361,14 @@ kafka_send(const char *payload, long bytes)
 		client_die("could not publish to Kafka");
 }
 
+/* Have kafka_delivered() called for what was delivered. */
 static void
 kafka_confirms(bool wait)
 {
 	rd_kafka_poll(kafka, wait ? 1000 : 0);
 }
 
+/* Consume all partitions, from the beginning on. */
 static void
 kafka_take(void)
 {
@@ -382,6 +396,7 @@ kafka_take(void)
 
 static redisContext *redis;
 
+/* Connect to Redis. */
 static void
 redis_start(void)
 {
@@ -390,6 +405,7 @@ redis_start(void)
 		client_die("no connection to Redis");
 }
 
+/* Put the command that adds one entry into the library's buffer. */
 static void
 redis_send(const char *payload, long bytes)
 {
@@ -397,6 +413,7 @@ redis_send(const char *payload, long bytes)
 					   name, payload, (size_t) bytes, make_id(), name);
 }
 
+/* Send the buffer, and take answers. */
 static void
 redis_confirms(bool wait)
 {
@@ -414,6 +431,7 @@ redis_confirms(bool wait)
 	}
 }
 
+/* Read the stream from its beginning on. */
 static void
 redis_take(void)
 {

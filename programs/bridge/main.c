@@ -173,6 +173,7 @@ start_loop(void)
 	uv_timer_start(&tick_timer, tick, TICK_MS, TICK_MS);
 }
 
+/* Start both sides, and run the loop until the end; the exit status. */
 int
 main(int argc, char **argv)
 {

@@ -24,6 +24,7 @@
 static void server_ready(uv_poll_t *poll, int status, int events);
 static void server_connect(Server *server);
 
+/* A handle that looked at a socket is closed. */
 static void
 poll_closed(uv_handle_t *handle)
 {
