@@ -43,6 +43,13 @@
 /* The longest wait for the broker in one piece, in ms. */
 #define WAIT_MS 1000
 
+/*
+ * A thread that wakes for each message does little else.  So where the window is
+ * almost full, nothing is sent before an eighth of it is free, and the server's side
+ * hears of as many confirms at a time, or when all are there.
+ */
+#define COARSE 8
+
 /* How long the thread may take to end, in s. */
 #define STOP_SECONDS 2
 
@@ -70,8 +77,8 @@ typedef struct Sink
 	/* the thread's own */
 	const UrlHost *host;		/* of the last try; NULL: the library chooses */
 	unsigned	tries;
-	bool		progress;		/* something is confirmed: tell the server's
-								 * side */
+	int			progress;		/* messages done with that the server's side
+								 * has not heard of */
 	bool		connected;
 	bool		blocked;
 	bool		failed;			/* "stop" has come to pass */
@@ -287,7 +294,7 @@ sink_confirmed(uint64_t position)
 		set_state(SINK_UP);
 	if (sink.hold_until == 0)
 		backoff_reset(&sink.refusals);
-	sink.progress = true;
+	sink.progress++;
 }
 
 /* The broker does not take the message now; it is sent again after a while. */
@@ -345,7 +352,7 @@ sink_unroutable(uint64_t position, const char *reason)
 		if (sink.careful > 0)
 			sink.careful--;
 		outbox_confirm(position);
-		sink.progress = true;
+		sink.progress++;
 		return;
 	}
 	message->dead = true;
@@ -470,6 +477,8 @@ send_messages(char *error)
 	outbox_look(&state);
 	if (state.sent == 0)
 		sink.heard_at = bridge_now();
+	else if (window() - state.sent < window() / COARSE)
+		return true;
 	room = sink.kind->in_turns && state.sent > 0 ? 0 : window() - state.sent;
 	while (room-- > 0 && sink.hold_until == 0 && !sink.failed &&
 		   (sink.kind->ready == NULL || sink.kind->ready()))
@@ -505,13 +514,15 @@ work(char *error)
 	uint64_t	limit = (uint64_t) bridge.options.confirm_timeout * 1000;
 	bool		good = send_messages(error) && sink.kind->wait(sleep_time(), error);
 
-	if (sink.progress)
-		source_wake();
-	sink.progress = false;
 	say_rests(bridge_now());
 	if (!good)
 		return false;
 	outbox_look(&state);
+	if (sink.progress > window() / COARSE || (sink.progress > 0 && state.sent == 0))
+	{
+		sink.progress = 0;
+		source_wake();
+	}
 	if (state.sent > 0 && !sink.blocked && !sink.kind->reconnects && bridge_now() > sink.heard_at + limit)
 	{
 		snprintf(error, SINK_ERROR_SIZE, "it has confirmed nothing for %lld s",
