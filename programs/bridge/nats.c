@@ -534,11 +534,13 @@ take_pending(const natsMsg *msg, uint64_t *position)
 static void
 chain_failed(uint64_t position)
 {
-	if (!nats.chain_broken)
+	if (nats.chained && !nats.chain_broken)
 	{
 		log_line(LOG_LEVEL_WARNING, "somebody else publishes to the stream: over refusals, only --window 1 keeps the order");
 		nats.chained = false;
 	}
+	/* (those that still fail have to go before what comes behind them) */
+	nats.chain_broken = true;
 	outbox_requeue(position);
 }
 
@@ -558,7 +560,7 @@ take_outcome(const Outcome *outcome)
 		chain_failed(position);
 	else
 	{
-		nats.chain_broken = nats.chained;
+		nats.chain_broken |= nats.chained;
 		if (outcome->status == NATS_NO_RESPONDERS)
 			sink_unroutable(position, "no stream takes this subject");
 		else if (outcome->code == MESSAGE_TOO_LARGE)

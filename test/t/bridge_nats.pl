@@ -71,7 +71,7 @@ $bridge->wait_for_metric('dropped_total', 1);
 is($bridge->stop, 0, 'or drops it');
 
 # Many, and the broker dies
-my $plain = start_bridge($node, $url, subscription => 'p');
+my $plain = start_bridge($node, $url, subscription => 'p', options => [ '--subject', 'plain' ]);
 my $expected = publish_some(500);
 is(numbers(500), $expected, 'many events, in order');
 for my $round (1 .. 3)
