@@ -467,14 +467,15 @@ send_messages(char *error)
 
 	if (sink.failed || sink.blocked || atomic_load(&sink.draining))
 		return true;
+	outbox_look(&state);
 	if (sink.hold_until != 0)
 	{
-		if (bridge_now() < sink.hold_until)
+		/* what was sent behind the refused message may be refused, too */
+		if (bridge_now() < sink.hold_until || state.sent > 0)
 			return true;
 		sink.hold_until = 0;
 		set_state(SINK_UP);
 	}
-	outbox_look(&state);
 	if (state.sent == 0)
 		sink.heard_at = bridge_now();
 	else if (window() - state.sent < window() / COARSE)
@@ -501,9 +502,9 @@ sleep_time(void)
 {
 	uint64_t	now = bridge_now();
 
-	if (sink.hold_until == 0 || sink.hold_until > now + WAIT_MS)
+	if (sink.hold_until <= now || sink.hold_until > now + WAIT_MS)
 		return WAIT_MS;
-	return sink.hold_until > now ? (int) (sink.hold_until - now) : 0;
+	return (int) (sink.hold_until - now);
 }
 
 /* One turn with a connection; false if it is lost. */
