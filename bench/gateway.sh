@@ -375,7 +375,7 @@ measure_gateway() {
     mkdir -p "$place/programs"
     make -s -f "$place/src/programs/Makefile" OUT="$place/programs" || die "the programs were not built"
     server "max_connections = $((native_clients + 100))" "pgpubsub.queue_size = '256MB'" \
-        "pgpubsub.staging_size = '64MB'" "pgpubsub.max_channels = $((gateway_clients + 2000))" \
+        "pgpubsub.staging_size = '64MB'" "pgpubsub.max_channels = $((gateway_clients * 2 + 2000))" \
         "pgpubsub.max_subscriptions = $((gateway_clients / 8 + 2000))"
     create_storm_role
     measure_tls

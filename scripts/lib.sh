@@ -45,7 +45,7 @@ build_packages() {
 
 # Packages to build the programs beside the extension.
 program_packages() {
-    echo "gcc libc6-dev make pkg-config libuv1-dev libpq-dev libssl-dev libjansson-dev"
+    echo "gcc libc6-dev make pkg-config libuv1-dev libpq-dev libssl-dev libjansson-dev libidn-dev"
     echo "librabbitmq-dev libnats-dev librdkafka-dev libhiredis-dev"
 }
 

@@ -24,16 +24,24 @@ bytes_reserve(Bytes *bytes, size_t size)
 		size_t		length = bytes_length(bytes);
 
 		if (bytes->begin > 0)
+		{
 			memmove(bytes->data, bytes->data + bytes->begin, length);
+			memset(bytes->data + length, 0, bytes->begin);
+		}
 		bytes->begin = 0;
 		bytes->end = length;
 		if (bytes->room - length < size)
 		{
 			size_t		room = bytes->room > 0 ? bytes->room * 2 : 256;
+			char	   *data;
 
 			while (room - length < size)
 				room *= 2;
-			bytes->data = memory_resize(bytes->data, room);
+			data = memory_get(room);
+			if (length > 0)
+				memcpy(data, bytes->data, length);
+			memory_wipe(bytes->data, bytes->room);
+			bytes->data = data;
 			bytes->room = room;
 		}
 	}
@@ -87,15 +95,19 @@ bytes_append_int32(Bytes *bytes, uint32_t value)
 void
 bytes_consume(Bytes *bytes, size_t length)
 {
-	bytes->begin += length;
-	if (bytes->begin >= bytes->end)
+	if (bytes->begin + length >= bytes->end)
+	{
 		bytes_free(bytes);
+		return;
+	}
+	memset(bytes->data + bytes->begin, 0, length);
+	bytes->begin += length;
 }
 
 /* Drop all, and the memory. */
 void
 bytes_free(Bytes *bytes)
 {
-	free(bytes->data);
+	memory_wipe(bytes->data, bytes->room);
 	memset(bytes, 0, sizeof(*bytes));
 }

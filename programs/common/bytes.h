@@ -4,7 +4,8 @@
  *	  A string of bytes that grows at its end and is consumed at its front.
  *
  * The bytes from data + begin to data + end are in use.  A zeroed struct is an
- * empty one, and has no memory.
+ * empty one, and has no memory.  What it has had is overwritten when it is consumed, or
+ * its memory freed, as that may have been a password.
  *
  *-------------------------------------------------------------------------
  */

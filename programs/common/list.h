@@ -57,5 +57,6 @@ list_append(ListNode *head, ListNode *node)
 }
 
 extern ListNode *list_take_first(ListNode *head);
+extern void list_move(ListNode *to, ListNode *from);
 
 #endif

@@ -83,6 +83,22 @@ memory_copy_bytes(const char *bytes, size_t length)
 	return copy;
 }
 
+/* Overwrite memory of that length, which may be NULL, and free it: it may be a secret. */
+void
+memory_wipe(char *memory, size_t length)
+{
+	if (memory != NULL)
+		explicit_bzero(memory, length);
+	free(memory);
+}
+
+/* Overwrite a string, which may be NULL, and free it. */
+void
+memory_wipe_string(char *string)
+{
+	memory_wipe(string, string == NULL ? 0 : strlen(string));
+}
+
 /* Allocate size zeroed bytes that go with the arena. */
 void *
 arena_get(Arena *arena, size_t size)
@@ -117,16 +133,46 @@ arena_copy(Arena *arena, const char *bytes, size_t length)
 	return copy;
 }
 
+/* Free the arena's newest block. */
+static void
+drop_block(Arena *arena)
+{
+	ArenaBlock *block = arena->blocks;
+
+	arena->blocks = block->next;
+	arena->bytes -= sizeof(ArenaBlock) + block->room;
+	free(block);
+}
+
 /* Free all that was allocated from the arena, which is empty then. */
 void
 arena_free(Arena *arena)
 {
 	while (arena->blocks != NULL)
-	{
-		ArenaBlock *block = arena->blocks;
+		drop_block(arena);
+}
 
-		arena->blocks = block->next;
-		free(block);
-	}
-	arena->bytes = 0;
+/* How far the arena is filled now. */
+ArenaMark
+arena_mark(const Arena *arena)
+{
+	ArenaMark	mark = {arena->blocks, 0};
+
+	if (mark.block != NULL)
+		mark.used = mark.block->used;
+	return mark;
+}
+
+/* Free all that was allocated from the arena since the mark, which is not behind a rewind. */
+void
+arena_rewind(Arena *arena, ArenaMark mark)
+{
+	ArenaBlock *block = mark.block;
+
+	while (arena->blocks != block)
+		drop_block(arena);
+	if (block == NULL)
+		return;
+	memset(block->data + mark.used, 0, block->used - mark.used);
+	block->used = mark.used;
 }

@@ -25,14 +25,25 @@ typedef struct Arena
 	size_t		bytes;			/* allocated from the system */
 } Arena;
 
+/* How far an arena was filled. */
+typedef struct ArenaMark
+{
+	ArenaBlock *block;
+	size_t		used;
+} ArenaMark;
+
 extern void *memory_get(size_t size);
 extern void *memory_get_zeroed(size_t size);
 extern void *memory_resize(void *memory, size_t size);
 extern char *memory_copy_string(const char *string);
 extern char *memory_copy_bytes(const char *bytes, size_t length);
+extern void memory_wipe(char *memory, size_t length);
+extern void memory_wipe_string(char *string);
 
 extern void *arena_get(Arena *arena, size_t size);
 extern char *arena_copy(Arena *arena, const char *bytes, size_t length);
 extern void arena_free(Arena *arena);
+extern ArenaMark arena_mark(const Arena *arena);
+extern void arena_rewind(Arena *arena, ArenaMark mark);
 
 #endif

@@ -24,7 +24,7 @@
 static void server_ready(uv_poll_t *poll, int status, int events);
 static void server_connect(Server *server);
 
-/* A handle that looked at a socket is closed. */
+/* libuv is done with the handle. */
 static void
 poll_closed(uv_handle_t *handle)
 {
@@ -202,8 +202,27 @@ flush(Server *server)
 void
 server_sent(Server *server, int64_t seconds)
 {
-	uv_timer_start(&server->timer, waited_too_long, seconds * 1000, 0);
+	server->answer_ms = seconds * 1000;
+	uv_timer_start(&server->timer, waited_too_long, server->answer_ms, 0);
 	flush(server);
+}
+
+/*
+ * More was given to libpq to send, while an answer is awaited: that has no longer
+ * for it, or a server that answers nothing would be given up only when nobody asks.
+ */
+void
+server_sent_more(Server *server)
+{
+	flush(server);
+}
+
+/* The server has answered, or taken, some of what it was sent: the rest has time again. */
+void
+server_progresses(Server *server)
+{
+	if (server->state == SERVER_CONNECTED && uv_is_active((uv_handle_t *) &server->timer))
+		uv_timer_start(&server->timer, waited_too_long, server->answer_ms, 0);
 }
 
 /* No answer is to come. */
@@ -231,7 +250,10 @@ server_ready(uv_poll_t *poll, int status, int events)
 		return;
 	}
 	if (events & UV_WRITABLE)
+	{
+		server_progresses(server);
 		flush(server);
+	}
 	if (server->state == SERVER_CONNECTED)
 		server->input(server);
 }

@@ -36,6 +36,7 @@ typedef struct Server
 	uv_poll_t  *poll;			/* NULL: nothing is looked for */
 	uv_timer_t	timer;			/* the next try, or the end of a wait */
 	Backoff		backoff;
+	uint64_t	answer_ms;		/* in which the next answer has to come */
 
 	/* The connection stands, and nothing was sent. */
 	void		(*connected) (struct Server *server);
@@ -51,6 +52,8 @@ extern void server_start(Server *server);
 extern void server_lost(Server *server, const char *reason);
 extern void server_works(Server *server);
 extern void server_sent(Server *server, int64_t seconds);
+extern void server_sent_more(Server *server);
+extern void server_progresses(Server *server);
 extern void server_idle(Server *server);
 extern void server_close(Server *server);
 

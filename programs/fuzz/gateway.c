@@ -37,7 +37,7 @@ parse_text(const char *text, size_t length)
 		StatementList list;
 		int			count = 0;
 
-		if (!statement_parse(&list, text, length, standard == 1))
+		if (!statement_parse(&list, text, length, standard == 1, SIZE_MAX))
 			must(list.message != NULL && list.sqlstate != NULL);
 		else
 		{

@@ -7,9 +7,11 @@
  *	  of addresses has to be said here.
  *
  * 2. Who guesses passwords is slowed down: after some failures within a minute no
- *	  login from the address is tried until that minute is over.  So many addresses
- *	  are remembered that these may not fill the memory; with more, the oldest are
- *	  forgotten.
+ *	  login as the role from the network is tried until that minute is over.  A network
+ *	  is an address of IPv4, or all of IPv6 with the same 64 bits, of which one host may
+ *	  have as many as it likes.  The role is part of it, as a proxy may stand before
+ *	  many: one that guesses does not lock out the others.  So many are remembered that
+ *	  these may not fill the memory; with more, the oldest are forgotten.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,14 +48,17 @@ struct AddressList
 
 #define MAX_REMEMBERED 10000
 
-/* An address from which a login has failed. */
+/* What a network and a role are remembered by, in bytes. */
+#define KEY_BYTES 128
+
+/* Logins as a role that have failed from a network. */
 typedef struct Failures
 {
 	HashNode	node;
 	ListNode	link;			/* the oldest first */
 	uint64_t	since;
 	int64_t		count;
-	char		host[64];
+	char		key[KEY_BYTES];
 } Failures;
 
 static HashTable failures;
@@ -128,6 +133,7 @@ addresses_read(const char *text, char *error, size_t size)
 	return list;
 }
 
+/* Free the list, which may be NULL. */
 void
 addresses_free(AddressList *list)
 {
@@ -167,9 +173,35 @@ address_is_in(const AddressList *list, const struct sockaddr *address)
 	return false;
 }
 
-/* What is known of the address; NULL if nothing has failed there for a minute. */
+/* Write what logins as the role from the host are remembered by. */
+static void
+write_key(const char *host, const char *role, char *key)
+{
+	unsigned char bytes[16];
+	unsigned char mapped[16];
+	char		network[INET6_ADDRSTRLEN];
+	char		plain[64];
+
+	snprintf(plain, sizeof(plain), "%s", *host == '[' ? host + 1 : host);
+	plain[strcspn(plain, "]")] = '\0';
+	snprintf(network, sizeof(network), "%.*s", INET6_ADDRSTRLEN - 1, plain);
+	if (inet_pton(AF_INET6, plain, bytes) == 1)
+	{
+		map_address(bytes + 12, mapped);
+		if (memcmp(bytes, mapped, sizeof(bytes)) == 0)
+			inet_ntop(AF_INET, bytes + 12, network, sizeof(network));
+		else
+		{
+			memset(bytes + 8, 0, 8);
+			inet_ntop(AF_INET6, bytes, network, sizeof(network));
+		}
+	}
+	snprintf(key, KEY_BYTES, "%s %.63s", network, role);
+}
+
+/* What is known by that key; NULL if nothing has failed for a minute. */
 static Failures *
-find_failures(const char *host)
+find_failures(const char *key)
 {
 	uint64_t	now = gateway_now();
 	HashNode   *node;
@@ -186,37 +218,43 @@ find_failures(const char *host)
 		hash_remove(&failures, &oldest->node);
 		free(oldest);
 	}
-	for (node = hash_first(&failures, hash_string(host)); node != NULL; node = hash_next(node))
+	for (node = hash_first(&failures, hash_string(key)); node != NULL; node = hash_next(node))
 	{
 		Failures   *found = hash_container(Failures, node, node);
 
-		if (strcmp(found->host, host) == 0)
+		if (strcmp(found->key, key) == 0)
 			return found;
 	}
 	return NULL;
 }
 
-/* May somebody from there try to log in now? */
+/* May somebody from there try to log in as the role now? */
 bool
-address_may_log_in(const char *host)
+address_may_log_in(const char *host, const char *role)
 {
-	Failures   *found = find_failures(host);
+	char		key[KEY_BYTES];
+	Failures   *found;
 
+	write_key(host, role, key);
+	found = find_failures(key);
 	return found == NULL || found->count < limits.failed_logins;
 }
 
-/* A login from there has failed. */
+/* A login as the role from there has failed. */
 void
-address_has_failed(const char *host)
+address_has_failed(const char *host, const char *role)
 {
-	Failures   *found = find_failures(host);
+	char		key[KEY_BYTES];
+	Failures   *found;
 
+	write_key(host, role, key);
+	found = find_failures(key);
 	if (found == NULL)
 	{
 		found = memory_get_zeroed(sizeof(Failures));
-		snprintf(found->host, sizeof(found->host), "%s", host);
+		memcpy(found->key, key, sizeof(found->key));
 		found->since = gateway_now();
-		hash_insert(&failures, &found->node, hash_string(host));
+		hash_insert(&failures, &found->node, hash_string(key));
 		list_append(&failures_by_age, &found->link);
 	}
 	found->count++;

@@ -16,7 +16,9 @@
 #include "gateway/gateway.h"
 #include "gateway/history.h"
 #include "gateway/http.h"
+#include "gateway/quota.h"
 #include "gateway/session.h"
+#include "gateway/stream.h"
 #include "gateway/upstream.h"
 
 /* How long a channel stays in the subscription that nobody listens to, in ms. */
@@ -28,6 +30,7 @@
 static HashTable channels;
 static HashTable members;
 static ListNode patterns;
+static int	pattern_count;
 static ListNode unpinned;		/* the one that lost its pin first, first */
 static bool wanted;				/* there may be some to be added */
 static char **dropped;			/* the names of those to be dropped */
@@ -79,7 +82,10 @@ channel_pin(const char *name)
 		channel->since = INT64_MAX;
 		channel->is_pattern = strchr(name, '*') != NULL;
 		if (channel->is_pattern)
+		{
 			list_append(&patterns, &channel->pattern);
+			pattern_count++;
+		}
 		channel->state = CHANNEL_WANTED;
 		hash_insert(&channels, &channel->node, hash_string(name));
 	}
@@ -113,6 +119,7 @@ channel_free(Channel *channel)
 		drop_echo(list_container(Echo, link, node));
 	list_remove(&channel->link);
 	list_remove(&channel->pattern);
+	pattern_count -= channel->is_pattern;
 	hash_remove(&channels, &channel->node);
 	free(channel->members);
 	free(channel);
@@ -167,6 +174,27 @@ look_at_unused(uv_timer_t *timer)
 	}
 }
 
+/*
+ * Take a channel out of the subscription at once that no client wants any more; false
+ * if there is none.
+ */
+bool
+channels_make_room(void)
+{
+	for (ListNode *node = unpinned.next; node != &unpinned; node = node->next)
+	{
+		Channel    *channel = list_container(Channel, link, node);
+
+		if (channel->state == CHANNEL_ADDING ||
+			strcmp(channel->name, subscription_name()) == 0)
+			continue;
+		drop_name(memory_copy_string(channel->name));
+		channel_free(channel);
+		return true;
+	}
+	return false;
+}
+
 /* The client waits until the channel is effective; then ready is called. */
 void
 channel_wait(Channel *channel, ChannelWait *wait, Client *client, ChannelReady ready)
@@ -191,51 +219,85 @@ channels_count(void)
 	return channels.count;
 }
 
-/* Names of channels, in memory that the caller frees: all, or those wanted. */
+/* How many of these are patterns: each is compared with each event's channel. */
+int
+channels_pattern_count(void)
+{
+	return pattern_count;
+}
+
+/*
+ * The names of the channels in that state, in memory that the caller frees, with room
+ * for one more; the names are the channels' own.
+ */
 static const char **
-take_names(int *count, bool all)
+names_in(ChannelState state, bool alone, int *count)
 {
 	const char **names = memory_get((channels.count + 1) * sizeof(char *));
 
 	*count = 0;
-	wanted = false;
 	for (size_t i = 0; i < channels.size; i++)
 	{
 		for (HashNode *node = channels.heads[i]; node != NULL; node = node->next)
 		{
 			Channel    *channel = hash_container(Channel, node, node);
 
-			if (all || channel->state == CHANNEL_WANTED)
+			if (channel->state == state && channel->alone == alone)
 				names[(*count)++] = channel->name;
-			if (channel->state == CHANNEL_WANTED)
-				channel->state = CHANNEL_ADDING;
 		}
 	}
 	return names;
 }
 
 /*
- * The names of all channels that the subscription is to have, and no others, in
- * memory that the caller frees; the names are the channels' own.  The answer of
- * the server goes to channels_added(), or channels_want_again() if there is none.
+ * The names of the effective channels, which the subscription is to have and no
+ * others; if there are none, that name alone, which is the gateway's own channel.
+ * As channels_take_wanted() otherwise.
  */
 const char **
-channels_union(int *count)
+channels_to_subscribe(const char *own, int *count)
 {
+	const char **names = names_in(CHANNEL_EFFECTIVE, false, count);
+	Channel    *channel;
+
 	while (dropped_count > 0)
 		free(dropped[--dropped_count]);
-	return take_names(count, true);
+	if (*count > 0)
+		return names;
+	channel = channel_pin(own);
+	channel->state = CHANNEL_ADDING;
+	names[(*count)++] = channel->name;
+	channel_unpin(channel);
+	return names;
 }
 
-/* As channels_union(), but of those alone that are to be added; NULL: none. */
+/*
+ * The names of channels that are to be added, in memory that the caller frees; the
+ * names are the channels' own.  NULL: there are none.  All at once, and then one at a
+ * time those that the server has refused so.  The server's answer goes to
+ * channels_added(), or channels_want_again() if there is none.
+ */
 const char **
 channels_take_wanted(int *count)
 {
 	const char **names;
+	const char **lone;
+	int			lone_count;
 
 	if (!wanted)
 		return NULL;
-	names = take_names(count, false);
+	lone = names_in(CHANNEL_WANTED, true, &lone_count);
+	names = names_in(CHANNEL_WANTED, false, count);
+	if (*count == 0 && lone_count > 0)
+	{
+		names[0] = lone[0];
+		*count = 1;
+		lone_count--;
+	}
+	wanted = lone_count > 0;
+	free(lone);
+	for (int i = 0; i < *count; i++)
+		channel_find(names[i])->state = CHANNEL_ADDING;
 	if (*count > 0)
 		return names;
 	free(names);
@@ -291,6 +353,7 @@ take_adding(ListNode *waits, ChannelState state)
 			if (channel->state != CHANNEL_ADDING)
 				continue;
 			channel->state = state;
+			channel->alone = false;
 			while (!list_is_empty(&channel->waits))
 			{
 				ListNode   *wait = channel->waits.next;
@@ -303,6 +366,28 @@ take_adding(ListNode *waits, ChannelState state)
 }
 
 /*
+ * If the server was asked to add several channels, have it asked again for each alone,
+ * as one that it does not take must not keep out the others; false if it was one.
+ */
+static bool
+try_alone(void)
+{
+	int			count;
+	const char **names = names_in(CHANNEL_ADDING, false, &count);
+
+	for (int i = 0; i < count && count > 1; i++)
+	{
+		Channel    *channel = channel_find(names[i]);
+
+		channel->state = CHANNEL_WANTED;
+		channel->alone = true;
+		wanted = true;
+	}
+	free(names);
+	return count > 1;
+}
+
+/*
  * The server has added those channels that it was asked to, or could not, as
  * the report says.  Who has waited for them is told.
  */
@@ -311,13 +396,16 @@ channels_added(const Report *report)
 {
 	ListNode	waits;
 
-	take_adding(&waits, report == NULL ? CHANNEL_EFFECTIVE : CHANNEL_WANTED);
-	while (!list_is_empty(&waits))
+	if (report == NULL || !try_alone())
 	{
-		ChannelWait *wait = list_container(ChannelWait, link, waits.next);
+		take_adding(&waits, report == NULL ? CHANNEL_EFFECTIVE : CHANNEL_WANTED);
+		while (!list_is_empty(&waits))
+		{
+			ChannelWait *wait = list_container(ChannelWait, link, waits.next);
 
-		list_remove(&wait->link);
-		wait->ready(wait, report);
+			list_remove(&wait->link);
+			wait->ready(wait, report);
+		}
 	}
 	if (wanted || dropped_count > 0)
 		upstream_channels_changed();
@@ -366,10 +454,11 @@ member_find(const Client *client, const Channel *channel)
 	return NULL;
 }
 
-/* Make the client a member of the channel, which it is not. */
+/* Make the client, whose wait this is, a member of the channel, which it is not. */
 void
-member_add(Client *client, Channel *channel)
+member_add(Client *client, const ChannelWait *wait)
 {
+	Channel    *channel = wait->channel;
 	Member	   *member = memory_get_zeroed(sizeof(Member));
 
 	if (channel->member_count == channel->member_room)
@@ -382,7 +471,8 @@ member_add(Client *client, Channel *channel)
 	member->channel = channel;
 	member->number = channel->member_count;
 	channel->members[channel->member_count++] = member;
-	channel->pins++;
+	member->use = wait->use;
+	quota_hold(wait->use);
 	list_append(&client->members, &member->link);
 	client->member_count++;
 	hash_insert(&members, &member->node, member_hash(client, channel));
@@ -393,6 +483,7 @@ void
 member_remove(Member *member)
 {
 	Channel    *channel = member->channel;
+	ChannelUse *use = member->use;
 	Member	   *last = channel->members[--channel->member_count];
 
 	channel->members[member->number] = last;
@@ -401,7 +492,7 @@ member_remove(Member *member)
 	member->client->member_count--;
 	hash_remove(&members, &member->node);
 	free(member);
-	channel_unpin(channel);
+	quota_release(use);
 }
 
 /* The client leaves all its channels. */

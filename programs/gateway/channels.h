@@ -41,6 +41,8 @@ typedef struct Channel
 	ListNode	echoes;			/* Echoes, in the order of their commits */
 	int			echo_count;
 	ChannelState state;
+	bool		alone;			/* the server has refused it together with
+								 * others: it is added by itself */
 	bool		is_pattern;		/* '*' in the name is any run of characters */
 	int64_t		since;			/* the history has its events behind this seq;
 								 * INT64_MAX: unknown */
@@ -59,6 +61,7 @@ typedef struct Member
 	ListNode	link;			/* of the client */
 	struct Client *client;
 	Channel    *channel;
+	struct ChannelUse *use;		/* its pin */
 	uint32_t	number;			/* in the channel's members */
 } Member;
 
@@ -73,6 +76,7 @@ typedef struct ChannelWait
 	ListNode	link;
 	struct Client *client;
 	Channel    *channel;
+	struct ChannelUse *use;		/* its pin; NULL: the pin is no client's */
 	ChannelReady ready;
 } ChannelWait;
 
@@ -106,7 +110,7 @@ extern void channel_wait_end(ChannelWait *wait);
 
 extern Member *member_find(const struct Client *client,
 						   const Channel *channel);
-extern void member_add(struct Client *client, Channel *channel);
+extern void member_add(struct Client *client, const ChannelWait *wait);
 extern void member_remove(Member *member);
 extern void members_remove_all(struct Client *client);
 
@@ -119,7 +123,9 @@ extern void channels_event(int64_t seq, const char *name, const char *payload,
 extern void channels_gap(void);
 
 extern size_t channels_count(void);
-extern const char **channels_union(int *count);
+extern int	channels_pattern_count(void);
+extern bool channels_make_room(void);
+extern const char **channels_to_subscribe(const char *own, int *count);
 extern const char **channels_take_wanted(int *count);
 extern char **channels_take_dropped(int *count);
 extern void channels_drop_again(char **names, int count);

@@ -27,7 +27,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -41,41 +40,25 @@
 #include "gateway/session.h"
 #include "gateway/tls.h"
 
-/* Between two looks at the deadlines, in ms. */
-#define DEADLINE_TICK 200
-
-/* A pid that no process on a server has, as Linux gives none above 2^22. */
-#define FIRST_PID (1 << 22)
-
 /* Parts that one system call sends. */
 #define SEND_PARTS 64
 
-/* Bytes that are kept of what a client says while nothing is taken; a password fits. */
+/* Bytes that are kept of what a client says while it waits for the server. */
 #define INPUT_AHEAD (80 * 1024)
+
+/* What one look reads of a client that has not shown who it is: a record of TLS. */
+#define READ_STRANGER (16 * 1024)
+
+/* Bytes of a message's type and length. */
+#define MESSAGE_HEAD 5
 
 /* The first byte of a connection that begins with TLS. */
 #define TLS_HANDSHAKE 0x16
 
-ListNode	all_clients;
-int			client_count;
-
 static ListNode dirty_clients;
-static ListNode timed_clients;
-static HashTable clients_by_pid;
-static uint64_t next_number = 1;
-static uint32_t next_pid;
 static uv_prepare_t flush_handle;
-static uv_timer_t deadline_timer;
 
 static void client_socket_ready(uv_poll_t *poll, int status, int events);
-
-/* Random bytes for keys and the like; the program ends if there are none. */
-static void
-random_bytes(void *bytes, size_t length)
-{
-	if (getrandom(bytes, length, 0) != (ssize_t) length)
-		log_fatal("could not get random bytes: %s", strerror(errno));
-}
 
 /* How the log names the client. */
 void
@@ -141,6 +124,10 @@ update_polled(Client *client)
 			break;
 		case CLIENT_QUEUED:
 		case CLIENT_LOGIN:
+			/* A password is, and no more. */
+			if (bytes_length(&client->in) < (size_t) limits.max_startup + MESSAGE_HEAD)
+				events = UV_READABLE;
+			break;
 		case CLIENT_WAITING:
 			/* What a client says ahead is kept, but not without bound. */
 			if (bytes_length(&client->in) < INPUT_AHEAD)
@@ -171,21 +158,6 @@ client_set_state(Client *client, ClientState state)
 {
 	client->state = state;
 	update_polled(client);
-}
-
-/* The client ends unless a new deadline is set; 0 seconds: no deadline. */
-void
-client_deadline(Client *client, int64_t seconds)
-{
-	list_remove(&client->timed);
-	client->deadline = 0;
-	if (seconds > 0)
-	{
-		client->deadline = gateway_now() + seconds * 1000;
-		list_append(&timed_clients, &client->timed);
-		if (!uv_is_active((uv_handle_t *) &deadline_timer))
-			uv_timer_again(&deadline_timer);
-	}
 }
 
 /* The client has something to send, which goes before the loop sleeps. */
@@ -223,12 +195,8 @@ client_close(Client *client, const char *reason)
 	session_drop(client);
 	http_drop(client);
 	members_remove_all(client);
-	if (client->pid != 0)
-		hash_remove(&clients_by_pid, &client->by_pid);
-	client_count--;
-	list_remove(&client->link);
+	clients_leave(client);
 	list_remove(&client->dirty);
-	list_remove(&client->timed);
 	bytes_free(&client->in);
 	queue_free(&client->out);
 	queue_free(&client->held);
@@ -538,19 +506,60 @@ client_begin_tls(Client *client, bool direct)
 }
 
 /*
- * Nothing was read of the client.  If it begins with TLS at once, so be it; false
- * if there is nothing to read, or the client was closed.
+ * If the client's first byte begins TLS, so be it.  Later ones do not: somebody may
+ * have put what came before in front of another's connection, and its answer would
+ * pass for one to that.  False if the client was closed.
  */
 static bool
 begin_direct_tls(Client *client)
 {
 	unsigned char first;
 
-	if (!tls_is_on() || bytes_length(&client->in) > 0)
+	if (!tls_is_on() || client->heard)
 		return true;
 	if (recv(client->transport.fd, &first, 1, MSG_PEEK) != 1 || first != TLS_HANDSHAKE)
 		return true;
 	return client_begin_tls(client, client->http == NULL);
+}
+
+/* Has the client not shown who it is? */
+static bool
+is_stranger(const Client *client)
+{
+	return client->http != NULL ? !http_is_known(client) : client->pid == 0;
+}
+
+/* Take what was received, as far as may be now, and keep the rest. */
+static void
+take_received(Client *client, const char *bytes, size_t count)
+{
+	size_t		taken;
+
+	client->heard = true;
+	if (bytes_length(&client->in) > 0)
+	{
+		bytes_append(&client->in, bytes, count);
+		client_input(client);
+		return;
+	}
+	client->parsing = true;
+	taken = take_messages(client, bytes, count);
+	client->parsing = false;
+	if (client->state == CLIENT_CLOSED || client->state == CLIENT_CLOSING)
+		return;
+	bytes_append(&client->in, bytes + taken, count - taken);
+	update_polled(client);
+}
+
+/* The client has ended its sending.  It may still read: what it has asked for is done. */
+static void
+end_input(Client *client)
+{
+	client->input_ended = true;
+	if (client->state == CLIENT_WAITING || client->held_back)
+		update_polled(client);
+	else
+		client_end(client, NULL, "closed: it has ended the connection");
 }
 
 /* Read what has come. */
@@ -558,13 +567,14 @@ static void
 client_read(Client *client)
 {
 	static char buffer[64 * 1024];
+	size_t		size = is_stranger(client) ? READ_STRANGER : sizeof(buffer);
+	bool		secret = client->http != NULL || client->pid == 0;
 	ssize_t		count;
-	size_t		taken = 0;
 
 	if (client->state == CLIENT_STARTUP && client->transport.ssl == NULL &&
 		!begin_direct_tls(client))
 		return;
-	count = transport_receive(&client->transport, buffer, sizeof(buffer));
+	count = transport_receive(&client->transport, buffer, size);
 	if (client->transport.waits_to_write)
 	{
 		client->blocked = true;
@@ -573,33 +583,15 @@ client_read(Client *client)
 	if (count < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK))
 		return;
 	if (count < 0)
-	{
 		client_lost(client);
-		return;
-	}
-	if (count == 0)
+	else if (count == 0)
+		end_input(client);
+	else
 	{
-		/* It may still read: what it has asked for is done before it ends. */
-		client->input_ended = true;
-		if (client->state == CLIENT_WAITING || client->held_back)
-			update_polled(client);
-		else
-			client_end(client, NULL, "closed: it has ended the connection");
-		return;
+		take_received(client, buffer, count);
+		if (secret)
+			explicit_bzero(buffer, count);
 	}
-	if (bytes_length(&client->in) > 0)
-	{
-		bytes_append(&client->in, buffer, count);
-		client_input(client);
-		return;
-	}
-	client->parsing = true;
-	taken = take_messages(client, buffer, count);
-	client->parsing = false;
-	if (client->state == CLIENT_CLOSED || client->state == CLIENT_CLOSING)
-		return;
-	bytes_append(&client->in, buffer + taken, count - taken);
-	update_polled(client);
 }
 
 /* Something is up with the client's socket. */
@@ -630,143 +622,11 @@ client_socket_ready(uv_poll_t *poll, int status, int events)
 	}
 }
 
-/* Say why to a client that has just come, and close its socket. */
-void
-client_refuse(int fd, const Report *report)
-{
-	Queue		out = {0};
-	struct iovec part;
-
-	reply_report(&out, report);
-	if (queue_vector(&out, &part, 1) == 1)
-		(void) send(fd, part.iov_base, part.iov_len, MSG_NOSIGNAL);
-	queue_free(&out);
-	close(fd);
-}
-
-/* A connection has come; fd is its socket, which does not block. */
-void
-client_accept(int fd, bool local, bool http, const char *address)
-{
-	static const Report full = {
-		.severity = "FATAL",
-		.sqlstate = "53300",
-		.message = "sorry, too many clients already",
-		.detail = "The gateway has its max-clients.",
-	};
-	Client	   *client;
-
-	if (client_count >= limits.max_clients)
-	{
-		if (http)
-			http_refuse_connection(fd, 503);
-		else
-			client_refuse(fd, &full);
-		return;
-	}
-	client = memory_get_zeroed(sizeof(Client));
-	client->transport.fd = fd;
-	client->local = local;
-	client->number = next_number++;
-	snprintf(client->address, sizeof(client->address), "%s", address);
-	list_init(&client->dirty);
-	list_init(&client->timed);
-	list_init(&client->members);
-	list_init(&client->echoes);
-	list_append(&all_clients, &client->link);
-	client_count++;
-	gateway.counters.accepted++;
-	uv_poll_init(&gateway.loop, &client->poll, fd);
-	client->poll.data = client;
-	client_deadline(client, limits.login_timeout);
-	if (http)
-		http_begin(client);
-	client_set_state(client, CLIENT_STARTUP);
-}
-
-/* Give the client a pid and a key of its own. */
-void
-client_give_pid(Client *client)
-{
-	do
-	{
-		next_pid++;
-		if (next_pid <= FIRST_PID || next_pid > INT32_MAX)
-			next_pid = FIRST_PID + 1;
-	} while (client_by_pid(next_pid) != NULL);
-	client->pid = next_pid;
-	random_bytes(&client->key, sizeof(client->key));
-	hash_insert(&clients_by_pid, &client->by_pid, client->pid);
-}
-
-/* The client with that pid, or NULL. */
-Client *
-client_by_pid(uint32_t pid)
-{
-	HashNode   *node = hash_first(&clients_by_pid, pid);
-
-	return node == NULL ? NULL : hash_container(Client, by_pid, node);
-}
-
-/* End all clients, or those that listen to a channel. */
-void
-clients_end_all(const Report *report, const char *reason, bool listeners_only)
-{
-	ListNode   *next;
-
-	for (ListNode *node = all_clients.next; node != &all_clients; node = next)
-	{
-		Client	   *client = list_container(Client, link, node);
-
-		next = node->next;
-		/* a stream has a word for a gap */
-		if (!listeners_only || (client->member_count > 0 && client->http == NULL))
-			client_end(client, report, reason);
-	}
-}
-
-/* Look at the deadlines; the timer stops when there are none. */
-static void
-look_at_deadlines(uv_timer_t *timer)
-{
-	uint64_t	now = gateway_now();
-	ListNode   *next;
-
-	for (ListNode *node = timed_clients.next; node != &timed_clients; node = next)
-	{
-		Client	   *client = list_container(Client, timed, node);
-
-		next = node->next;
-		if (client->deadline > now)
-			continue;
-		list_remove(&client->timed);
-		client->deadline = 0;
-		if (client->state == CLIENT_CLOSING)
-			client_close(client, "closed: it has not taken its last message");
-		else if (client->http != NULL)
-			http_timed_out(client);
-		else if (client->state == CLIENT_WAITING)
-			session_timed_out(client);
-		else if (client->pid == 0)
-			login_timed_out(client);
-	}
-	if (list_is_empty(&timed_clients))
-		uv_timer_stop(timer);
-}
-
 /* To be called once, when the loop stands. */
 void
-clients_init(void)
+clients_start_flushing(void)
 {
-	list_init(&all_clients);
 	list_init(&dirty_clients);
-	list_init(&timed_clients);
-	random_bytes(&next_pid, sizeof(next_pid));
-	next_pid = FIRST_PID + (next_pid & 0x3FFFFFFF);
 	uv_prepare_init(&gateway.loop, &flush_handle);
 	uv_prepare_start(&flush_handle, flush_all);
-	uv_timer_init(&gateway.loop, &deadline_timer);
-	uv_timer_start(&deadline_timer, look_at_deadlines, DEADLINE_TICK,
-				   DEADLINE_TICK);
-	uv_timer_stop(&deadline_timer);
 }

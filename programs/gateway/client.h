@@ -78,6 +78,9 @@ typedef struct Client
 	bool		blocked;		/* the socket takes no more */
 	bool		held_back;		/* too many answers wait to take more messages */
 	bool		input_ended;	/* the client sends no more */
+	bool		heard;			/* it has sent something, so TLS cannot begin */
+	bool		asked_tls;		/* with an SSLRequest */
+	bool		asked_gss;		/* with a GSSENCRequest */
 	bool		parsing;		/* in_take() is at work */
 
 	uint32_t	pid;			/* 0: not logged in */
@@ -97,22 +100,28 @@ typedef struct Client
 extern ListNode all_clients;
 extern int	client_count;
 
-extern void clients_init(void);
-extern void client_accept(int fd, bool local, bool http, const char *address);
-extern void client_refuse(int fd, const Report *report);
 extern void client_set_state(Client *client, ClientState state);
 extern void client_touch(Client *client);
-extern void client_deadline(Client *client, int64_t seconds);
 extern void client_end(Client *client, const Report *report,
 					   const char *reason);
 extern void client_close(Client *client, const char *reason);
 extern void client_deliver(Client *client, Piece *piece);
 extern void client_input(Client *client);
 extern bool client_begin_tls(Client *client, bool direct);
-extern void client_give_pid(Client *client);
-extern Client *client_by_pid(uint32_t pid);
 extern void client_name(const Client *client, char *name, size_t size);
 extern void client_host(const Client *client, char *host, size_t size);
+extern void clients_start_flushing(void);
+
+/* clients.c */
+extern void clients_init(void);
+extern void client_accept(int fd, bool local, bool http, const char *address);
+extern void client_refuse(int fd, const Report *report);
+extern void clients_leave(Client *client);
+extern void client_deadline(Client *client, int64_t seconds);
+extern void client_give_pid(Client *client);
+extern Client *client_by_pid(uint32_t pid);
+extern void clients_visit(void (*visit) (Client *client, const void *context),
+						  const void *context);
 extern void clients_end_all(const Report *report, const char *reason,
 							bool listeners_only);
 

@@ -8,92 +8,56 @@
  * which makes them one transaction, so a unit is committed when the answer to
  * its Sync has come, and not before.
  *
+ * publish() waits for room in a full queue of the server's, and all behind it in the
+ * pipeline wait as well; so few of these are sent at a time.  The gateway's own units go
+ * first, and then the clients' by turns (notices.c).
+ *
  * Units wait in queue while the connection is away.  One that was sent when the
  * connection was lost may have been committed or not; it is never sent again.
  *
  *-------------------------------------------------------------------------
  */
-#include "gateway/commands.h"
+#include "gateway/commands_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/list.h"
 #include "common/log.h"
-#include "common/memory.h"
 #include "common/server.h"
 #include "gateway/channels.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
+#include "gateway/limits.h"
 #include "gateway/marks.h"
 #include "gateway/stream.h"
 #include "gateway/upstream.h"
 
-/* Units that are with the server at a time. */
+/* Units that are with the server at a time, and how many of them may publish(). */
 #define MAX_SENT 256
+#define MAX_PUBLISHING 8
 
-/* How long the server may take for the next answer, in seconds. */
-#define ANSWER_SECONDS 30
-
-/* How long publish() may wait for room in a full queue. */
-#define PUBLISH_TIMEOUT "1s"
+/* How long the server may take for the connection's setup, in seconds. */
+#define SETUP_SECONDS 30
 
 /* Until channels that could not be dropped are tried again, in ms. */
 #define AGAIN_MS 5000
 
-typedef enum UnitKind
-{
-	UNIT_NOTICES,
-	UNIT_ADD,
-	UNIT_DROP,
-	UNIT_MARK,
-	UNIT_ROLES,
-	UNIT_CHANNEL_STATS,
-	UNIT_SUBSCRIPTION_STATS,	/* follows the other one at once */
-	UNIT_MONITORS,
-	UNIT_PAGE,					/* follows UNIT_MONITORS at once */
-	UNIT_UNSUBSCRIBE
-} UnitKind;
-
-typedef struct Notice
-{
-	struct Notice *next;
-	const char *channel;
-	const char *payload;
-} Notice;
-
-typedef struct Unit
-{
-	ListNode	link;			/* in queue or sent */
-	UnitKind	kind;
-	bool		was_sent;
-	PGresult   *error;
-	PGresult   *rows;			/* of the kinds that ask for some */
-	char	  **names;			/* of UNIT_DROP, once it was sent */
-	int			name_count;
-} Unit;
-
-struct Notices
-{
-	Unit		unit;			/* the first member */
-	Arena		arena;
-	Notice	   *first;
-	Notice	  **end;
-	Client	   *client;			/* NULL: it has gone, or has no echo */
-	bool		publishes;		/* with publish(), not pg_notify() */
-	NoticesDone done;
-	void	   *context;
-};
+/*
+ * The same of the subscription, where the stream's session has a transaction that it
+ * has not ended yet, and how often.
+ */
+#define UNSUBSCRIBE_AGAIN_MS 20
+#define UNSUBSCRIBE_TRIES 100
 
 typedef struct Commands
 {
 	Server		server;
 	bool		ready;			/* in pipeline mode */
-	ListNode	queue;
+	ListNode	queue;			/* units of the gateway's own */
 	ListNode	sent;
 	int			sent_count;
-	int			waiting;		/* notices in both */
+	int			publishing;		/* publications among these */
 	bool		add_asked;		/* UNIT_ADD is in one of them */
 	bool		drop_asked;
 	bool		mark_asked;		/* UNIT_MARK is in queue */
@@ -103,19 +67,13 @@ typedef struct Commands
 	bool		page_asked;
 	PGresult   *monitors;		/* until the page's numbers have come */
 	uv_timer_t	again;
+	int			unsubscribe_tries;
 	void		(*stopped) (void);
 } Commands;
 
 static Commands commands;
 
 static void send_queue(void);
-
-/* How many transactions of clients wait. */
-int64_t
-commands_waiting(void)
-{
-	return commands.waiting;
-}
 
 /* A unit without notices, at the end of the queue. */
 static void
@@ -138,61 +96,15 @@ unit_free(Unit *unit)
 		free(unit->names[i]);
 	free(unit->names);
 	if (unit->kind == UNIT_NOTICES)
-	{
-		arena_free(&((Notices *) unit)->arena);
-		commands.waiting--;
-	}
+		notices_drop((Notices *) unit);
 	free(unit);
-}
-
-/* What the client's transaction is to notify; done tells how that went. */
-Notices *
-commands_begin(Client *client, NoticesDone done, void *context)
-{
-	Notices    *notices = memory_get_zeroed(sizeof(Notices));
-
-	notices->unit.kind = UNIT_NOTICES;
-	list_init(&notices->unit.link);
-	notices->end = &notices->first;
-	notices->client = client;
-	notices->done = done;
-	notices->context = context;
-	commands.waiting++;
-
-	return notices;
-}
-
-/*
- * What a client over HTTP publishes: as commands_begin(), but with pgpubsub.publish(),
- * which logs what is for a durable channel and takes long payloads, and without an
- * echo.
- */
-Notices *
-commands_publish(NoticesDone done, void *context)
-{
-	Notices    *notices = commands_begin(NULL, done, context);
-
-	notices->publishes = true;
-	return notices;
-}
-
-/* One more. */
-void
-commands_add(Notices *notices, const char *channel, const char *payload)
-{
-	Notice	   *notice = arena_get(&notices->arena, sizeof(Notice));
-
-	notice->channel = arena_copy(&notices->arena, channel, strlen(channel));
-	notice->payload = arena_copy(&notices->arena, payload, strlen(payload));
-	*notices->end = notice;
-	notices->end = &notice->next;
 }
 
 /* That is all: to the server with it.  done is not called from here. */
 void
 commands_send(Notices *notices)
 {
-	list_append(&commands.queue, &notices->unit.link);
+	notices_wait(notices);
 	send_queue();
 }
 
@@ -212,7 +124,6 @@ commands_withdraw(Notices *notices)
 {
 	if (notices->unit.was_sent)
 		return false;
-	list_remove(&notices->unit.link);
 	unit_free(&notices->unit);
 	return true;
 }
@@ -297,239 +208,61 @@ commands_page(void)
 	return commands.ready;
 }
 
-/* Give libpq a statement with parameters. */
-static bool
-send_statement(const char *query, int count, const char *const *values)
+/* Take what is to be sent next from where it waits; NULL if nothing is. */
+static Unit *
+take_next(void)
 {
-	return PQsendQueryParams(commands.server.conn, query, count, NULL, values,
-							 NULL, NULL, 0);
+	ListNode   *node = list_take_first(&commands.queue);
+	Notices    *notices;
+
+	if (node != NULL)
+		return list_container(Unit, link, node);
+	notices = notices_take(commands.publishing < MAX_PUBLISHING);
+	return notices == NULL ? NULL : &notices->unit;
 }
 
+/* Is it a client's that calls publish()? */
 static bool
-send_notices(Notices *notices)
+is_publication(const Unit *unit)
 {
-	int			pid = PQbackendPID(commands.server.conn);
-	const char *query = notices->publishes ?
-		"SELECT pgpubsub.publish($1, $2::text)" : "SELECT pg_catalog.pg_notify($1, $2)";
-
-	/* others wait behind it: it must not wait long for a full queue */
-	if (notices->publishes &&
-		!send_statement("SELECT set_config('pgpubsub.publish_timeout', '" PUBLISH_TIMEOUT
-						"', true)", 0, NULL))
-		return false;
-	for (const Notice *notice = notices->first; notice != NULL; notice = notice->next)
-	{
-		const char *values[2] = {notice->channel, notice->payload};
-
-		if (!send_statement(query, 2, values))
-			return false;
-		gateway.counters.notified++;
-		if (notices->client != NULL)
-			channel_expect_echo(notice->channel, notice->payload, pid, notices->client);
-	}
-	return true;
+	return unit->kind == UNIT_NOTICES && ((const Notices *) unit)->publishes;
 }
 
-/* Call a function with the subscription's name and an array of channels. */
-static bool
-send_names(const char *query, const char *const *names, int count)
+/* The unit is with the server from now on, or (by -1) no more. */
+static void
+count_sent(const Unit *unit, int by)
 {
-	char	   *array = array_literal(names, count);
-	const char *values[2] = {subscription_name(), array};
-	bool		good = send_statement(query, 2, values);
-
-	free(array);
-	return good;
-}
-
-/* Add the channels that are wanted, if there are any. */
-static bool
-send_add(void)
-{
-	int			count;
-	const char **names = channels_take_wanted(&count);
-	bool		good;
-
-	if (names == NULL)
-		return true;
-	good = send_names("SELECT pgpubsub.add_channels($1, $2::text[])", names, count);
-	free(names);
-	return good;
-}
-
-/* Drop the channels that are not. */
-static bool
-send_drop(Unit *unit)
-{
-	unit->names = channels_take_dropped(&unit->name_count);
-	return unit->names == NULL ||
-		send_names("SELECT pgpubsub.drop_channels($1, $2::text[])",
-				   (const char *const *) unit->names, unit->name_count);
-}
-
-/* Notify the gateway itself. */
-static bool
-send_mark(void)
-{
-	char		payload[64];
-	const char *values[2] = {subscription_name(), payload};
-	uint64_t	number = 0;
-
-	commands.mark_asked = false;
-	(void) marks_take(&number);
-	mark_payload(number, payload, sizeof(payload));
-	return send_statement("SELECT pg_catalog.pg_notify($1, $2)", 2, values);
-}
-
-static bool
-send_roles(void)
-{
-	int			count;
-	const char **names = roles_in_use(&count);
-	char	   *array = array_literal(names, count);
-	const char *values[1] = {array};
-	bool		good;
-
-	good = send_statement("SELECT used.name FROM unnest($1::text[]) AS used (name)"
-						  " LEFT JOIN pg_catalog.pg_roles AS role ON role.rolname = used.name"
-						  " WHERE role.oid IS NULL OR NOT role.rolcanlogin"
-						  " OR role.rolvaliduntil < now()"
-						  " OR NOT has_database_privilege(role.oid, current_database(), 'CONNECT')",
-						  1, values);
-	free(array);
-	free(names);
-	return good;
-}
-
-/* Ask for the numbers of the channels. */
-static bool
-send_channel_stats(void)
-{
-	return send_statement("SELECT channel, subscriptions, messages, published, published_bytes,"
-						  " delivered, lost, truncated FROM pgpubsub.stat_channels"
-						  " WHERE datname = current_database()", 0, NULL);
-}
-
-/* Ask for the numbers of the subscriptions. */
-static bool
-send_subscription_stats(void)
-{
-	return send_statement("SELECT subscription, pending, pending_bytes,"
-						  " coalesce(extract(epoch FROM now() - oldest_pending_at), 0),"
-						  " delivered, delivered_bytes, lost, polls, empty_polls"
-						  " FROM pgpubsub.stat_subscriptions"
-						  " WHERE datname = current_database()", 0, NULL);
-}
-
-/* Ask which of the roles that look at the page may read the views it is made of. */
-static bool
-send_monitors(void)
-{
-	int			count;
-	const char **names = page_roles(&count);
-	char	   *array = array_literal(names, count);
-	const char *values[1] = {array};
-	bool		good;
-
-	good = send_statement("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY ($1::text[])"
-						  " AND pg_has_role(oid, 'pg_monitor', 'USAGE')", 1, values);
-	free(array);
-	free(names);
-	return good;
-}
-
-/*
- * Ask for what the page shows, as one JSON object.  It has a bounded number of rows:
- * those that somebody who looks for trouble wants to see first.
- */
-static bool
-send_page(void)
-{
-	return send_statement(
-						  "SELECT json_build_object("
-						  "'database', current_database(),"
-						  " 'version', current_setting('server_version'),"
-						  " 'queue', (SELECT row_to_json(queue) FROM pgpubsub.stat_queue AS queue"
-						  " WHERE datname = current_database()),"
-						  " 'log', (SELECT row_to_json(log) FROM pgpubsub.stat_log AS log"
-						  " WHERE datname = current_database()),"
-						  " 'channel_count', (SELECT count(*) FROM pgpubsub.stat_channels"
-						  " WHERE datname = current_database()),"
-						  " 'channels', (SELECT coalesce(json_agg(shown), '[]') FROM ("
-						  "SELECT channel, subscriptions, messages, newest_seq, published,"
-						  " published_bytes, delivered, lost, last_at, truncated, durable"
-						  " FROM pgpubsub.stat_channels WHERE datname = current_database()"
-						  " ORDER BY last_at DESC NULLS LAST, channel LIMIT 100) AS shown),"
-						  " 'subscription_count', (SELECT count(*) FROM pgpubsub.stat_subscriptions"
-						  " WHERE datname = current_database()),"
-						  " 'subscriptions', (SELECT coalesce(json_agg(shown), '[]') FROM ("
-						  "SELECT subscription, owner::text AS owner, channels[1:8] AS channels,"
-						  " cardinality(channels) AS channel_count, on_full, state, pid, seq,"
-						  " pending, pending_bytes,"
-						  " extract(epoch FROM now() - oldest_pending_at) AS lag,"
-						  " delivered, lost, polls, empty_polls, last_poll_at, from_log"
-						  " FROM pgpubsub.stat_subscriptions WHERE datname = current_database()"
-						  " ORDER BY state = 'holding' DESC, pending_bytes DESC, subscription"
-						  " LIMIT 100) AS shown))", 0, NULL);
-}
-
-/* Give the unit to libpq. */
-static bool
-send_unit(Unit *unit)
-{
-	const char *name = subscription_name();
-
-	switch (unit->kind)
-	{
-		case UNIT_NOTICES:
-			return send_notices((Notices *) unit);
-		case UNIT_ADD:
-			return send_add();
-		case UNIT_DROP:
-			return send_drop(unit);
-		case UNIT_MARK:
-			return send_mark();
-		case UNIT_ROLES:
-			return send_roles();
-		case UNIT_CHANNEL_STATS:
-			return send_channel_stats();
-		case UNIT_SUBSCRIPTION_STATS:
-			return send_subscription_stats();
-		case UNIT_MONITORS:
-			return send_monitors();
-		case UNIT_PAGE:
-			return send_page();
-		case UNIT_UNSUBSCRIBE:
-			return send_statement("SELECT pgpubsub.unsubscribe($1)", 1, &name);
-	}
-	return false;
+	commands.sent_count += by;
+	if (is_publication(unit))
+		commands.publishing += by;
 }
 
 /* Send what waits, as far as may be. */
 static void
 send_queue(void)
 {
+	bool		awaits_answer = commands.sent_count > 0;
 	bool		any = false;
+	Unit	   *unit;
 
-	while (commands.ready && commands.sent_count < MAX_SENT &&
-		   !list_is_empty(&commands.queue))
+	while (commands.ready && commands.sent_count < MAX_SENT && (unit = take_next()) != NULL)
 	{
-		Unit	   *unit = list_container(Unit, link, commands.queue.next);
-
-		list_remove(&unit->link);
 		list_append(&commands.sent, &unit->link);
 		unit->was_sent = true;
-		commands.sent_count++;
-
+		count_sent(unit, 1);
 		any = true;
-		if (!send_unit(unit) || !PQpipelineSync(commands.server.conn))
+		if (unit->kind == UNIT_MARK)
+			commands.mark_asked = false;
+		if (!unit_send(commands.server.conn, unit) || !PQpipelineSync(commands.server.conn))
 		{
 			server_lost(&commands.server, PQerrorMessage(commands.server.conn));
 			return;
 		}
 	}
-	if (any)
-		server_sent(&commands.server, ANSWER_SECONDS);
+	if (any && awaits_answer)
+		server_sent_more(&commands.server);
+	else if (any)
+		server_sent(&commands.server, limits.server_timeout);
 }
 
 /* What an error of the server says. */
@@ -561,7 +294,7 @@ add_answered(const Report *report)
 {
 	commands.add_asked = false;
 
-	/* A stream that has been lost meanwhile subscribes to all anew. */
+	/* If the stream has been lost meanwhile, they are wanted again. */
 	if (!stream_is_up())
 		return;
 	if (report != NULL)
@@ -633,6 +366,34 @@ page_unit_answered(Unit *unit, const Report *report)
 	PQclear(monitors);
 }
 
+/* Try again to drop the subscription. */
+static void
+unsubscribe_again(uv_timer_t *timer)
+{
+	(void) timer;
+	if (commands.ready)
+		add_unit(UNIT_UNSUBSCRIBE);
+	else
+		commands.stopped();
+}
+
+/* The server has dropped the subscription, or cannot, or not yet. */
+static void
+unsubscribe_answered(const Report *report)
+{
+	if (report != NULL && strcmp(report->sqlstate, "55006") == 0 &&
+		++commands.unsubscribe_tries < UNSUBSCRIBE_TRIES)
+	{
+		uv_timer_start(&commands.again, unsubscribe_again, UNSUBSCRIBE_AGAIN_MS, 0);
+		return;
+	}
+	if (report != NULL)
+		log_line(LOG_LEVEL_WARNING, "could not drop the subscription: %s", report->message);
+	server_close(&commands.server);
+	commands.ready = false;
+	commands.stopped();
+}
+
 /* The unit is done; report tells of its error, if it had one. */
 static void
 unit_done(Unit *unit, const Report *report)
@@ -667,10 +428,7 @@ unit_done(Unit *unit, const Report *report)
 			page_unit_answered(unit, report);
 			break;
 		case UNIT_UNSUBSCRIBE:
-			server_close(&commands.server);
-			commands.ready = false;
-			commands.stopped();
-
+			unsubscribe_answered(report);
 			break;
 	}
 	unit_free(unit);
@@ -686,8 +444,7 @@ finish_first(void)
 	if (list_is_empty(&commands.sent))
 		return;
 	list_remove(&unit->link);
-	commands.sent_count--;
-
+	count_sent(unit, -1);
 	if (unit->error != NULL)
 		report_of(unit->error, &report);
 	unit_done(unit, unit->error != NULL ? &report : NULL);
@@ -768,6 +525,7 @@ commands_input(Server *server)
 		nothing = result == NULL;
 		if (result == NULL)
 			continue;
+		server_progresses(server);
 		if (commands.ready)
 			take_result(result);
 		else if (PQresultStatus(result) == PGRES_COMMAND_OK)
@@ -801,7 +559,7 @@ commands_connected(Server *server)
 					 " SET default_transaction_read_only = off"))
 		server_lost(server, PQerrorMessage(server->conn));
 	else
-		server_sent(server, ANSWER_SECONDS);
+		server_sent(server, SETUP_SECONDS);
 }
 
 /* The connection is lost: what was sent has an unknown outcome. */
@@ -826,8 +584,7 @@ commands_lost(Server *server)
 		list_remove(node);
 		list_append(&lost, node);
 	}
-	commands.sent_count = 0;
-
+	commands.sent_count = commands.publishing = 0;
 	while (!list_is_empty(&lost))
 	{
 		Unit	   *unit = list_container(Unit, link, lost.next);

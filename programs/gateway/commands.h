@@ -43,12 +43,14 @@ extern void commands_channels(void);
 extern void commands_mark(void);
 extern void commands_check_roles(void);
 extern int64_t commands_waiting(void);
+extern bool commands_are_full(const char *owner);
 extern bool commands_stats(void);
 extern bool commands_page(void);
 
 extern Notices *commands_begin(struct Client *client, NoticesDone done,
 							   void *context);
-extern Notices *commands_publish(NoticesDone done, void *context);
+extern Notices *commands_publish(const char *owner, NoticesDone done,
+								 void *context);
 extern void commands_add(Notices *notices, const char *channel,
 						 const char *payload);
 extern void commands_send(Notices *notices);

@@ -38,6 +38,7 @@
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
 #include "gateway/marks.h"
+#include "gateway/quota.h"
 #include "gateway/stream.h"
 
 /* How long to wait for a mark, in seconds. */
@@ -61,73 +62,101 @@ typedef struct Commit
 	int			wait_count;
 	int			waiting;		/* waits whose channel is not effective */
 	MarkWait	mark;
+	HashTable	last;			/* Names: what the transaction does last with
+								 * a channel */
+	Arena		arena;			/* of these */
+	bool		leaves_others;	/* it leaves all others */
 	Notices    *notices;		/* what is with the server, in COMMIT_NOTIFY */
 } Commit;
 
-/* A name in a table that lives as long as one function. */
+/* Why a transaction that notifies cannot be handed to the server. */
+static const Report full = {
+	.sqlstate = "53400",
+	.message = "too many transactions wait for the server",
+	.hint = "The gateway's limits are max-commits, max-role-commits and commit-memory.",
+};
+
+/* A name in a table. */
 typedef struct Name
 {
 	HashNode	node;
 	const char *first;
 	const char *second;
+	bool		leaves;			/* an UNLISTEN's */
 } Name;
+
+/* The name in the table, or NULL; second may be NULL. */
+static Name *
+find_name(const HashTable *table, uint64_t hash, const char *first, const char *second)
+{
+	for (HashNode *node = hash_first(table, hash); node != NULL; node = hash_next(node))
+	{
+		Name	   *name = hash_container(Name, node, node);
+
+		if (strcmp(name->first, first) == 0 &&
+			(second == NULL || strcmp(name->second, second) == 0))
+			return name;
+	}
+	return NULL;
+}
 
 /*
  * Put the pair of strings, of which the second may be NULL, into the table,
- * with memory of the arena; false if it is there.
+ * with memory of the arena; NULL if it is there.
  */
-static bool
+static Name *
 remember(HashTable *table, Arena *arena, const char *first, const char *second)
 {
 	uint64_t	hash = hash_string(first) ^
 		(second == NULL ? 0 : hash_string(second) * 31);
-	HashNode   *node;
-	Name	   *name;
+	Name	   *name = find_name(table, hash, first, second);
 
-	for (node = hash_first(table, hash); node != NULL; node = hash_next(node))
-	{
-		name = hash_container(Name, node, node);
-		if (strcmp(name->first, first) == 0 &&
-			(second == NULL || strcmp(name->second, second) == 0))
-			return false;
-	}
+	if (name != NULL)
+		return NULL;
 	name = arena_get(arena, sizeof(Name));
 	name->first = first;
 	name->second = second;
+	name->leaves = false;
 	hash_insert(table, &name->node, hash);
-	return true;
+	return name;
 }
 
 /*
  * The channels that the client will listen to by the transaction, with a pin on
  * each: those of its LISTENs after which no UNLISTEN names them.  The last is the
- * gateway's own channel, on which marks come.
+ * gateway's own channel, on which marks come.  NULL, or why there is no pin to be had.
  */
-static void
+static const Report *
 pin_channels(Commit *commit, const Transaction *transaction)
 {
-	HashTable	seen = {0};
-	Arena		arena = {0};
+	const Client *client = commit->session->client;
 
 	commit->waits = memory_get_zeroed((transaction->listen_count + 1) * sizeof(ChannelWait));
 	commit->joined = memory_get_zeroed(transaction->listen_count * sizeof(bool));
 	for (int i = transaction->action_count - 1; i >= 0; i--)
 	{
 		const Action *action = &transaction->actions[i];
+		Name	   *name;
+		const Report *why;
 
-		if (action->kind == ACTION_UNLISTEN_ALL)
+		commit->leaves_others = action->kind == ACTION_UNLISTEN_ALL;
+		if (commit->leaves_others)
 			break;
-		if (action->kind == ACTION_UNLISTEN)
-			(void) remember(&seen, &arena, action->channel, NULL);
-		else if (action->kind == ACTION_LISTEN &&
-				 remember(&seen, &arena, action->channel, NULL))
-			commit->waits[commit->wait_count++].channel = channel_pin(action->channel);
+		if (action->kind == ACTION_NOTIFY ||
+			(name = remember(&commit->last, &commit->arena, action->channel, NULL)) == NULL)
+			continue;
+		name->leaves = action->kind == ACTION_UNLISTEN;
+		if (name->leaves)
+			continue;
+		why = channel_wait_pin(&commit->waits[commit->wait_count], client, action->channel);
+		if (why != NULL)
+			return why;
+		commit->wait_count++;
 	}
 	commit->join_count = commit->wait_count;
 	if (commit->join_count > 0)
-		commit->waits[commit->wait_count++].channel = channel_pin(subscription_name());
-	hash_free(&seen);
-	arena_free(&arena);
+		channel_wait_pin_own(&commit->waits[commit->wait_count++]);
+	return NULL;
 }
 
 /* Forget the commit: its pins and what it waits for. */
@@ -135,10 +164,9 @@ static void
 commit_free(Commit *commit)
 {
 	for (int i = 0; i < commit->wait_count; i++)
-	{
-		channel_wait_end(&commit->waits[i]);
-		channel_unpin(commit->waits[i].channel);
-	}
+		channel_wait_unpin(&commit->waits[i]);
+	hash_free(&commit->last);
+	arena_free(&commit->arena);
 	mark_wait_end(&commit->mark);
 	if (commit->notices != NULL)
 		commands_forget(commit->notices);
@@ -186,7 +214,7 @@ leave_channels(Client *client, const Transaction *transaction,
 		if (action->kind == ACTION_UNLISTEN_ALL)
 			all = true;
 		else if (action->kind == ACTION_UNLISTEN &&
-				 remember(&listening, &arena, action->channel, NULL))
+				 remember(&listening, &arena, action->channel, NULL) != NULL)
 		{
 			Channel    *channel = channel_find(action->channel);
 			Member	   *member = channel == NULL ? NULL :
@@ -205,7 +233,7 @@ leave_channels(Client *client, const Transaction *transaction,
 			Member	   *member = list_container(Member, link, node);
 
 			next = node->next;
-			if (remember(&listening, &arena, member->channel->name, NULL))
+			if (remember(&listening, &arena, member->channel->name, NULL) != NULL)
 				member_remove(member);
 		}
 	}
@@ -260,7 +288,7 @@ send_notices(Commit *commit, const Transaction *transaction)
 		const Action *action = &transaction->actions[i];
 
 		if (action->kind != ACTION_NOTIFY ||
-			!remember(&seen, &arena, action->channel, action->payload))
+			remember(&seen, &arena, action->channel, action->payload) == NULL)
 			continue;
 		if (notices == NULL)
 			notices = commands_begin(commit->session->client, commit_notified, commit);
@@ -275,18 +303,42 @@ send_notices(Commit *commit, const Transaction *transaction)
 	return true;
 }
 
-/* All channels are effective: join them, and go on. */
+/* Does the session's transaction notify something for which there is no room now? */
+static bool
+has_no_room(const Session *session)
+{
+	const Transaction *transaction = session->transaction;
+
+	if (!commands_are_full(session->client->role->name))
+		return false;
+	for (int i = 0; i < transaction->action_count; i++)
+	{
+		if (transaction->actions[i].kind == ACTION_NOTIFY)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * All channels are effective: join them, and go on.  Others may have taken the room for
+ * what is notified, while this one waited.
+ */
 static void
 commit_join(Commit *commit)
 {
 	Session    *session = commit->session;
 	Client	   *client = session->client;
 
+	if (has_no_room(session))
+	{
+		commit_fail(commit, &full);
+		return;
+	}
 	for (int i = 0; i < commit->join_count; i++)
 	{
 		if (member_find(client, commit->waits[i].channel) != NULL)
 			continue;
-		member_add(client, commit->waits[i].channel);
+		member_add(client, &commit->waits[i]);
 		commit->joined[i] = true;
 	}
 	commit->step = COMMIT_NOTIFY;
@@ -322,7 +374,6 @@ commit_wait_for_mark(Commit *commit)
 	commit_join(commit);
 }
 
-
 /* A channel has become effective; or cannot, and the report says why. */
 static void
 commit_channel_ready(ChannelWait *wait, const Report *report)
@@ -352,12 +403,8 @@ commit_echo(Client *client)
 bool
 commit_start(Session *session)
 {
-	static const Report full = {
-		.sqlstate = "53400",
-		.message = "too many transactions wait for the server",
-		.hint = "The gateway's limit is max-commits.",
-	};
 	Transaction *transaction = session->transaction;
+	const Report *why;
 	Commit	   *commit;
 
 	if (transaction == NULL || transaction->action_count == 0)
@@ -366,21 +413,22 @@ commit_start(Session *session)
 	commit->session = session;
 	session->commit = commit;
 	list_init(&commit->mark.link);
-	pin_channels(commit, transaction);
+	why = pin_channels(commit, transaction);
 	for (int i = 0; i < commit->wait_count; i++)
 	{
 		ChannelWait *wait = &commit->waits[i];
 
-		list_init(&wait->link);
-		if (wait->channel->state == CHANNEL_EFFECTIVE)
+		if (why != NULL || wait->channel->state == CHANNEL_EFFECTIVE)
 			continue;
 		channel_wait(wait->channel, wait, session->client, commit_channel_ready);
 		commit->waiting++;
 	}
 	client_deadline(session->client, limits.server_timeout);
 	client_set_state(session->client, CLIENT_WAITING);
-	if (commands_waiting() >= limits.max_commits)
-		commit_fail(commit, &full);
+	if (why == NULL && has_no_room(session))
+		why = &full;
+	if (why != NULL)
+		commit_fail(commit, why);
 	else if (commit->waiting == 0)
 		commit_wait_for_mark(commit);
 	return false;
@@ -425,7 +473,11 @@ commit_cancel(Session *session, const Report *report)
 	return false;
 }
 
-/* The client has waited long enough, for whatever it is. */
+/*
+ * The client has waited long enough, for whatever it is.  What is with the server is
+ * waited for further: its answer comes, or the connection is given up that brings no
+ * answers at all.
+ */
 void
 commit_timed_out(Session *session)
 {
@@ -434,17 +486,12 @@ commit_timed_out(Session *session)
 		.message = "the server cannot be reached",
 		.hint = "Try again.",
 	};
-	static const Report unknown = {
-		.sqlstate = "08007",
-		.message = "the outcome of the transaction is unknown",
-		.detail = "The server has not answered in time.",
-	};
 	Commit	   *commit = session->commit;
 
 	if (commit != NULL && commit->step == COMMIT_MARK)
 		commit_join(commit);
 	else if (!commit_cancel(session, &away))
-		client_end(session->client, &unknown, "ended: the server has not answered");
+		client_deadline(session->client, limits.server_timeout);
 }
 
 /*
@@ -454,19 +501,11 @@ commit_timed_out(Session *session)
 bool
 commit_leaves(const Client *client, const char *channel)
 {
-	const Transaction *transaction = client->session == NULL ? NULL :
-		client->session->transaction;
+	const Commit *commit = client->session == NULL ? NULL : client->session->commit;
+	const Name *name;
 
-	if (transaction == NULL || transaction->unlisten_count == 0)
+	if (commit == NULL)
 		return false;
-	for (int i = transaction->action_count - 1; i >= 0; i--)
-	{
-		const Action *action = &transaction->actions[i];
-
-		if (action->kind == ACTION_UNLISTEN_ALL)
-			return true;
-		if (action->kind != ACTION_NOTIFY && strcmp(action->channel, channel) == 0)
-			return action->kind == ACTION_UNLISTEN;
-	}
-	return false;
+	name = find_name(&commit->last, hash_string(channel), channel, NULL);
+	return name != NULL ? name->leaves : commit->leaves_others;
 }

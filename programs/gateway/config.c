@@ -196,7 +196,7 @@ check_options(Options *options, char *error, size_t size)
 static void
 free_config(Config *config)
 {
-	free(config->options.dbname);
+	memory_wipe_string(config->options.dbname);
 	free(config->options.listen);
 	free(config->options.socket_dir);
 	free(config->options.name);

@@ -8,7 +8,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "gateway/session.h"
+#include "gateway/execute_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,10 +29,6 @@
 /* The longest payload that NOTIFY takes, in bytes. */
 #define PAYLOAD_BYTES 7999
 
-/* What a session may SET. */
-#define MAX_SETTINGS 200
-#define MAX_SETTING_BYTES 1024
-
 /* The longest text that an error quotes. */
 #define QUOTE_BYTES 200
 
@@ -40,9 +36,9 @@
 #define RESERVED_CHANNEL "pgpubsub"
 
 /* Fail with a message that names something. */
-static Outcome
-fail_naming(Session *session, const char *sqlstate, const char *format,
-			const char *name, const char *hint)
+Outcome
+execute_fail(Session *session, const char *sqlstate, const char *format,
+			 const char *name, const char *hint)
 {
 	char		message[QUOTE_BYTES + 200];
 	char		quoted[QUOTE_BYTES + 1];
@@ -89,13 +85,13 @@ execute_listen(Session *session, const Statement *statement)
 	if (strchr(statement->name, '*') != NULL ||
 		strcmp(statement->name, RESERVED_CHANNEL) == 0 ||
 		strcmp(statement->name, subscription_name()) == 0)
-		return fail_naming(session, "0A000", "cannot listen to channel \"%s\" here",
-						   statement->name,
-						   "A name with \"*\" is a pattern to pgpubsub, and the names \"pgpubsub\" and the gateway's own are reserved.");
+		return execute_fail(session, "0A000", "cannot listen to channel \"%s\" here",
+							statement->name,
+							"A name with \"*\" is a pattern to pgpubsub, and the names \"pgpubsub\" and the gateway's own are reserved.");
 	if (session->client->member_count + transaction->listen_count >= limits.max_channels)
-		return fail_naming(session, "53400", "too many channels: cannot listen to \"%s\"",
-						   statement->name,
-						   "The gateway's limit is max-channels.");
+		return execute_fail(session, "53400", "too many channels: cannot listen to \"%s\"",
+							statement->name,
+							"The gateway's limit is max-channels.");
 	transaction_add(transaction, ACTION_LISTEN, statement->name, NULL);
 	return OUTCOME_DONE;
 }
@@ -133,8 +129,8 @@ notify(Session *session, const char *channel, const char *payload)
 		return session_fail(session, &long_channel);
 	if (strlen(payload) > PAYLOAD_BYTES)
 		return session_fail(session, &long_payload);
-	if (strcmp(channel, RESERVED_CHANNEL) == 0)
-		return fail_naming(session, "0A000", "channel \"%s\" is reserved", channel, NULL);
+	if (strcmp(channel, RESERVED_CHANNEL) == 0 || strcmp(channel, subscription_name()) == 0)
+		return execute_fail(session, "0A000", "channel \"%s\" is reserved", channel, NULL);
 	transaction = session_transaction(session);
 	if (transaction_bytes(transaction) > (size_t) limits.max_transaction)
 		return session_fail(session, &full);
@@ -319,156 +315,6 @@ execute_select(Session *session, const Statement *statement,
 	return OUTCOME_DONE;
 }
 
-/* SHOW. */
-static Outcome
-execute_show(Session *session, const Statement *statement,
-			 const Execution *execution)
-{
-	const char *value = settings_value(session->settings.effective, statement->name);
-	ReplyValue	row;
-
-	if (strcmp(statement->name, "transaction_isolation") == 0)
-		value = session->transaction != NULL ? session->transaction->isolation :
-			settings_isolation(session->settings.effective);
-	else if (strcmp(statement->name, "transaction_read_only") == 0)
-		value = session->transaction != NULL ? session->transaction->read_only :
-			settings_read_only(session->settings.effective);
-	if (value == NULL)
-		return fail_naming(session, "0A000", "the value of \"%s\" is not known here",
-						   statement->name,
-						   "This port is for LISTEN and NOTIFY: it knows what the server reports, and what the session has set.");
-	if (execution->describe)
-		execute_describe(session, statement, execution);
-	row.data = value;
-	row.length = strlen(value);
-	reply_values(&session->client->out, &row, 1);
-	return OUTCOME_DONE;
-}
-
-/* Give the session's settings another value; NULL: that of the login. */
-static void
-change_settings(Session *session, const char *name, const char *value,
-				bool local)
-{
-	const Settings *server = session->client->server_settings;
-	SettingsPair *pair = &session->settings;
-
-	/* What a transaction does is undone with it. */
-	(void) session_transaction(session);
-	if (value == NULL)
-		value = settings_value(server, name);
-	if (value == NULL)
-	{
-		pair->effective = settings_without(pair->effective, name);
-		if (!local)
-			pair->session = settings_without(pair->session, name);
-		return;
-	}
-	pair->effective = settings_with(pair->effective, name, value, false);
-	if (!local)
-		pair->session = settings_with(pair->session, name, value, false);
-}
-
-/* Is that a name of UTF8, as PostgreSQL compares them? */
-static bool
-is_utf8_name(const char *name)
-{
-	char		plain[16];
-	size_t		length = 0;
-
-	for (; *name != '\0'; name++)
-	{
-		if (!strchr("-_ '\"", *name) && length < sizeof(plain) - 1)
-			plain[length++] = *name;
-	}
-	plain[length] = '\0';
-	return strcasecmp(plain, "utf8") == 0 || strcasecmp(plain, "unicode") == 0;
-}
-
-/* The value of a boolean setting as the server shows it, or NULL. */
-static const char *
-boolean_value(const char *value)
-{
-	static const char *const on[] = {"on", "true", "yes", "1", "t", "y"};
-	static const char *const off[] = {"off", "false", "no", "0", "f", "n"};
-
-	for (size_t i = 0; i < sizeof(on) / sizeof(on[0]); i++)
-	{
-		if (strcasecmp(value, on[i]) == 0)
-			return "on";
-		if (strcasecmp(value, off[i]) == 0)
-			return "off";
-	}
-	return NULL;
-}
-
-/* SET. */
-static Outcome
-execute_set(Session *session, const Statement *statement)
-{
-	static const char *const fixed[] = {"server_version", "server_encoding",
-		"is_superuser", "session_authorization", "integer_datetimes",
-	"in_hot_standby", "server_version_num", "role"};
-	const char *name = statement->name;
-	const char *value = statement->value;
-
-	for (size_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
-	{
-		if (strcasecmp(name, fixed[i]) == 0)
-			return fail_naming(session, "55P02", "parameter \"%s\" cannot be changed",
-							   fixed[i], NULL);
-	}
-	if (value != NULL && strcasecmp(name, "client_encoding") == 0)
-	{
-		if (!is_utf8_name(value))
-			return fail_naming(session, "22023",
-							   "invalid value for parameter \"client_encoding\": \"%s\"",
-							   value, "Only UTF8 is possible here.");
-		value = "UTF8";
-	}
-	if (value != NULL && strcasecmp(name, "standard_conforming_strings") == 0)
-	{
-		const char *boolean = boolean_value(value);
-
-		if (boolean == NULL)
-			return fail_naming(session, "22023",
-							   "parameter \"standard_conforming_strings\" requires a Boolean value, not \"%s\"",
-							   value, NULL);
-		value = boolean;
-	}
-	if (value != NULL && !session_check_text(session, value, strlen(value)))
-		return OUTCOME_FAILED;
-	if (strlen(name) > 2 * NAME_BYTES ||
-		(value != NULL && strlen(value) > MAX_SETTING_BYTES) ||
-		settings_count(session->settings.effective) >= MAX_SETTINGS)
-		return fail_naming(session, "54000", "too many settings, or too long a value for \"%s\"",
-						   name, NULL);
-	change_settings(session, name, value, statement->local);
-	return OUTCOME_DONE;
-}
-
-/* All settings as at the login. */
-static void
-reset_all(Session *session)
-{
-	Settings   *server = session->client->server_settings;
-
-	(void) session_transaction(session);
-	settings_pair_release(&session->settings);
-	session->settings.session = settings_hold(server);
-	session->settings.effective = settings_hold(server);
-}
-
-/* Give the transaction those modes that the statement says. */
-static void
-set_modes(Transaction *transaction, const Statement *statement)
-{
-	if (statement->value != NULL)
-		transaction->isolation = statement->value;
-	if (statement->read_only != NULL)
-		transaction->read_only = statement->read_only;
-}
-
 /* BEGIN, START TRANSACTION. */
 static void
 execute_begin(Session *session, const Statement *statement)
@@ -478,23 +324,7 @@ execute_begin(Session *session, const Statement *statement)
 	if (transaction->block)
 		warn(session, "25001", "there is already a transaction in progress");
 	transaction->block = true;
-	set_modes(transaction, statement);
-}
-
-/* SET TRANSACTION, or the modes of all transactions to come. */
-static void
-execute_set_transaction(Session *session, const Statement *statement)
-{
-	if (statement->local)
-	{
-		if (session->transaction != NULL)
-			set_modes(session->transaction, statement);
-		return;
-	}
-	if (statement->value != NULL)
-		change_settings(session, "default_transaction_isolation", statement->value, false);
-	if (statement->read_only != NULL)
-		change_settings(session, "default_transaction_read_only", statement->read_only, false);
+	execute_modes(transaction, statement);
 }
 
 /*
@@ -508,9 +338,9 @@ execute_end(Session *session, const Statement *statement)
 	bool		block = transaction != NULL && transaction->block;
 
 	if (!block && statement->chain)
-		return fail_naming(session, "25P01", "%s can only be used in transaction blocks",
-						   statement->kind == STATEMENT_COMMIT ? "COMMIT AND CHAIN" :
-						   "ROLLBACK AND CHAIN", NULL);
+		return execute_fail(session, "25P01", "%s can only be used in transaction blocks",
+							statement->kind == STATEMENT_COMMIT ? "COMMIT AND CHAIN" :
+							"ROLLBACK AND CHAIN", NULL);
 	if (!block)
 		warn(session, "25P01", "there is no transaction in progress");
 	session->chain = statement->chain;
@@ -535,10 +365,10 @@ execute_savepoint(Session *session, const Statement *statement)
 	bool		found = true;
 
 	if (transaction == NULL || !transaction->block)
-		return fail_naming(session, "25P01", "%s can only be used in transaction blocks",
-						   statement->kind == STATEMENT_SAVEPOINT ? "SAVEPOINT" :
-						   statement->kind == STATEMENT_RELEASE ? "RELEASE SAVEPOINT" :
-						   "ROLLBACK TO SAVEPOINT", NULL);
+		return execute_fail(session, "25P01", "%s can only be used in transaction blocks",
+							statement->kind == STATEMENT_SAVEPOINT ? "SAVEPOINT" :
+							statement->kind == STATEMENT_RELEASE ? "RELEASE SAVEPOINT" :
+							"ROLLBACK TO SAVEPOINT", NULL);
 	if (statement->kind == STATEMENT_SAVEPOINT)
 	{
 		if (transaction_bytes(transaction) > (size_t) limits.max_transaction)
@@ -550,8 +380,8 @@ execute_savepoint(Session *session, const Statement *statement)
 	else
 		found = transaction_rollback_to(transaction, statement->name, &session->settings);
 	if (!found)
-		return fail_naming(session, "3B001", "savepoint \"%s\" does not exist",
-						   statement->name, NULL);
+		return execute_fail(session, "3B001", "savepoint \"%s\" does not exist",
+							statement->name, NULL);
 	return OUTCOME_DONE;
 }
 
@@ -569,7 +399,7 @@ execute_discard(Session *session, const Statement *statement)
 	if (session->transaction != NULL || (session->in_query && session->query.count > 1))
 		return session_fail(session, &in_block);
 	(void) extended_deallocate(session, NULL);
-	reset_all(session);
+	execute_reset_all(session);
 	transaction_add(session_transaction(session), ACTION_UNLISTEN_ALL, NULL, NULL);
 	return OUTCOME_DONE;
 }
@@ -653,28 +483,47 @@ run(Session *session, const Statement *statement, const Execution *execution)
 			return OUTCOME_DONE;
 		case STATEMENT_RESET:
 			if (statement->all)
-				reset_all(session);
+				execute_reset_all(session);
 			else
-				change_settings(session, statement->name, NULL, false);
+				execute_reset(session, statement->name);
 			return OUTCOME_DONE;
 		case STATEMENT_DISCARD:
 			return execute_discard(session, statement);
 		case STATEMENT_CLOSE:
 			if (statement->all)
 				return OUTCOME_DONE;
-			return fail_naming(session, "34000", "cursor \"%s\" does not exist",
-							   statement->name, NULL);
+			return execute_fail(session, "34000", "cursor \"%s\" does not exist",
+								statement->name, NULL);
 		case STATEMENT_DEALLOCATE:
 			if (extended_deallocate(session, statement->all ? NULL : statement->name))
 				return OUTCOME_DONE;
-			return fail_naming(session, "26000",
-							   "prepared statement \"%s\" does not exist",
-							   statement->name, NULL);
+			return execute_fail(session, "26000",
+								"prepared statement \"%s\" does not exist",
+								statement->name, NULL);
 		case STATEMENT_REFUSED:
 			break;
 	}
-	return fail_naming(session, "0A000", "%s is not possible here", statement->name,
-					   "This port is for LISTEN, UNLISTEN, NOTIFY and SELECT pg_notify(...); for all else connect to the server itself.");
+	return execute_fail(session, "0A000", "%s is not possible here", statement->name,
+						"This port is for LISTEN, UNLISTEN, NOTIFY and SELECT pg_notify(...); for all else connect to the server itself.");
+}
+
+/* Does the session keep more when the statement was run? */
+static bool
+is_kept(const Statement *statement)
+{
+	switch (statement->kind)
+	{
+		case STATEMENT_LISTEN:
+		case STATEMENT_UNLISTEN:
+		case STATEMENT_NOTIFY:
+		case STATEMENT_SELECT:
+		case STATEMENT_SAVEPOINT:
+		case STATEMENT_SET:
+		case STATEMENT_SET_TRANSACTION:
+			return true;
+		default:
+			return false;
+	}
 }
 
 /*
@@ -694,6 +543,8 @@ execute_statement(Session *session, const Statement *statement,
 		statement->kind != STATEMENT_COMMIT && statement->kind != STATEMENT_ROLLBACK &&
 		statement->kind != STATEMENT_ROLLBACK_TO)
 		return session_fail(session, &failed);
+	if (is_kept(statement) && !session_has_room(session, 0))
+		return OUTCOME_FAILED;
 	snprintf(session->tag, sizeof(session->tag), "%s", plain_tag(statement));
 	return run(session, statement, execution);
 }

@@ -28,6 +28,7 @@ typedef struct Prepared
 {
 	HashNode	node;
 	int			references;		/* the table's, and one for each portal */
+	size_t		bytes;			/* that it takes */
 	char	   *name;
 	StatementList list;			/* one statement, or none */
 	int			type_count;
@@ -45,12 +46,15 @@ typedef struct Portal
 	uint16_t   *formats;
 	int			format_count;
 	bool		ran;
+	size_t		bytes;			/* that it takes */
 } Portal;
 
 typedef struct Extended
 {
 	HashTable	prepared;
 	HashTable	portals;
+	size_t		bytes;			/* of all these, and of statements that only
+								 * portals still have */
 } Extended;
 
 /* What the extended protocol has, made at its first use. */
@@ -132,10 +136,11 @@ find_portal(Extended *extended, const char *name)
 
 /* Give a reference up. */
 static void
-release_prepared(Prepared *prepared)
+release_prepared(Extended *extended, Prepared *prepared)
 {
 	if (--prepared->references > 0)
 		return;
+	extended->bytes -= prepared->bytes;
 	statement_list_free(&prepared->list);
 	free(prepared->name);
 	free(prepared);
@@ -146,14 +151,16 @@ static void
 drop_prepared(Extended *extended, Prepared *prepared)
 {
 	hash_remove(&extended->prepared, &prepared->node);
-	release_prepared(prepared);
+	release_prepared(extended, prepared);
 }
 
+/* Forget the portal, and its statement if nothing else has that. */
 static void
 drop_portal(Extended *extended, Portal *portal)
 {
 	hash_remove(&extended->portals, &portal->node);
-	release_prepared(portal->prepared);
+	release_prepared(extended, portal->prepared);
+	extended->bytes -= portal->bytes;
 	arena_free(&portal->arena);
 	free(portal->name);
 	free(portal);
@@ -215,6 +222,13 @@ extended_free(Session *session)
 	session->extended = NULL;
 }
 
+/* What statements and portals take of memory. */
+size_t
+extended_bytes(const Session *session)
+{
+	return session->extended == NULL ? 0 : session->extended->bytes;
+}
+
 /* Is the session's share of statements and portals used up? */
 static bool
 is_full(Session *session)
@@ -230,6 +244,26 @@ is_full(Session *session)
 		return false;
 	fail(session, &full);
 	return true;
+}
+
+/*
+ * May the session keep so many bytes more, under that name?  If not, the batch fails.
+ * What has no name is soon replaced: a little of that there is always room for.
+ */
+static bool
+has_room(Session *session, const char *name, size_t bytes)
+{
+	if ((*name == '\0' && bytes <= SESSION_SPARE) || session_has_room(session, bytes))
+		return true;
+	session->skip_to_sync = true;
+	return false;
+}
+
+/* What a prepared statement takes of memory. */
+static size_t
+prepared_bytes(const Prepared *prepared)
+{
+	return sizeof(Prepared) + strlen(prepared->name) + prepared->list.arena.bytes;
 }
 
 /*
@@ -310,13 +344,16 @@ prepare(Session *session, const Packet *packet)
 		session->skip_to_sync = true;
 	else if (prepared->list.count > 1)
 		fail(session, &several);
-	else if (set_types(session, prepared, &parse))
+	else if (set_types(session, prepared, &parse) &&
+			 has_room(session, parse.name, prepared_bytes(prepared)))
 	{
+		prepared->bytes = prepared_bytes(prepared);
+		extended->bytes += prepared->bytes;
 		hash_insert(&extended->prepared, &prepared->node, hash_string(prepared->name));
 		reply_plain(&session->client->out, '1');
 		return;
 	}
-	release_prepared(prepared);
+	release_prepared(extended, prepared);
 }
 
 /* Copy what was bound to the portal. */
@@ -347,6 +384,45 @@ column_count(const Statement *statement)
 	return statement->kind == STATEMENT_SHOW ? 1 : statement->item_count;
 }
 
+/* Can what Bind has be bound to the statement?  If not, the client is told. */
+static bool
+values_fit(Session *session, const Prepared *prepared, const Bind *bind)
+{
+	char		message[200];
+	Report		report = {
+		.sqlstate = "08P01",
+		.message = message,
+	};
+
+	if (bind->value_count != prepared->type_count)
+	{
+		snprintf(message, sizeof(message),
+				 "bind message supplies %d parameters, but prepared statement \"%.*s\" requires %d",
+				 bind->value_count, (int) utf8_clip(prepared->name, strlen(prepared->name), NAME_BYTES),
+				 prepared->name, prepared->type_count);
+		fail(session, &report);
+		return false;
+	}
+	if (bind->format_count > 1 && bind->format_count != column_count(prepared->list.first))
+	{
+		snprintf(message, sizeof(message),
+				 "bind message has %d result formats but query has %d columns",
+				 bind->format_count, column_count(prepared->list.first));
+		fail(session, &report);
+		return false;
+	}
+	for (int i = 0; i < bind->value_count; i++)
+	{
+		if (bind->values[i].value != NULL &&
+			!session_check_text(session, bind->values[i].value, bind->values[i].length))
+		{
+			session->skip_to_sync = true;
+			return false;
+		}
+	}
+	return true;
+}
+
 /* Bind. */
 static void
 bind_portal(Session *session, const Packet *packet)
@@ -355,11 +431,6 @@ bind_portal(Session *session, const Packet *packet)
 	Prepared   *prepared;
 	Portal	   *portal;
 	Bind		bind;
-	char		message[200];
-	Report		report = {
-		.sqlstate = "08P01",
-		.message = message,
-	};
 
 	if (!bind_decode(packet, &bind))
 	{
@@ -372,32 +443,8 @@ bind_portal(Session *session, const Packet *packet)
 		fail_naming(session, "26000", "prepared statement", bind.statement, "does not exist");
 		return;
 	}
-	if (bind.value_count != prepared->type_count)
-	{
-		snprintf(message, sizeof(message),
-				 "bind message supplies %d parameters, but prepared statement \"%.*s\" requires %d",
-				 bind.value_count, (int) utf8_clip(prepared->name, strlen(prepared->name), NAME_BYTES),
-				 prepared->name, prepared->type_count);
-		fail(session, &report);
+	if (!values_fit(session, prepared, &bind))
 		return;
-	}
-	if (bind.format_count > 1 && bind.format_count != column_count(prepared->list.first))
-	{
-		snprintf(message, sizeof(message),
-				 "bind message has %d result formats but query has %d columns",
-				 bind.format_count, column_count(prepared->list.first));
-		fail(session, &report);
-		return;
-	}
-	for (int i = 0; i < bind.value_count; i++)
-	{
-		if (bind.values[i].value != NULL &&
-			!session_check_text(session, bind.values[i].value, bind.values[i].length))
-		{
-			session->skip_to_sync = true;
-			return;
-		}
-	}
 	portal = find_portal(extended, bind.portal);
 	if (portal != NULL)
 	{
@@ -408,13 +455,15 @@ bind_portal(Session *session, const Packet *packet)
 		}
 		drop_portal(extended, portal);
 	}
-	if (is_full(session))
+	if (is_full(session) || !has_room(session, bind.portal, packet->length))
 		return;
 	portal = memory_get_zeroed(sizeof(Portal));
 	portal->name = memory_copy_string(bind.portal);
 	portal->prepared = prepared;
 	prepared->references++;
 	keep_values(portal, &bind);
+	portal->bytes = sizeof(Portal) + strlen(portal->name) + portal->arena.bytes;
+	extended->bytes += portal->bytes;
 	hash_insert(&extended->portals, &portal->node, hash_string(portal->name));
 	reply_plain(&session->client->out, '2');
 }
@@ -500,6 +549,23 @@ close_target(Session *session, const Packet *packet)
 	reply_plain(&session->client->out, '3');
 }
 
+/* The statement of a portal commits, which may have to wait. */
+static void
+commit_execution(Session *session)
+{
+	switch (session_commit(session, AFTER_EXECUTE))
+	{
+		case COMMIT_DONE:
+			reply_complete(&session->client->out, session->tag);
+			break;
+		case COMMIT_FAILED:
+			session->skip_to_sync = true;
+			break;
+		case COMMIT_WAITS:
+			break;
+	}
+}
+
 /*
  * Execute.  A client that asks for at most one row is told that there may be
  * more, as by the server, which does not look.
@@ -557,17 +623,7 @@ execute(Session *session, const Packet *packet)
 			session->skip_to_sync = true;
 			return;
 		case OUTCOME_COMMIT:
-			switch (session_commit(session, AFTER_EXECUTE))
-			{
-				case COMMIT_DONE:
-					reply_complete(out, session->tag);
-					break;
-				case COMMIT_FAILED:
-					session->skip_to_sync = true;
-					break;
-				case COMMIT_WAITS:
-					break;
-			}
+			commit_execution(session);
 			return;
 		case OUTCOME_DONE:
 			break;

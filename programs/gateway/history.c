@@ -175,22 +175,34 @@ history_add_gap(int64_t seq, int64_t lost, bool whole)
 	return add(&entry);
 }
 
-/* Let the oldest go, of which forgets is told, until all fit. */
-void
-history_trim(HistoryForgets forgets)
+/* The number of the first entry that may stay, so that those fit; 0: all may. */
+uint64_t
+history_excess(void)
 {
-	while (history.bytes > limits.history && history.first < history.end)
+	int64_t		bytes = history.bytes;
+	uint64_t	number = history.first;
+
+	if (bytes <= limits.history)
+		return 0;
+	while (bytes > limits.history && number < history.end)
+		bytes -= entry_bytes(slot(number++));
+	return number;
+}
+
+/* Let the entries before that number go. */
+void
+history_forget(uint64_t upto)
+{
+	for (; history.first < upto; history.first++)
 	{
 		Entry	   *entry = slot(history.first);
 
-		forgets(history.first, entry);
 		if (history.whole < entry->seq)
 			history.whole = entry->seq;
 		history.bytes -= entry_bytes(entry);
 		if (entry->piece != NULL)
 			piece_release(entry->piece);
 		free(entry->channel);
-		history.first++;
 	}
 }
 

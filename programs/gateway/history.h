@@ -4,7 +4,8 @@
  *	  The last events, for clients over HTTP that are behind.
  *
  * Each event, and each gap, gets an Entry with a number, one higher than the
- * last one's.  The oldest go when all take more than limits.history bytes.
+ * last one's.  The oldest go when all take more than limits.history bytes, as
+ *	  http_behind.c has it.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,15 +25,13 @@ typedef struct Entry
 	Piece	   *piece;			/* the event as it is sent; NULL: a gap */
 } Entry;
 
-/* An entry is about to go. */
-typedef void (*HistoryForgets) (uint64_t number, const Entry *entry);
-
 extern Piece *event_piece_make(int64_t seq, const char *channel,
 							   const char *payload);
 extern uint64_t history_add_event(int64_t seq, const char *channel,
 								  const char *payload);
 extern uint64_t history_add_gap(int64_t seq, int64_t lost, bool whole);
-extern void history_trim(HistoryForgets forgets);
+extern uint64_t history_excess(void);
+extern void history_forget(uint64_t upto);
 extern const Entry *history_entry(uint64_t number);
 extern uint64_t history_end(void);
 extern uint64_t history_after(int64_t seq);

@@ -7,18 +7,23 @@
  *	  anything of its body is kept: a stranger has the bytes of a head here, and no
  *	  more.
  *
- * 2. One request at a time.  What comes behind it waits, and is not read beyond a
+ * 2. Nor does a stranger have a connection for longer than a login may take,
+ *	  whatever it asks for that needs none.
+ *
+ * 3. One request at a time.  What comes behind it waits, and is not read beyond a
  *	  bound.  Nor is a request taken while many answers wait to be sent.
  *
- * 3. A stream of events has the connection until its end.
+ * 4. A stream of events has the connection until its end.
  *
  *-------------------------------------------------------------------------
  */
 #include "gateway/http.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -34,23 +39,55 @@
 /* Answers that wait to be sent while another request is taken, in bytes. */
 #define ANSWERS_AHEAD (64 * 1024)
 
+/* Has the client shown who it is? */
+bool
+http_is_known(const Client *client)
+{
+	return client->role != NULL || client->http->proven;
+}
+
+/* How many seconds a stranger still has to show who it is; not above zero: none. */
+static int64_t
+stranger_seconds(const Client *client)
+{
+	return limits.login_timeout -
+		(int64_t) (gateway_now() - client->http->known_at) / 1000;
+}
+
+/* Await some of a request for so many seconds, of a stranger for no more than it has. */
+static void
+await_request(Client *client, int64_t seconds)
+{
+	if (!http_is_known(client) && stranger_seconds(client) < seconds)
+		seconds = stranger_seconds(client);
+	client_deadline(client, seconds > 0 ? seconds : 1);
+}
+
 /* A connection has come. */
 void
 http_begin(Client *client)
 {
 	client->http = memory_get_zeroed(sizeof(Http));
 	client->http->client = client;
+	client->http->known_at = gateway_now();
 	list_init(&client->http->link);
-	client_deadline(client, limits.http_head_timeout);
+	await_request(client, limits.http_head_timeout);
+}
+
+/* Forget the request's head, in which there may be a password or a token. */
+void
+http_forget_head(Http *http)
+{
+	memory_wipe(http->head, http->request.head);
+	http->head = NULL;
+	memset(&http->request, 0, sizeof(http->request));
 }
 
 /* Forget the request. */
 static void
 forget_request(Http *http)
 {
-	free(http->head);
-	http->head = NULL;
-	memset(&http->request, 0, sizeof(http->request));
+	http_forget_head(http);
 	list_remove(&http->link);
 	if (http->has_claims)
 		jwt_claims_free(&http->claims);
@@ -72,7 +109,7 @@ http_drop(Client *client)
 	client->http = NULL;
 }
 
-/* Is more of the client's input to be read? */
+/* Is more of the client's input to be read?  Of a stranger, a head is enough. */
 bool
 http_wants_input(const Client *client)
 {
@@ -81,7 +118,7 @@ http_wants_input(const Client *client)
 
 	if (http->phase == HTTP_BODY_PHASE)
 		return kept < (size_t) limits.http_body + INPUT_AHEAD;
-	return kept < INPUT_AHEAD;
+	return http_is_known(client) ? kept < INPUT_AHEAD : kept <= (size_t) limits.http_head;
 }
 
 /* Which file is to answer. */
@@ -117,6 +154,31 @@ is_loopback(const Client *client)
 		strncmp(client->address, "[::ffff:127.", 12) == 0;
 }
 
+/*
+ * Does the request name this machine, as somebody does who asks from here?  A page whose
+ * own name has become an address of this machine names itself.
+ */
+static bool
+names_this_machine(const HttpRequest *request)
+{
+	HttpText	host = request->host;
+	char		name[40];
+	unsigned char address[4];
+	const char *colon;
+
+	if (host.at == NULL)
+		return true;
+	if (request->origin.at != NULL || host.length >= sizeof(name))
+		return false;
+	colon = memrchr(host.at, ':', host.length);
+	if (colon != NULL && *host.at == '[' && colon[-1] != ']')
+		colon = NULL;
+	snprintf(name, sizeof(name), "%.*s",
+			 colon == NULL ? (int) host.length : (int) (colon - host.at), host.at);
+	return strcasecmp(name, "localhost") == 0 || strcmp(name, "[::1]") == 0 ||
+		(inet_pton(AF_INET, name, address) == 1 && address[0] == 127);
+}
+
 /* The body of a POST is whole. */
 static void
 take_body(Client *client, const char *body)
@@ -137,6 +199,8 @@ http_route(Client *client)
 			events_request(client);
 			break;
 		case HTTP_PUBLISH:
+			if (!publish_may(client))
+				break;
 			if (http->request.content_length == 0)
 			{
 				take_body(client, "");
@@ -178,7 +242,11 @@ take_head(Client *client)
 	gateway.counters.requests++;
 	http->phase = HTTP_BUSY;
 	http->route = find_route(request);
-	http->keep_alive = request->keep_alive && !gateway.draining;
+	if (http->proven)
+		http->known_at = gateway_now();
+	http->proven = false;
+	http->keep_alive = request->keep_alive && !gateway.draining &&
+		(http_is_known(client) || stranger_seconds(client) > 0);
 	if (request->method != HTTP_POST && request->content_length > 0)
 		http_reply_error(client, 400, "only POST has a body here");
 	else if (request->method == HTTP_OPTIONS)
@@ -196,8 +264,11 @@ take_head(Client *client)
 	else if (request->content_length > limits.http_body)
 		http_reply_error(client, 413, "the body is too long (http-body)");
 	else if (http->route == HTTP_METRICS && is_loopback(client) &&
-			 !gateway.options.metrics_login)
+			 names_this_machine(request) && !gateway.options.metrics_login)
+	{
+		http->proven = true;
 		http_route(client);
+	}
 	else if (http_authorize(client))
 		http_route(client);
 }
@@ -242,7 +313,7 @@ http_take(Client *client, const char *bytes, size_t count)
 		{
 			case HTTP_MORE:
 				if (!http->head_begun)
-					client_deadline(client, limits.http_head_timeout);
+					await_request(client, limits.http_head_timeout);
 				http->head_begun = true;
 				memset(&http->request, 0, sizeof(http->request));
 				return taken;
@@ -263,17 +334,26 @@ http_take(Client *client, const char *bytes, size_t count)
 		count : taken;
 }
 
+/*
+ * Does the connection go on when the request is answered?  Not if a body that was not
+ * read stands where the next request should.
+ */
+bool
+http_keeps(const Client *client)
+{
+	const Http *http = client->http;
+
+	return http->keep_alive && !client->input_ended &&
+		(http->request.content_length == 0 || http->publication != NULL);
+}
+
 /* The request's answer is in the queue: the next one, or the end. */
 void
 http_answered(Client *client)
 {
 	Http	   *http = client->http;
-	bool		keep_alive = http->keep_alive && !client->input_ended;
+	bool		keep_alive = http_keeps(client);
 
-	/* a body that was not read stands where the next request should */
-	if (http->phase == HTTP_BUSY && http->request.content_length > 0 &&
-		http->publication == NULL)
-		keep_alive = false;
 	publish_drop(client);
 	forget_request(http);
 	client_touch(client);
@@ -284,7 +364,7 @@ http_answered(Client *client)
 	}
 	http->phase = HTTP_HEAD_PHASE;
 	http->head_begun = false;
-	client_deadline(client, limits.http_idle);
+	await_request(client, limits.http_idle);
 	client_set_state(client, CLIENT_STARTUP);
 	client_input(client);
 }

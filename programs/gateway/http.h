@@ -58,6 +58,10 @@ typedef struct Http
 	HttpRequest request;		/* its texts are in head */
 	HttpRoute	route;
 	bool		keep_alive;
+	bool		proven;			/* who has sent the last request may, by a
+								 * token, or as it comes from here */
+	uint64_t	known_at;		/* ms; since then the client is a stranger,
+								 * unless it has a role, or proven */
 	bool		head_begun;		/* some of the next request is there */
 	ListNode	link;			/* of those who wait for metrics, or for
 								 * page.c */
@@ -78,8 +82,11 @@ typedef struct Http
 /* http.c */
 extern void http_begin(Client *client);
 extern void http_drop(Client *client);
+extern void http_forget_head(Http *http);
 extern size_t http_take(Client *client, const char *bytes, size_t count);
 extern bool http_wants_input(const Client *client);
+extern bool http_is_known(const Client *client);
+extern bool http_keeps(const Client *client);
 extern void http_end(Client *client, const Report *report);
 extern void http_timed_out(Client *client);
 extern void http_sent(Client *client);
@@ -112,12 +119,15 @@ extern void events_init(void);
 extern void events_request(Client *client);
 extern void events_drop(Client *client);
 extern void events_timed_out(Client *client);
+
+/* http_behind.c */
 extern void events_deliver(Client *client, uint64_t number);
 extern void events_gap(int64_t seq, int64_t lost, bool whole);
 extern void events_forget(void);
 extern void events_sent(Client *client);
 
 /* http_publish.c */
+extern bool publish_may(Client *client);
 extern void publish_request(Client *client, const char *body, size_t length);
 extern void publish_drop(Client *client);
 extern void publish_timed_out(Client *client);

@@ -8,37 +8,29 @@
  *	  missing in the history, which each channel notes; then the client becomes a
  *	  member.
  *
- * 2. cursor is the number of the first entry of the history that the client has
- *	  not got.  A client that has room gets each event as it comes.  One that has
- *	  not is behind, and gets on from the history once it has taken what waits.
+ * 2. From then on http_behind.c gives it what comes, and what has come.
  *
- * 3. What goes from the history before a client that is behind has got it is
- *	  counted.  The client gets a gap event with that number, and goes on.
- *
- * 4. A client with a Last-Event-ID begins behind: from there, if the history reaches
+ * 3. A client with a Last-Event-ID begins behind: from there, if the history reaches
  *	  so far.  If not, what is missing comes through a subscription of its own
  *	  (resume.c) until the history does.
  *
- * 5. No event comes twice, as the cursor, or the seq in the subscription, only
+ * 4. No event comes twice, as the cursor, or the seq in the subscription, only
  *	  goes on; none is left out without a gap event.
  *
  *-------------------------------------------------------------------------
  */
-#include <inttypes.h>
+#include "gateway/http_events_internal.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "common/memory.h"
-#include "gateway/channels.h"
 #include "gateway/gateway.h"
-#include "gateway/history.h"
-#include "gateway/http.h"
 #include "gateway/lexer.h"
 #include "gateway/limits.h"
-#include "gateway/marks.h"
-#include "gateway/resume.h"
+#include "gateway/quota.h"
 #include "gateway/stream.h"
 
 /* How long to wait for a mark where it matters little, in seconds. */
@@ -46,46 +38,24 @@
 
 #define NAME_BYTES 63
 
+/* Looks of a channel's name at an entry that a number may cost. */
+#define RESUME_LOOKS 20000
+
 /* Between two looks at the streams to which nothing was sent, in ms. */
 #define BEAT_TICK 1000
 
-typedef struct EventStream
-{
-	ListNode	link;			/* of live streams: who was sent to last is
-								 * last */
-	ListNode	behind_link;	/* of those behind */
-	Client	   *client;
-	ChannelWait *waits;			/* one for each channel, until it is live */
-	int			join_count;		/* of waits; the last one is the gateway's own */
-	int			wait_count;
-	int			waiting;		/* waits whose channel is not effective */
-	MarkWait	mark;
-	bool		resumes;		/* from last_id */
-	int64_t		last_id;
-	Resume	   *resume;			/* or NULL */
-	bool		begun;			/* the answer's head was sent */
-	bool		live;			/* the client is a member of its channels */
-	int			patterns;		/* among these */
-	uint64_t	cursor;
-	int64_t		lost;			/* since then, of the history; -1: unknown */
-	int64_t		lost_seq;		/* of the last of these; 0: none were lost */
-	uint64_t	sent_at;		/* ms; when something was put into its queue */
-	uint64_t	progress_at;	/* ms; when the client has taken something */
-} EventStream;
-
-static ListNode streams;
-static ListNode behind;
+ListNode	event_streams;
 static uv_timer_t beat_timer;
 
 /* Something is about to be put into the stream's queue. */
-static void
-note_sending(EventStream *stream)
+void
+event_stream_note_sending(EventStream *stream)
 {
 	stream->sent_at = gateway_now();
 	if (stream->client->out.bytes == 0)
 		stream->progress_at = stream->sent_at;
 	list_remove(&stream->link);
-	list_append(&streams, &stream->link);
+	list_append(&event_streams, &stream->link);
 }
 
 /* Release the pins of channels, which its memberships have instead. */
@@ -94,10 +64,7 @@ end_waits(EventStream *stream)
 {
 	mark_wait_end(&stream->mark);
 	for (int i = 0; i < stream->wait_count; i++)
-	{
-		channel_wait_end(&stream->waits[i]);
-		channel_unpin(stream->waits[i].channel);
-	}
+		channel_wait_unpin(&stream->waits[i]);
 	free(stream->waits);
 	stream->waits = NULL;
 	stream->wait_count = 0;
@@ -115,8 +82,9 @@ events_drop(Client *client)
 	if (stream->resume != NULL)
 		resume_drop(stream->resume);
 	end_waits(stream);
+	behind_end(stream);
 	list_remove(&stream->link);
-	list_remove(&stream->behind_link);
+	free(stream->patterns);
 	free(stream);
 }
 
@@ -133,208 +101,6 @@ refuse(Client *client, int status, const char *message)
 	http_reply_error(client, status, message);
 }
 
-/* Put a gap of so many events, -1: unknown, of which there are at most so many. */
-static void
-send_gap(EventStream *stream, int64_t seq, int64_t lost, int64_t at_most)
-{
-	char		number[24] = "null";
-	char		most[48] = "";
-	char		text[200];
-	int			length;
-
-	if (lost >= 0)
-		snprintf(number, sizeof(number), "%" PRId64, lost);
-	else if (at_most >= 0)
-		snprintf(most, sizeof(most), ",\"at_most\":%" PRId64, at_most);
-	length = snprintf(text, sizeof(text),
-					  "event: gap\ndata: {\"lost\":%s%s}\nid: %" PRId64 "\n\n",
-					  number, most, seq);
-	note_sending(stream);
-	queue_add_bytes(&stream->client->out, text, length);
-	client_touch(stream->client);
-	gateway.counters.stream_gaps++;
-}
-
-/*
- * The subscription has lost so many events, -1: nobody knows.  They may be any of
- * the gateway's channels: only if the stream has all of these is the number its own.
- */
-static void
-send_upstream_gap(EventStream *stream, int64_t seq, int64_t lost)
-{
-	Channel    *own = channel_find(subscription_name());
-	size_t		all = channels_count() - (own == NULL ? 0 : 1);
-	bool		exact = lost >= 0 && (size_t) stream->client->member_count == all;
-
-	send_gap(stream, seq, exact ? lost : -1, lost);
-}
-
-/* Is the client a member of the channel, by its name or a pattern? */
-static bool
-wants(const EventStream *stream, const char *name)
-{
-	const Client *client = stream->client;
-	Channel    *channel = channel_find(name);
-
-	if (channel != NULL && member_find(client, channel) != NULL)
-		return true;
-	if (stream->patterns == 0)
-		return false;
-	for (const ListNode *node = client->members.next; node != &client->members; node = node->next)
-	{
-		channel = list_container(Member, link, node)->channel;
-		if (channel->is_pattern && name_matches(channel->name, name))
-			return true;
-	}
-	return false;
-}
-
-/* May so many bytes more wait for the client? */
-static bool
-has_room(const Client *client, size_t length, int64_t limit)
-{
-	return client->out.bytes == 0 || client->out.bytes + length <= (size_t) limit;
-}
-
-/* Put the entry into the stream's queue. */
-static void
-send_entry(EventStream *stream, const Entry *entry)
-{
-	note_sending(stream);
-	queue_add_piece(&stream->client->out, entry->piece);
-	gateway.counters.deliveries++;
-	client_touch(stream->client);
-}
-
-/* The stream is behind from now on: it goes on from its cursor when it can. */
-static void
-fall_behind(EventStream *stream)
-{
-	if (list_is_empty(&stream->behind_link))
-		list_append(&behind, &stream->behind_link);
-}
-
-/* Give a stream that is behind what there is room for. */
-static void
-catch_up(EventStream *stream)
-{
-	Client	   *client = stream->client;
-
-	if (stream->lost_seq != 0)
-	{
-		send_gap(stream, stream->lost_seq, stream->lost, -1);
-		stream->lost = stream->lost_seq = 0;
-	}
-	for (; stream->cursor < history_end(); stream->cursor++)
-	{
-		const Entry *entry = history_entry(stream->cursor);
-
-		if (entry->channel == NULL)
-			send_upstream_gap(stream, entry->seq, entry->lost);
-		else if (wants(stream, entry->channel))
-		{
-			if (!has_room(client, entry->piece->length, limits.client_buffer / 2))
-				return;
-			send_entry(stream, entry);
-		}
-	}
-	list_remove(&stream->behind_link);
-}
-
-/* The entry goes from the history: who is behind and wants it has lost it. */
-static void
-entry_goes(uint64_t number, const Entry *entry)
-{
-	for (ListNode *node = behind.next; node != &behind; node = node->next)
-	{
-		EventStream *stream = list_container(EventStream, behind_link, node);
-
-		if (stream->cursor > number)
-			continue;
-		stream->cursor = number + 1;
-		if (entry->channel != NULL && !wants(stream, entry->channel))
-			continue;
-		if (stream->lost >= 0)
-			stream->lost = entry->channel == NULL ? -1 : stream->lost + 1;
-		stream->lost_seq = entry->seq;
-		gateway.counters.stream_lost++;
-	}
-}
-
-/* Let go of what the history has too much of, once all have had a look at it. */
-void
-events_forget(void)
-{
-	history_trim(entry_goes);
-}
-
-/* The entry of that number is an event of a channel of the client's. */
-void
-events_deliver(Client *client, uint64_t number)
-{
-	EventStream *stream = client->http->stream;
-	const Entry *entry = history_entry(number);
-
-	/* (it may be of a channel and of a pattern) */
-	if (!list_is_empty(&stream->behind_link) || stream->cursor > number)
-		return;
-	stream->cursor = number;
-	if (has_room(client, entry->piece->length, limits.client_buffer))
-	{
-		send_entry(stream, entry);
-		stream->cursor++;
-		return;
-	}
-	gateway.counters.too_slow++;
-	fall_behind(stream);
-}
-
-/*
- * The gateway's stream has lost so many events, -1: nobody knows, before the one
- * behind seq; see history_add_gap().
- */
-void
-events_gap(int64_t seq, int64_t lost, bool whole)
-{
-	uint64_t	number = history_add_gap(seq, lost, whole);
-	ListNode   *last = streams.previous;
-	ListNode   *next;
-
-	if (list_is_empty(&streams))
-		return;
-
-	/* each goes to the end of the list */
-	for (ListNode *node = streams.next;; node = next)
-	{
-		EventStream *stream = list_container(EventStream, link, node);
-		bool		is_last = node == last;
-
-		next = node->next;
-		if (stream->live && list_is_empty(&stream->behind_link))
-		{
-			stream->cursor = number + 1;
-			send_upstream_gap(stream, seq, lost);
-		}
-		if (is_last)
-			break;
-	}
-}
-
-/* Some of what waited was sent to the client. */
-void
-events_sent(Client *client)
-{
-	EventStream *stream = client->http->stream;
-
-	stream->progress_at = gateway_now();
-	if (client->out.bytes > (size_t) limits.client_buffer / 4)
-		return;
-	if (!list_is_empty(&stream->behind_link))
-		catch_up(stream);
-	else if (stream->resume != NULL && stream->begun)
-		resume_go_on(stream->resume);
-}
-
 /* The answer's head, and then events until the end. */
 static void
 begin_stream(EventStream *stream)
@@ -349,10 +115,8 @@ begin_stream(EventStream *stream)
 	http->phase = HTTP_STREAM;
 	http->keep_alive = false;
 	http_reply_stream(client);
-	note_sending(stream);
-	free(http->head);
-	http->head = NULL;
-	memset(&http->request, 0, sizeof(http->request));
+	event_stream_note_sending(stream);
+	http_forget_head(http);
 	client_deadline(client, 0);
 	if (http->has_claims)
 		client_deadline(client, ends > 0 ? ends : 1);
@@ -365,20 +129,21 @@ join(EventStream *stream, uint64_t cursor)
 {
 	Client	   *client = stream->client;
 
+	stream->patterns = memory_get(stream->join_count * sizeof(Channel *));
+	stream->pattern_count = 0;
 	for (int i = 0; i < stream->join_count; i++)
 	{
 		Channel    *channel = stream->waits[i].channel;
 
-		member_add(client, channel);
+		member_add(client, &stream->waits[i]);
 		if (channel->is_pattern)
-			stream->patterns++;
+			stream->patterns[stream->pattern_count++] = channel;
 	}
 	end_waits(stream);
 	stream->live = true;
 	stream->cursor = cursor;
 	begin_stream(stream);
-	fall_behind(stream);
-	catch_up(stream);
+	behind_begin(stream);
 }
 
 /* Does the history have all of the stream's channels that came behind the seq? */
@@ -473,11 +238,11 @@ events_resumed(Client *client, int64_t seq, const char *channel, const char *pay
 
 	if (channel == NULL)
 	{
-		send_gap(stream, seq, lost, -1);
+		event_stream_send_gap(stream, seq, lost, -1);
 		return;
 	}
 	piece = event_piece_make(seq, channel, payload);
-	note_sending(stream);
+	event_stream_note_sending(stream);
 	queue_add_piece(&client->out, piece);
 	piece_release(piece);
 	gateway.counters.deliveries++;
@@ -498,7 +263,50 @@ events_resume_begins(Client *client, bool uncertain)
 		return;
 	begin_stream(stream);
 	if (uncertain)
-		send_gap(stream, stream->last_id, -1, -1);
+		event_stream_send_gap(stream, stream->last_id, -1, -1);
+}
+
+/* Is an event of the channel one that the stream, which is not live yet, waits for? */
+static bool
+waits_for(const EventStream *stream, const char *name)
+{
+	for (int i = 0; i < stream->join_count; i++)
+	{
+		const Channel *channel = stream->waits[i].channel;
+
+		if (channel->is_pattern ? name_matches(channel->name, name) :
+			strcmp(channel->name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * How many events for the client does the history have behind seq, up to the seq upto?
+ * -1: it does not have all, or too many to be looked at now.
+ */
+int64_t
+events_resume_behind(const Client *client, int64_t seq, int64_t upto)
+{
+	const EventStream *stream = client->http->stream;
+	int64_t		looks = RESUME_LOOKS;
+	int64_t		count = 0;
+
+	if (!history_has(stream, seq) || stream_last_seq() < upto)
+		return -1;
+	for (uint64_t number = history_after(seq); number < history_end(); number++)
+	{
+		const Entry *entry = history_entry(number);
+
+		if (entry->seq > upto)
+			break;
+		looks -= stream->join_count;
+		if (entry->channel == NULL || looks < 0)
+			return -1;
+		if (waits_for(stream, entry->channel))
+			count++;
+	}
+	return count;
 }
 
 /* May more of what the client has missed be read? */
@@ -564,10 +372,12 @@ name_is_wrong(const char *name)
 	return NULL;
 }
 
-/* Is the channel among those of the stream? */
+/* Is the channel of that name among those of the stream? */
 static bool
-has_channel(const EventStream *stream, const Channel *channel)
+has_channel(const EventStream *stream, const char *name)
 {
+	const Channel *channel = channel_find(name);
+
 	for (int i = 0; i < stream->wait_count; i++)
 	{
 		if (stream->waits[i].channel == channel)
@@ -576,26 +386,61 @@ has_channel(const EventStream *stream, const Channel *channel)
 	return false;
 }
 
-/* Add a channel to those of the stream. */
-static void
-add_channel(EventStream *stream, const char *name)
+/* Room for one more channel of the stream, before any of these is waited for. */
+static ChannelWait *
+new_wait(EventStream *stream)
 {
-	Channel    *channel = channel_pin(name);
-	ChannelWait *wait;
-
-	if (has_channel(stream, channel))
-	{
-		channel_unpin(channel);
-		return;
-	}
 	stream->waits = memory_resize(stream->waits,
 								  (stream->wait_count + 1) * sizeof(ChannelWait));
-	wait = &stream->waits[stream->wait_count++];
-	wait->channel = channel;
 
 	/* none is in a list yet, and all may have moved */
 	for (int i = 0; i < stream->wait_count; i++)
 		list_init(&stream->waits[i].link);
+	return &stream->waits[stream->wait_count];
+}
+
+/* Add a channel to those of the stream; NULL, or why that cannot be. */
+static const Report *
+add_channel(EventStream *stream, const char *name)
+{
+	const Report *why;
+
+	if (has_channel(stream, name))
+		return NULL;
+	why = channel_wait_pin(new_wait(stream), stream->client, name);
+	if (why == NULL)
+		stream->wait_count++;
+	return why;
+}
+
+/*
+ * Take one channel that the request asks for; the status with which it is refused, or 0.
+ */
+static int
+take_channel(EventStream *stream, const char *name, const char **why)
+{
+	static char too_many[80];
+	const Report *report;
+
+	*why = name_is_wrong(name);
+	if (*why != NULL)
+		return 400;
+	*why = "the token does not let you read this channel";
+	if (!http_may_read(stream->client, name))
+		return 403;
+	*why = "too many channels (max-channels)";
+	if (stream->wait_count >= limits.max_channels)
+		return 400;
+	snprintf(too_many, sizeof(too_many), "too many patterns: at most %lld (max-patterns)",
+			 (long long) limits.max_patterns);
+	*why = too_many;
+	if (strchr(name, '*') != NULL && ++stream->pattern_count > limits.max_patterns)
+		return 400;
+	report = add_channel(stream, name);
+	if (report == NULL)
+		return 0;
+	*why = report->message;
+	return http_status_of(report);
 }
 
 /* A seq; false if it is none. */
@@ -624,23 +469,17 @@ take_request(EventStream *stream, const char **why)
 	char		name[20];
 	char		value[200];
 	bool		bad = false;
+	int			status;
 
 	while (http_query_next(&query, name, sizeof(name), value, sizeof(value), &bad))
 	{
 		if (strcmp(name, "channel") == 0)
 		{
-			*why = name_is_wrong(value);
-			if (*why != NULL)
-				return 400;
-			*why = "the token does not let you read this channel";
-			if (!http_may_read(stream->client, value))
-				return 403;
-			*why = "too many channels (max-channels)";
-			if (stream->wait_count >= limits.max_channels)
-				return 400;
-			add_channel(stream, value);
+			status = take_channel(stream, value, why);
+			if (status != 0)
+				return status;
 		}
-		else if (strcmp(name, "lastEventId") == 0 && request->last_event_id.at == NULL)
+		else if (strcmp(name, "lastEventId") == 0 && request->last_event_id.length == 0)
 		{
 			*why = bad_id;
 			if (!read_id(value, strlen(value), &stream->last_id))
@@ -673,6 +512,7 @@ events_request(Client *client)
 	stream->client = client;
 	list_init(&stream->link);
 	list_init(&stream->behind_link);
+	list_init(&stream->turn_link);
 	list_init(&stream->mark.link);
 	client->http->stream = stream;
 	status = take_request(stream, &why);
@@ -688,7 +528,8 @@ events_request(Client *client)
 		join(stream, history_after(stream->last_id));
 		return;
 	}
-	add_channel(stream, subscription_name());
+	channel_wait_pin_own(new_wait(stream));
+	stream->wait_count++;
 	client_deadline(client, limits.server_timeout);
 	client_set_state(client, CLIENT_WAITING);
 	for (int i = 0; i < stream->wait_count; i++)
@@ -714,9 +555,9 @@ beat(uv_timer_t *timer)
 	uint64_t	now = gateway_now();
 
 	(void) timer;
-	while (!list_is_empty(&streams))
+	while (!list_is_empty(&event_streams))
 	{
-		EventStream *stream = list_container(EventStream, link, streams.next);
+		EventStream *stream = list_container(EventStream, link, event_streams.next);
 		Client	   *client = stream->client;
 
 		if (stream->sent_at + limits.http_heartbeat * 1000 > now)
@@ -727,7 +568,7 @@ beat(uv_timer_t *timer)
 			client_close(client, "closed: it takes nothing (http-write-timeout)");
 			continue;
 		}
-		note_sending(stream);
+		event_stream_note_sending(stream);
 		if (client->out.bytes == 0)
 		{
 			queue_add_bytes(&client->out, ":\n\n", 3);
@@ -740,8 +581,8 @@ beat(uv_timer_t *timer)
 void
 events_init(void)
 {
-	list_init(&streams);
-	list_init(&behind);
+	list_init(&event_streams);
+	behind_init();
 	uv_timer_init(&gateway.loop, &beat_timer);
 	uv_timer_start(&beat_timer, beat, BEAT_TICK, BEAT_TICK);
 }

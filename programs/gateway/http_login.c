@@ -26,6 +26,7 @@
 #include <strings.h>
 #include <time.h>
 
+#include "common/log.h"
 #include "common/memory.h"
 #include "gateway/gateway.h"
 #include "gateway/http.h"
@@ -84,11 +85,12 @@ cookie_token(HttpText cookies)
 	return token;
 }
 
-/* Take a token; false if the request was refused. */
+/* Take a token; false if the request was refused, which ends the connection. */
 static bool
 take_token(Client *client, HttpText token)
 {
 	Http	   *http = client->http;
+	char		name[160];
 	const char *why;
 
 	if (gateway.options.jwt == NULL)
@@ -97,9 +99,13 @@ take_token(Client *client, HttpText token)
 						&http->claims, &why))
 	{
 		http->has_claims = true;
+		http->proven = true;
 		return true;
 	}
 	gateway.counters.failed_logins++;
+	client_name(client, name, sizeof(name));
+	log_line(LOG_LEVEL_INFO, "%s: token refused: %s", name, why);
+	http->keep_alive = false;
 	http_reply_error(client, 401, why);
 	return false;
 }
@@ -123,7 +129,7 @@ decode_basic(HttpText text, char **password)
 		(colon = strchr(decoded, ':')) == NULL || colon == decoded || colon[1] == '\0' ||
 		utf8_invalid(decoded, length) != (size_t) length)
 	{
-		free(decoded);
+		memory_wipe(decoded, text.length + 4);
 		return NULL;
 	}
 	*colon = '\0';

@@ -6,7 +6,7 @@
  * The body is an object with "channel" and "payload", or an array of such, which
  * are one transaction.  A payload that is no string is published as JSON.  The
  * answer comes when the server has committed: 200, or the error; or 504 if nobody
- * knows whether it has.
+ * knows whether it has, as the connection was lost, or given up as no answers came.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,11 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "common/memory.h"
 #include "gateway/commands.h"
 #include "gateway/gateway.h"
 #include "gateway/http.h"
 #include "gateway/limits.h"
+#include "gateway/stream.h"
 
 #define NAME_BYTES 63
 
@@ -64,7 +66,10 @@ published(void *context, const Report *report)
 	http_reply(client, 200, "application/json", body, strlen(body));
 }
 
-/* The server takes too long. */
+/*
+ * The server takes too long.  What was sent there is waited for: see
+ * commit_timed_out().
+ */
 void
 publish_timed_out(Client *client)
 {
@@ -73,23 +78,40 @@ publish_timed_out(Client *client)
 	if (commands_withdraw(publication->notices))
 	{
 		publication->notices = NULL;
-		http_reply_error(client, 503, "the server cannot be reached; nothing was published");
+		http_reply_error(client, 503, "the server is busy, or cannot be reached; nothing was published");
 	}
 	else
-		http_reply_error(client, 504, "the outcome is unknown: the server has not answered in time");
+		client_deadline(client, limits.server_timeout);
+}
+
+/*
+ * Whose turn it is when the client publishes: its role's, or that of all tokens that
+ * name the same subject.  To be freed.
+ */
+static char *
+owner_of(const Client *client)
+{
+	const JwtClaims *claims = &client->http->claims;
+	Bytes		owner = {0};
+
+	if (!client->http->has_claims)
+		return memory_copy_string(client->role->name);
+	bytes_append(&owner, "token ", 6);
+	bytes_append_string(&owner, claims->subject == NULL ? "" : claims->subject);
+	return owner.data;
 }
 
 /* Is the name of a channel none?  Then why. */
 static const char *
-name_is_wrong(const Client *client, const char *channel)
+name_is_wrong(const char *channel)
 {
 	if (channel == NULL)
 		return "each event needs a channel, which is a string";
 	if (*channel == '\0' || strlen(channel) > NAME_BYTES)
 		return "channel names have 1 to 63 bytes";
-	if (strchr(channel, '*') != NULL || strcmp(channel, "pgpubsub") == 0)
+	if (strchr(channel, '*') != NULL || strcmp(channel, "pgpubsub") == 0 ||
+		strcmp(channel, subscription_name()) == 0)
 		return "this channel name is reserved";
-	(void) client;
 	return NULL;
 }
 
@@ -102,7 +124,7 @@ add_event(Client *client, json_t * event, const char **why)
 	json_t	   *payload = json_object_get(event, "payload");
 	char	   *text;
 
-	*why = name_is_wrong(client, channel);
+	*why = name_is_wrong(channel);
 	if (*why != NULL)
 		return 400;
 	if (payload == NULL)
@@ -161,29 +183,46 @@ is_json(HttpText type)
 		(type.length == length || type.at[length] == ';' || type.at[length] == ' ');
 }
 
-/* POST /publish, with its body, whose sender is known. */
+/*
+ * May whoever has sent the head of a POST /publish send the body?  False if the request
+ * was refused.
+ */
+bool
+publish_may(Client *client)
+{
+	const Http *http = client->http;
+
+	if (http->has_claims && http->claims.publish_count == 0)
+		http_reply_error(client, 403, "the token does not let you publish");
+	else if (!is_json(http->request.content_type))
+		http_reply_error(client, 415, "the body has to be application/json");
+	else
+		return true;
+	return false;
+}
+
+/* POST /publish, with its body, whose sender may send it: see publish_may(). */
 void
 publish_request(Client *client, const char *body, size_t length)
 {
 	Http	   *http = client->http;
 	const char *why = NULL;
+	char	   *owner;
 	json_t	   *json;
 	int			status;
 
 	http->publication = memory_get_zeroed(sizeof(Publication));
 	http->publication->client = client;
-	if (!is_json(http->request.content_type))
+	owner = owner_of(client);
+	if (commands_are_full(owner))
 	{
-		http_reply_error(client, 415, "the body has to be application/json");
-		return;
-	}
-	if (commands_waiting() >= limits.max_commits)
-	{
-		http_reply_error(client, 503, "too many transactions wait for the server (max-commits)");
+		free(owner);
+		http_reply_error(client, 503, "too many transactions wait for the server (max-commits, max-role-commits, commit-memory)");
 		return;
 	}
 	json = json_loadb(body, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, NULL);
-	http->publication->notices = commands_publish(published, http->publication);
+	http->publication->notices = commands_publish(owner, published, http->publication);
+	free(owner);
 	status = add_events(client, json, &why);
 	json_decref(json);
 	if (status != 0)

@@ -149,7 +149,6 @@ static void
 say(Client *client, int status, const char *type, const char *more,
 	const char *body, size_t length)
 {
-	const Http *http = client->http;
 	Bytes		head = {0};
 	char		line[200];
 
@@ -165,9 +164,9 @@ say(Client *client, int status, const char *type, const char *more,
 		snprintf(line, sizeof(line), "Content-Length: %zu\r\n", length);
 		add_text(&head, line);
 	}
-	add_text(&head, http->keep_alive && !client->input_ended ?
-			 "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n");
-	send_answer(client, &head, body, http->request.method == HTTP_HEAD ? 0 : length);
+	add_text(&head, http_keeps(client) ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n");
+	send_answer(client, &head, body,
+				client->http->request.method == HTTP_HEAD ? 0 : length);
 }
 
 /* Answer the request, with further headers. */

@@ -8,7 +8,9 @@
  *	  before anything of it is believed; else a public key, which everybody may
  *	  have, could serve as a shared secret.
  *
- * 2. A token without an end is refused, and one without channels may read none.
+ * 2. A token without an end is refused, and one without channels may read none.  One
+ *	  that is for an audience is refused by whoever does not know to be that (RFC 7519,
+ *	  4.1.3).
  *
  *-------------------------------------------------------------------------
  */
@@ -123,6 +125,7 @@ jwt_key_load(const char *file, const char *audience, const char *issuer,
 	}
 	key = memory_get_zeroed(sizeof(JwtKey));
 	bytes = memory_get(MAX_KEY);
+	(void) setvbuf(stream, NULL, _IONBF, 0);
 	length = fread(bytes, 1, MAX_KEY, stream);
 	fclose(stream);
 	if (length == MAX_KEY)
@@ -314,6 +317,8 @@ take_claims(const JwtKey *key, json_t * object, int64_t now, JwtClaims *claims)
 		return "the token has expired";
 	if ((double) now < begins)
 		return "the token is not valid yet";
+	if (key->audience == NULL && json_object_get(object, "aud") != NULL)
+		return "the token is for an audience (aud), and the gateway has no name for that (jwt-audience)";
 	if (key->audience != NULL && !names(json_object_get(object, "aud"), key->audience))
 		return "the token is for somebody else (aud)";
 	if (key->issuer != NULL && !names(json_object_get(object, "iss"), key->issuer))

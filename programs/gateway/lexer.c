@@ -22,12 +22,14 @@
 /* Where a string's value is put together, before it goes to the arena. */
 static Bytes scratch;
 
+/* Is it white space? */
 static bool
 is_space(char c)
 {
 	return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
+/* Is it a digit? */
 static bool
 is_digit(char c)
 {
@@ -42,6 +44,7 @@ is_name_start(char c)
 		(unsigned char) c >= 0x80;
 }
 
+/* May a name have it behind its first letter? */
 static bool
 is_name(char c)
 {

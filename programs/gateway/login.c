@@ -30,14 +30,10 @@
  */
 #include "gateway/login_internal.h"
 
-#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/socket.h>
 
-#include "common/log.h"
 #include "common/memory.h"
 #include "gateway/address.h"
 #include "gateway/gateway.h"
@@ -47,23 +43,11 @@
 #include "gateway/tls.h"
 #include "gateway/upstream.h"
 
-/* Authentication requests. */
-#define AUTH_OK 0
-#define AUTH_PASSWORD 3
-#define AUTH_MD5 5
-#define AUTH_SASL 10
-#define AUTH_SASL_CONTINUE 11
-#define AUTH_SASL_FINAL 12
-
-/* The most options of the protocol's own that a client may ask for. */
-#define MAX_PROTOCOL_OPTIONS 16
-
 static ListNode login_queue;
 static int	queued_logins;
 static int	running_logins;
 
 static void login_start_next(void);
-static void refuse_unproven(Client *client);
 
 /* To be called once. */
 void
@@ -90,9 +74,11 @@ login_drop(Client *client)
 	bytes_free(&login->to_server);
 	bytes_free(&login->from_server);
 	settings_release(login->settings);
+	probe_free(login->probe);
+	login->probe = NULL;
 	free(login->user);
 	login->user = NULL;
-	if (login->password != NULL ? probe_close(login) : leg_close(login))
+	if (leg_close(login))
 	{
 		running_logins--;
 		login_start_next();
@@ -159,7 +145,7 @@ login_start_next(void)
 
 		list_remove(&login->link);
 		queued_logins--;
-		if (login->password != NULL ? probe_connect(login) : leg_connect(login))
+		if (leg_connect(login))
 		{
 			running_logins++;
 			client_set_state(login->client, CLIENT_LOGIN);
@@ -168,117 +154,22 @@ login_start_next(void)
 	starting = false;
 }
 
-/* Put a parameter into the startup packet. */
-static void
-add_parameter(Bytes *packet, const char *name, const char *value)
+/* The password that the client has given is wrong. */
+void
+login_has_failed(const Login *login)
 {
-	bytes_append_string(packet, name);
-	bytes_append_string(packet, value);
+	const Client *client = login->client;
+	char		host[sizeof(client->address)];
+
+	if (client->local)
+		return;
+	client_host(client, host, sizeof(host));
+	address_has_failed(host, login->user);
 }
 
-/* Does the value of the parameter "replication" ask for it? */
-static bool
-asks_for_replication(const char *value)
-{
-	static const char *const no[] = {"false", "off", "no", "0", "f", "n"};
-
-	for (size_t i = 0; i < sizeof(no) / sizeof(no[0]); i++)
-	{
-		if (strcasecmp(value, no[i]) == 0)
-			return false;
-	}
-	return true;
-}
-
-/*
- * Make the server's startup packet from the client's, which is 3.something.
- * False if the client was refused.
- */
-static bool
-make_startup(Login *login, const Startup *startup)
-{
-	static const Report broken = {
-		.sqlstate = "08P01",
-		.message = "invalid startup packet layout: expected terminator as last byte",
-	};
-	static const Report no_user = {
-		.sqlstate = "28000",
-		.message = "no PostgreSQL user name specified in startup packet",
-	};
-	static const Report replication = {
-		.sqlstate = "0A000",
-		.message = "replication connections are not possible here",
-		.hint = "Connect to the server itself.",
-	};
-	PacketReader parameters = startup->parameters;
-	Client	   *client = login->client;
-	const char *options[MAX_PROTOCOL_OPTIONS];
-	int			option_count = 0;
-	const char *database = NULL;
-	const char *user = NULL;
-	const char *name;
-	const char *value;
-
-	bytes_append_int32(&login->to_server, 0);
-	bytes_append_int32(&login->to_server, 3 << 16);
-	while (startup_next(&parameters, &name, &value))
-	{
-		if (strcmp(name, "user") == 0)
-			user = value;
-		else if (strcmp(name, "database") == 0)
-			database = value;
-		else if (strcmp(name, "replication") == 0)
-		{
-			if (!asks_for_replication(value))
-				continue;
-			login_refuse(client, &replication);
-			return false;
-		}
-		else if (strncmp(name, "_pq_.", 5) == 0)
-		{
-			if (option_count < MAX_PROTOCOL_OPTIONS)
-				options[option_count++] = name;
-			continue;
-		}
-		add_parameter(&login->to_server, name, value);
-	}
-	if (parameters.bad || user == NULL || *user == '\0')
-	{
-		login_refuse(client, parameters.bad ? &broken : &no_user);
-		return false;
-	}
-	if (database == NULL || *database == '\0')
-		database = user;
-	if (strcmp(database, upstream_database()) != 0)
-	{
-		char		message[200];
-		char		hint[200];
-		Report		report = {
-			.sqlstate = "3D000",
-			.message = message,
-			.hint = hint,
-		};
-
-		snprintf(message, sizeof(message),
-				 "database \"%.63s\" cannot be connected to here", database);
-		snprintf(hint, sizeof(hint), "This gateway serves database \"%.63s\".",
-				 upstream_database());
-		login_refuse(client, &report);
-		return false;
-	}
-	add_parameter(&login->to_server, "database", database);
-	bytes_append_byte(&login->to_server, '\0');
-	for (int i = 0; i < 4; i++)
-		login->to_server.data[i] = login->to_server.end >> (24 - 8 * i) & 0xFF;
-	login->user = memory_copy_string(user);
-	if (startup->minor > 0 || option_count > 0)
-		reply_negotiate(&client->out, options, option_count);
-	return true;
-}
-
-/* May the client try to log in now?  False if it was refused. */
-static bool
-may_begin(Client *client)
+/* May the client try to log in as the user now?  False if it was refused. */
+bool
+login_may_begin(Client *client, const char *user)
 {
 	static const Report full = {
 		.sqlstate = "53300",
@@ -288,13 +179,13 @@ may_begin(Client *client)
 	};
 	static const Report failed = {
 		.sqlstate = "53400",
-		.message = "too many logins from this address have failed",
+		.message = "too many logins as this role from this address have failed",
 		.hint = "Wait a minute, and try again with the right password.",
 	};
 	char		host[sizeof(client->address)];
 
 	client_host(client, host, sizeof(host));
-	if (!client->local && !address_may_log_in(host))
+	if (!client->local && !address_may_log_in(host, user))
 		login_refuse(client, &failed);
 	else if (queued_logins >= limits.login_queue && running_logins >= limits.max_logins)
 		login_refuse(client, &full);
@@ -306,8 +197,8 @@ may_begin(Client *client)
 }
 
 /* A login of the client, which is not in the queue yet. */
-static Login *
-make_login(Client *client)
+Login *
+login_make(Client *client)
 {
 	Login	   *login = memory_get_zeroed(sizeof(Login));
 
@@ -319,8 +210,8 @@ make_login(Client *client)
 }
 
 /* The login waits for its turn, which may be now. */
-static void
-queue_login(Login *login)
+void
+login_queue_up(Login *login)
 {
 	Client	   *client = login->client;
 
@@ -329,155 +220,6 @@ queue_login(Login *login)
 	client_set_state(client, CLIENT_QUEUED);
 	client_touch(client);
 	login_start_next();
-}
-
-/* A client that wants to log in. */
-static void
-begin_login(Client *client, const Startup *startup)
-{
-	static const Report clear = {
-		.sqlstate = "28000",
-		.message = "connections without TLS are not allowed",
-		.hint = "Connect with sslmode=require, or better verify-full.",
-	};
-	Login	   *login;
-
-	if (startup->major != 3)
-	{
-		char		message[100];
-		Report		report = {
-			.sqlstate = "0A000",
-			.message = message,
-		};
-
-		snprintf(message, sizeof(message),
-				 "unsupported frontend protocol %u.%u: server supports 3.0 to 3.0",
-				 startup->major, startup->minor);
-		login_refuse(client, &report);
-		return;
-	}
-	if (gateway.options.require_tls && !client->local && client->transport.ssl == NULL)
-	{
-		login_refuse(client, &clear);
-		return;
-	}
-	if (!may_begin(client))
-		return;
-	login = make_login(client);
-	if (make_startup(login, startup))
-		queue_login(login);
-}
-
-/*
- * A client over HTTP is to be let in with that name and password, which are in one
- * piece of memory that begins with the name, and is given up.  http_logged_in() is
- * called, or the client is refused.
- */
-void
-login_probe(Client *client, char *user, char *password)
-{
-	Login	   *login;
-
-	if (may_begin(client))
-	{
-		login = make_login(client);
-		login->user = memory_copy_string(user);
-		login->password = memory_copy_string(password);
-		client_deadline(client, limits.login_timeout);
-		queue_login(login);
-	}
-	OPENSSL_cleanse(password, strlen(password));
-	free(user);
-}
-
-/* The server has let a client over HTTP in, and has asked for the password if so. */
-void
-login_probed(Login *login, bool proven)
-{
-	Client	   *client = login->client;
-
-	if (!proven && !gateway.options.allow_unproven_login)
-	{
-		refuse_unproven(client);
-		return;
-	}
-	client->role = role_hold(login->user);
-	client->logged_in_at = gateway_now();
-	login_drop(client);
-	gateway.counters.logins++;
-	http_logged_in(client);
-}
-
-/* Are both the same?  Takes as long whatever they are. */
-static bool
-same_key(uint32_t one, uint32_t other)
-{
-	volatile uint32_t difference = one ^ other;
-
-	return difference == 0;
-}
-
-/*
- * The client asks for TLS, or for GSS, which is not to be had.  As in the server,
- * there is no TLS at a Unix socket.
- */
-static void
-answer_tls(Client *client, bool tls)
-{
-	if (!tls || !tls_is_on() || client->local || client->transport.ssl != NULL)
-	{
-		queue_add_bytes(&client->out, "N", 1);
-		client_touch(client);
-	}
-	else if (send(client->transport.fd, "S", 1, MSG_NOSIGNAL) != 1)
-		client_close(client, "closed: it cannot be sent to");
-	else
-		(void) client_begin_tls(client, false);
-}
-
-/*
- * The first packet of a client, behind which there are that many bytes more.
- */
-void
-login_startup(Client *client, const Packet *packet, size_t behind)
-{
-	static const Report broken = {
-		.sqlstate = "08P01",
-		.message = "invalid startup packet",
-	};
-	Startup		startup;
-	Client	   *other;
-
-	startup_decode(packet, &startup);
-	switch (startup.kind)
-	{
-		case STARTUP_LOGIN:
-			begin_login(client, &startup);
-			break;
-		case STARTUP_CANCEL:
-			other = client_by_pid(startup.pid);
-			if (other != NULL && same_key(other->key, startup.key))
-				session_cancel(other);
-			client_close(client, "closed: a cancel request");
-			break;
-		case STARTUP_TLS:
-		case STARTUP_GSS:
-
-			/*
-			 * Whoever has put something behind the request in clear is not
-			 * the client that has sent this.
-			 */
-			if (behind > 0)
-			{
-				login_refuse(client, &broken);
-				return;
-			}
-			answer_tls(client, startup.kind == STARTUP_TLS);
-			break;
-		case STARTUP_BROKEN:
-			login_refuse(client, &broken);
-			break;
-	}
 }
 
 /* The client's answer to the server's challenge: it goes there as it is. */
@@ -507,8 +249,8 @@ login_answer(Client *client, const Packet *packet)
 }
 
 /* The server has asked for something that cannot be done here. */
-static void
-refuse_method(Client *client, uint32_t method)
+void
+login_refuse_method(Client *client, uint32_t method)
 {
 	char		detail[100];
 	Report		report = {
@@ -523,8 +265,8 @@ refuse_method(Client *client, uint32_t method)
 }
 
 /* The server has let the client in; was that the client's doing? */
-static void
-refuse_unproven(Client *client)
+void
+login_refuse_unproven(Client *client)
 {
 	static const Report report = {
 		.sqlstate = "28000",
@@ -548,26 +290,26 @@ take_request(Login *login, const Packet *packet)
 	method = packet_int32(&reader);
 	switch (reader.bad ? UINT32_MAX : method)
 	{
-		case AUTH_OK:
+		case LOGIN_AUTH_OK:
 			login->authenticated = true;
 			if (!gateway.options.allow_unproven_login &&
 				!(login->challenged && login->answered))
 			{
-				refuse_unproven(client);
+				login_refuse_unproven(client);
 				return false;
 			}
 			break;
-		case AUTH_PASSWORD:
-		case AUTH_MD5:
-		case AUTH_SASL:
-		case AUTH_SASL_CONTINUE:
+		case LOGIN_AUTH_PASSWORD:
+		case LOGIN_AUTH_MD5:
+		case LOGIN_AUTH_SASL:
+		case LOGIN_AUTH_SASL_CONTINUE:
 			login->challenged = true;
 			login->wants_answer = true;
 			break;
-		case AUTH_SASL_FINAL:
+		case LOGIN_AUTH_SASL_FINAL:
 			break;
 		default:
-			refuse_method(client, method);
+			login_refuse_method(client, method);
 			return false;
 	}
 	return true;
@@ -588,10 +330,10 @@ offer_mechanisms(Login *login, const Packet *packet)
 	const char *name;
 
 	packet_read(&reader, packet);
-	if (packet_int32(&reader) != AUTH_SASL || client->transport.ssl != NULL ||
+	if (packet_int32(&reader) != LOGIN_AUTH_SASL || client->transport.ssl != NULL ||
 		!tls_to_server())
 		return false;
-	bytes_append_int32(&body, AUTH_SASL);
+	bytes_append_int32(&body, LOGIN_AUTH_SASL);
 	while ((name = packet_string(&reader)) != NULL && !reader.bad && *name != '\0')
 	{
 		size_t		length = strlen(name);
@@ -662,6 +404,8 @@ login_server_message(Login *login, const Packet *packet)
 	const char *name;
 	const char *value;
 
+	if (login->probe != NULL)
+		return probe_message(login, packet);
 	packet_read(&reader, packet);
 	switch (packet->type)
 	{
@@ -687,13 +431,8 @@ login_server_message(Login *login, const Packet *packet)
 		case 'E':
 			reply_raw(&client->out, 'E', packet->body, packet->length);
 			gateway.counters.failed_logins++;
-			if (login->answered && !login->authenticated && !client->local)
-			{
-				char		host[sizeof(client->address)];
-
-				client_host(client, host, sizeof(host));
-				address_has_failed(host);
-			}
+			if (login->answered && !login->authenticated)
+				login_has_failed(login);
 			client_end(client, NULL, "login refused by the server");
 			return false;
 		case 'N':

@@ -1,19 +1,26 @@
 /*-------------------------------------------------------------------------
  *
  * login_internal.h
- *	  A login, for login.c, which knows what is said, and leg.c and probe.c, which
- *	  have the connection to the server.
+ *	  A login, for login.c, which knows what is said, leg.c, which has the connection
+ *	  to the server, and probe.c, which answers the server for a client over HTTP.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef GATEWAY_LOGIN_INTERNAL_H
 #define GATEWAY_LOGIN_INTERNAL_H
 
-#include <libpq-fe.h>
-
 #include "gateway/login.h"
 
+/* Authentication requests. */
+#define LOGIN_AUTH_OK 0
+#define LOGIN_AUTH_PASSWORD 3
+#define LOGIN_AUTH_MD5 5
+#define LOGIN_AUTH_SASL 10
+#define LOGIN_AUTH_SASL_CONTINUE 11
+#define LOGIN_AUTH_SASL_FINAL 12
+
 typedef struct Login Login;
+typedef struct Probe Probe;
 
 struct Login
 {
@@ -32,16 +39,19 @@ struct Login
 	bool		authenticated;	/* AuthenticationOk has come */
 	Settings   *settings;		/* the ParameterStatus */
 	char	   *user;
-	char	   *password;		/* over HTTP; else NULL, and it has a leg */
-	PGconn	   *probe;			/* or NULL */
-	uv_poll_t  *probe_poll;		/* or NULL */
+	Probe	   *probe;			/* over HTTP, else NULL */
 };
 
 /* login.c */
+extern bool login_may_begin(Client *client, const char *user);
+extern Login *login_make(Client *client);
+extern void login_queue_up(Login *login);
 extern void login_server_away(Client *client, const char *detail);
 extern bool login_server_message(Login *login, const Packet *packet);
 extern void login_refuse(Client *client, const Report *report);
-extern void login_probed(Login *login, bool proven);
+extern void login_refuse_method(Client *client, uint32_t method);
+extern void login_refuse_unproven(Client *client);
+extern void login_has_failed(const Login *login);
 
 /* leg.c */
 extern bool leg_connect(Login *login);
@@ -49,7 +59,7 @@ extern void leg_poll(Login *login);
 extern bool leg_close(Login *login);
 
 /* probe.c */
-extern bool probe_connect(Login *login);
-extern bool probe_close(Login *login);
+extern bool probe_message(Login *login, const Packet *packet);
+extern void probe_free(Probe *probe);
 
 #endif

@@ -64,27 +64,29 @@ stopped(void)
 	uv_stop(&gateway.loop);
 }
 
-/* End the clients as they become idle; then the connections, and the loop. */
+/* The program ends, and so does the client if it is idle, or if it is late. */
 static void
-drain(uv_timer_t *timer)
+drain_client(Client *client, const void *context)
 {
 	static const Report report = {
 		.sqlstate = "57P01",
 		.message = "terminating connection due to administrator command",
 	};
+	const bool *late = context;
+
+	if (*late)
+		client_close(client, "closed: the gateway ends");
+	else if (client->state != CLIENT_WAITING)
+		client_end(client, &report, "ended: the gateway ends");
+}
+
+/* End the clients as they become idle; then the connections, and the loop. */
+static void
+drain(uv_timer_t *timer)
+{
 	bool		late = gateway_now() >= drain_deadline;
-	ListNode   *next;
 
-	for (ListNode *node = all_clients.next; node != &all_clients; node = next)
-	{
-		Client	   *client = list_container(Client, link, node);
-
-		next = node->next;
-		if (late)
-			client_close(client, "closed: the gateway ends");
-		else if (client->state != CLIENT_WAITING)
-			client_end(client, &report, "ended: the gateway ends");
-	}
+	clients_visit(drain_client, &late);
 	if (client_count > 0)
 		return;
 	uv_timer_stop(timer);
@@ -120,6 +122,7 @@ take_hangup(uv_signal_t *handle, int number)
 	systemd_tell("READY=1");
 }
 
+/* See the top of this file. */
 int
 main(int argc, char **argv)
 {

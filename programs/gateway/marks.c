@@ -13,14 +13,17 @@
  * the mark's event comes, what comes behind it was committed later.  All who wait
  * when the loop's turn ends share a mark.
  *
- * The payload has a random part, so that nobody who may notify can make a mark
- * come early.
+ * Anybody who may notify on the server can do so on that channel, and listen to it.  So
+ * the payload has a code that is made from the number with a secret: who has seen
+ * those of earlier marks cannot make the next one come early.
  *
  *-------------------------------------------------------------------------
  */
 #include "gateway/marks.h"
 
 #include <inttypes.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -31,9 +34,12 @@
 #include "gateway/gateway.h"
 #include "gateway/history.h"
 
+/* Bytes of the code in a mark's payload. */
+#define CODE_BYTES 16
+
 static ListNode waits;			/* by their numbers; those without are last */
 static uint64_t last_number;
-static uint64_t secret[2];
+static unsigned char secret[32];
 static uv_prepare_t send_handle;
 
 /* To be called once, when the loop stands. */
@@ -98,8 +104,15 @@ marks_take(uint64_t *number)
 void
 mark_payload(uint64_t number, char *payload, int size)
 {
-	snprintf(payload, size, "%016" PRIx64 "%016" PRIx64 " %" PRIu64,
-			 secret[0], secret[1], number);
+	unsigned char code[EVP_MAX_MD_SIZE];
+	int			at = 0;
+
+	if (HMAC(EVP_sha256(), secret, sizeof(secret), (const unsigned char *) &number,
+			 sizeof(number), code, NULL) == NULL)
+		log_fatal("OpenSSL cannot compute an HMAC");
+	for (int i = 0; i < CODE_BYTES; i++)
+		at += snprintf(payload + at, size - at, "%02x", code[i]);
+	snprintf(payload + at, size - at, " %" PRIu64, number);
 }
 
 /* An event on the gateway's own channel: who has waited for that mark? */

@@ -6,7 +6,8 @@
  * The gateway's own are of this moment.  Those of the extension's views are asked
  * for at most once a second, however many ask; what the gateway's role may not see
  * (it needs pg_monitor) is left out, and so is all of it while the server is away:
- * pgpubsub_stats_up says whether they are there.
+ * pgpubsub_stats_up says whether they are there.  Whoever may publish can make up
+ * channels, so that so many only have numbers as metrics-rows says.
  *
  *-------------------------------------------------------------------------
  */
@@ -118,6 +119,17 @@ add_view(Bytes *text, const PGresult *rows, const char *label,
 	}
 }
 
+/* How many rows the view has, of which perhaps not all were told: that is in a column. */
+static void
+add_row_count(Bytes *text, const PGresult *rows, int column, const char *name,
+			  const char *help)
+{
+	uint64_t	count = PQntuples(rows) == 0 ? 0 :
+		strtoull(PQgetvalue(rows, 0, column), NULL, 10);
+
+	add_number(text, name, "gauge", help, count);
+}
+
 /* Write down the views' numbers. */
 static void
 write_stats(const Stats *stats)
@@ -144,11 +156,19 @@ write_stats(const Stats *stats)
 
 	bytes_free(&stats_text);
 	if (stats->channels != NULL)
+	{
 		add_view(&stats_text, stats->channels, "channel", channel_metrics,
 				 sizeof(channel_metrics) / sizeof(channel_metrics[0]));
+		add_row_count(&stats_text, stats->channels, 8, "pgpubsub_channels",
+					  "Channels of the database; metrics-rows of them have numbers here.");
+	}
 	if (stats->subscriptions != NULL)
+	{
 		add_view(&stats_text, stats->subscriptions, "subscription", subscription_metrics,
 				 sizeof(subscription_metrics) / sizeof(subscription_metrics[0]));
+		add_row_count(&stats_text, stats->subscriptions, 9, "pgpubsub_subscriptions",
+					  "Subscriptions of the database; metrics-rows of them have numbers here.");
+	}
 	stats_good = stats->channels != NULL && stats->subscriptions != NULL;
 }
 

@@ -245,9 +245,7 @@ begin_stream(Client *client)
 	queue_add_bytes(&client->out, text, strlen(text));
 	queue_add_bytes(&client->out, "\n\n", 2);
 	free(text);
-	free(http->head);
-	http->head = NULL;
-	memset(&http->request, 0, sizeof(http->request));
+	http_forget_head(http);
 	list_append(&watchers, &http->link);
 	client_touch(client);
 	client_deadline(client, http->has_claims ? (ends > 0 ? ends : 1) : 0);
@@ -312,13 +310,17 @@ refuse(Client *client, int status, const char *message)
 static void
 answer_waits(bool is_known)
 {
-	ListNode   *next;
+	ListNode	left;
+	ListNode   *node;
 
-	for (ListNode *node = waits.next; node != &waits; node = next)
+	/* an answer takes the client's next request, which may be one to wait */
+	list_init(&left);
+	list_move(&left, &waits);
+	while ((node = list_take_first(&left)) != NULL)
 	{
 		Http	   *http = list_container(Http, link, node);
 
-		next = node->next;
+		list_append(&waits, node);
 		if (http->has_claims)
 			answer(http->client);
 		else if (!is_known)

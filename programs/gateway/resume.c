@@ -9,7 +9,10 @@
  *
  * 2. All are on one connection, which is made when it is needed first, and take
  *	  turns there, a query each.  At most limits.max_resumes have a subscription at a
- *	  time; the others wait.  A client that does not take what it gets has no turn.
+ *	  time; the others wait.  A client that does not take what it gets has no turn: it
+ *	  is stalled, the rest of the rows that were read for it is kept, and it goes on
+ *	  with these.  While others wait, it keeps its subscription no longer than
+ *	  limits.resume_timeout; then it gets another one when it has taken what it got.
  *
  * 3. It ends at the target, a seq that the gateway's own stream has come to: what
  *	  comes behind is in the history, or will be.  Where the history has lost that
@@ -41,15 +44,19 @@
 #include "gateway/stream.h"
 #include "gateway/upstream.h"
 
-/* Events of one query. */
+/* Events of one query: of the first, and of any. */
+#define FIRST_POLL_EVENTS 1
 #define POLL_EVENTS 100
+
+/* Between two looks at those that are stalled, in ms. */
+#define STALLED_TICK 1000
 
 /* How long the server may take for an answer, in seconds. */
 #define ANSWER_SECONDS 30
 
 struct Resume
 {
-	ListNode	link;			/* of waiting or ready, or of none */
+	ListNode	link;			/* of waiting, list or stalled, or of none */
 	Client	   *client;			/* NULL: it has gone, or has all */
 	char		name[64];		/* of the subscription */
 	char	   *channels;		/* as an array's text */
@@ -60,7 +67,13 @@ struct Resume
 	int64_t		target;
 	uint64_t	subscribed;		/* the connection with its subscription; 0:
 								 * none */
+	uint64_t	subscribed_at;	/* ms */
 	bool		again;			/* with a new subscription */
+	bool		stalled;		/* in that list */
+	PGresult   *rows;			/* read, and not all given to the client yet;
+								 * or NULL */
+	int			row;			/* the next one */
+	int			poll_events;	/* to be read by the next query */
 };
 
 typedef struct Resumption
@@ -70,6 +83,8 @@ typedef struct Resumption
 	bool		ready;			/* for a query */
 	ListNode	waiting;		/* without a subscription */
 	ListNode	list;			/* with one, and with something to do */
+	ListNode	stalled;		/* with one, until the client takes more */
+	uv_timer_t	stalled_timer;
 	int			subscriptions;
 	uint64_t	connection;		/* its number, from 1 */
 	Resume	   *current;		/* whose query is with the server */
@@ -81,10 +96,19 @@ typedef struct Resumption
 
 static Resumption resumption;
 
+/* Forget the rows that were read for it. */
+static void
+drop_rows(Resume *resume)
+{
+	PQclear(resume->rows);
+	resume->rows = NULL;
+}
+
 /* Free it; it is in no list. */
 static void
 resume_free(Resume *resume)
 {
+	drop_rows(resume);
 	free(resume->channels);
 	free(resume->doubtful);
 	free(resume);
@@ -106,17 +130,40 @@ subscription_ends(Resume *resume)
 	resume->subscribed = 0;
 }
 
-/* What is next for it: a query, when its turn comes, or nothing. */
+/*
+ * What is next for it, which is in no list: a query, when its turn comes, or nothing
+ * until resume_go_on().
+ */
 static void
 line_up(Resume *resume)
 {
-	if (resume->client == NULL && !is_subscribed(resume))
-		resume_free(resume);
-	else if (!is_subscribed(resume))
-		list_append(&resumption.waiting, &resume->link);
-	else if (resume->client == NULL || resume->again ||
-			 events_resume_may_go_on(resume->client))
+	bool		may_go_on = resume->client != NULL &&
+		events_resume_may_go_on(resume->client);
+
+	if (!is_subscribed(resume))
+	{
+		/* it will read these again */
+		drop_rows(resume);
+		if (resume->client == NULL)
+			resume_free(resume);
+		else if (may_go_on)
+			list_append(&resumption.waiting, &resume->link);
+	}
+	else if (resume->client == NULL || resume->again || may_go_on)
 		list_append(&resumption.list, &resume->link);
+	else
+	{
+		resume->stalled = true;
+		list_append(&resumption.stalled, &resume->link);
+	}
+}
+
+/* Take it out of its list, if it is in one. */
+static void
+take_out(Resume *resume)
+{
+	list_remove(&resume->link);
+	resume->stalled = false;
 }
 
 /* Send the query with those parameters for it. */
@@ -163,7 +210,7 @@ read_on(Resume *resume)
 	char		count[12];
 	const char *values[2] = {resume->name, count};
 
-	snprintf(count, sizeof(count), "%d", POLL_EVENTS);
+	snprintf(count, sizeof(count), "%d", resume->poll_events);
 	resumption.dropping = resume->client == NULL || resume->again;
 	if (resumption.dropping)
 		send_query(resume, "SELECT pgpubsub.unsubscribe($1)", 1, values);
@@ -223,38 +270,101 @@ failed(Resume *resume, const PGresult *result)
 	events_resume_failed(client, &report);
 }
 
-/* Events of it have come. */
-static void
-take_events(Resume *resume, const PGresult *result)
+/*
+ * Of so many events that are lost, the last of which is beyond the target and has that
+ * seq, how many are not?  -1: nobody knows.
+ */
+static int64_t
+lost_to_target(const Resume *resume, int64_t seq, int64_t lost)
 {
-	int			rows = PQntuples(result);
+	int64_t		kept = lost < 0 ? -1 :
+		events_resume_behind(resume->client, resume->target, seq);
 
-	for (int row = 0; row < rows && resume->client != NULL; row++)
+	return kept < 0 || kept > lost ? -1 : lost - kept;
+}
+
+/* Give the next row to the client; false if that has all up to the target then. */
+static bool
+give_row(Resume *resume)
+{
+	const PGresult *rows = resume->rows;
+	int			row = resume->row++;
+	int64_t		seq = strtoll(PQgetvalue(rows, row, 0), NULL, 10);
+	bool		beyond = seq > resume->target;
+	const char *channel = PQgetisnull(rows, row, 1) ? NULL : PQgetvalue(rows, row, 1);
+
+	if (channel == NULL)
 	{
-		int64_t		seq = strtoll(PQgetvalue(result, row, 0), NULL, 10);
-		bool		beyond = seq > resume->target;
+		int64_t		lost = strtoll(PQgetvalue(rows, row, 3), NULL, 10);
 
-		if (!PQgetisnull(result, row, 1))
-		{
-			if (!beyond)
-				events_resumed(resume->client, seq, PQgetvalue(result, row, 1),
-							   PQgetvalue(result, row, 2), 0);
-		}
-		else
-			events_resumed(resume->client, beyond ? resume->target : seq, NULL, NULL,
-						   beyond ? -1 : strtoll(PQgetvalue(result, row, 3), NULL, 10));
-		if (beyond || seq > resume->at)
-			resume->at = beyond ? resume->target : seq;
 		if (beyond)
-			break;
+			lost = lost_to_target(resume, seq, lost);
+		if (lost != 0)
+			events_resumed(resume->client, beyond ? resume->target : seq, NULL, NULL, lost);
 	}
-	if (resume->client == NULL || (rows > 0 && resume->at < resume->target))
+	else if (!beyond && strcmp(channel, subscription_name()) != 0)
+		events_resumed(resume->client, seq, channel, PQgetvalue(rows, row, 2), 0);
+	if (beyond)
+		resume->at = resume->target;
+	else if (seq > resume->at)
+		resume->at = seq;
+	return resume->at < resume->target;
+}
+
+/*
+ * Give the client as many of the rows that were read for it as it may have now, and if
+ * these are all, see where it goes on.
+ */
+static void
+give_rows(Resume *resume)
+{
+	bool		more = PQntuples(resume->rows) > 0;
+
+	while (more && resume->row < PQntuples(resume->rows))
+	{
+		if (!events_resume_may_go_on(resume->client))
+			return;
+		more = give_row(resume);
+	}
+	drop_rows(resume);
+	if (more)
 		return;
 	resume->at = resume->target;
 	if (events_resume_reached(resume->client, resume->at, &resume->target))
 		resume->client = NULL;
 	else
 		resume->again = true;
+}
+
+/*
+ * Events of it have come, in a result that is the resume's from now on.  The next query
+ * reads as many as fit into what the client may have waiting, as far as that can be
+ * told from these, and at most twice as many.
+ */
+static void
+take_events(Resume *resume, PGresult *result)
+{
+	size_t		room = limits.client_buffer / 2;
+	size_t		bytes = PQresultMemorySize(result);
+	int			rows = PQntuples(result);
+
+	if (resume->client == NULL)
+	{
+		PQclear(result);
+		return;
+	}
+	if (rows > 0)
+	{
+		size_t		fit = room / (bytes / rows + 1);
+		size_t		most = resume->poll_events * 2;
+
+		if (most > POLL_EVENTS)
+			most = POLL_EVENTS;
+		resume->poll_events = fit < 1 ? 1 : fit > most ? (int) most : (int) fit;
+	}
+	resume->rows = result;
+	resume->row = 0;
+	give_rows(resume);
 }
 
 /* The query's answer is whole. */
@@ -279,10 +389,14 @@ finish_query(void)
 	else if (resumption.dropping)
 		subscription_ends(resume);
 	else if (is_subscribed(resume))
+	{
 		take_events(resume, result);
+		result = NULL;
+	}
 	else
 	{
 		resume->subscribed = resumption.connection;
+		resume->subscribed_at = gateway_now();
 		resumption.subscriptions++;
 		if (resume->client != NULL)
 			events_resume_begins(resume->client, resume->uncertain);
@@ -353,6 +467,42 @@ resume_lost(Server *server)
 		line_up(current);
 	while ((node = list_take_first(&resumption.list)) != NULL)
 		line_up(list_container(Resume, link, node));
+	while ((node = list_take_first(&resumption.stalled)) != NULL)
+	{
+		Resume	   *resume = list_container(Resume, link, node);
+
+		resume->stalled = false;
+		line_up(resume);
+	}
+}
+
+/*
+ * Others wait for a subscription: take it from those that have had one long enough and
+ * whose clients do not take what they got.
+ */
+static void
+look_at_stalled(uv_timer_t *timer)
+{
+	uint64_t	now = gateway_now();
+	ListNode   *next;
+
+	(void) timer;
+	if (list_is_empty(&resumption.waiting) ||
+		resumption.subscriptions < limits.max_resumes)
+		return;
+	for (ListNode *node = resumption.stalled.next; node != &resumption.stalled; node = next)
+	{
+		Resume	   *resume = list_container(Resume, link, node);
+
+		next = node->next;
+		if (resume->subscribed_at + limits.resume_timeout * 1000 > now)
+			continue;
+		take_out(resume);
+		drop_rows(resume);
+		resume->again = true;
+		line_up(resume);
+	}
+	next_query();
 }
 
 /* Connect, if that was not done yet. */
@@ -365,6 +515,9 @@ start(void)
 	resumption.connection = 1;
 	list_init(&resumption.waiting);
 	list_init(&resumption.list);
+	list_init(&resumption.stalled);
+	uv_timer_init(&gateway.loop, &resumption.stalled_timer);
+	uv_timer_start(&resumption.stalled_timer, look_at_stalled, STALLED_TICK, STALLED_TICK);
 	if (getrandom(&resumption.secret, sizeof(resumption.secret), 0) !=
 		sizeof(resumption.secret))
 		log_fatal("could not get random bytes");
@@ -394,6 +547,7 @@ resume_begin(Client *client, const char *const *channels, int count,
 		resume->doubtful = array_literal(doubtful, doubtful_count);
 	resume->at = from;
 	resume->target = target;
+	resume->poll_events = FIRST_POLL_EVENTS;
 	snprintf(resume->name, sizeof(resume->name), "gateway-resume-%08" PRIx32 "-%" PRIu64,
 			 resumption.secret, ++resumption.last_number);
 	list_append(&resumption.waiting, &resume->link);
@@ -405,8 +559,12 @@ resume_begin(Client *client, const char *const *channels, int count,
 void
 resume_go_on(Resume *resume)
 {
-	if (resumption.current == resume || !list_is_empty(&resume->link))
+	if (resumption.current == resume ||
+		(!list_is_empty(&resume->link) && !resume->stalled))
 		return;
+	take_out(resume);
+	if (resume->rows != NULL && is_subscribed(resume))
+		give_rows(resume);
 	line_up(resume);
 	next_query();
 }
@@ -418,7 +576,7 @@ resume_drop(Resume *resume)
 	resume->client = NULL;
 	if (resumption.current == resume)
 		return;
-	list_remove(&resume->link);
+	take_out(resume);
 	line_up(resume);
 	next_query();
 }

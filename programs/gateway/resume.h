@@ -25,6 +25,7 @@ extern void resume_stop(void);
 /* http_events.c: what comes of it */
 extern void events_resumed(Client *client, int64_t seq, const char *channel,
 						   const char *payload, int64_t lost);
+extern int64_t events_resume_behind(const Client *client, int64_t seq, int64_t upto);
 extern void events_resume_begins(Client *client, bool uncertain);
 extern bool events_resume_reached(Client *client, int64_t seq, int64_t *target);
 extern bool events_resume_may_go_on(const Client *client);

@@ -64,20 +64,47 @@ roles_in_use(int *count)
 	return names;
 }
 
+/* What clients_end_role() was given. */
+typedef struct RoleEnding
+{
+	const char *role;
+	const Report *report;
+} RoleEnding;
+
+/* End the client, if it has logged in as the role. */
+static void
+end_of_role(Client *client, const void *context)
+{
+	const RoleEnding *ending = context;
+
+	if (client->role != NULL && strcmp(client->role->name, ending->role) == 0)
+		client_end(client, ending->report, "ended: its role may not connect any more");
+}
+
 /* End the clients of that role that have logged in. */
 void
 clients_end_role(const char *role, const Report *report)
 {
-	ListNode   *next;
+	RoleEnding	ending = {role, report};
 
-	for (ListNode *node = all_clients.next; node != &all_clients; node = next)
-	{
-		Client	   *client = list_container(Client, link, node);
+	clients_visit(end_of_role, &ending);
+}
 
-		next = node->next;
-		if (client->role != NULL && strcmp(client->role->name, role) == 0)
-			client_end(client, report, "ended: its role may not connect any more");
-	}
+/* End the client, if it has logged in too long ago. */
+static void
+end_if_old(Client *client, const void *context)
+{
+	static const Report report = {
+		.sqlstate = "57P01",
+		.message = "terminating connection because the session is too old",
+		.detail = "The gateway has a max-session-age.",
+		.hint = "Connect again.",
+	};
+
+	(void) context;
+	if (client->role != NULL &&
+		gateway_now() - client->logged_in_at >= (uint64_t) limits.max_session_age * 1000)
+		client_end(client, &report, "ended: its session is too old");
 }
 
 /*
@@ -87,23 +114,6 @@ clients_end_role(const char *role, const Report *report)
 void
 clients_end_old(void)
 {
-	static const Report report = {
-		.sqlstate = "57P01",
-		.message = "terminating connection because the session is too old",
-		.detail = "The gateway has a max-session-age.",
-		.hint = "Connect again.",
-	};
-	ListNode   *next;
-
-	if (limits.max_session_age == 0)
-		return;
-	for (ListNode *node = all_clients.next; node != &all_clients; node = next)
-	{
-		Client	   *client = list_container(Client, link, node);
-
-		next = node->next;
-		if (client->role != NULL &&
-			gateway_now() - client->logged_in_at >= (uint64_t) limits.max_session_age * 1000)
-			client_end(client, &report, "ended: its session is too old");
-	}
+	if (limits.max_session_age > 0)
+		clients_visit(end_if_old, NULL);
 }

@@ -127,6 +127,42 @@ session_fail(Session *session, const Report *report)
 	return OUTCOME_FAILED;
 }
 
+/*
+ * What the session keeps in memory, in bytes: all that its client can make it keep,
+ * but for channels, input and output, which have limits of their own.
+ */
+static size_t
+session_bytes(const Session *session)
+{
+	static const SettingsPair none;
+	size_t		bytes = session->query.arena.bytes + extended_bytes(session) +
+		settings_pair_bytes(&session->settings, &none);
+
+	if (session->told != session->settings.session &&
+		session->told != session->settings.effective)
+		bytes += settings_bytes(session->told);
+	if (session->transaction != NULL)
+		bytes += transaction_bytes(session->transaction) +
+			settings_pair_bytes(&session->transaction->before, &session->settings);
+	return bytes;
+}
+
+/* May the session keep so many bytes more?  If not, the client is told. */
+bool
+session_has_room(Session *session, size_t bytes)
+{
+	static const Report full = {
+		.sqlstate = "53400",
+		.message = "the session keeps too much in memory",
+		.hint = "The gateway's limit is max-session.",
+	};
+
+	if (session_bytes(session) + bytes <= (size_t) limits.max_session)
+		return true;
+	(void) session_fail(session, &full);
+	return false;
+}
+
 /* Tell the client of settings that it does not know. */
 static void
 tell_settings(Session *session)
@@ -217,16 +253,21 @@ session_parse(Session *session, StatementList *list, const char *text)
 	size_t		length = strlen(text);
 	const char *strings = settings_value(session->settings.effective,
 										 "standard_conforming_strings");
+	size_t		used = session_bytes(session) + SESSION_SPARE;
+	size_t		room = used < (size_t) limits.max_session ?
+		(size_t) limits.max_session - used : 0;
 	char		message[512];
 	Report		report = {0};
 
 	if (!session_check_text(session, text, length))
 		return false;
 	if (!statement_parse(list, text, length,
-						 strings == NULL || strcmp(strings, "off") != 0))
+						 strings == NULL || strcmp(strings, "off") != 0,
+						 room + SESSION_SPARE))
 	{
 		report.sqlstate = list->sqlstate;
 		report.message = list->message;
+		report.hint = list->hint;
 		report.position = list->position;
 		(void) session_fail(session, &report);
 		statement_list_free(list);

@@ -19,6 +19,9 @@
 #include "gateway/statement.h"
 #include "gateway/transaction.h"
 
+/* Bytes that a session may have beyond its limit, to say that it gives up what it has. */
+#define SESSION_SPARE (64 * 1024)
+
 /* What goes on when a commit has ended that had to wait. */
 typedef enum AfterCommit
 {
@@ -95,6 +98,7 @@ extern bool session_check_text(Session *session, const char *text,
 extern bool session_parse(Session *session, StatementList *list,
 						  const char *text);
 extern char session_status(const Session *session);
+extern bool session_has_room(Session *session, size_t bytes);
 extern void session_ready(Session *session);
 extern void session_forget_transaction(Session *session, bool rollback);
 extern CommitOutcome session_commit(Session *session, AfterCommit after);
@@ -112,6 +116,7 @@ extern void extended_message(Session *session, const Packet *packet);
 extern void extended_after_commit(Session *session, bool good);
 extern void extended_drop_portals(Session *session);
 extern bool extended_deallocate(Session *session, const char *name);
+extern size_t extended_bytes(const Session *session);
 extern void extended_free(Session *session);
 
 /* commit.c */

@@ -15,6 +15,9 @@
 #include "common/hash.h"
 #include "common/memory.h"
 
+/* What a text takes beside its characters, in bytes. */
+#define TEXT_BYTES 24
+
 typedef struct Entry
 {
 	bool		reported;		/* the client is told when it changes */
@@ -27,6 +30,7 @@ struct Settings
 	HashNode	node;			/* in shared, if is_shared */
 	bool		is_shared;
 	uint32_t	references;
+	size_t		bytes;			/* that it takes */
 	int			count;
 	Entry		entries[];
 };
@@ -42,8 +46,17 @@ make(int count)
 											 count * sizeof(Entry));
 
 	settings->references = 1;
+	settings->bytes = sizeof(Settings) + count * sizeof(Entry);
 	settings->count = count;
 	return settings;
+}
+
+/* Give the entry, which has none, a copy of that name, or of that value. */
+static void
+copy_text(Settings *settings, char **text, const char *from)
+{
+	*text = memory_copy_string(from);
+	settings->bytes += strlen(from) + TEXT_BYTES;
 }
 
 /* Settings without any, with one reference. */
@@ -106,17 +119,17 @@ settings_with(Settings *old, const char *name, const char *value,
 		Entry	   *entry = &settings->entries[i];
 
 		entry->reported = old->entries[i].reported;
-		entry->name = memory_copy_string(old->entries[i].name);
+		copy_text(settings, &entry->name, old->entries[i].name);
 		if (i != number)
-			entry->value = memory_copy_string(old->entries[i].value);
+			copy_text(settings, &entry->value, old->entries[i].value);
 	}
 	if (number < 0)
 	{
 		number = old->count;
-		settings->entries[number].name = memory_copy_string(name);
+		copy_text(settings, &settings->entries[number].name, name);
 		settings->entries[number].reported = reported;
 	}
-	settings->entries[number].value = memory_copy_string(value);
+	copy_text(settings, &settings->entries[number].value, value);
 	settings_release(old);
 	return settings;
 }
@@ -142,8 +155,8 @@ settings_without(Settings *old, const char *name)
 		if (i == number)
 			continue;
 		entry->reported = old->entries[i].reported;
-		entry->name = memory_copy_string(old->entries[i].name);
-		entry->value = memory_copy_string(old->entries[i].value);
+		copy_text(settings, &entry->name, old->entries[i].name);
+		copy_text(settings, &entry->value, old->entries[i].value);
 		count++;
 	}
 	settings_release(old);
@@ -230,4 +243,11 @@ int
 settings_count(const Settings *settings)
 {
 	return settings->count;
+}
+
+/* What they take of memory; nothing of their own if logins share them. */
+size_t
+settings_bytes(const Settings *settings)
+{
+	return settings->is_shared ? 0 : settings->bytes;
 }

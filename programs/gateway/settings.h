@@ -30,5 +30,6 @@ extern bool settings_entry(const Settings *settings, int number,
 						   const char **name, const char **value,
 						   bool *reported);
 extern int	settings_count(const Settings *settings);
+extern size_t settings_bytes(const Settings *settings);
 
 #endif

@@ -7,114 +7,20 @@
  * returns false if the token at which it stands does not belong there; that is
  * a syntax error, as the first word has told what the statement is.  Only a
  * SELECT can be anything, so that one which is not understood is refused, and
- * so are SET ROLE and its like.
+ * so are SET ROLE and its like.  Of what is refused nothing is kept but its name.
  *
  *-------------------------------------------------------------------------
  */
-#include "gateway/statement.h"
+#include "gateway/parser.h"
 
-#include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/bytes.h"
 
-typedef struct Parser
-{
-	StatementList *list;
-	Lexer		lexer;
-	Token		token;			/* not taken yet */
-} Parser;
-
-/* Go on to the next token. */
-static void
-advance(Parser *parser)
-{
-	lexer_next(&parser->lexer, &parser->token);
-}
-
-/* Is the next token this word, which is in lower case? */
-static bool
-is_word(const Parser *parser, const char *word)
-{
-	return parser->token.kind == TOKEN_NAME && !parser->token.quoted &&
-		strcmp(parser->token.text, word) == 0;
-}
-
-/* Take the word, if it is next. */
-static bool
-take_word(Parser *parser, const char *word)
-{
-	if (!is_word(parser, word))
-		return false;
-	advance(parser);
-	return true;
-}
-
-static bool
-is_symbol(const Parser *parser, char symbol)
-{
-	return parser->token.kind == TOKEN_SYMBOL && parser->token.symbol == symbol;
-}
-
-/* Take the character, if it is next. */
-static bool
-take_symbol(Parser *parser, char symbol)
-{
-	if (!is_symbol(parser, symbol))
-		return false;
-	advance(parser);
-	return true;
-}
-
-/* Is the next token behind the statement? */
-static bool
-at_end(const Parser *parser)
-{
-	return parser->token.kind == TOKEN_END || is_symbol(parser, ';');
-}
-
-/*
- * Take a name, cut to the length that names have, into *name.  What was cut is
- * noted in the list.
- */
-static bool
-take_name(Parser *parser, const char **name)
-{
-	const Token *token = &parser->token;
-	size_t		length;
-
-	if (token->kind != TOKEN_NAME)
-		return false;
-	*name = token->text;
-	length = utf8_clip(token->text, token->length, NAME_BYTES);
-	if (length < token->length)
-	{
-		Arena	   *arena = &parser->list->arena;
-		Truncation *truncation = arena_get(arena, sizeof(Truncation));
-
-		*name = arena_copy(arena, token->text, length);
-		truncation->full = token->text;
-		truncation->name = *name;
-		truncation->next = parser->list->truncations;
-		parser->list->truncations = truncation;
-	}
-	advance(parser);
-	return true;
-}
-
-/* Take a string into *value. */
-static bool
-take_string(Parser *parser, const char **value)
-{
-	if (parser->token.kind != TOKEN_STRING)
-		return false;
-	*value = parser->token.text;
-	advance(parser);
-	return true;
-}
+/* The longest name of a setting, with its parts, in bytes. */
+#define MAX_SETTING_NAME 255
 
 /*
  * Take transaction modes, perhaps none; the isolation level, if one is said, is
@@ -123,25 +29,25 @@ take_string(Parser *parser, const char **value)
 static bool
 take_modes(Parser *parser, Statement *statement)
 {
-	while (!at_end(parser))
+	while (!parser_at_end(parser))
 	{
-		if (take_word(parser, "isolation"))
+		if (parser_take_word(parser, "isolation"))
 		{
-			if (!take_word(parser, "level"))
+			if (!parser_take_word(parser, "level"))
 				return false;
-			if (take_word(parser, "serializable"))
+			if (parser_take_word(parser, "serializable"))
 				statement->value = "serializable";
-			else if (take_word(parser, "repeatable"))
+			else if (parser_take_word(parser, "repeatable"))
 			{
 				statement->value = "repeatable read";
-				if (!take_word(parser, "read"))
+				if (!parser_take_word(parser, "read"))
 					return false;
 			}
-			else if (take_word(parser, "read"))
+			else if (parser_take_word(parser, "read"))
 			{
-				if (take_word(parser, "committed"))
+				if (parser_take_word(parser, "committed"))
 					statement->value = "read committed";
-				else if (take_word(parser, "uncommitted"))
+				else if (parser_take_word(parser, "uncommitted"))
 					statement->value = "read uncommitted";
 				else
 					return false;
@@ -149,22 +55,22 @@ take_modes(Parser *parser, Statement *statement)
 			else
 				return false;
 		}
-		else if (take_word(parser, "read"))
+		else if (parser_take_word(parser, "read"))
 		{
-			if (take_word(parser, "only"))
+			if (parser_take_word(parser, "only"))
 				statement->read_only = "on";
-			else if (take_word(parser, "write"))
+			else if (parser_take_word(parser, "write"))
 				statement->read_only = "off";
 			else
 				return false;
 		}
 		else
 		{
-			(void) take_word(parser, "not");
-			if (!take_word(parser, "deferrable"))
+			(void) parser_take_word(parser, "not");
+			if (!parser_take_word(parser, "deferrable"))
 				return false;
 		}
-		if (take_symbol(parser, ',') && at_end(parser))
+		if (parser_take_symbol(parser, ',') && parser_at_end(parser))
 			return false;
 	}
 	return true;
@@ -174,8 +80,8 @@ take_modes(Parser *parser, Statement *statement)
 static void
 take_noise(Parser *parser)
 {
-	if (!take_word(parser, "work"))
-		(void) take_word(parser, "transaction");
+	if (!parser_take_word(parser, "work"))
+		(void) parser_take_word(parser, "transaction");
 }
 
 /* AND [NO] CHAIN, if it is there. */
@@ -184,202 +90,42 @@ take_chain(Parser *parser, Statement *statement)
 {
 	bool		no;
 
-	if (!take_word(parser, "and"))
+	if (!parser_take_word(parser, "and"))
 		return true;
-	no = take_word(parser, "no");
+	no = parser_take_word(parser, "no");
 	statement->chain = !no;
-	return take_word(parser, "chain");
+	return parser_take_word(parser, "chain");
 }
 
-/* The rest of the statement is not understood, whatever it is. */
-static void
-refuse(Parser *parser, Statement *statement, const char *name)
-{
-	statement->kind = STATEMENT_REFUSED;
-	statement->name = name;
-	while (!at_end(parser) && parser->token.kind != TOKEN_BROKEN)
-		advance(parser);
-}
-
-/* A literal, NULL or a parameter, perhaps in parentheses or cast to text. */
-static bool
-take_argument(Parser *parser, Argument *argument)
-{
-	int			open = 0;
-
-	while (take_symbol(parser, '('))
-		open++;
-	if (parser->token.kind == TOKEN_PARAMETER)
-	{
-		argument->parameter = parser->token.number;
-		if (argument->parameter < 1)
-			return false;
-		if (argument->parameter > parser->list->parameter_count)
-			parser->list->parameter_count = argument->parameter;
-		advance(parser);
-	}
-	else if (!take_string(parser, &argument->text) &&
-			 !take_word(parser, "null"))
-		return false;
-	for (;;)
-	{
-		if (parser->token.kind == TOKEN_CAST)
-		{
-			advance(parser);
-			if (!take_word(parser, "text") && !take_word(parser, "varchar") &&
-				!take_word(parser, "unknown"))
-				return false;
-		}
-		else if (open > 0 && take_symbol(parser, ')'))
-			open--;
-		else
-			return open == 0;
-	}
-}
-
-/* Take a call's parentheses without arguments. */
-static bool
-take_no_arguments(Parser *parser)
-{
-	return take_symbol(parser, '(') && take_symbol(parser, ')');
-}
-
-/* Take a function call, or a value that is written as a name. */
-static bool
-take_call(Parser *parser, Item *item)
-{
-	static const struct
-	{
-		const char *name;
-		ItemKind	kind;
-		bool		bare;		/* may be without parentheses */
-		bool		call;		/* may have them */
-	}			known[] = {
-		{"pg_notify", ITEM_NOTIFY, false, true},
-		{"pg_backend_pid", ITEM_BACKEND_PID, false, true},
-		{"version", ITEM_VERSION, false, true},
-		{"current_schema", ITEM_SCHEMA, true, true},
-		{"current_database", ITEM_DATABASE, false, true},
-		{"current_catalog", ITEM_DATABASE, true, false},
-		{"current_user", ITEM_USER, true, false},
-		{"session_user", ITEM_USER, true, false},
-		{"user", ITEM_USER, true, false},
-		{"pg_advisory_unlock_all", ITEM_UNLOCK_ALL, false, true},
-	};
-
-	if (take_word(parser, "pg_catalog") && !take_symbol(parser, '.'))
-		return false;
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-	{
-		if (!take_word(parser, known[i].name))
-			continue;
-		item->kind = known[i].kind;
-		item->column = known[i].name;
-
-		if (item->kind == ITEM_NOTIFY)
-			return take_symbol(parser, '(') &&
-				take_argument(parser, &item->first) &&
-				take_symbol(parser, ',') &&
-				take_argument(parser, &item->second) &&
-				take_symbol(parser, ')');
-		if (known[i].call && is_symbol(parser, '('))
-			return take_no_arguments(parser);
-		return known[i].bare;
-	}
-	return false;
-}
-
-/* Take one of what a SELECT returns. */
-static bool
-take_item(Parser *parser, Item *item)
-{
-	item->column = "?column?";
-	if (parser->token.kind == TOKEN_NUMBER)
-	{
-		char	   *end;
-		long		value;
-
-		errno = 0;
-		value = strtol(parser->token.text, &end, 10);
-		if (*end != '\0' || errno != 0 || value > INT_MAX)
-			return false;
-		item->kind = ITEM_INTEGER;
-		item->first.text = parser->token.text;
-		advance(parser);
-	}
-	else if (take_string(parser, &item->first.text))
-		item->kind = ITEM_STRING;
-	else if (!take_call(parser, item))
-		return false;
-
-	/* A name behind it is the column's, unless it is a word that goes on. */
-	if (take_word(parser, "as"))
-		return take_name(parser, &item->column);
-	if (parser->token.kind == TOKEN_NAME && parser->token.quoted)
-		return take_name(parser, &item->column);
-	return true;
-}
-
-/* The most that a SELECT may return: beyond that it is not understood. */
-#define MAX_ITEMS 64
-
-/* SELECT: what was not understood of it is refused. */
-static bool
-parse_select(Parser *parser, Statement *statement)
-{
-	Item		items[MAX_ITEMS] = {0};
-	int			count = 0;
-	bool		good = true;
-
-	if (!at_end(parser))
-	{
-		do
-		{
-			good = count < MAX_ITEMS && take_item(parser, &items[count]);
-			count++;
-		} while (good && take_symbol(parser, ','));
-	}
-	if (!good || !at_end(parser))
-	{
-		refuse(parser, statement, "SELECT");
-		return true;
-	}
-	statement->kind = STATEMENT_SELECT;
-	statement->item_count = count;
-	if (count > 0)
-	{
-		statement->items = arena_get(&parser->list->arena,
-									 count * sizeof(Item));
-		memcpy(statement->items, items, count * sizeof(Item));
-	}
-	return true;
-}
-
+/* NOTIFY: a channel, and perhaps a payload. */
 static bool
 parse_notify(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_NOTIFY;
 	statement->value = "";
-	if (!take_name(parser, &statement->name))
+	if (!parser_take_name(parser, &statement->name))
 		return false;
-	return !take_symbol(parser, ',') || take_string(parser, &statement->value);
+	return !parser_take_symbol(parser, ',') || parser_take_string(parser, &statement->value);
 }
 
+/* LISTEN: a channel. */
 static bool
 parse_listen(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_LISTEN;
-	return take_name(parser, &statement->name);
+	return parser_take_name(parser, &statement->name);
 }
 
+/* UNLISTEN: a channel, or all. */
 static bool
 parse_unlisten(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_UNLISTEN;
-	statement->all = take_symbol(parser, '*');
-	return statement->all || take_name(parser, &statement->name);
+	statement->all = parser_take_symbol(parser, '*');
+	return statement->all || parser_take_name(parser, &statement->name);
 }
 
+/* BEGIN, perhaps with modes. */
 static bool
 parse_begin(Parser *parser, Statement *statement)
 {
@@ -388,20 +134,22 @@ parse_begin(Parser *parser, Statement *statement)
 	return take_modes(parser, statement);
 }
 
+/* START TRANSACTION, perhaps with modes. */
 static bool
 parse_start(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_START;
-	return take_word(parser, "transaction") &&
+	return parser_take_word(parser, "transaction") &&
 		take_modes(parser, statement);
 }
 
+/* COMMIT and END, perhaps AND CHAIN. */
 static bool
 parse_commit(Parser *parser, Statement *statement)
 {
-	if (is_word(parser, "prepared"))
+	if (parser_at_word(parser, "prepared"))
 	{
-		refuse(parser, statement, "COMMIT PREPARED");
+		parser_refuse(parser, statement, "COMMIT PREPARED");
 		return true;
 	}
 	statement->kind = STATEMENT_COMMIT;
@@ -409,62 +157,60 @@ parse_commit(Parser *parser, Statement *statement)
 	return take_chain(parser, statement);
 }
 
+/* ROLLBACK and ABORT, perhaps to a savepoint, or AND CHAIN. */
 static bool
 parse_rollback(Parser *parser, Statement *statement)
 {
-	if (is_word(parser, "prepared"))
+	if (parser_at_word(parser, "prepared"))
 	{
-		refuse(parser, statement, "ROLLBACK PREPARED");
+		parser_refuse(parser, statement, "ROLLBACK PREPARED");
 		return true;
 	}
 	take_noise(parser);
-	if (take_word(parser, "to"))
+	if (parser_take_word(parser, "to"))
 	{
 		statement->kind = STATEMENT_ROLLBACK_TO;
-		(void) take_word(parser, "savepoint");
-		return take_name(parser, &statement->name);
+		(void) parser_take_word(parser, "savepoint");
+		return parser_take_name(parser, &statement->name);
 	}
 	statement->kind = STATEMENT_ROLLBACK;
 	return take_chain(parser, statement);
 }
 
+/* SAVEPOINT: a name. */
 static bool
 parse_savepoint(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_SAVEPOINT;
-	return take_name(parser, &statement->name);
+	return parser_take_name(parser, &statement->name);
 }
 
+/* RELEASE: a savepoint. */
 static bool
 parse_release(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_RELEASE;
-	(void) take_word(parser, "savepoint");
-	return take_name(parser, &statement->name);
+	(void) parser_take_word(parser, "savepoint");
+	return parser_take_name(parser, &statement->name);
 }
 
 /* Take a setting's name, which may have parts. */
 static bool
 take_setting(Parser *parser, const char **name)
 {
-	const char *first;
-	const char *second;
-	char	   *both;
+	char		parts[MAX_SETTING_NAME + 1];
+	const char *part;
+	size_t		length = 0;
 
-	if (!take_name(parser, &first))
-		return false;
-	*name = first;
-	while (take_symbol(parser, '.'))
+	do
 	{
-		size_t		size;
-
-		if (!take_name(parser, &second))
+		if (!parser_take_name(parser, &part) || length + strlen(part) > MAX_SETTING_NAME)
 			return false;
-		size = strlen(*name) + strlen(second) + 2;
-		both = arena_get(&parser->list->arena, size);
-		snprintf(both, size, "%s.%s", *name, second);
-		*name = both;
-	}
+		length += snprintf(parts + length, sizeof(parts) - length, "%s", part);
+		if (parser_at_symbol(parser, '.') && length < MAX_SETTING_NAME)
+			parts[length++] = '.';
+	} while (parser_take_symbol(parser, '.'));
+	*name = arena_copy(&parser->list->arena, parts, length);
 	return true;
 }
 
@@ -475,11 +221,11 @@ take_values(Parser *parser, Statement *statement)
 	Bytes		value = {0};
 	bool		good;
 
-	if (take_word(parser, "default"))
+	if (parser_take_word(parser, "default"))
 		return true;
 	for (;;)
 	{
-		bool		minus = take_symbol(parser, '-');
+		bool		minus = parser_take_symbol(parser, '-');
 
 		good = parser->token.kind == TOKEN_NUMBER ||
 			(!minus && (parser->token.kind == TOKEN_STRING ||
@@ -489,8 +235,8 @@ take_values(Parser *parser, Statement *statement)
 		if (minus)
 			bytes_append_byte(&value, '-');
 		bytes_append(&value, parser->token.text, parser->token.length);
-		advance(parser);
-		if (!take_symbol(parser, ','))
+		parser_advance(parser);
+		if (!parser_take_symbol(parser, ','))
 			break;
 		bytes_append(&value, ", ", 2);
 	}
@@ -506,117 +252,121 @@ take_values(Parser *parser, Statement *statement)
 static bool
 take_special_setting(Parser *parser, Statement *statement)
 {
-	if (take_word(parser, "time"))
+	if (parser_take_word(parser, "time"))
 	{
 		statement->name = "timezone";
-		return take_word(parser, "zone");
+		return parser_take_word(parser, "zone");
 	}
 	return take_setting(parser, &statement->name);
 }
 
+/* SET: a setting, or the modes of a transaction or of the session. */
 static bool
 parse_set(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_SET;
-	if (take_word(parser, "local"))
+	if (parser_take_word(parser, "local"))
 		statement->local = true;
-	else if (take_word(parser, "session"))
+	else if (parser_take_word(parser, "session"))
 	{
-		if (take_word(parser, "characteristics"))
+		if (parser_take_word(parser, "characteristics"))
 		{
 			statement->kind = STATEMENT_SET_TRANSACTION;
-			return take_word(parser, "as") &&
-				take_word(parser, "transaction") && !at_end(parser) &&
+			return parser_take_word(parser, "as") &&
+				parser_take_word(parser, "transaction") && !parser_at_end(parser) &&
 				take_modes(parser, statement);
 		}
-		if (is_word(parser, "authorization"))
+		if (parser_at_word(parser, "authorization"))
 		{
-			refuse(parser, statement, "SET SESSION AUTHORIZATION");
+			parser_refuse(parser, statement, "SET SESSION AUTHORIZATION");
 			return true;
 		}
 	}
-	if (take_word(parser, "transaction"))
+	if (parser_take_word(parser, "transaction"))
 	{
 		statement->kind = STATEMENT_SET_TRANSACTION;
 		statement->local = true;
-		if (is_word(parser, "snapshot"))
+		if (parser_at_word(parser, "snapshot"))
 		{
-			refuse(parser, statement, "SET TRANSACTION SNAPSHOT");
+			parser_refuse(parser, statement, "SET TRANSACTION SNAPSHOT");
 			return true;
 		}
-		return !at_end(parser) && take_modes(parser, statement);
+		return !parser_at_end(parser) && take_modes(parser, statement);
 	}
-	if (is_word(parser, "role") || is_word(parser, "constraints"))
+	if (parser_at_word(parser, "role") || parser_at_word(parser, "constraints"))
 	{
-		refuse(parser, statement,
-			   is_word(parser, "role") ? "SET ROLE" : "SET CONSTRAINTS");
+		parser_refuse(parser, statement,
+					  parser_at_word(parser, "role") ? "SET ROLE" : "SET CONSTRAINTS");
 		return true;
 	}
-	if (take_word(parser, "names"))
+	if (parser_take_word(parser, "names"))
 	{
 		statement->name = "client_encoding";
-		return at_end(parser) || take_values(parser, statement);
+		return parser_at_end(parser) || take_values(parser, statement);
 	}
-	if (is_word(parser, "time"))
+	if (parser_at_word(parser, "time"))
 	{
 		if (!take_special_setting(parser, statement))
 			return false;
-		return take_word(parser, "local") || take_values(parser, statement);
+		return parser_take_word(parser, "local") || take_values(parser, statement);
 	}
 	if (!take_setting(parser, &statement->name))
 		return false;
-	return (take_word(parser, "to") || take_symbol(parser, '=')) &&
+	return (parser_take_word(parser, "to") || parser_take_symbol(parser, '=')) &&
 		take_values(parser, statement);
 }
 
+/* RESET: a setting, or all. */
 static bool
 parse_reset(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_RESET;
-	if (take_word(parser, "all"))
+	if (parser_take_word(parser, "all"))
 	{
 		statement->all = true;
 		return true;
 	}
-	if (take_word(parser, "session"))
+	if (parser_take_word(parser, "session"))
 	{
 		statement->name = "session_authorization";
-		return take_word(parser, "authorization");
+		return parser_take_word(parser, "authorization");
 	}
 	return take_special_setting(parser, statement);
 }
 
+/* SHOW: a setting. */
 static bool
 parse_show(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_SHOW;
-	if (is_word(parser, "all"))
+	if (parser_at_word(parser, "all"))
 	{
-		refuse(parser, statement, "SHOW ALL");
+		parser_refuse(parser, statement, "SHOW ALL");
 		return true;
 	}
-	if (take_word(parser, "transaction"))
+	if (parser_take_word(parser, "transaction"))
 	{
 		statement->name = "transaction_isolation";
-		return take_word(parser, "isolation") && take_word(parser, "level");
+		return parser_take_word(parser, "isolation") && parser_take_word(parser, "level");
 	}
 	return take_special_setting(parser, statement);
 }
 
+/* DISCARD: what. */
 static bool
 parse_discard(Parser *parser, Statement *statement)
 {
 	statement->kind = STATEMENT_DISCARD;
-	if (take_word(parser, "all"))
+	if (parser_take_word(parser, "all"))
 	{
 		statement->all = true;
 		statement->name = "DISCARD ALL";
 	}
-	else if (take_word(parser, "plans"))
+	else if (parser_take_word(parser, "plans"))
 		statement->name = "DISCARD PLANS";
-	else if (take_word(parser, "sequences"))
+	else if (parser_take_word(parser, "sequences"))
 		statement->name = "DISCARD SEQUENCES";
-	else if (take_word(parser, "temp") || take_word(parser, "temporary"))
+	else if (parser_take_word(parser, "temp") || parser_take_word(parser, "temporary"))
 		statement->name = "DISCARD TEMP";
 	else
 		return false;
@@ -628,24 +378,26 @@ static bool
 parse_all_or_name(Parser *parser, Statement *statement, StatementKind kind)
 {
 	statement->kind = kind;
-	if (take_word(parser, "all"))
+	if (parser_take_word(parser, "all"))
 	{
 		statement->all = true;
 		return true;
 	}
-	return take_name(parser, &statement->name);
+	return parser_take_name(parser, &statement->name);
 }
 
+/* CLOSE: a portal, or all. */
 static bool
 parse_close(Parser *parser, Statement *statement)
 {
 	return parse_all_or_name(parser, statement, STATEMENT_CLOSE);
 }
 
+/* DEALLOCATE: a prepared statement, or all. */
 static bool
 parse_deallocate(Parser *parser, Statement *statement)
 {
-	(void) take_word(parser, "prepare");
+	(void) parser_take_word(parser, "prepare");
 	return parse_all_or_name(parser, statement, STATEMENT_DEALLOCATE);
 }
 
@@ -720,6 +472,13 @@ fail(Parser *parser)
 	char	   *message;
 	size_t		size;
 
+	if (parser->full)
+	{
+		list->sqlstate = "53400";
+		list->message = "the session keeps too much in memory";
+		list->hint = "The gateway's limit is max-session.";
+		return;
+	}
 	list->sqlstate = "42601";
 	if (token->kind == TOKEN_BROKEN)
 	{
@@ -745,44 +504,47 @@ parse_one(Parser *parser, Statement *statement)
 {
 	for (size_t i = 0; i < sizeof(statements) / sizeof(statements[0]); i++)
 	{
-		if (!is_word(parser, statements[i].word))
+		if (!parser_at_word(parser, statements[i].word))
 			continue;
-		advance(parser);
-		return statements[i].parse(parser, statement) && at_end(parser);
+		parser_advance(parser);
+		return statements[i].parse(parser, statement) && parser_at_end(parser);
 	}
 	if (parser->token.kind != TOKEN_BROKEN)
-		refuse(parser, statement, capitals(parser));
-	return at_end(parser);
+		parser_refuse(parser, statement, capitals(parser));
+	return parser_at_end(parser);
 }
 
 /*
- * Make a list of the statements in the text, none for an empty one.  False if
- * that is no SQL, and then the list says why.  Either way the list is to be
- * freed; it refers to nothing outside of itself.
+ * Make a list of the statements in the text, none for an empty one.  False if that is
+ * no SQL, or the list takes more than most bytes, and then the list says why.  Either
+ * way the list is to be freed; it refers to nothing outside of itself.
  */
 bool
 statement_parse(StatementList *list, const char *text, size_t length,
-				bool standard_strings)
+				bool standard_strings, size_t most)
 {
 	Parser		parser = {0};
 	Statement **link = &list->first;
 
 	memset(list, 0, sizeof(*list));
 	parser.list = list;
+	parser.most = most;
 	parser.lexer.text = text;
 	parser.lexer.length = length;
 	parser.lexer.standard_strings = standard_strings;
 	parser.lexer.arena = &list->arena;
-	advance(&parser);
+	parser_advance(&parser);
 	for (;;)
 	{
 		Statement  *statement;
 
-		while (take_symbol(&parser, ';'))
+		while (parser_take_symbol(&parser, ';'))
 			;
 		if (parser.token.kind == TOKEN_END)
 			return true;
 		statement = arena_get(&list->arena, sizeof(Statement));
+		parser.mark = arena_mark(&list->arena);
+		parser.truncations = list->truncations;
 		if (!parse_one(&parser, statement))
 		{
 			fail(&parser);

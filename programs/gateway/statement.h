@@ -6,7 +6,8 @@
  * statement_parse() makes a list of a query's text.  A statement that is none
  * of these is in the list as STATEMENT_REFUSED, and fails when it is its turn,
  * as a statement does that the server cannot run.  Text that is no SQL, or an
- * understood statement with a mistake in it, fails as a whole.
+ * understood statement with a mistake in it, fails as a whole.  So does one that takes
+ * more memory than it may.
  *
  *-------------------------------------------------------------------------
  */
@@ -100,11 +101,12 @@ typedef struct StatementList
 	/* Of a text that failed: */
 	const char *sqlstate;
 	const char *message;
+	const char *hint;			/* or NULL */
 	int			position;		/* in characters, from 1; 0: none */
 } StatementList;
 
 extern bool statement_parse(StatementList *list, const char *text,
-							size_t length, bool standard_strings);
+							size_t length, bool standard_strings, size_t most);
 extern void statement_list_free(StatementList *list);
 
 #endif

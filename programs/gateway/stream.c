@@ -8,10 +8,12 @@
  *	  program starts, and dropped when it ends; over a lost connection it stays,
  *	  and goes on where it was.
  *
- * 2. Events are looked at, given to the clients, and then acknowledged together
- *	  with the next look.  If the connection is lost before the acknowledgement,
- *	  the same events come again; those with a seq that was seen are passed over,
- *	  so no client gets one twice.
+ * 2. Events are polled in a transaction, given to the clients, and then the transaction
+ *	  is committed, together with the next poll.  If the connection is lost before
+ *	  the commit, the same events come again; those with a seq that was seen are
+ *	  passed over, so no client gets one twice.  (To look and to acknowledge would
+ *	  do, too, but for what the queue overwrites between the two: the next gap row
+ *	  would have its number once more, though clients have got it.)
  *
  * 3. When there is nothing, CALL pgpubsub.wait sleeps, which holds no snapshot.
  *	  It also is the heartbeat: it ends after WAIT_SECONDS, and a server that has
@@ -38,21 +40,30 @@
 #include "gateway/gateway.h"
 #include "gateway/http.h"
 #include "gateway/marks.h"
+#include "gateway/quota.h"
 #include "gateway/upstream.h"
 
 /* How long the server sleeps when there is nothing, and may be late by. */
 #define WAIT_SECONDS 20
 #define ANSWER_SECONDS 15
 
-/* Events of one look. */
-#define LOOK_EVENTS 1000
+/*
+ * Events of one poll: of the first, and at most.  Fewer where they are large, as all are
+ * in memory at once, and where there are many patterns, each of which is compared
+ * with each of them before the loop goes on.
+ */
+#define FIRST_POLL_EVENTS 100
+#define POLL_EVENTS 1000
+#define POLL_BYTES (8 * 1024 * 1024)
+#define POLL_COMPARISONS 20000
 
 typedef enum StreamStep
 {
 	STREAM_SETUP,
 	STREAM_FORGET,				/* what an earlier gateway of the name had */
 	STREAM_SUBSCRIBE,
-	STREAM_LOOK,
+	STREAM_POLL,
+	STREAM_COMMIT,				/* there was nothing */
 	STREAM_WAIT
 } StreamStep;
 
@@ -65,9 +76,11 @@ typedef struct Stream
 	bool		failed;			/* a result of the step was an error */
 	int64_t		last_seq;		/* of the last event that was seen */
 	int64_t		gap_seq;		/* of the last gap row that was seen */
-	int64_t		ack_seq;		/* of the last row that is to be acknowledged */
-	bool		to_ack;
-	int			rows;			/* of the look */
+	bool		polled;			/* there are rows that may come again, as the
+								 * commit was not confirmed */
+	bool		in_transaction; /* a poll's, which is to be committed */
+	int			rows;			/* of the poll */
+	int			poll_events;	/* that the next one may have, by their size */
 	char		name[64];		/* the subscription's */
 } Stream;
 
@@ -157,12 +170,13 @@ stream_connected(Server *server)
 	snprintf(query, sizeof(query),
 			 "SET statement_timeout = 0; SET lock_timeout = 0;"
 			 " SET idle_session_timeout = 0; SET search_path = pg_catalog;"
+			 " SET idle_in_transaction_session_timeout = 0;"
 			 " SET client_connection_check_interval = '2s';"
 			 " SET default_transaction_isolation = 'read committed';"
 			 " SET default_transaction_read_only = off;"
 			 " SELECT version(), 'public', current_setting('server_encoding'),"
 			 " pg_try_advisory_lock(hashtext('pgpubsub-gateway'), hashtext(%s)),"
-			 " pg_is_in_recovery()", name);
+			 " pg_is_in_recovery(), current_setting('pgpubsub.max_channels', true)", name);
 	PQfreemem(name);
 	send_query(STREAM_SETUP, query, ANSWER_SECONDS);
 }
@@ -180,16 +194,17 @@ forget_old(void)
 }
 
 /*
- * Make the subscription, or have it as it is to be.  It needs a channel: where
- * nobody listens, it gets the gateway's own for a while.  Not otherwise: that is no
- * durable one, and a restart would make a gap.
+ * Make the subscription, or have it as it is to be: with the channels that were
+ * effective.  Those that are wanted are added afterwards, as ever: if one cannot be,
+ * the others are.  A subscription needs a channel: where nobody listens, it gets the
+ * gateway's own for a while.  Not otherwise: that is no durable one, and a restart
+ * would make a gap.
  */
 static void
 subscribe(void)
 {
-	Channel    *own = channels_count() > 0 ? NULL : channel_pin(stream.name);
 	int			count;
-	const char **names = channels_union(&count);
+	const char **names = channels_to_subscribe(stream.name, &count);
 	char	   *array = array_literal(names, count);
 	const char *values[2] = {stream.name, array};
 
@@ -203,27 +218,35 @@ subscribe(void)
 		server_sent(&stream.server, ANSWER_SECONDS);
 	free(array);
 	free(names);
-	if (own != NULL)
-		channel_unpin(own);
 }
 
-/* Look for events, and acknowledge those that were seen. */
+/* Read events, and commit that those before were read. */
 static void
-look(void)
+poll_events(void)
 {
 	char		query[512];
-	char		ack[200] = "";
 	char	   *name = quoted_name();
+	int			count = POLL_COMPARISONS / (channels_pattern_count() + 1);
 
-	if (stream.to_ack)
-		snprintf(ack, sizeof(ack), "SELECT pgpubsub.ack(%s, %lld);", name,
-				 (long long) stream.ack_seq);
+	if (count > stream.poll_events)
+		count = stream.poll_events;
+	if (count < 1)
+		count = 1;
 	snprintf(query, sizeof(query),
-			 "%s SELECT seq, channel, payload, pid, lost"
-			 " FROM pgpubsub.poll(%s, %d, consume => false)",
-			 ack, name, LOOK_EVENTS);
+			 "%sBEGIN; SELECT seq, channel, payload, pid, lost"
+			 " FROM pgpubsub.poll(%s, %d)",
+			 stream.in_transaction ? "COMMIT; " : "", name, count);
 	PQfreemem(name);
-	send_query(STREAM_LOOK, query, ANSWER_SECONDS);
+	stream.in_transaction = true;
+	send_query(STREAM_POLL, query, ANSWER_SECONDS);
+}
+
+/* End the transaction of a poll that had nothing, as one must not sleep in it. */
+static void
+commit(void)
+{
+	stream.in_transaction = false;
+	send_query(STREAM_COMMIT, "COMMIT", ANSWER_SECONDS);
 }
 
 /* Sleep until there is something. */
@@ -268,7 +291,22 @@ gap(int64_t seq, int64_t lost, bool whole)
 	clients_end_all(&report, "ended: notifications were lost", true);
 }
 
-/* Give the events of a look to the clients. */
+/* Choose how many events the next poll reads, by the size of these. */
+static void
+choose_poll_events(const PGresult *result)
+{
+	int			rows = PQntuples(result);
+	size_t		fit;
+
+	if (rows == 0)
+		return;
+	fit = POLL_BYTES / (PQresultMemorySize(result) / rows + 1);
+	if (fit > (size_t) stream.poll_events * 2)
+		fit = stream.poll_events * 2;
+	stream.poll_events = fit < 1 ? 1 : fit > POLL_EVENTS ? POLL_EVENTS : (int) fit;
+}
+
+/* Give the events of a poll to the clients. */
 static void
 take_events(const PGresult *result)
 {
@@ -276,14 +314,14 @@ take_events(const PGresult *result)
 	{
 		int64_t		seq = strtoll(PQgetvalue(result, row, 0), NULL, 10);
 
-		stream.ack_seq = seq;
 		if (PQgetisnull(result, row, 1))
 		{
 			/*
 			 * A gap row's seq may be one that was seen, as it is below that
-			 * of the next event.  It comes again until it is acknowledged.
+			 * of the next event.  It comes again if it was not committed that
+			 * it has come.
 			 */
-			if (!stream.to_ack || seq != stream.gap_seq)
+			if (!stream.polled || seq != stream.gap_seq)
 				gap(seq, strtoll(PQgetvalue(result, row, 4), NULL, 10), true);
 			stream.gap_seq = seq;
 			continue;
@@ -298,7 +336,8 @@ take_events(const PGresult *result)
 						   (int) strtol(PQgetvalue(result, row, 3), NULL, 10));
 	}
 	stream.rows = PQntuples(result);
-	stream.to_ack = stream.rows > 0;
+	choose_poll_events(result);
+	stream.polled = stream.rows > 0;
 }
 
 /* The setup's answer; false if the connection is of no use. */
@@ -316,6 +355,7 @@ take_setup(const PGresult *result)
 		server_lost(&stream.server, "the server is a standby");
 		return false;
 	}
+	quota_learn(strtoll(PQgetvalue(result, 0, 5), NULL, 10));
 	upstream_learn(stream.server.conn, PQgetvalue(result, 0, 0),
 				   PQgetvalue(result, 0, 1), PQgetvalue(result, 0, 2));
 	return true;
@@ -369,35 +409,42 @@ next_step(void)
 		case STREAM_WAIT:
 			/* All that the stream does has worked once. */
 			server_works(&stream.server);
-			look();
+			poll_events();
 			break;
 		case STREAM_SUBSCRIBE:
-			look();
+			poll_events();
 			break;
-		case STREAM_LOOK:
+		case STREAM_POLL:
 			if (stream.rows > 0)
-				look();
+				poll_events();
 			else
-				wait_for_events();
+				commit();
+			break;
+		case STREAM_COMMIT:
+			wait_for_events();
 			break;
 	}
 }
 
 /* A result has come; false if the connection is lost. */
 static bool
-take_result(const PGresult *result)
+take_result(PGresult *result)
 {
 	ExecStatusType status = PQresultStatus(result);
 
 	if (status == PGRES_COMMAND_OK)
+	{
+		if (strcmp(PQcmdStatus(result), "COMMIT") == 0)
+			stream.polled = false;
 		return true;
+	}
 	if (status != PGRES_TUPLES_OK)
 		return take_error(result);
 	if (stream.step == STREAM_SETUP)
 		return take_setup(result);
 	if (stream.step == STREAM_SUBSCRIBE)
 		take_subscribed(result);
-	else if (stream.step == STREAM_LOOK && PQnfields(result) == 5)
+	else if (stream.step == STREAM_POLL && PQnfields(result) == 5)
 		take_events(result);
 	return stream.server.state == SERVER_CONNECTED;
 }
@@ -429,6 +476,7 @@ stream_lost(Server *server)
 {
 	(void) server;
 	stream.up = false;
+	stream.in_transaction = false;
 	channels_want_again();
 }
 
@@ -437,6 +485,7 @@ void
 stream_start(void)
 {
 	snprintf(stream.name, sizeof(stream.name), "%s", gateway.options.name);
+	stream.poll_events = FIRST_POLL_EVENTS;
 	stream.server.what = "events";
 	stream.server.connected = stream_connected;
 	stream.server.input = stream_input;

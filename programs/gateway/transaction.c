@@ -56,6 +56,20 @@ settings_pair_release(SettingsPair *pair)
 	pair->session = pair->effective = NULL;
 }
 
+/* What the settings take of memory that are not in the other pair, too. */
+size_t
+settings_pair_bytes(const SettingsPair *pair, const SettingsPair *known)
+{
+	size_t		bytes = 0;
+
+	if (pair->session != known->session && pair->session != known->effective)
+		bytes += settings_bytes(pair->session);
+	if (pair->effective != pair->session && pair->effective != known->effective &&
+		pair->effective != known->session)
+		bytes += settings_bytes(pair->effective);
+	return bytes;
+}
+
 /* A transaction, in which the settings are those when it begins. */
 Transaction *
 transaction_new(const SettingsPair *settings)
@@ -77,6 +91,7 @@ drop_savepoints(Transaction *transaction, int from)
 		Savepoint  *savepoint = &transaction->savepoints[--transaction->savepoint_count];
 
 		free(savepoint->name);
+		transaction->savepoint_bytes -= savepoint->bytes;
 		settings_pair_release(&savepoint->settings);
 	}
 }
@@ -101,7 +116,8 @@ transaction_bytes(const Transaction *transaction)
 {
 	return transaction->arena.bytes +
 		transaction->action_room * sizeof(Action) +
-		transaction->savepoint_room * (sizeof(Savepoint) + 64);
+		transaction->savepoint_room * (sizeof(Savepoint) + 64) +
+		transaction->savepoint_bytes;
 }
 
 /* Add an action; its strings, which may be NULL, are copied. */
@@ -126,8 +142,6 @@ transaction_add(Transaction *transaction, ActionKind kind, const char *channel,
 		arena_copy(&transaction->arena, payload, strlen(payload));
 	if (kind == ACTION_LISTEN)
 		transaction->listen_count++;
-	if (kind == ACTION_UNLISTEN || kind == ACTION_UNLISTEN_ALL)
-		transaction->unlisten_count++;
 }
 
 /* Set a savepoint of that name; an older one of the same name is hidden by it. */
@@ -135,6 +149,7 @@ void
 transaction_savepoint(Transaction *transaction, const char *name,
 					  const SettingsPair *settings)
 {
+	const SettingsPair *known = &transaction->before;
 	Savepoint  *savepoint;
 
 	if (transaction->savepoint_count == transaction->savepoint_room)
@@ -144,7 +159,11 @@ transaction_savepoint(Transaction *transaction, const char *name,
 		transaction->savepoints = memory_resize(transaction->savepoints,
 												transaction->savepoint_room * sizeof(Savepoint));
 	}
+	if (transaction->savepoint_count > 0)
+		known = &transaction->savepoints[transaction->savepoint_count - 1].settings;
 	savepoint = &transaction->savepoints[transaction->savepoint_count++];
+	savepoint->bytes = settings_pair_bytes(settings, known);
+	transaction->savepoint_bytes += savepoint->bytes;
 	savepoint->name = memory_copy_string(name);
 	savepoint->action_count = transaction->action_count;
 	settings_pair_hold(&savepoint->settings, settings);

@@ -44,6 +44,7 @@ typedef struct Savepoint
 	char	   *name;
 	int			action_count;
 	SettingsPair settings;
+	size_t		bytes;			/* of the settings that no earlier one has */
 } Savepoint;
 
 typedef struct Transaction
@@ -55,10 +56,10 @@ typedef struct Transaction
 	int			action_count;
 	int			action_room;
 	int			listen_count;	/* LISTENs among them */
-	int			unlisten_count; /* UNLISTENs; those rolled back count, too */
 	Savepoint  *savepoints;
 	int			savepoint_count;
 	int			savepoint_room;
+	size_t		savepoint_bytes;	/* of their settings */
 	SettingsPair before;
 	const char *isolation;		/* both are constants */
 	const char *read_only;
@@ -68,6 +69,8 @@ extern const char *settings_isolation(const Settings *settings);
 extern const char *settings_read_only(const Settings *settings);
 extern void settings_pair_hold(SettingsPair *to, const SettingsPair *from);
 extern void settings_pair_release(SettingsPair *pair);
+extern size_t settings_pair_bytes(const SettingsPair *pair,
+								  const SettingsPair *known);
 
 extern Transaction *transaction_new(const SettingsPair *settings);
 extern void transaction_free(Transaction *transaction);

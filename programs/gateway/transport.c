@@ -158,10 +158,11 @@ send_unsent(Transport *transport)
 	{
 		memmove(transport->unsent, transport->unsent + sent, transport->unsent_length - sent);
 		transport->unsent_length -= sent;
+		explicit_bzero(transport->unsent + transport->unsent_length, sent);
 		errno = EAGAIN;
 		return false;
 	}
-	free(transport->unsent);
+	memory_wipe(transport->unsent, transport->unsent_length);
 	transport->unsent = NULL;
 	transport->unsent_length = 0;
 	return true;
@@ -185,6 +186,29 @@ gather(const struct iovec *parts, int count, char *record)
 	return length;
 }
 
+/* Send a record, or keep what is left of it; returns how many bytes that were, or -1. */
+static ssize_t
+send_record(Transport *transport, const char *record, size_t length)
+{
+	size_t		sent;
+	int			result;
+
+	ERR_clear_error();
+	errno = 0;
+	result = SSL_write_ex(transport->ssl, record, length, &sent);
+	if (result == 1)
+		return sent;
+	(void) fail(transport, result);
+	if (errno != EAGAIN)
+		return -1;
+
+	/* a part of the record may be out: all of it has to follow */
+	transport->waits_to_write = false;
+	transport->unsent = memory_copy_bytes(record, length);
+	transport->unsent_length = length;
+	return length;
+}
+
 /*
  * Send the parts, or the first bytes of them; as sendmsg().  Without parts, what is
  * left of earlier ones: 0 if that is done.
@@ -195,8 +219,8 @@ transport_send(Transport *transport, const struct iovec *parts, int count)
 	static char record[RECORD_BYTES];
 	struct msghdr message = {0};
 	size_t		length;
-	size_t		sent;
-	int			result;
+	ssize_t		result;
+	int			error;
 
 	if (transport->ssl == NULL)
 	{
@@ -215,21 +239,11 @@ transport_send(Transport *transport, const struct iovec *parts, int count)
 	length = gather(parts, count, record);
 	if (length == 0)
 		return 0;
-	ERR_clear_error();
-	errno = 0;
-	result = SSL_write_ex(transport->ssl, record, length, &sent);
-	if (result == 1)
-		return sent;
-	(void) fail(transport, result);
-	if (errno != EAGAIN)
-		return -1;
-
-	/* a part of the record may be out: all of it has to follow */
-	transport->waits_to_write = false;
-	transport->unsent = memory_get(length);
-	memcpy(transport->unsent, record, length);
-	transport->unsent_length = length;
-	return length;
+	result = send_record(transport, record, length);
+	error = errno;
+	explicit_bzero(record, length);
+	errno = error;
+	return result;
 }
 
 /* The end; the socket is who opened it's. */
@@ -242,7 +256,7 @@ transport_free(Transport *transport)
 		(void) SSL_shutdown(transport->ssl);
 	}
 	SSL_free(transport->ssl);
-	free(transport->unsent);
+	memory_wipe(transport->unsent, transport->unsent_length);
 	transport->ssl = NULL;
 	transport->unsent = NULL;
 }

@@ -175,6 +175,7 @@ upstream_channels_changed(void)
 		uv_prepare_start(&change_handle, change_channels);
 }
 
+/* Look whether sessions may still go on: by their age, and by their roles. */
 static void
 check_roles(uv_timer_t *timer)
 {

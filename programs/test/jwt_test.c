@@ -207,6 +207,8 @@ test_signatures(const JwtKey *shared, const JwtKey *public_key)
 static void
 test_audience(void)
 {
+	static const char nameless[] =
+	"the token is for an audience (aud), and the gateway has no name for that (jwt-audience)";
 	char		error[500];
 	JwtKey	   *key = jwt_key_load(secret_file, "here", "them", error, sizeof(error));
 
@@ -216,6 +218,13 @@ test_audience(void)
 	IS(refused_claims(key, "{\"exp\":1000001,\"aud\":\"here\",\"iss\":\"us\"}"), "the token is of somebody else (iss)");
 	IS(refused_claims(key, "{\"exp\":1000001,\"aud\":\"here\",\"iss\":\"them\"}"), "");
 	IS(refused_claims(key, "{\"exp\":1000001,\"aud\":[1,\"here\"],\"iss\":\"them\"}"), "");
+	jwt_key_free(key);
+
+	key = jwt_key_load(secret_file, NULL, NULL, error, sizeof(error));
+	IS(refused_claims(key, "{\"exp\":1000001}"), "");
+	IS(refused_claims(key, "{\"exp\":1000001,\"aud\":\"here\"}"), nameless);
+	IS(refused_claims(key, "{\"exp\":1000001,\"aud\":[]}"), nameless);
+	IS(refused_claims(key, "{\"exp\":1000001,\"aud\":null}"), nameless);
 	jwt_key_free(key);
 }
 

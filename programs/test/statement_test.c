@@ -8,6 +8,8 @@
  */
 #include "gateway/statement.h"
 
+#include <stdint.h>
+
 #include "test/check.h"
 
 /* Every prefix of the text, in memory of its own. */
@@ -19,10 +21,10 @@ truncate_text(const char *text)
 		char	   *copy = exact_copy(text, length);
 		StatementList list;
 
-		if (!statement_parse(&list, copy, length, true))
+		if (!statement_parse(&list, copy, length, true, SIZE_MAX))
 			CHECK(list.message != NULL && list.sqlstate != NULL);
 		statement_list_free(&list);
-		(void) statement_parse(&list, copy, length, false);
+		(void) statement_parse(&list, copy, length, false, SIZE_MAX);
 		statement_list_free(&list);
 		free(copy);
 	}
@@ -34,7 +36,7 @@ understood(const char *text, StatementKind kind, const char *name,
 		   const char *value)
 {
 	StatementList list;
-	bool		good = statement_parse(&list, text, strlen(text), true) &&
+	bool		good = statement_parse(&list, text, strlen(text), true, SIZE_MAX) &&
 		list.count == 1 && list.first->kind == kind;
 
 	if (good && name != NULL)
@@ -53,7 +55,7 @@ static void
 fails(const char *text, const char *message, int position)
 {
 	StatementList list;
-	bool		good = !statement_parse(&list, text, strlen(text), true) &&
+	bool		good = !statement_parse(&list, text, strlen(text), true, SIZE_MAX) &&
 		strstr(list.message, message) != NULL &&
 		(position == 0 || list.position == position);
 
@@ -71,7 +73,7 @@ counts(const char *text, int count)
 {
 	StatementList list;
 
-	CHECK(statement_parse(&list, text, strlen(text), true));
+	CHECK(statement_parse(&list, text, strlen(text), true, SIZE_MAX));
 	CHECK(list.count == count);
 	statement_list_free(&list);
 	truncate_text(text);
@@ -88,7 +90,7 @@ test_names(void)
 	understood("LISTEN \"Foo \"\"Bar\"\"\"", STATEMENT_LISTEN, "Foo \"Bar\"", NULL);
 	understood("LISTEN f\303\266\303\266$1", STATEMENT_LISTEN, "f\303\266\303\266$1", NULL);
 	understood("/* a /* b */ c */ LISTEN -- d\n x;", STATEMENT_LISTEN, "x", NULL);
-	CHECK(statement_parse(&list, long_name, strlen(long_name), true));
+	CHECK(statement_parse(&list, long_name, strlen(long_name), true, SIZE_MAX));
 	CHECK(list.truncations != NULL && list.truncations->next == NULL);
 	CHECK(strlen(list.first->name) == 63);
 	statement_list_free(&list);
@@ -117,7 +119,7 @@ test_modes(void)
 	{
 		StatementList list;
 
-		CHECK(statement_parse(&list, cases[i].text, strlen(cases[i].text), true));
+		CHECK(statement_parse(&list, cases[i].text, strlen(cases[i].text), true, SIZE_MAX));
 		CHECK((list.first->read_only == NULL) == (cases[i].read_only == NULL));
 		CHECK(cases[i].read_only == NULL ||
 			  strcmp(list.first->read_only, cases[i].read_only) == 0);
@@ -231,7 +233,7 @@ test_memory(void)
 		text[at] = text[at + 1] = '\'';
 		text[at + 2] = ',';
 	}
-	CHECK(statement_parse(&list, text, length, true));
+	CHECK(statement_parse(&list, text, length, true, SIZE_MAX));
 	CHECK(list.arena.bytes < 20 * length);
 	statement_list_free(&list);
 	free(text);
@@ -248,6 +250,61 @@ test_utf8(void)
 	CHECK(utf8_invalid("a\303\266\342\202\254\360\237\230\200", 10) == 10);
 }
 
+/* Of a statement that is refused only its name is kept, whatever it is. */
+static void
+test_refused_keeps_nothing(void)
+{
+	static const char *const begins[] = {"FOO", "SELECT 'x', pg_notify('a', 'b'),", "SET ROLE", "WITH"};
+	char	   *text = malloc(400000);
+
+	for (size_t i = 0; i < sizeof(begins) / sizeof(begins[0]); i++)
+	{
+		StatementList list;
+		size_t		length = sprintf(text, "LISTEN a; %s", begins[i]);
+
+		while (length < 300000)
+			length += sprintf(text + length, " name \"Quoted%zu\" 'string' $t$x$t$", length);
+		length += sprintf(text + length, "; NOTIFY b, 'c'");
+		CHECK(statement_parse(&list, text, length, true, 100000));
+		CHECK(list.count == 3 && list.arena.bytes < 2000 && list.truncations == NULL);
+		CHECK(list.first->kind == STATEMENT_LISTEN && strcmp(list.first->name, "a") == 0);
+		CHECK(list.first->next->kind == STATEMENT_REFUSED);
+		CHECK(strncmp(list.first->next->name, begins[i], strlen(list.first->next->name)) == 0);
+		CHECK(list.first->next->next->kind == STATEMENT_NOTIFY &&
+			  strcmp(list.first->next->next->value, "c") == 0);
+		statement_list_free(&list);
+	}
+	free(text);
+}
+
+/* A list takes no more memory than it may, in one statement or in many. */
+static void
+test_bound(void)
+{
+	char	   *text = malloc(400000);
+	StatementList list;
+	size_t		length = 0;
+
+	while (length < 300000)
+		length += sprintf(text + length, "BEGIN;");
+	CHECK(statement_parse(&list, text, length, true, SIZE_MAX));
+	statement_list_free(&list);
+	CHECK(!statement_parse(&list, text, length, true, 100000));
+	CHECK(strcmp(list.sqlstate, "53400") == 0 && list.hint != NULL && list.arena.bytes < 110000);
+	statement_list_free(&list);
+
+	length = sprintf(text, "SET a");
+	while (length < 300000)
+		length += sprintf(text + length, ".a");
+	CHECK(!statement_parse(&list, text, length, true, 10000000));
+	CHECK(list.arena.bytes < 100000);
+	statement_list_free(&list);
+	CHECK(statement_parse(&list, "SET a.b.c TO 'x'", 16, true, SIZE_MAX));
+	CHECK(strcmp(list.first->name, "a.b.c") == 0);
+	statement_list_free(&list);
+	free(text);
+}
+
 int
 main(void)
 {
@@ -258,5 +315,7 @@ main(void)
 	test_errors();
 	test_memory();
 	test_utf8();
+	test_refused_keeps_nothing();
+	test_bound();
 	return checks_done("statement_test");
 }

@@ -13,7 +13,6 @@ my $mb   = 1024 * 1024;
 my $node = new_server('durable_bounds', start => 0, conf => q{
 pgpubsub.log_size = 16MB
 pgpubsub.queue_size = 64kB
-pgpubsub.publish_timeout = 200ms
 log_statement = none
 });
 my $points = open_points($node);
@@ -188,6 +187,7 @@ else
 	$changer->run($change);
 }
 my $more = 1000;
+$writer->run("SET pgpubsub.publish_timeout = '200ms'");
 for (; $more < 3000; $more++)
 {
 	$writer->query("SELECT pgpubsub.publish('a', '" . ($more + 1) . "$pad')");

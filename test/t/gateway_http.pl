@@ -44,11 +44,13 @@ my $gateway = start_gateway($node, user => 'gateway', login => 0,
 	options => [ '--http', "127.0.0.1:$http", '--jwt-key', "$dir/secret", '--jwt-audience', 'events',
 		'--cors-origin', 'https://one.example, https://two.example', '--http-head-timeout', '1', '--http-heartbeat', '1', '--failed-logins', '1000' ]);
 
+my $audience = 'events';
+
 # A token with those claims; header: another one than that of HS256.
 sub token
 {
 	my ($claims, %params) = @_;
-	my %claims = (exp => int(time) + 600, aud => 'events', %$claims);
+	my %claims = (exp => int(time) + 600, aud => $audience, %$claims);
 
 	delete $claims{$_} foreach grep { !defined $claims{$_} } keys %claims;
 	my $text = join '.', map { encode_base64url(encode_json($_)) } $params{header} // { alg => 'HS256', typ => 'JWT' }, \%claims;
@@ -175,9 +177,9 @@ is(join(' ', map { $_->{data} } @events), $expected, 'ten events');
 my $id = $events[4]{id};
 my $again = stream('/events?channel=log', [ $web, "Last-Event-ID: $id" ]);
 is(join(' ', map { $again->event->{data} } 1 .. 5), '6 7 8 9 10', 'Last-Event-ID resumes from memory');
-$again = stream("/events?channel=log&lastEventId=$id", [$web]);
+$again = stream("/events?channel=log&lastEventId=$id", [ $web, 'Last-Event-ID:' ]);
 $expected = '6 7 8 9 10 ' . numbers('log', 3);
-is(join(' ', map { $again->event->{data} } 1 .. 8), $expected, 'and goes on; as a parameter, too');
+is(join(' ', map { $again->event->{data} } 1 .. 8), $expected, 'and goes on; as a parameter, too, though the header be there and empty');
 
 # Publishing
 my $listener = stream('/events?channel=pub', [$web]);
@@ -202,7 +204,7 @@ is(ask('POST', '/publish', [ $web, 'Content-Type: text/plain' ], '{"channel":"pu
 is(ask('POST', '/publish', [ $web, $json, 'Content-Length: 100000000' ])->{status}, 413, 'too long');
 is(ask('POST', '/publish', [ $json, 'Origin: https://evil.example', 'Cookie: pgpubsub_token=' . token({ publish => ['pub'] }) ],
 		publish_body({ channel => 'pub', payload => 'forged' }))->{status}, 403, "a cookie does not publish for another page");
-is(ask('POST', '/publish', [ $json, 'Origin: http://gateway.example', 'Cookie: pgpubsub_token=' . token({ publish => ['pub'] }) ],
+is(ask('POST', '/publish', [ $json, 'Origin: http://127.0.0.1', 'Cookie: pgpubsub_token=' . token({ publish => ['pub'] }) ],
 		publish_body({ channel => 'pub', payload => 'own' }))->{status}, 200, "but for its own");
 is($listener->event->{data}, 'own', 'which comes, and nothing of the others');
 
@@ -247,6 +249,11 @@ like($answer->{body}, $_, "metrics have $_")
   foreach qr/^pgpubsub_gateway_clients\{face="http"\} [1-9]/m, qr/^pgpubsub_gateway_clients\{face="postgresql"\} 0$/m,
   qr/^pgpubsub_gateway_deliveries_total [1-9]/m, qr/^pgpubsub_gateway_dropped_total 0$/m, qr/^pgpubsub_gateway_upstream_up 1$/m,
   qr/^pgpubsub_channel_published_total\{channel="log"\} 13$/m, qr/^pgpubsub_subscription_lag_seconds\{subscription="gateway-[^"]+"\} [0-9.]+$/m;
+is(ask('GET', '/metrics', ["Host: $_"])->{status}, 200, "of this machine, as $_") foreach '127.0.0.1', "LOCALHOST:$http", "[::1]:$http";
+is(ask('GET', '/metrics', ["Host: $_"])->{status}, 401, "not of a page that calls this machine $_")
+  foreach 'evil.example', "evil.example:$http", '127.0.0.1.evil.example', 'localhost.evil.example', '10.0.0.1', '[::2]', '[::1', '::1';
+is(ask('GET', '/metrics', ['Origin: http://127.0.0.1'])->{status}, 401, 'nor of any page');
+is(ask('GET', '/metrics', [ 'Host: gateway.example', $web ])->{status}, 200, 'a role may ask by any name');
 SKIP:
 {
 	skip 'promtool is not there (Debian package prometheus)', 1 if system('command -v promtool >/dev/null') != 0;
@@ -259,7 +266,7 @@ is($gateway->stop, 0, 'the gateway ends well');
 unlike($gateway->log, qr/Sanitizer|runtime error/, 'nothing was wrong inside');
 
 # RS256
-$gateway = start_gateway($node, user => 'gateway', login => 0, options => [ '--http', "127.0.0.1:$http", '--jwt-key', "$dir/public.pem", '--metrics-login' ]);
+$gateway = start_gateway($node, user => 'gateway', login => 0, options => [ '--http', "127.0.0.1:$http", '--jwt-key', "$dir/public.pem", '--metrics-login', '--metrics-rows', '2' ]);
 
 sub rsa_sign
 {
@@ -271,13 +278,21 @@ sub rsa_sign
 }
 my $rs256 = { alg => 'RS256' };
 
+is(ask('GET', '/events?channel=a', [ http_bearer(token({ channels => ['a'] }, header => $rs256, sign => \&rsa_sign)) ])->{status}, 401, 'an audience where none is set');
+like($gateway->log, qr/client \d+ \(127\.0\.0\.1:\d+\): token refused: the token is for an audience \(aud\), and the gateway has no name for that \(jwt-audience\)/, 'which the log says');
+undef $audience;
+
 $stream = stream('/events?channel=a', [ http_bearer(token({ channels => ['a'] }, header => $rs256, sign => \&rsa_sign)) ]);
 $node->safe_psql('postgres', q{SELECT pgpubsub.publish('a', 'rs')});
 is($stream->event->{data}, 'rs', 'RS256');
 is(ask('GET', '/events?channel=a', [ http_bearer(token({ channels => ['a'] }, header => $rs256)) ])->{status}, 401, 'a wrong signature');
 is(ask('GET', '/events?channel=a', [ http_bearer(token({ channels => ['a'] }, secret => slurp_file("$dir/public.pem"))) ])->{status}, 401, 'the public key is no secret');
 is(ask('GET', '/metrics')->{status}, 401, '--metrics-login');
-is(ask('GET', '/metrics', [$web])->{status}, 200, 'with a login');
+my $many = stream('/events?' . join('&', map { "channel=many$_" } 1 .. 5), [$web]);
+$answer = ask('GET', '/metrics', [$web]);
+is($answer->{status}, 200, 'with a login');
+is(scalar(() = $answer->{body} =~ /^pgpubsub_channel_published_total\{/mg), 2, 'it has so many channels as metrics-rows says');
+like($answer->{body}, qr/^pgpubsub_channels (?:[5-9]|\d\d+)$/m, 'and how many there are');
 is(ask('GET', '/metrics', [ http_bearer(token({ channels => ['a'] }, header => $rs256, sign => \&rsa_sign)) ])->{status}, 403, 'a token does not do');
 is($gateway->stop, 0, 'the gateway ends well');
 done_testing();

@@ -48,6 +48,7 @@ $node->safe_psql(
 	CREATE ROLE gateway LOGIN PASSWORD 'upstream';
 	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgpubsub TO gateway;
 	CREATE ROLE scram LOGIN PASSWORD 'secret';
+	CREATE ROLE other LOGIN PASSWORD 'secret';
 });
 unlink $node->data_dir . '/pg_hba.conf';
 $node->append_conf('pg_hba.conf', q{
@@ -212,7 +213,8 @@ configure($gateway, 'failed-logins = 3');
 {
 	# one has failed before
 	like(psql_says("$tcp sslmode=disable", 'SELECT 1', 'wrong'), qr/password authentication failed/, 'a wrong password') foreach 2 .. 3;
-	like(psql_says("$tcp sslmode=disable", 'SELECT 1'), qr/too many logins from this address have failed.*failed/s, 'after too many the right one is not tried');
+	like(psql_says("$tcp sslmode=disable", 'SELECT 1'), qr/too many logins as this role from this address have failed.*failed/s, 'after too many the right one is not tried');
+	is(psql_says("$tcp sslmode=disable user=other", 'SELECT current_user'), "other\n", 'but that of another role from there is');
 }
 my $local = 'host=' . $gateway->host . ' port=' . $gateway->port;
 like(psql_says($local, 'SELECT 1', 'wrong'), qr/password authentication failed/, 'a wrong password at the Unix socket') foreach 1 .. 4;

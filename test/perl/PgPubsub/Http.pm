@@ -35,8 +35,9 @@ sub http_connection
 sub http_request
 {
 	my ($method, $target, $headers, $body) = @_;
-	my @headers = ('Host: gateway.example', @{ $headers // [] });
+	my @headers = @{ $headers // [] };
 
+	unshift @headers, 'Host: 127.0.0.1' unless grep { /^Host:/ } @headers;
 	push @headers, 'Content-Length: ' . length $body if defined $body;
 	return join("\r\n", "$method $target HTTP/1.1", @headers, '', '') . ($body // '');
 }
