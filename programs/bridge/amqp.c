@@ -52,6 +52,9 @@
 /* The longest routing key or name, in bytes: one byte holds its length. */
 #define SHORT_STRING 255
 
+/* The longest header, in bytes: all of them are in one frame. */
+#define HEADER_SIZE 1000
+
 /* What is known of a tag that was used. */
 typedef struct Sent
 {
@@ -323,14 +326,22 @@ amqp_close(void)
 	amqp.connection = NULL;
 }
 
-/* A header that is a string. */
+/* A header that is a string, whose end is cut off if it is too long. */
 static amqp_table_entry_t
 text_header(const char *name, const char *value)
 {
 	amqp_table_entry_t header = {.key = amqp_cstring_bytes(name)};
+	size_t		length = strnlen(value, HEADER_SIZE + 1);
 
+	/* (not in the midst of a character) */
+	if (length > HEADER_SIZE)
+	{
+		length = HEADER_SIZE;
+		while (length > 0 && ((unsigned char) value[length] & 0xC0) == 0x80)
+			length--;
+	}
 	header.value.kind = AMQP_FIELD_KIND_UTF8;
-	header.value.value.bytes = amqp_cstring_bytes(value);
+	header.value.value.bytes = (amqp_bytes_t) {length, (void *) value};
 	return header;
 }
 

@@ -12,6 +12,12 @@
  * broker that knows duplicates by it would drop the second.  The key is then the
  * system identifier, the database and the seq.
  *
+ * Who may publish may also write what looks like a change event, with the id that a
+ * real one is about to get.  So that a broker does not take the real one for a
+ * duplicate of that, the key has a sum of the payload, too.  And nothing that a
+ * payload says goes into a header whose length the broker bounds, unless its length
+ * is bounded here.
+ *
  *-------------------------------------------------------------------------
  */
 #include "bridge/event.h"
@@ -24,6 +30,9 @@
 #include "bridge/json.h"
 #include "common/bytes.h"
 #include "common/memory.h"
+
+/* The digits of a number in an id. */
+#define MOST_DIGITS 20
 
 /* What a payload is. */
 typedef struct Payload
@@ -71,14 +80,23 @@ is_event_id(JsonValue value)
 		if (dashes > 1)
 			return false;
 	}
-	return dashes == 1 && digits[0] > 0 && digits[1] > 0;
+	return dashes == 1 && digits[0] > 0 && digits[0] <= MOST_DIGITS &&
+		digits[1] > 0 && digits[1] <= MOST_DIGITS;
+}
+
+/* Is it one of the operations? */
+static bool
+is_op(JsonValue value)
+{
+	return json_equals(value, "INSERT") || json_equals(value, "UPDATE") ||
+		json_equals(value, "DELETE") || json_equals(value, "TRUNCATE");
 }
 
 /* Take a plain change event's members, if it is one. */
 static bool
 take_plain(Payload *payload, const JsonValue *members)
 {
-	if (!is_event_id(members[MEMBER_ID]) || !json_is_string(members[MEMBER_OP]) ||
+	if (!is_event_id(members[MEMBER_ID]) || !is_op(members[MEMBER_OP]) ||
 		!json_is_string(members[MEMBER_SCHEMA]) ||
 		!json_is_string(members[MEMBER_TABLE]) || members[MEMBER_TXID].start == NULL)
 		return false;
@@ -247,6 +265,17 @@ append_value(Bytes *bytes, JsonValue value)
 	bytes_append_byte(bytes, '\0');
 }
 
+/* A sum of the bytes: FNV-1a. */
+static uint64_t
+sum_of(const char *text, size_t length)
+{
+	uint64_t	sum = UINT64_C(0xcbf29ce484222325);
+
+	for (size_t i = 0; i < length; i++)
+		sum = (sum ^ (unsigned char) text[i]) * UINT64_C(0x100000001b3);
+	return sum;
+}
+
 /* Offsets in a message's memory. */
 typedef struct Offsets
 {
@@ -300,7 +329,9 @@ event_message(const EventSetting *setting, int64_t seq, int64_t relayed_at,
 		offsets.key = scratch.end;
 		bytes_append(&scratch, setting->origin, strlen(setting->origin));
 		bytes_append_byte(&scratch, ':');
-		append_value(&scratch, payload.id);
+		json_append_text(&scratch, payload.id);
+		snprintf(number, sizeof(number), ":%016" PRIx64, sum_of(text, length));
+		bytes_append_string(&scratch, number);
 	}
 	else
 	{

@@ -8,9 +8,10 @@
  *	  the sink's thread.  A position travels as the message's pointer in a table, as
  *	  the library hands the message back.
  *
- * 2. Nats-Msg-Id is the system identifier, the database and the event's id: the stream drops what
- *	  has an id that it has seen within its window (two minutes unless it says
- *	  otherwise), and servers may have events with the same id.
+ * 2. Nats-Msg-Id is the message's key: the system identifier, the database, the event's
+ *	  id and a sum of its payload.  The stream drops what has an id that it has seen
+ *	  within its window (two minutes unless it says otherwise).  Servers may have
+ *	  events with the same id, and payloads may be made up.
  *
  * 3. If a message is refused, those behind it must not come before it.  So each one
  *	  says which id the stream's last message has to have: that of the one before.
@@ -40,6 +41,12 @@
 #include "common/memory.h"
 
 #define CONNECT_MS 10000
+
+/*
+ * The longest subject.  It has to find room in one line of the protocol, of which a
+ * server takes 4096 bytes, and closes the connection of who sends more.
+ */
+#define SUBJECT_SIZE 1000
 
 /* JetStream's error numbers: the last id is another one; the message is too long. */
 #define WRONG_LAST_ID 10070
@@ -247,7 +254,7 @@ make_options(const UrlHost *host, char *error)
 		status = natsOptions_SetToken(options, o->url.user);
 	else if (status == NATS_OK && o->url.user != NULL)
 		status = natsOptions_SetUserInfo(options, o->url.user, o->url.password);
-	if (status == NATS_OK && (o->tls || o->tls_ca != NULL))
+	if (status == NATS_OK && o->tls)
 		status = set_tls(options, host);
 	if (status == NATS_OK)
 		return options;
@@ -482,6 +489,11 @@ nats_publish(const Message *message, uint64_t position, char *error)
 		sink_unroutable(position, "that is no subject");
 		return true;
 	}
+	if (strlen(subject) > SUBJECT_SIZE)
+	{
+		sink_unroutable(position, "the subject is longer than 1000 bytes");
+		return true;
+	}
 	if (message->payload_length > (size_t) natsConnection_GetMaxPayload(nats.connection))
 	{
 		sink_unroutable(position, "the message is longer than the broker's max_payload");
@@ -496,6 +508,11 @@ nats_publish(const Message *message, uint64_t position, char *error)
 		natsMsg_Destroy(msg);
 	if (status == NATS_OK)
 		return true;
+	if (status == NATS_MAX_PAYLOAD)
+	{
+		sink_unroutable(position, "the message is longer with its headers than the broker's max_payload");
+		return true;
+	}
 	snprintf(error, SINK_ERROR_SIZE, "publishing: %s", natsStatus_GetText(status));
 	return false;
 }

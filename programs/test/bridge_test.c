@@ -213,6 +213,10 @@ test_events(void)
 	check_event(&setting, "{\"id\":\"12-3\",\"op\":\"x\"}", "sys-db-42", "", "news/_/_/_/_", json);
 	check_event(&setting, "{\"id\":\"12-3-4\",\"op\":\"UPDATE\",\"schema\":\"p\",\"table\":\"t\",\"txid\":1}",
 				"sys-db-42", "", "news/_/_/_/_", json);
+	check_event(&setting, "{\"id\":\"123456789012345678901-1\",\"op\":\"UPDATE\",\"schema\":\"p\",\"table\":\"t\",\"txid\":1}",
+				"sys-db-42", "", "news/_/_/_/_", json);
+	check_event(&setting, "{\"id\":\"12-3\",\"op\":\"COPY\",\"schema\":\"p\",\"table\":\"t\",\"txid\":1}",
+				"sys-db-42", "", "news/_/_/_/_", json);
 	check_event(&setting, "[1]", "sys-db-42", "", "news/_/_/_/_", json);
 	check_event(&setting, "no json", "sys-db-42", "", "news/_/_/_/_", "text/plain; charset=utf-8");
 	check_event(&setting, "", "sys-db-42", "", "news/_/_/_/_", "text/plain; charset=utf-8");

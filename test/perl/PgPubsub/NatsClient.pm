@@ -107,6 +107,7 @@ sub messages
 	my $state = $self->api("STREAM.INFO.$name")->{state};
 	my @messages;
 
+	return () if !$state->{messages};
 	foreach my $seq ($state->{first_seq} .. $state->{last_seq})
 	{
 		my $message = $self->api("STREAM.MSG.GET.$name", { seq => $seq })->{message};
