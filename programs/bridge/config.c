@@ -33,7 +33,7 @@ static Option options[] = {
 	TEXT("subscription", subscription, "NAME",
 		 "the subscription, which is there and belongs to the role"),
 	TEXT("to", to, "URL",
-		 "the broker: amqp://, amqps://, nats://, kafka:// or redis://"),
+		 "the broker: amqp://, amqps://, nats://, kafka://, redis:// or rediss://"),
 	TEXT("exchange", exchange, "NAME",
 		 "AMQP: the exchange; without it, the default one, where a routing key is a queue's name"),
 	TEXT("routing-key", routing_key, "TEMPLATE",
@@ -50,7 +50,7 @@ static Option options[] = {
 	TEXT("password-file", password_file, "FILE",
 		 "the broker's password is the first line of this file"),
 	{"tls", OPTION_FLAG, &bridge.options.tls, 0, 0, NULL,
-	"use TLS to the broker, as amqps:// does", false},
+	"use TLS to the broker, as amqps:// and rediss:// do, and each of the next three options", false},
 	TEXT("tls-ca", tls_ca, "FILE",
 		 "believe certificates of these authorities (those of the system)"),
 	TEXT("tls-cert", tls_cert, "FILE", "the bridge's own certificate"),
@@ -200,6 +200,8 @@ check_broker(char *error, size_t size)
 	}
 	if (o->sink->schemes[1] != NULL && strcmp(o->url.scheme, o->sink->schemes[1]) == 0)
 		o->tls = true;
+	/* (who names these does not want to speak in clear) */
+	o->tls |= o->tls_ca != NULL || o->tls_cert != NULL;
 	return read_password(error, size) && check_address_options(error, size) &&
 		o->sink->configure(&address, error, size) &&
 		template_parse(&o->address, address, error, size);

@@ -17,6 +17,10 @@
  * 4. Deliveries are told by rd_kafka_poll(), in the sink's thread; librdkafka makes
  *	  the sink's own descriptor readable when there are some.
  *
+ * 5. The library tells when it has no broker left, and does not tell when it has one
+ *	  again: while there is nothing to be delivered, which would show it, it is asked
+ *	  once in a while.
+ *
  *-------------------------------------------------------------------------
  */
 #include <ctype.h>
@@ -34,6 +38,14 @@
 
 #define CONNECT_MS 10000
 
+/*
+ * How long an answer is awaited before the library's errors are looked at, between two
+ * looks whether a broker is there again, and for its answer then.
+ */
+#define ANSWER_MS 500
+#define AGAIN_MS 2000
+#define PROBE_MS 200
+
 /* The longest name of a topic. */
 #define TOPIC_LENGTH 249
 
@@ -43,6 +55,10 @@ typedef struct Kafka
 	bool		full;			/* its queue has no room until something is
 								 * delivered */
 	bool		failed;			/* a fatal error has come */
+	bool		connecting;		/* kafka_connect() waits for an answer */
+	bool		refused;		/* meanwhile, an error that stays */
+	bool		away;			/* no broker is there */
+	uint64_t	probe_at;		/* ms; when to look whether one is */
 	char		why[SINK_ERROR_SIZE];
 } Kafka;
 
@@ -102,6 +118,7 @@ delivered(rd_kafka_t *producer, const rd_kafka_message_t *message, void *opaque)
 	switch (message->err)
 	{
 		case RD_KAFKA_RESP_ERR_NO_ERROR:
+			kafka.away = false;
 			sink_confirmed(position);
 			break;
 		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
@@ -131,16 +148,31 @@ trouble(rd_kafka_t *producer, int code, const char *reason, void *opaque)
 		kafka.failed = true;
 		snprintf(kafka.why, sizeof(kafka.why), "the producer has failed: %s", text);
 	}
+	else if (kafka.connecting)
+	{
+		/* (that none is there is what follows from the others) */
+		if (code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || kafka.why[0] == '\0')
+			snprintf(kafka.why, sizeof(kafka.why), "%s", reason);
+		kafka.refused |= code == RD_KAFKA_RESP_ERR__AUTHENTICATION ||
+			code == RD_KAFKA_RESP_ERR__SSL || code == RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE;
+	}
 	else
-		sink_trouble(reason);
+	{
+		if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+		{
+			kafka.away = true;
+			kafka.probe_at = bridge_now() + AGAIN_MS;
+		}
+		sink_trouble(reason, kafka.away);
+	}
 }
 
-/* The library's log is ours. */
+/* The library's log is ours; what is an error there comes to trouble(), too. */
 static void
 take_log(const rd_kafka_t *producer, int level, const char *facility, const char *text)
 {
 	(void) producer;
-	log_line(level <= 3 ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG, "librdkafka: %s: %s", facility, text);
+	log_line(level <= 2 ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG, "librdkafka: %s: %s", facility, text);
 }
 
 /* Set a property; false, with the error written, if it is none. */
@@ -190,7 +222,7 @@ set_access(rd_kafka_conf_t *conf, char *error)
 {
 	const Options *o = &bridge.options;
 	const Url  *url = &o->url;
-	bool		tls = o->tls || o->tls_ca != NULL;
+	bool		tls = o->tls;
 	Bytes		brokers = {0};
 	char		port[8];
 	bool		good;
@@ -216,6 +248,9 @@ set_access(rd_kafka_conf_t *conf, char *error)
 	if (good && (tls || url->user != NULL))
 		good = set_property(conf, "security.protocol", !tls ? "sasl_plaintext" :
 							url->user != NULL ? "sasl_ssl" : "ssl", error);
+	/* (older versions of the library do not look at the name by themselves) */
+	if (good && tls)
+		good = set_property(conf, "ssl.endpoint.identification.algorithm", "https", error);
 	if (good && o->tls_ca != NULL)
 		good = set_property(conf, "ssl.ca.location", o->tls_ca, error);
 	if (good && o->tls_cert != NULL)
@@ -245,19 +280,54 @@ make_conf(char *error)
 	return NULL;
 }
 
+/* Does a broker answer within that time? */
+static bool
+answers(int timeout, rd_kafka_resp_err_t *status)
+{
+	const struct rd_kafka_metadata *metadata = NULL;
+
+	*status = rd_kafka_metadata(kafka.producer, 0, NULL, &metadata, timeout);
+	if (metadata != NULL)
+		rd_kafka_metadata_destroy(metadata);
+	return *status == RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+/* Wait until a broker answers, or until it is known why none does. */
+static bool
+wait_for_broker(char *error)
+{
+	uint64_t	end = bridge_now() + CONNECT_MS;
+	rd_kafka_resp_err_t status;
+
+	kafka.connecting = true;
+	kafka.refused = false;
+	kafka.why[0] = '\0';
+	while (!answers(ANSWER_MS, &status))
+	{
+		rd_kafka_poll(kafka.producer, 0);
+		if (!kafka.refused && !kafka.failed && bridge_now() < end)
+			continue;
+		snprintf(error, SINK_ERROR_SIZE, "%.100s: %.290s", bridge.options.url.hosts[0].name,
+				 kafka.why[0] != '\0' ? kafka.why : rd_kafka_err2str(status));
+		kafka.connecting = false;
+		return false;
+	}
+	rd_kafka_poll(kafka.producer, 0);
+	kafka.connecting = false;
+	return true;
+}
+
 /* Make a producer, and see whether a broker answers. */
 static bool
 kafka_connect(char *error)
 {
 	rd_kafka_conf_t *conf = make_conf(error);
-	const struct rd_kafka_metadata *metadata = NULL;
 	rd_kafka_queue_t *queue;
-	rd_kafka_resp_err_t status;
 	static const uint64_t one = 1;
 
 	if (conf == NULL)
 		return false;
-	kafka.full = kafka.failed = false;
+	kafka.full = kafka.failed = kafka.away = false;
 	kafka.producer = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, SINK_ERROR_SIZE);
 	if (kafka.producer == NULL)
 	{
@@ -268,14 +338,7 @@ kafka_connect(char *error)
 	if (sink_wake_fd() >= 0)
 		rd_kafka_queue_io_event_enable(queue, sink_wake_fd(), &one, sizeof(one));
 	rd_kafka_queue_destroy(queue);
-	status = rd_kafka_metadata(kafka.producer, 0, NULL, &metadata, CONNECT_MS);
-	if (metadata != NULL)
-		rd_kafka_metadata_destroy(metadata);
-	if (status == RD_KAFKA_RESP_ERR_NO_ERROR)
-		return true;
-	snprintf(error, SINK_ERROR_SIZE, "%s: %s", bridge.options.url.hosts[0].name,
-			 rd_kafka_err2str(status));
-	return false;
+	return wait_for_broker(error);
 }
 
 /* Is there such a topic, or would there be when it is used? */
@@ -405,10 +468,27 @@ kafka_flush(char *error)
 	return true;
 }
 
+/* If no broker was there, look whether one is again. */
+static void
+look_for_broker(void)
+{
+	rd_kafka_resp_err_t status;
+
+	if (!kafka.away || bridge_now() < kafka.probe_at)
+		return;
+	if (answers(PROBE_MS, &status))
+	{
+		kafka.away = false;
+		sink_back();
+	}
+	kafka.probe_at = bridge_now() + AGAIN_MS;
+}
+
 /* Take what was delivered, or wait for something to be. */
 static bool
 kafka_wait(int timeout, char *error)
 {
+	look_for_broker();
 	if (rd_kafka_poll(kafka.producer, 0) == 0)
 	{
 		sink_poll(-1, timeout);

@@ -18,8 +18,8 @@
  *	  is found, that counts as added.  If it is not, the stream has had a later entry
  *	  from somebody else, and the event cannot be delivered.
  *
- * hiredis 0.14 knows no TLS.  The streams of one transaction must be in one node: no
- * cluster.
+ * hiredis 0.14 knows no TLS: redis_tls.c does that.  The streams of one transaction
+ * must be in one node: no cluster.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,6 +33,7 @@
 #include <sys/time.h>
 
 #include "bridge/bridge.h"
+#include "bridge/redis_tls.h"
 #include "bridge/sink.h"
 #include "common/bytes.h"
 #include "common/log.h"
@@ -76,6 +77,7 @@ typedef struct Entry
 typedef struct Redis
 {
 	redisContext *context;
+	bool		tls;
 	RedisStep	step;
 	int			count;			/* of the entries */
 	int			answers;		/* that have come: of MULTI first */
@@ -92,9 +94,7 @@ redis_configure(const char **address, char *error, size_t size)
 {
 	const Options *o = &bridge.options;
 
-	if (o->tls || o->tls_ca != NULL || o->tls_cert != NULL)
-		snprintf(error, size, "TLS to Redis is not possible with hiredis 0.14; let stunnel or a local proxy do it");
-	else if (strspn(o->url.path, "0123456789") != strlen(o->url.path))
+	if (strspn(o->url.path, "0123456789") != strlen(o->url.path))
 		snprintf(error, size, "a redis:// URL ends in a database's number, not in \"%s\"", o->url.path);
 	else
 	{
@@ -120,6 +120,52 @@ describe(char *error)
 			 redis.context->errstr[0] != '\0' ? redis.context->errstr : "the connection is closed");
 }
 
+/* Send what is in the library's buffer. */
+static bool
+send_buffer(char *error)
+{
+	int			done = 0;
+
+	if (redis.tls)
+		return redis_tls_write(redis.context, error, SINK_ERROR_SIZE);
+	while (!done)
+	{
+		if (redisBufferWrite(redis.context, &done) != REDIS_OK)
+		{
+			describe(error);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* Give the library what has come, or wait for something to come. */
+static bool
+receive(char *error)
+{
+	if (redis.tls)
+		return redis_tls_read(redis.context, error, SINK_ERROR_SIZE);
+	if (redisBufferRead(redis.context) == REDIS_OK)
+		return true;
+	describe(error);
+	return false;
+}
+
+/* The next answer of those that have come; NULL if it is not there yet. */
+static bool
+next_answer(redisReply **reply, char *error)
+{
+	void	   *found = NULL;
+
+	if (redisGetReplyFromReader(redis.context, &found) != REDIS_OK)
+	{
+		describe(error);
+		return false;
+	}
+	*reply = found;
+	return true;
+}
+
 /*
  * Run a command whose answer is to be no error, within the time of a connection.
  * NULL, with the error written, if it is one.
@@ -127,11 +173,17 @@ describe(char *error)
 static redisReply *
 command(char *error, int argc, const char **argv)
 {
-	redisReply *reply = redisCommandArgv(redis.context, argc, argv, NULL);
+	redisReply *reply = NULL;
 
-	if (reply == NULL)
-		describe(error);
-	else if (reply->type == REDIS_REPLY_ERROR)
+	redisAppendCommandArgv(redis.context, argc, argv, NULL);
+	if (!send_buffer(error))
+		return NULL;
+	while (reply == NULL)
+	{
+		if (!next_answer(&reply, error) || (reply == NULL && !receive(error)))
+			return NULL;
+	}
+	if (reply->type == REDIS_REPLY_ERROR)
 	{
 		snprintf(error, SINK_ERROR_SIZE, "%s: %s", argv[0], reply->str);
 		freeReplyObject(reply);
@@ -198,6 +250,17 @@ redis_connect(char *error)
 	}
 	redisSetTimeout(redis.context, limit);
 	redisEnableKeepAlive(redis.context);
+	redis.tls = bridge.options.tls;
+	if (redis.tls)
+	{
+		char		why[SINK_ERROR_SIZE];
+
+		if (!redis_tls_start(redis.context, host->name, why, sizeof(why)))
+		{
+			snprintf(error, SINK_ERROR_SIZE, "%.80s port %d: %.300s", host->name, port, why);
+			return false;
+		}
+	}
 	return log_in(error) && ping(error);
 }
 
@@ -224,6 +287,7 @@ redis_exists(const char *address, bool dead, char *error)
 static void
 redis_disconnect(void)
 {
+	redis_tls_end();
 	if (redis.context != NULL)
 		redisFree(redis.context);
 	redis.context = NULL;
@@ -296,23 +360,6 @@ redis_publish(const Message *message, uint64_t position, char *error)
 	entry->message = message;
 	entry->fate = FATE_UNKNOWN;
 	append_entry(message);
-	return true;
-}
-
-/* Send what is in the library's buffer. */
-static bool
-send_buffer(char *error)
-{
-	int			done = 0;
-
-	while (!done)
-	{
-		if (redisBufferWrite(redis.context, &done) != REDIS_OK)
-		{
-			describe(error);
-			return false;
-		}
-	}
 	return true;
 }
 
@@ -487,20 +534,14 @@ redis_wait(int timeout, char *error)
 
 	if (!sink_poll(redis.context->fd, timeout))
 		return true;
-	if (redisBufferRead(redis.context) != REDIS_OK)
-	{
-		describe(error);
+	if (!receive(error))
 		return false;
-	}
 	while (good)
 	{
-		void	   *reply = NULL;
+		redisReply *reply;
 
-		if (redisGetReplyFromReader(redis.context, &reply) != REDIS_OK)
-		{
-			describe(error);
+		if (!next_answer(&reply, error))
 			return false;
-		}
 		if (reply == NULL)
 			return true;
 		good = take_answer(reply, error);

@@ -381,14 +381,24 @@ sink_blocked(bool blocked, const char *reason)
 	set_state(blocked ? SINK_BLOCKED : SINK_UP);
 }
 
-/* A library that reconnects by itself has lost its broker. */
+/* A library that reconnects by itself has lost a broker, perhaps the last one. */
 void
-sink_trouble(const char *reason)
+sink_trouble(const char *reason, bool away)
 {
 	bridge.counters.broker_failures++;
-	set_state(SINK_AWAY);
+	if (away)
+		set_state(SINK_AWAY);
 	if (may_say(&sink.trouble_lines, reason))
 		log_line(LOG_LEVEL_WARNING, "trouble with the broker: %s", reason);
+}
+
+/* A library that reconnects by itself has a broker again. */
+void
+sink_back(void)
+{
+	if (sink_state() == SINK_AWAY)
+		set_state(SINK_UP);
+	source_wake();
 }
 
 /* The connection is lost, or could not be made: what next? */

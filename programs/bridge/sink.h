@@ -106,7 +106,8 @@ extern void sink_refused(uint64_t position, const char *reason);
 extern void sink_unroutable(uint64_t position, const char *reason);
 extern void sink_blamed(const char *reason);
 extern void sink_blocked(bool blocked, const char *reason);
-extern void sink_trouble(const char *reason);
+extern void sink_trouble(const char *reason, bool away);
+extern void sink_back(void);
 extern const char *sink_address(const Message *message);
 
 #endif

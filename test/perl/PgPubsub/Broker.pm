@@ -18,6 +18,7 @@ our @EXPORT = qw(
   start_nats
   start_redis
   start_kafka
+  start_tls
 );
 
 # Programs that Debian puts where only root looks.
@@ -210,8 +211,8 @@ sub start_redis
 	return $self->start;
 }
 
-# A command of Redis, over a connection of its own: a string, undef, a list in a
-# reference; dies of an error.
+# A command of Redis, over a connection of its own, on which it logs in if there is a
+# password: a string, undef, a list in a reference; dies of an error.
 sub redis
 {
 	my ($self, @args) = @_;
@@ -230,6 +231,12 @@ sub redis
 		return substr $bytes, 0, $rest;
 	};
 
+	foreach my $password (grep { defined } $self->{password})
+	{
+		print $socket "*2\r\n\$4\r\nAUTH\r\n\$" . length($password) . "\r\n$password\r\n";
+		$socket->flush;
+		$read->($read);
+	}
 	print $socket '*' . @args . "\r\n", map { '$' . length($_) . "\r\n$_\r\n" } @args;
 	$socket->flush;
 	return eval { $read->($read) } // do { die $@ if $@ && $@ !~ /LOADING|the end/; undef };
@@ -251,6 +258,20 @@ sub start_kafka
 		return defined $self->{hosts};
 	};
 	return $self->start;
+}
+
+# TLS before that port, with the certificate and the key of NAME.crt and NAME.key; its
+# port.  With a user and a password it is a Kafka that wants these: see
+# test/brokers/tls.py.
+sub start_tls
+{
+	my ($port, $name, @login) = @_;
+	my $self = new_broker('tls');
+
+	$self->{command} = [ '/usr/bin/python3', 'test/brokers/tls.py', $self->port, $port, "$name.crt", "$name.key", @login ];
+	$self->{is_up} = sub { return $self->log =~ /^listens$/m };
+	$self->start;
+	return $self->port;
 }
 
 # All messages of a topic, in the order of each partition: lines of the tool.
