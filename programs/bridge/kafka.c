@@ -122,11 +122,14 @@ delivered(rd_kafka_t *producer, const rd_kafka_message_t *message, void *opaque)
 			sink_confirmed(position);
 			break;
 		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+		case RD_KAFKA_RESP_ERR_INVALID_RECORD:
+			/* (the broker refuses a whole batch because of one) */
+			sink_suspected(position, rd_kafka_err2str(message->err));
+			break;
 		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
 		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
 		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
 		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
-		case RD_KAFKA_RESP_ERR_INVALID_RECORD:
 			sink_unroutable(position, rd_kafka_err2str(message->err));
 			break;
 		default:

@@ -16,8 +16,8 @@
  *	  --on-unroutable says.
  *
  * 4. Some brokers close the connection because of a message, and do not say which
- *	  one.  Then as many messages as were sent go one by one, until it happens
- *	  with one alone.
+ *	  one, or refuse all that came in one piece with it.  Then as many messages as
+ *	  were sent go one by one, until it happens with one alone.
  *
  * 5. Back-off starts anew when a message is confirmed, not when a connection
  *	  stands: a broker that takes connections and no messages is not stormed.
@@ -85,6 +85,8 @@ typedef struct Sink
 	bool		blamed;			/* the connection was closed for a message */
 	char		blame[SINK_ERROR_SIZE];
 	int			careful;		/* messages that are to go one by one */
+	uint64_t	alone;			/* the position of the last one that did */
+	bool		any_alone;
 	Backoff		backoff;		/* of connections */
 	Backoff		refusals;
 	uint64_t	next_try;		/* ms; of a connection */
@@ -360,6 +362,27 @@ sink_unroutable(uint64_t position, const char *reason)
 	outbox_requeue(position);
 }
 
+/*
+ * The broker will never take the message, or one that came in one piece with it: only
+ * of a message that was sent alone is it known.
+ */
+void
+sink_suspected(uint64_t position, const char *reason)
+{
+	OutboxState state;
+
+	if (sink.any_alone && position == sink.alone)
+	{
+		sink_unroutable(position, reason);
+		return;
+	}
+	sink.heard_at = bridge_now();
+	outbox_look(&state);
+	if (sink.careful < state.sent)
+		sink.careful = state.sent;
+	outbox_requeue(position);
+}
+
 /* The connection was closed because of a message; its loss comes next. */
 void
 sink_blamed(const char *reason)
@@ -500,6 +523,8 @@ send_messages(char *error)
 		if (message == NULL)
 			break;
 		bridge.counters.sent++;
+		sink.any_alone = window() == 1;
+		sink.alone = position;
 		if (!sink.kind->publish(message, position, error))
 			return false;
 	}

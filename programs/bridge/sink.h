@@ -104,6 +104,7 @@ extern bool sink_poll(int fd, int timeout);
 extern void sink_confirmed(uint64_t position);
 extern void sink_refused(uint64_t position, const char *reason);
 extern void sink_unroutable(uint64_t position, const char *reason);
+extern void sink_suspected(uint64_t position, const char *reason);
 extern void sink_blamed(const char *reason);
 extern void sink_blocked(bool blocked, const char *reason);
 extern void sink_trouble(const char *reason, bool away);

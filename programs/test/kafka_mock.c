@@ -4,7 +4,10 @@
  *	  A Kafka for the bridge's tests, as Debian has none: librdkafka's mock cluster,
  *	  and a consumer.  The cluster is memory alone.
  *
- *	  kafka-mock serve BROKERS		serve until SIGTERM; the first line tells where
+ *	  kafka-mock serve BROKERS [FIFO]
+ *		serve until SIGTERM; the first line tells where.  Lines of the FIFO have the cluster
+ *		refuse: "produce ERROR COUNT", so many of the next requests that produce, or
+ *		"topic NAME ERROR", all that is asked of that topic, until ERROR is 0
  *	  kafka-mock consume HOSTS TOPIC COUNT
  *		print so many messages, or with 0 all that there are: partition, key, seq, id, type, op and payload, with
  *		tabs between
@@ -49,10 +52,37 @@ make_client(rd_kafka_type_t type, const char *hosts)
 	return client;
 }
 
+/* Do what a line of the FIFO says. */
+static void
+refuse(rd_kafka_mock_cluster_t *cluster, const char *line)
+{
+	rd_kafka_resp_err_t errors[100];
+	char		topic[100];
+	int			error;
+	int			count;
+
+	if (sscanf(line, "produce %d %d", &error, &count) == 2 && count > 0 && count <= 100)
+	{
+		for (int i = 0; i < count; i++)
+			errors[i] = (rd_kafka_resp_err_t) error;
+		/* (0 is the number of requests that produce) */
+		rd_kafka_mock_push_request_errors_array(cluster, 0, (size_t) count, errors);
+	}
+	else if (sscanf(line, "topic %99s %d", topic, &error) == 2)
+		rd_kafka_mock_topic_set_error(cluster, topic, (rd_kafka_resp_err_t) error);
+	else
+		fail("a line that says nothing");
+	printf("done %s", line);
+	fflush(stdout);
+}
+
 /* Serve until somebody ends this. */
 static void
-serve(int brokers)
+serve(int brokers, const char *fifo)
 {
+	char		line[200];
+	FILE	   *lines;
+
 	rd_kafka_mock_cluster_t *cluster =
 	rd_kafka_mock_cluster_new(make_client(RD_KAFKA_PRODUCER, NULL), brokers);
 
@@ -60,8 +90,15 @@ serve(int brokers)
 		fail("no cluster");
 	printf("serves %s\n", rd_kafka_mock_cluster_bootstraps(cluster));
 	fflush(stdout);
-	while (1)
+	while (fifo == NULL)
 		pause();
+	/* (to be written, too, so that it does not end) */
+	lines = fopen(fifo, "r+");
+	if (lines == NULL)
+		fail("no such FIFO");
+	while (fgets(line, sizeof(line), lines) != NULL)
+		refuse(cluster, line);
+	fail("the FIFO has ended");
 }
 
 /* A header's value, or "-". */
@@ -130,9 +167,9 @@ consume(const char *hosts, const char *topic, int count)
 int
 main(int argc, char **argv)
 {
-	if (argc == 3 && strcmp(argv[1], "serve") == 0)
-		serve(atoi(argv[2]));
+	if ((argc == 3 || argc == 4) && strcmp(argv[1], "serve") == 0)
+		serve(atoi(argv[2]), argv[3]);
 	else if (argc == 5 && strcmp(argv[1], "consume") == 0)
 		consume(argv[2], argv[3], atoi(argv[4]));
-	fail("usage: serve BROKERS, or consume HOSTS TOPIC COUNT");
+	fail("usage: serve BROKERS [FIFO], or consume HOSTS TOPIC COUNT");
 }

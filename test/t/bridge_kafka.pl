@@ -59,6 +59,42 @@ my $dead = start_bridge($node, $url, options => [ '--topic', 'events', '--on-unr
 $dead->wait_for_metric('dropped_total', 1);
 is($dead->stop, 0, 'or drops it');
 
+# What the cluster refuses: a whole batch because of one message, of which nobody knows
+# which one; what it does not permit; a topic that is not there
+$bridge = start_bridge($node, $url, options => [ '--topic', 'refused', '--on-unroutable', 'drop', '--log-level', 'debug' ]);
+my $number = 0;
+
+sub publish_some
+{
+	my ($count) = @_;
+	my $from = $number + 1;
+
+	$number += $count;
+	$node->safe_psql('postgres', "SELECT count(pgpubsub.publish('a', i::text)) FROM generate_series($from, $number) AS i");
+	return;
+}
+
+publish_some(1);
+$bridge->wait_for_metric('acked_total', 1);
+$broker->refuse('produce 10 1');
+publish_some(50);
+$bridge->wait_for_metric('acked_total', 51);
+is($bridge->metric('dropped_total'), 0, 'a batch that is too large: each is sent alone, and none is lost');
+$broker->refuse('produce 29 2');
+publish_some(50);
+$bridge->wait_for_metric('acked_total', 101);
+cmp_ok($bridge->metric('refused_total'), '>', 0, 'no permission: they are sent again');
+like($bridge->log, qr/does not take event \d+ now: .*authorization failed/i, 'which is said');
+my %seen;
+is(join(' ', sort { $a <=> $b } grep { !$seen{$_}++ } map { (split /\t/)[6] } $broker->consume('refused', 0)), join(' ', 1 .. 101), 'all are there');
+is($bridge->stop, 0, 'the bridge ends');
+append_to_file($file, "topic.metadata.propagation.max.ms=100\n");
+$broker->refuse('topic none 3');
+$bridge = start_bridge($node, $url, options => [ '--topic', 'none', '--kafka-config', $file ]);
+publish_some(1);
+is($bridge->wait_for_end, 4, 'a topic that is not there: the bridge stops');
+like($bridge->log, qr/cannot be delivered to "none": [^\n]*unknown topic[^\n]*the bridge stops/i, 'and says why');
+
 # --check
 my @from = ('--dbname', $node->connstr('postgres'), '--subscription', 's', '--to', $url, '--check');
 like(bridge_says(@from, '--topic', 'events'), qr/^pgpubsub-bridge: all is well/m, '--check: a topic');

@@ -37,7 +37,8 @@ sub bridge_says
 }
 
 # Start a bridge from the server's subscription to that URL, and return when it is
-# ready.  options: further ones; ready => 0 does not wait; subscription, user, db.
+# ready.  options: further ones; ready => 0 does not wait; subscription, user, db; port:
+# the server's, on loopback, where a proxy may be.
 sub start_bridge
 {
 	my ($node, $url, %params) = @_;
@@ -48,6 +49,7 @@ sub start_bridge
 	  __PACKAGE__;
 	my $connection = $node->connstr($params{db} // 'postgres');
 
+	$connection =~ s/port=\d+ host=\S+/port=$params{port} host=127.0.0.1/ if $params{port};
 	$connection .= " user=$params{user}" if $params{user};
 	$self->{command} = [
 		$program, '--dbname', $connection, '--subscription', $params{subscription} // 's',

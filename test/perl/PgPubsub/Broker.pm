@@ -8,6 +8,7 @@ use warnings;
 
 use Exporter 'import';
 use IO::Socket::INET;
+use POSIX ();
 use PgPubsub::Client;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -59,12 +60,12 @@ sub run
 	if (!$pid)
 	{
 		# a session of its own, so that all that it starts can be ended together
-		require POSIX;
 		POSIX::setsid();
 		open STDIN,  '<',  '/dev/null' or die $!;
 		open STDOUT, '>>', $self->{out} or die "$self->{out}: $!";
 		open STDERR, '>&', \*STDOUT or die "could not redirect: $!";
-		exec @command or die "could not run $command[0]: $!";
+		# (which ends with this test, even if that is killed)
+		exec qw(setpriv --pdeathsig KILL --), @command or die "could not run $command[0]: $!";
 	}
 	return $pid;
 }
@@ -252,7 +253,8 @@ sub start_kafka
 	plan skip_all => "$tool is not there" unless -x $tool;
 	my $self = new_broker('kafka', tool => $tool);
 
-	$self->{command} = [ $tool, 'serve', $params{brokers} // 3 ];
+	POSIX::mkfifo("$self->{dir}/refuse", 0600) or die "no FIFO: $!";
+	$self->{command} = [ $tool, 'serve', $params{brokers} // 3, "$self->{dir}/refuse" ];
 	$self->{is_up} = sub {
 		$self->{hosts} = $1 if $self->log =~ /^serves (\S+)$/m;
 		return defined $self->{hosts};
@@ -272,6 +274,17 @@ sub start_tls
 	$self->{is_up} = sub { return $self->log =~ /^listens$/m };
 	$self->start;
 	return $self->port;
+}
+
+# Have the mock refuse what kafka_mock.c says.
+sub refuse
+{
+	my ($self, $what) = @_;
+	my $offset = length $self->log;
+
+	append_to_file("$self->{dir}/refuse", "$what\n");
+	wait_until(sub { substr($self->log, $offset) =~ /^done \Q$what\E$/m }, "a mock that refuses: $what") or die $self->log;
+	return;
 }
 
 # All messages of a topic, in the order of each partition: lines of the tool.
