@@ -2,15 +2,16 @@
  *
  * kafka_mock.c
  *	  A Kafka for the bridge's tests, as Debian has none: librdkafka's mock cluster,
- *	  and a consumer.  The cluster is memory alone.
+ *	  and a consumer.  The cluster is memory alone, and keeps the last 5 MB of a
+ *	  partition.
  *
  *	  kafka-mock serve BROKERS [FIFO]
  *		serve until SIGTERM; the first line tells where.  Lines of the FIFO have the cluster
  *		refuse: "produce ERROR COUNT", so many of the next requests that produce, or
  *		"topic NAME ERROR", all that is asked of that topic, until ERROR is 0
  *	  kafka-mock consume HOSTS TOPIC COUNT
- *		print so many messages, or with 0 all that there are: partition, key, seq, id, type, op and payload, with
- *		tabs between
+ *		print so many messages, with 0 all that there are, or with -1 what comes until
+ *		SIGTERM: partition, key, seq, id, type, op and payload, with tabs between
  *
  *-------------------------------------------------------------------------
  */
@@ -44,6 +45,7 @@ make_client(rd_kafka_type_t type, const char *hosts)
 	if (hosts != NULL)
 		rd_kafka_conf_set(conf, "bootstrap.servers", hosts, error, sizeof(error));
 	rd_kafka_conf_set(conf, "group.id", "test", error, sizeof(error));
+	rd_kafka_conf_set(conf, "allow.auto.create.topics", "true", error, sizeof(error));
 	rd_kafka_conf_set(conf, "enable.partition.eof", "true", error, sizeof(error));
 	rd_kafka_conf_set(conf, "auto.offset.reset", "earliest", error, sizeof(error));
 	client = rd_kafka_new(type, conf, error, sizeof(error));
@@ -132,23 +134,28 @@ show(const rd_kafka_message_t *message)
 	printf("\t%.*s\n", (int) message->len, (const char *) message->payload);
 }
 
-/* Print so many messages of the topic, or all with 0. */
+/* Print so many messages of the topic, all with 0, or with -1 for ever. */
 static void
 consume(const char *hosts, const char *topic, int count)
 {
 	rd_kafka_t *consumer = make_client(RD_KAFKA_CONSUMER, hosts);
 	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(PARTITIONS);
 	bool		all = count == 0;
+	bool		endless = count < 0;
 	int			ends = 0;
 
 	rd_kafka_poll_set_consumer(consumer);
 	for (int i = 0; i < PARTITIONS; i++)
 		rd_kafka_topic_partition_list_add(list, topic, i)->offset = RD_KAFKA_OFFSET_BEGINNING;
 	rd_kafka_assign(consumer, list);
-	while (all ? ends < PARTITIONS : count > 0)
+	if (endless)
+		setvbuf(stdout, NULL, _IOLBF, 65536);
+	while (endless || (all ? ends < PARTITIONS : count > 0))
 	{
 		rd_kafka_message_t *message = rd_kafka_consumer_poll(consumer, 60000);
 
+		if (message == NULL && endless)
+			continue;
 		if (message == NULL)
 			fail("nothing has come for 60 s");
 		if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)

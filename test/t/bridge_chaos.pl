@@ -41,7 +41,7 @@ my %looks = (
 	},
 	kafka => sub {
 		my ($broker) = @_;
-		return map { [ (split /\t/)[ 1, 6, 3 ] ] } $broker->consume('events', 0);
+		return map { [ (split /\t/)[ 1, 6, 3 ] ] } $broker->followed($events);
 	});
 
 # The network stops, until the bridge has given a connection up or has nothing more to
@@ -129,6 +129,7 @@ my %runs = (
 	kafka => sub {
 		my $broker = start_kafka(brokers => 3);
 
+		$broker->follow('events');
 		run_chaos('kafka', $broker, "kafka://$broker->{hosts}", '--topic', 'events');
 	},
 	nats => sub {

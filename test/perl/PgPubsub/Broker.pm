@@ -287,6 +287,34 @@ sub refuse
 	return;
 }
 
+# Put down from now on what comes to the topic, as the mock keeps little of it.
+sub follow
+{
+	my ($self, $topic) = @_;
+	my $follower = new_broker('follower', tool => $self->{tool});
+
+	$follower->{pid} = $follower->run($self->{tool}, 'consume', $self->{hosts}, $topic, -1);
+	$self->{follower} = $follower;
+	return;
+}
+
+# What has come since, once there are so many different payloads: lines of the tool.
+sub followed
+{
+	my ($self, $count) = @_;
+	my (@lines, %seen);
+
+	wait_until(
+		sub {
+			@lines = grep { /^\d+\t/ } split /\n/, $self->{follower}->log;
+			%seen = map { ((split /\t/)[6] => 1) } @lines;
+			return keys %seen >= $count;
+		},
+		"$count messages of Kafka");
+	$self->{follower}->stop;
+	return @lines;
+}
+
 # All messages of a topic, in the order of each partition: lines of the tool.
 sub consume
 {
