@@ -341,7 +341,8 @@ text_header(const char *name, const char *value)
 			length--;
 	}
 	header.value.kind = AMQP_FIELD_KIND_UTF8;
-	header.value.value.bytes = (amqp_bytes_t) {length, (void *) value};
+	header.value.value.bytes.len = length;
+	header.value.value.bytes.bytes = (void *) value;
 	return header;
 }
 

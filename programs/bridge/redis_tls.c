@@ -26,8 +26,8 @@
 /* Bytes that are read at a time. */
 #define READ_SIZE 16384
 
-static SSL_CTX *context_of_tls;
-static SSL *ssl;
+static SSL_CTX * context_of_tls;
+static SSL * ssl;
 
 /* Write what OpenSSL says is wrong, or the system; false. */
 static bool
