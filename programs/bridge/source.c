@@ -261,10 +261,30 @@ other_turn(void)
 	return TURN_MS + (uv_hrtime() ^ (uint64_t) getpid() * 7919) % TURN_MS;
 }
 
-/* The program drains: acknowledge, and end when nothing is under way. */
+/* Take what the broker has confirmed out of the outbox, to be acknowledged. */
+static void
+take_confirmed(void)
+{
+	int64_t		seq;
+	int			count = outbox_take_confirmed(&seq);
+
+	if (count == 0)
+		return;
+	if (!source.ack_pending)
+		source.ack_since = bridge_now();
+	source.ack_pending = true;
+	source.ack_seq = seq;
+	bridge.counters.acked += count;
+}
+
+/*
+ * The program drains: acknowledge, and end when nothing is under way.  The state is
+ * from before, so that what was under way no more then is acknowledged.
+ */
 static void
 drain_further(const OutboxState *state)
 {
+	take_confirmed();
 	if (source.ack_pending)
 		acknowledge();
 	else if (state->sent == 0 && !source.drained)
@@ -316,19 +336,8 @@ decide(void)
 static void
 awake(uv_async_t *handle)
 {
-	int64_t		seq;
-	int			count;
-
 	(void) handle;
-	count = outbox_take_confirmed(&seq);
-	if (count > 0)
-	{
-		if (!source.ack_pending)
-			source.ack_since = bridge_now();
-		source.ack_pending = true;
-		source.ack_seq = seq;
-		bridge.counters.acked += count;
-	}
+	take_confirmed();
 	decide();
 }
 
