@@ -32,18 +32,20 @@ asked_for() {
     return "$rc"
 }
 
-# gateway_tests MAJOR: the tests of the gateway that this run has, on one line.
+# program_tests MAJOR: the tests of the programs that this run has, on one line.
 #
 # With another server version than Debian 12's they run only if TESTS asks for
 # them: the programs are clients of libpq, to which all versions are alike, and
-# .ci/run, which has three of these, must end within 75 minutes.
-gateway_tests() {
+# .ci/run, which has three of these, must end within 75 minutes.  Those of the
+# bridge, which need brokers, run only if TESTS asks for them.
+program_tests() {
     local kind file name tests=
     [ "$1" = 15 ] || [ -n "${TESTS:-}" ] || return 0
     for kind in ${KIND:-tap}; do
         [ "$kind" = tap ] || continue
-        for file in "$TREE"/test/t/gateway_*.pl; do
+        for file in "$TREE"/test/t/{gateway,bridge}_*.pl; do
             name=$(basename "$file" .pl)
+            [ "${name#bridge_}" = "$name" ] || [ -n "${TESTS:-}" ] || continue
             ! asked_for tap "$name" || tests+=" $name"
         done
     done
@@ -96,6 +98,13 @@ build_packages() {
 # Packages to build the programs beside the extension.
 program_packages() {
     echo "gcc libc6-dev make pkg-config libuv1-dev libpq-dev libssl-dev libjansson-dev libidn-dev"
+    echo "librabbitmq-dev libnats-dev librdkafka-dev libhiredis-dev"
+}
+
+# Brokers of the bridge's tests, and a client of one of them.  Debian starts what it
+# installs, unless policy-rc.d forbids: the tests start their own.
+broker_packages() {
+    echo "rabbitmq-server nats-server redis-server python3-pika"
 }
 
 # Drivers that listen and notify through the gateway in its test of drivers, but
@@ -112,13 +121,14 @@ test_packages() {
         echo "postgresql-$1-pgtap libtap-parser-sourcehandler-pgtap-perl"
 }
 
-# Packages to run those of the gateway's tests that this run has.
-gateway_packages() {
+# Packages to run those of the programs' tests that this run has.
+program_test_packages() {
     local tests
-    tests=$(gateway_tests "$1")
+    tests=$(program_tests "$1")
     [ -n "$tests" ] || return 0
     echo "$(program_packages) curl openssl"
     case "$tests" in *gateway_drivers*) driver_packages ;; esac
+    case "$tests" in *bridge_*) broker_packages ;; esac
 }
 
 package_installed() {

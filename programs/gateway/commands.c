@@ -24,13 +24,14 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/server.h"
 #include "gateway/channels.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
 #include "gateway/marks.h"
-#include "gateway/server.h"
 #include "gateway/stream.h"
+#include "gateway/upstream.h"
 
 /* Units that are with the server at a time, and how many of them may publish(). */
 #define MAX_SENT 256
@@ -614,7 +615,7 @@ commands_start(void)
 	commands.server.input = commands_input;
 	commands.server.lost = commands_lost;
 
-	server_start(&commands.server);
+	upstream_connect(&commands.server);
 }
 
 /* Drop the subscription, if the server is there, and close the connection. */

@@ -15,13 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "common/hash.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/systemd.h"
 #include "gateway/channels.h"
 #include "gateway/client.h"
 #include "gateway/gateway.h"
@@ -41,28 +40,6 @@ static uv_signal_t signals[3];
 static uv_timer_t drain_timer;
 static uint64_t drain_deadline;
 
-/* Tell systemd, if it has started the program. */
-static void
-tell_systemd(const char *state)
-{
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	socklen_t	size;
-	int			fd;
-
-	if (path == NULL || strlen(path) >= sizeof(address.sun_path))
-		return;
-	strcpy(address.sun_path, path);
-	size = offsetof(struct sockaddr_un, sun_path) + strlen(path);
-	if (path[0] == '@')
-		address.sun_path[0] = '\0';
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return;
-	(void) sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *) &address, size);
-	close(fd);
-}
-
 /* The subscription stands: accept clients, if that is the first time. */
 void
 gateway_server_ready(void)
@@ -77,7 +54,7 @@ gateway_server_ready(void)
 	listeners_describe(where, sizeof(where));
 	printf("pgpubsub-gateway is ready: %s\n", where);
 	fflush(stdout);
-	tell_systemd("READY=1");
+	systemd_tell("READY=1");
 }
 
 /* The subscription is dropped and the connections are closed. */
@@ -128,7 +105,7 @@ take_signal(uv_signal_t *handle, int number)
 	}
 	log_line(LOG_LEVEL_INFO, "ends by signal %d, with %d clients", number, client_count);
 	gateway.draining = true;
-	tell_systemd("STOPPING=1");
+	systemd_tell("STOPPING=1");
 	listeners_close();
 	drain_deadline = gateway_now() + limits.drain_timeout * 1000;
 	uv_timer_start(&drain_timer, drain, 0, DRAIN_TICK);
@@ -140,9 +117,9 @@ take_hangup(uv_signal_t *handle, int number)
 {
 	(void) handle;
 	(void) number;
-	tell_systemd("RELOADING=1");
+	systemd_tell("RELOADING=1");
 	config_read_again();
-	tell_systemd("READY=1");
+	systemd_tell("READY=1");
 }
 
 /* See the top of this file. */

@@ -38,10 +38,11 @@
 
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/server.h"
 #include "gateway/gateway.h"
 #include "gateway/limits.h"
-#include "gateway/server.h"
 #include "gateway/stream.h"
+#include "gateway/upstream.h"
 
 /* Events of one query: of the first, and of any. */
 #define FIRST_POLL_EVENTS 1
@@ -519,7 +520,7 @@ start(void)
 	resumption.server.connected = resume_connected;
 	resumption.server.input = resume_input;
 	resumption.server.lost = resume_lost;
-	server_start(&resumption.server);
+	upstream_connect(&resumption.server);
 }
 
 /*

@@ -33,6 +33,7 @@
 #include "common/bytes.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/server.h"
 #include "gateway/channels.h"
 #include "gateway/client.h"
 #include "gateway/commands.h"
@@ -40,7 +41,7 @@
 #include "gateway/http.h"
 #include "gateway/marks.h"
 #include "gateway/quota.h"
-#include "gateway/server.h"
+#include "gateway/upstream.h"
 
 /* How long the server sleeps when there is nothing, and may be late by. */
 #define WAIT_SECONDS 20
@@ -481,7 +482,7 @@ stream_start(void)
 	stream.server.connected = stream_connected;
 	stream.server.input = stream_input;
 	stream.server.lost = stream_lost;
-	server_start(&stream.server);
+	upstream_connect(&stream.server);
 }
 
 /* Read no more. */

@@ -15,6 +15,7 @@
 
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/server.h"
 #include "gateway/client.h"
 #include "gateway/commands.h"
 #include "gateway/gateway.h"
@@ -202,6 +203,20 @@ upstream_start(void)
 	upstream_reconfigure();
 	stream_start();
 	commands_start();
+}
+
+/* Begin to connect that one, whose what and functions are set, to the gateway's server. */
+void
+upstream_connect(Server *server)
+{
+	static char application[100];
+
+	snprintf(application, sizeof(application), "pgpubsub-gateway %s",
+			 gateway.options.name);
+	server->loop = &gateway.loop;
+	server->conninfo = gateway.options.dbname;
+	server->application = application;
+	server_start(server);
 }
 
 /* Drop the subscription and close the connections; then call stopped. */

@@ -11,7 +11,10 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
+struct Server;
+
 extern void upstream_start(void);
+extern void upstream_connect(struct Server *server);
 extern void upstream_reconfigure(void);
 extern void upstream_stop(void (*stopped) (void));
 extern void upstream_channels_changed(void);

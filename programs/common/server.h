@@ -3,13 +3,14 @@
  * server.h
  *	  A connection to the server that is made again for ever.
  *
- * libpq without blocking, but for the resolution of the host's name.  There are
- * two of these: the stream, and the one for commands.
+ * libpq without blocking, but for the resolution of the host's name.  Its owner
+ * sets loop, conninfo, application, what and the functions, and they stay while
+ * the connection is in use.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef GATEWAY_SERVER_H
-#define GATEWAY_SERVER_H
+#ifndef COMMON_SERVER_H
+#define COMMON_SERVER_H
 
 #include <libpq-fe.h>
 #include <stdbool.h>
@@ -42,6 +43,9 @@ typedef enum ServerState
 
 typedef struct Server
 {
+	uv_loop_t  *loop;			/* whose thread alone calls these functions */
+	const char *conninfo;
+	const char *application;	/* its application_name */
 	const char *what;			/* for the log */
 	ServerState state;
 	PGconn	   *conn;			/* NULL while it is away */

@@ -9,7 +9,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "gateway/server.h"
+#include "common/server.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +17,6 @@
 
 #include "common/log.h"
 #include "common/memory.h"
-#include "gateway/gateway.h"
 
 /* How long a connection may take to come about, in ms. */
 #define CONNECT_MS 15000
@@ -50,7 +49,7 @@ watch(Server *server, int events)
 	if (server->poll == NULL)
 	{
 		server->poll = memory_get_zeroed(sizeof(uv_poll_t));
-		if (uv_poll_init(&gateway.loop, server->poll, PQsocket(server->conn)) != 0)
+		if (uv_poll_init(server->loop, server->poll, PQsocket(server->conn)) != 0)
 			log_fatal("could not watch the connection for %s", server->what);
 		server->poll->data = server;
 	}
@@ -146,15 +145,12 @@ take_notice(void *context, const char *message)
 static void
 server_connect(Server *server)
 {
-	char		application[100];
 	const char *keywords[] = {"dbname", "application_name", "client_encoding",
 		"keepalives", "keepalives_idle", "keepalives_interval",
 	"keepalives_count", "tcp_user_timeout", NULL};
-	const char *values[] = {gateway.options.dbname, application, "UTF8",
+	const char *values[] = {server->conninfo, server->application, "UTF8",
 	"1", "5", "5", "3", "15000", NULL};
 
-	snprintf(application, sizeof(application), "pgpubsub-gateway %s",
-			 gateway.options.name);
 	server->state = SERVER_CONNECTING;
 	server->conn = PQconnectStartParams(keywords, values, 1);
 	if (server->conn == NULL)
@@ -169,13 +165,13 @@ server_connect(Server *server)
 	watch(server, UV_WRITABLE);
 }
 
-/* Begin to connect for the first time; what and the functions are set. */
+/* Begin to connect for the first time; see server.h for what is to be set. */
 void
 server_start(Server *server)
 {
 	server->backoff.shortest = 100;
 	server->backoff.longest = 5000;
-	uv_timer_init(&gateway.loop, &server->timer);
+	uv_timer_init(server->loop, &server->timer);
 	server->timer.data = server;
 	server_connect(server);
 }
