@@ -66,7 +66,7 @@ foreach my $set (sort keys %pgwatch)
 #
 my %pids;
 
-# Run a program until the test ends; what it writes goes to a log.
+# Run a program until the test ends, however that does; what it writes goes to a log.
 sub run_program
 {
 	my ($name, %env) = @_;
@@ -79,7 +79,7 @@ sub run_program
 		local @ENV{ keys %env } = values %env;
 		open STDOUT, '>', "$PostgreSQL::Test::Utils::log_path/monitoring_$name.log" or die "log of $name: $!";
 		open STDERR, '>&', \*STDOUT or die "could not redirect: $!";
-		exec $program{$name}, @command or die "could not run $name: $!";
+		exec 'setpriv', '--pdeathsig', 'KILL', $program{$name}, @command or die "could not run $name: $!";
 	}
 	$pids{$name} = $pid;
 	return;
