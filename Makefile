@@ -9,7 +9,9 @@
 #   make soak SECONDS=300     everything at once on a private server
 #   make load                 a table of what arrives how late; OPTIONS='-rate 0'
 #   make test-clients         the packages in clients/
-#   make programs             build pgpubsub-gateway, in programs/
+#   make programs             build pgpubsub-gateway and -bridge, in programs/
+#   make deb                  Debian packages; see scripts/deb
+#   make dist                 a bundle for PGXN; see scripts/dist
 #
 # make test takes PG_MAJOR=17, KIND='regress isolation ...' and
 # TESTS='names or patterns'; see scripts/test.
@@ -154,6 +156,15 @@ style:
 
 programs:
 	@$(tree)/scripts/programs
+
+# Packages and bundles; see scripts/deb and scripts/dist.
+.PHONY: deb dist
+
+deb:
+	@$(tree)/scripts/deb
+
+dist:
+	@$(tree)/scripts/dist
 
 # The packages in clients, and the gateway with drivers that are downloaded; see
 # scripts/test-clients.
