@@ -31,7 +31,6 @@ static HashTable channels;
 static HashTable members;
 static ListNode patterns;
 static int	pattern_count;
-static size_t leaving_count;	/* channels of which all pins leave */
 static ListNode unpinned;		/* the one that lost its pin first, first */
 static bool wanted;				/* there may be some to be added */
 static char **dropped;			/* the names of those to be dropped */
@@ -96,7 +95,6 @@ channel_pin(const char *name)
 		upstream_channels_changed();
 	}
 	list_remove(&channel->link);
-	leaving_count -= channel_leaves(channel);
 	channel->pins++;
 	return channel;
 }
@@ -112,9 +110,7 @@ channel_leaves(const Channel *channel)
 void
 channel_pin_leaves(Channel *channel, bool leaves)
 {
-	leaving_count -= channel_leaves(channel);
 	channel->leaving += leaves ? 1 : -1;
-	leaving_count += channel_leaves(channel);
 }
 
 /* Forget the event that was to come. */
@@ -148,7 +144,6 @@ void
 channel_unpin(Channel *channel)
 {
 	channel->pins--;
-	leaving_count += channel_leaves(channel);
 	if (channel->pins > 0)
 		return;
 	channel->unpinned_at = gateway_now();
@@ -237,13 +232,6 @@ size_t
 channels_count(void)
 {
 	return channels.count;
-}
-
-/* How many of these go when commits end, if these succeed. */
-size_t
-channels_leaving(void)
-{
-	return leaving_count;
 }
 
 /* How many of these are patterns: each is compared with each event's channel. */
@@ -505,10 +493,7 @@ member_add(Client *client, const ChannelWait *wait)
 	hash_insert(&members, &member->node, member_hash(client, channel));
 }
 
-/*
- * The client will be a member no more if its commit succeeds, or will be nevertheless:
- * others may have the room meanwhile.
- */
+/* The client will be a member no more if its commit succeeds, or will be nevertheless. */
 void
 member_leaves(Member *member, bool leaves)
 {

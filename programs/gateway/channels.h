@@ -128,7 +128,6 @@ extern void channels_event(int64_t seq, const char *name, const char *payload,
 extern void channels_gap(void);
 
 extern size_t channels_count(void);
-extern size_t channels_leaving(void);
 extern int	channels_pattern_count(void);
 extern bool channels_make_room(void);
 extern const char **channels_to_subscribe(const char *own, int *count);

@@ -148,11 +148,11 @@ read_actions(Commit *commit, const Transaction *transaction)
 }
 
 /*
- * Mark those channels of the client's that it leaves, so that there is room for others;
+ * Mark those channels of the client's that it leaves, and set *left to what that gives;
  * returns how many these are.
  */
 static int
-mark_leaving(Commit *commit)
+mark_leaving(Commit *commit, QuotaLeft *left)
 {
 	const Client *client = commit->session->client;
 	int			count = 0;
@@ -165,6 +165,7 @@ mark_leaving(Commit *commit)
 		if (member == NULL)
 			continue;
 		member_leaves(member, true);
+		quota_left(member->use, left);
 		count++;
 	}
 	for (ListNode *node = client->members.next;
@@ -175,6 +176,7 @@ mark_leaving(Commit *commit)
 		if (!commit_leaves(client, member->channel->name))
 			continue;
 		member_leaves(member, true);
+		quota_left(member->use, left);
 		count++;
 	}
 	commit->leaves_any = count > 0;
@@ -216,12 +218,13 @@ pin_channels(Commit *commit, const Transaction *transaction)
 		.hint = "The gateway's limit is max-channels.",
 	};
 	const Client *client = commit->session->client;
+	QuotaLeft	left = {0};
 	int64_t		count;
 
 	commit->waits = memory_get_zeroed((transaction->listen_count + 1) * sizeof(ChannelWait));
 	commit->joined = memory_get_zeroed(transaction->listen_count * sizeof(bool));
 	read_actions(commit, transaction);
-	count = client->member_count - mark_leaving(commit);
+	count = client->member_count - mark_leaving(commit, &left);
 	for (const Name *name = commit->names; name != NULL; name = name->next)
 	{
 		const Report *why;
@@ -230,7 +233,7 @@ pin_channels(Commit *commit, const Transaction *transaction)
 			continue;
 		if (!is_member(client, name->first) && ++count > limits.max_channels)
 			return &too_many;
-		why = channel_wait_pin(&commit->waits[commit->wait_count], client, name->first);
+		why = channel_wait_pin(&commit->waits[commit->wait_count], client, name->first, &left);
 		if (why != NULL)
 			return why;
 		commit->wait_count++;

@@ -407,7 +407,7 @@ add_channel(EventStream *stream, const char *name)
 
 	if (has_channel(stream, name))
 		return NULL;
-	why = channel_wait_pin(new_wait(stream), stream->client, name);
+	why = channel_wait_pin(new_wait(stream), stream->client, name, NULL);
 	if (why == NULL)
 		stream->wait_count++;
 	return why;

@@ -18,9 +18,12 @@
  * 4. A channel that nobody listens to stays in the subscription for a while, but not
  *	  where its room is needed.
  *
- * 5. A transaction may leave some channels and listen to as many others.  Those that it
- *	  leaves are its clients' until it has succeeded, but do not count meanwhile: unless
- *	  somebody else listens to them, too, or wants to, for whom they count again.
+ * 5. A transaction may leave some channels and listen to others instead.  Those that it
+ *	  leaves are its client's until it has succeeded, and count for all others until
+ *	  then: it may fail.  For itself they do not, unless somebody else has them, too; but
+ *	  no more than a part of the limit, by which the sum may so be above that for a
+ *	  while.  Who wants a channel that is being left has it only where there is room for
+ *	  it and for what is to come instead.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +43,6 @@ typedef struct Account
 {
 	HashNode	node;			/* by name */
 	int64_t		channels;		/* distinct ones */
-	int64_t		leaving;		/* of these, that do not count: see above */
 	bool		is_token;
 	char		name[];
 } Account;
@@ -166,33 +168,65 @@ use_leaves(const ChannelUse *use)
 	return use->leaving == use->count;
 }
 
-/* May the account listen to one more channel, which is there or not?  NULL, or why not. */
-static const Report *
-check(const Account *account, bool is_there)
+/* How many of those that are left do not count. */
+static int64_t
+part_of(int64_t left, int64_t limit)
 {
-	if (account->channels - account->leaving >= account_limit())
+	int64_t		most = limit / 8 + 1;
+
+	return left < most ? left : most;
+}
+
+/*
+ * May the account have the channel, of which it has the use, or none (NULL), and which is
+ * there, or not (NULL)?  NULL, or why not.
+ */
+static const Report *
+check(const Account *account, const ChannelUse *use, const Channel *channel,
+	  const QuotaLeft *left)
+{
+	int64_t		limit = account_limit();
+	int64_t		count = account->channels - (use != NULL);
+
+	if (count - part_of(left->uses, limit) >= limit)
 		return too_many(account->is_token ? "this token's subject" : "this role",
-						"max-role-channels", account_limit());
-	if (!is_there && clients_channels() - (int64_t) channels_leaving() >= total_limit() &&
-		!channels_make_room())
-		return too_many("all clients of the gateway", "max-total-channels", total_limit());
+						"max-role-channels", limit);
+	if (channel != NULL && !channel_leaves(channel))
+		return NULL;
+	limit = total_limit();
+	do
+		count = clients_channels() - (channel != NULL);
+	while (count >= limit && channels_make_room());
+	if (count - part_of(left->channels, limit) >= limit)
+		return too_many("all clients of the gateway", "max-total-channels", limit);
 	return NULL;
+}
+
+/* The client's use is left: add that to left, if nobody else has what it is of. */
+void
+quota_left(const ChannelUse *use, QuotaLeft *left)
+{
+	left->uses += use->count == 1;
+	left->channels += use->channel->pins == 1;
 }
 
 /*
  * Pin the channel of that name for the client, until quota_release(); NULL, with *why
- * set to a report that lasts until the next call, if a limit is reached.
+ * set to a report that lasts until the next call, if a limit is reached.  left is what
+ * goes if the pin stays, or NULL.
  */
 ChannelUse *
-quota_take(const Client *client, const char *name, const Report **why)
+quota_take(const Client *client, const char *name, const QuotaLeft *left,
+		   const Report **why)
 {
+	static const QuotaLeft nothing;
 	Account    *account = find_account(client);
 	Channel    *channel = channel_find(name);
 	ChannelUse *use = channel == NULL ? NULL : find_use(account, channel);
 
 	*why = NULL;
 	if (use == NULL || use_leaves(use))
-		*why = check(account, channel != NULL && !channel_leaves(channel));
+		*why = check(account, use, channel, left != NULL ? left : &nothing);
 	if (*why != NULL)
 	{
 		forget_account(account);
@@ -216,7 +250,6 @@ quota_take(const Client *client, const char *name, const Report **why)
 void
 quota_hold(ChannelUse *use)
 {
-	use->account->leaving -= use_leaves(use);
 	use->count++;
 	(void) channel_pin(use->channel->name);
 }
@@ -225,9 +258,7 @@ quota_hold(ChannelUse *use)
 void
 quota_leaves(ChannelUse *use, bool leaves)
 {
-	use->account->leaving -= use_leaves(use);
 	use->leaving += leaves ? 1 : -1;
-	use->account->leaving += use_leaves(use);
 	channel_pin_leaves(use->channel, leaves);
 }
 
@@ -238,9 +269,7 @@ quota_release(ChannelUse *use)
 	Channel    *channel = use->channel;
 
 	use->count--;
-	if (use->count > 0)
-		use->account->leaving += use_leaves(use);
-	else
+	if (use->count == 0)
 	{
 		hash_remove(&uses, &use->node);
 		use->account->channels--;
@@ -250,14 +279,18 @@ quota_release(ChannelUse *use)
 	channel_unpin(channel);
 }
 
-/* Have the wait pin the channel of that name for the client; NULL, or why that cannot be. */
+/*
+ * Have the wait pin the channel of that name for the client, see quota_take(); NULL, or why
+ * that cannot be.
+ */
 const Report *
-channel_wait_pin(ChannelWait *wait, const Client *client, const char *name)
+channel_wait_pin(ChannelWait *wait, const Client *client, const char *name,
+				 const QuotaLeft *left)
 {
 	const Report *why = NULL;
 
 	list_init(&wait->link);
-	wait->use = quota_take(client, name, &why);
+	wait->use = quota_take(client, name, left, &why);
 	wait->channel = wait->use == NULL ? NULL : wait->use->channel;
 	return why;
 }

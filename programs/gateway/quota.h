@@ -25,15 +25,26 @@ typedef struct ChannelUse
 	int			leaving;		/* pins that go when a commit ends */
 } ChannelUse;
 
+/*
+ * Distinct channels that a transaction leaves, and that nobody else has: of the client's
+ * account, and of all clients.
+ */
+typedef struct QuotaLeft
+{
+	int64_t		uses;
+	int64_t		channels;
+} QuotaLeft;
+
 extern void quota_learn(int64_t server_channels);
+extern void quota_left(const ChannelUse *use, QuotaLeft *left);
 extern ChannelUse *quota_take(const struct Client *client, const char *name,
-							  const Report **why);
+							  const QuotaLeft *left, const Report **why);
 extern void quota_hold(ChannelUse *use);
 extern void quota_release(ChannelUse *use);
 extern void quota_leaves(ChannelUse *use, bool leaves);
 
 extern const Report *channel_wait_pin(ChannelWait *wait, const struct Client *client,
-									  const char *name);
+									  const char *name, const QuotaLeft *left);
 extern void channel_wait_pin_own(ChannelWait *wait);
 extern void channel_wait_unpin(ChannelWait *wait);
 

@@ -336,6 +336,8 @@ take_events(const PGresult *result)
 static bool
 take_setup(const PGresult *result)
 {
+	const char *why;
+
 	if (strcmp(PQgetvalue(result, 0, 3), "t") != 0)
 	{
 		server_lost(&stream.server,
@@ -348,9 +350,11 @@ take_setup(const PGresult *result)
 		return false;
 	}
 	quota_learn(strtoll(PQgetvalue(result, 0, 5), NULL, 10));
-	upstream_learn(stream.server.conn, PQgetvalue(result, 0, 0),
-				   PQgetvalue(result, 0, 1), PQgetvalue(result, 0, 2));
-	return true;
+	why = upstream_learn(stream.server.conn, PQgetvalue(result, 0, 0),
+						 PQgetvalue(result, 0, 1), PQgetvalue(result, 0, 2));
+	if (why != NULL)
+		server_lost(&stream.server, why);
+	return why == NULL;
 }
 
 /* The subscription's answer. */

@@ -20,7 +20,7 @@ extern const char *subscription_name(void);
 extern char *array_literal(const char *const *names, int count);
 
 /* upstream.c: the stream stands, and this is what the server is like. */
-extern void upstream_learn(PGconn *conn, const char *version,
-						   const char *schema, const char *encoding);
+extern const char *upstream_learn(PGconn *conn, const char *version,
+								  const char *schema, const char *encoding);
 
 #endif

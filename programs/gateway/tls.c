@@ -26,6 +26,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/log.h"
 #include "common/memory.h"
 
 /* The protocol's name for direct TLS, as it is on the wire. */
@@ -200,16 +201,20 @@ default_file(const char *name)
 	return memory_copy_string(path);
 }
 
-/* Have the context refuse certificates that are revoked, as the connection does. */
+/*
+ * Have the context refuse certificates that are revoked, as the connection does.  libpq
+ * passes over lists that it cannot read; here only one that nobody has named.
+ */
 static bool
 set_revoked(SSL_CTX * context, PGconn *conn, char *error, size_t size)
 {
 	X509_STORE *store = SSL_CTX_get_cert_store(context);
 	char	   *file = parameter(conn, "sslcrl");
 	char	   *directory = parameter(conn, "sslcrldir");
+	bool		named = file != NULL || directory != NULL;
 	bool		ok = true;
 
-	if (file == NULL && directory == NULL)
+	if (!named)
 		file = default_file("root.crl");
 	if (file != NULL || directory != NULL)
 		ok = X509_STORE_load_locations(store, file, directory) == 1 &&
@@ -218,9 +223,11 @@ set_revoked(SSL_CTX * context, PGconn *conn, char *error, size_t size)
 	if (!ok)
 		describe(error, size, "load revoked certificates from",
 				 file != NULL ? file : directory);
+	if (!ok && !named)
+		log_line(LOG_LEVEL_WARNING, "%s", error);
 	free(file);
 	free(directory);
-	return ok;
+	return ok || !named;
 }
 
 /* Have the context believe what the connection believes. */
@@ -251,38 +258,55 @@ set_roots(SSL_CTX * context, PGconn *conn, const char *mode, const char *roots,
 	return set_revoked(context, conn, error, size);
 }
 
-/*
- * The connection to the server stands: whether logins are to go there with TLS,
- * and whom they believe.  False, with the error written, if they cannot.
- */
-bool
-tls_learn_server(PGconn *conn, char *error, size_t size)
+/* Forget how logins go to the server. */
+static void
+forget_server(void)
 {
-	char	   *mode;
-	char	   *roots;
-	bool		ok;
-
 	SSL_CTX_free(server_context);
 	free(server_host);
 	free(server_sni);
 	server_context = NULL;
 	server_host = server_sni = NULL;
+}
+
+/*
+ * The connection to the server stands: whether logins are to go there with TLS,
+ * and whom they believe.  False, with the error written, if they cannot; then it stays as
+ * it was, and may be tried again.
+ */
+bool
+tls_learn_server(PGconn *conn, char *error, size_t size)
+{
+	SSL_CTX    *context;
+	char	   *mode;
+	char	   *roots;
+	bool		ok;
+
 	if (!PQsslInUse(conn))
+	{
+		forget_server();
 		return true;
+	}
 	mode = parameter(conn, "sslmode");
 	roots = parameter(conn, "sslrootcert");
 	if (roots == NULL)
 		roots = default_file("root.crt");
 	ERR_clear_error();
-	server_context = make_context(TLS_client_method());
-	if (server_context == NULL)
+	context = make_context(TLS_client_method());
+	if (context == NULL)
 	{
 		snprintf(error, size, "logins cannot be passed through with TLS");
 		ok = false;
 	}
 	else
-		ok = set_roots(server_context, conn, mode == NULL ? "prefer" : mode, roots,
-					   error, size);
+		ok = set_roots(context, conn, mode == NULL ? "prefer" : mode, roots, error, size);
+	if (ok)
+	{
+		forget_server();
+		server_context = context;
+	}
+	else
+		SSL_CTX_free(context);
 	if (ok && ((mode != NULL && strcmp(mode, "verify-full") == 0) ||
 			   (roots != NULL && strcmp(roots, "system") == 0)))
 		server_host = memory_copy_string(PQhost(conn));

@@ -98,16 +98,23 @@ find_address(const PGconn *conn)
 	}
 }
 
-/* The stream's connection stands, and this is what the server is like. */
-void
+/*
+ * The stream's connection stands, and this is what the server is like.  NULL, or, if one
+ * stood before, why logins cannot go there now, as long as the next call.
+ */
+const char *
 upstream_learn(PGconn *conn, const char *version, const char *schema,
 			   const char *encoding)
 {
+	static char error[512];
 	bool		first = known.database == NULL;
-	char		error[512];
 
 	if (!tls_learn_server(conn, error, sizeof(error)))
-		log_fatal("%s", error);
+	{
+		if (first)
+			log_fatal("%s", error);
+		return error;
+	}
 	if (first && tls_is_on() && tls_to_server() && !tls_same_certificate(conn))
 		log_line(LOG_LEVEL_WARNING, "clients with TLS cannot log in by scram-sha-256 unless they set channel_binding=disable, as the server has TLS, too, with another certificate: connect to it by a Unix socket or without TLS, or give this program the server's certificate");
 	if (!find_address(conn))
@@ -118,6 +125,7 @@ upstream_learn(PGconn *conn, const char *version, const char *schema,
 	known.is_utf8 = strcmp(encoding, "SQL_ASCII") != 0;
 	if (first)
 		log_line(LOG_LEVEL_INFO, "connected to database \"%s\"", known.database);
+	return NULL;
 }
 
 /* Where the server is; false while that is not known. */

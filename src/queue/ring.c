@@ -569,33 +569,6 @@ ring_newest_number(Ring *ring, int channel)
 	return pg_atomic_read_u64(&ring->chains[channel].newest_number);
 }
 
-/* How many of the channel's records above that number are no longer there. */
-uint64
-ring_lost(Ring *ring, int channel, uint64 number)
-{
-	RingChain  *chain = &ring->chains[channel];
-
-	for (;;)
-	{
-		uint64		newest = pg_atomic_read_u64(&chain->newest_number);
-		RingPos		pos;
-		RingRecord	record;
-
-		if (newest <= number)
-			return 0;
-		pg_read_barrier();		/* as in ring_next() */
-		pos = pg_atomic_read_u64(&chain->first);
-		if (pos != RING_NONE && read_header(ring, pos, &record))
-			return record.number > number ? record.number - number - 1 : 0;
-
-		/* all are gone, unless the writer overtook us: as in ring_next() */
-		pg_read_barrier();
-		if (pos == RING_NONE &&
-			pg_atomic_read_u64(&chain->newest_number) == newest)
-			return newest - number;
-	}
-}
-
 /* The last seq given out; channels looked at afterwards have all up to it. */
 uint64
 ring_newest_seq(Ring *ring)

@@ -85,7 +85,6 @@ extern RingNext ring_next(Ring *ring, int channel, uint64 number,
 extern bool ring_payload(Ring *ring, const RingRecord *record, char *dst);
 extern RingPos ring_newest_position(Ring *ring, int channel, uint64 number);
 extern uint64 ring_newest_number(Ring *ring, int channel);
-extern uint64 ring_lost(Ring *ring, int channel, uint64 number);
 extern uint64 ring_newest_seq(Ring *ring);
 extern uint64 ring_log_newest(Ring *ring, int channel);
 extern void ring_counts(Ring *ring, int channel, uint64 *number,

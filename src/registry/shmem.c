@@ -127,6 +127,7 @@ control_size(void)
 
 	size = add_size(size, MAXALIGN(mul_size(pgpubsub_max_subscriptions,
 											sizeof(Subscription))));
+	size = add_size(size, PG_CACHE_LINE_SIZE);
 	size = add_size(size, MAXALIGN(mul_size(pgpubsub_max_databases,
 											sizeof(Database))));
 	size = add_size(size, MAXALIGN(mul_size(MaxBackends, sizeof(Waiter))));
@@ -395,6 +396,8 @@ init_control(void)
 		init_subscription(&pgpubsub_control->subscriptions[i]);
 	space += MAXALIGN(pgpubsub_max_subscriptions * sizeof(Subscription));
 
+	/* it has members that are to be in lines of the cache of their own */
+	space = (char *) CACHELINEALIGN(space);
 	pgpubsub_control->databases = (Database *) space;
 	space += MAXALIGN(pgpubsub_max_databases * sizeof(Database));
 	pgpubsub_control->waiters = (Waiter *) space;

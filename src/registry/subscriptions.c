@@ -22,6 +22,7 @@
 
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "registry/holders.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/timestamp.h"
@@ -375,15 +376,13 @@ registry_position(Binding *binding, RingPos *pos)
 static void
 count_lost(Database *database, Binding *binding)
 {
-	uint64		number = pg_atomic_read_u64(&binding->number);
-	uint64		lost;
+	Backlog		backlog = {0};
 
-	if (number == BINDING_UNPLACED)
-		return;
-	lost = ring_lost(database->ring, binding->channel, number);
-	pg_atomic_fetch_add_u64(&binding->subscription->stats.lost, lost);
-	pg_atomic_fetch_add_u64(&database->channels[binding->channel].lost, lost);
-	pg_atomic_fetch_add_u64(&database->stats.lost, lost);
+	hold_add_backlog(database, binding, &backlog);
+	pg_atomic_fetch_add_u64(&binding->subscription->stats.lost, backlog.lost);
+	pg_atomic_fetch_add_u64(&database->channels[binding->channel].lost,
+							backlog.lost);
+	pg_atomic_fetch_add_u64(&database->stats.lost, backlog.lost);
 }
 
 /*

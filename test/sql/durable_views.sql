@@ -107,5 +107,20 @@ SELECT count(*), max(appended) AS appended FROM (:log) AS s;
 RESET ROLE;
 DROP ROLE regress_dv_monitor;
 
+-- a subscription that goes has missed what it would have been told of: of durable channels,
+-- nothing of what is still in the log
+SELECT pgpubsub.subscribe('regress_dv3', '{dv_a,dv_c}', 'drop', start_at => 'oldest');
+SELECT lost AS database_lost FROM pgpubsub.stat_queue WHERE datname = current_database() \gset
+SELECT lost AS would_be_told FROM pgpubsub.stat_subscriptions WHERE datname = current_database() AND subscription = 'regress_dv3' \gset
+SELECT pgpubsub.unsubscribe('regress_dv3');
+SELECT lost - :database_lost - :would_be_told AS more FROM pgpubsub.stat_queue WHERE datname = current_database();
+SELECT pgpubsub.subscribe('regress_dv3', '{dv_a}', 'drop');
+SELECT count(pgpubsub.publish('dv_a', n || repeat('.', :bytes))) FROM generate_series(1, 400) AS n;
+CALL pg_temp.settle();
+SELECT pending, lost FROM pgpubsub.stat_subscriptions WHERE datname = current_database() AND subscription = 'regress_dv3';
+SELECT lost AS database_lost FROM pgpubsub.stat_queue WHERE datname = current_database() \gset
+SELECT pgpubsub.unsubscribe('regress_dv3');
+SELECT lost - :database_lost AS more FROM pgpubsub.stat_queue WHERE datname = current_database();
+
 SELECT pgpubsub.unsubscribe('regress_dv1'), pgpubsub.unsubscribe('regress_dv2');
 SELECT pgpubsub.set_durable('dv_a', false), pgpubsub.set_durable('dv_b', false);

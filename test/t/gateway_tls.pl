@@ -302,6 +302,14 @@ is(psql_says($tcp, 'SELECT current_user'), "scram\n", 'a client logs in at a ser
 serve_with('revoked');
 like(psql_says($tcp, 'SELECT 1'), qr/certificate verify failed.*failed/s, 'but at one whose certificate is it does not');
 serve_with('valid');
+
+# a list that is just being written when the server comes back
+rename "$dir/revoked.crl", "$dir/whole.crl" or die "$dir/revoked.crl: $!";
+append_to_file("$dir/revoked.crl", '');
+$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'gateway'});
+$gateway->wait_for_log(qr/could not load revoked certificates from/);
+rename "$dir/whole.crl", "$dir/revoked.crl" or die "$dir/whole.crl: $!";
+ok(wait_until(sub { psql_says($tcp, 'SELECT current_user') eq "scram\n" }, 'a login'), 'a list that cannot be read is read again later');
 is($gateway->stop, 0, 'the gateway ends');
 
 # A server that the gateway does not believe
