@@ -142,8 +142,8 @@ is_noted(uint64 seq)
 #endif
 
 /*
- * An event that was noted goes into the ring, or passes by it; that is without
- * payload, and when its transaction has committed does not matter.
+ * An event that was noted goes into the ring, or passes by it.  One without payload
+ * passes by; then pid and committed_at do not matter.
  */
 static void
 show_event(const char *name, int pid, TimestampTz committed_at,

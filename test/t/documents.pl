@@ -35,7 +35,7 @@ my $tree = "$FindBin::RealBin/../..";
 # Columns whose values are another in each run: numbers of sequence, process
 # and transaction, times, sizes of what holds such numbers; and who runs it.
 my $varying =
-  qr/^(?:seq|oldest_seq|newest_seq|pid|relay_pid|\w+_bytes|\w+_at|stats_reset|full_ms|notify_queue_usage|owner)$/;
+  qr/^(?:seq|oldest_seq|newest_seq|pid|relay_pid|\w+_bytes|\w+_at|\w+_ms|\w+_seconds|stats_reset|notify_queue_usage|owner)$/;
 
 # How many events fill the queue depends on the bytes of those before them.
 my $many = qr/^(?:pending|lost)$/;
