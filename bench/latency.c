@@ -9,9 +9,11 @@
  * poll consumes, and is a transaction of its own, whose commit is over when the
  * client has the event.  With async-ack and durable-ack it looks, and acks when
  * the client has the event; with async-begin and durable-begin it consumes in a
- * transaction that the client commits when it has the event.  The channel of durable is to be durable, and its
- * subscription lasts, as all do whose positions are to outlive a crash.  An
- * outbox and PgQ cannot be waited for: they are asked every 10 ms.
+ * transaction that the client commits when it has the event; with
+ * durable-relaxed its own commit does not wait for the disk.  The channel of
+ * durable is to be durable, and its subscription lasts, as all do whose
+ * positions are to outlive a crash.  An outbox and PgQ cannot be waited for:
+ * they are asked every 10 ms.
  *
  * Each sample is a transaction that changes a row of the table "latency" and
  * notifies, on a machine that does nothing else, while the reader waits.  The
@@ -264,7 +266,7 @@ main(int argc, char **argv)
 	int64_t    *samples;
 
 	if (argc != 3)
-		client_die("usage: latency native|transactional|async[-ack|-begin]|durable[-ack|-begin]|outbox|pgq SAMPLES");
+		client_die("usage: latency native|transactional|async[-ack|-begin]|durable[-ack|-begin|-relaxed]|outbox|pgq SAMPLES");
 	kind = argv[1];
 	native = strcmp(kind, "native") == 0;
 	acking = strstr(kind, "-ack") != NULL;
@@ -295,6 +297,8 @@ main(int argc, char **argv)
 		bool		durable = strncmp(kind, "durable", 7) == 0;
 		char		set[64];
 
+		if (strstr(kind, "-relaxed"))
+			client_execute(reader, "SET synchronous_commit = off");
 		snprintf(set, sizeof(set), "SET pgpubsub.publish_mode = %.*s",
 				 durable ? 5 : (int) strcspn(kind, "-"),
 				 durable ? "async" : kind);

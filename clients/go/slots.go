@@ -9,7 +9,7 @@ import (
 const (
 	// turn is how long it takes about until all of the consumers that share
 	// too few slots had one.
-	turn = time.Second
+	turn = 200 * time.Millisecond
 
 	// shortestWait bounds what taking turns costs.
 	shortestWait = 10 * time.Millisecond

@@ -680,6 +680,7 @@ extern void registry_start_waiting(Database *database,
 								   Subscription *subscription);
 extern void registry_stop_waiting(void);
 extern void registry_prepare_to_wake(void);
+extern void registry_rouse_waiting(Database *database, int slot);
 extern int	registry_wake_channels(Database *database, const int *slots,
 								   int nslots);
 extern int	registry_waiting_pid(Database *database,

@@ -257,6 +257,36 @@ registry_wake_channels(Database *database, const int *slots, int nslots)
 	return woken + wake_listed(count);
 }
 
+/*
+ * An event of the channel will be there in about the time in which a process
+ * that sleeps gets to the CPU: if one subscription alone waits for it, wake its
+ * session already.  That stays in the lists, and if it comes before the event, it
+ * finds nothing, sleeps on, and is woken again.  Where many wait, each waking
+ * twice would take the CPU from who is to show the event.
+ */
+void
+registry_rouse_waiting(Database *database, int slot)
+{
+	Channel    *channel = &database->channels[slot];
+	PGPROC	   *proc = NULL;
+
+	Assert(LWLockHeldByMe(database->lock));
+	if (pg_atomic_read_u32(&channel->nwaiters) != 1)
+		return;
+	LWLockAcquire(database->wait_lock, LW_SHARED);
+	if (!dlist_is_empty(&channel->waiters))
+	{
+		Binding    *binding = dlist_head_element(Binding, wait_node,
+												 &channel->waiters);
+
+		proc = waiter_proc(dlist_head_element(Waiter, node,
+											  &binding->subscription->waiters));
+	}
+	LWLockRelease(database->wait_lock);
+	if (proc)
+		SetLatch(&proc->procLatch);
+}
+
 /* Wake all sessions that wait for the subscription. */
 void
 registry_wake_waiting(Database *database, Subscription *subscription)

@@ -226,6 +226,23 @@ relay_durable_resume(void)
 	append_noted();
 }
 
+/*
+ * An event of that channel is about to be noted, and then shown: have a reader
+ * that waits for it alone come to the CPU meanwhile.
+ */
+static void
+rouse_reader(const char *name)
+{
+	Database   *database = relay.database;
+	int			slot;
+
+	LWLockAcquire(database->lock, LW_SHARED);
+	slot = registry_find_channel(database, name, false);
+	if (slot >= 0)
+		registry_rouse_waiting(database, slot);
+	LWLockRelease(database->lock);
+}
+
 /* Note the next events up to a reference; the walk stands at an event. */
 static void
 note_events(void)
@@ -235,6 +252,7 @@ note_events(void)
 	uint64		number = 0;
 	int			count = 0;
 
+	rouse_reader(staged_event_channel(walk.event));
 	note_begin();
 	while (walk.view.transaction != NULL && count++ < BATCH_EVENTS &&
 		   !walk.event->reference)

@@ -118,7 +118,7 @@ void test('turns', async () => {
   slots.consumers = 1;
   assert.equal(slots.share(60_000), 60_000);
   slots.consumers = 10;
-  assert.equal(slots.share(60_000), 100);
+  assert.equal(slots.share(60_000), 20);
   slots.consumers = 100_000;
   assert.equal(slots.share(60_000), 10);
 

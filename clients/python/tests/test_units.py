@@ -98,6 +98,6 @@ def test_pauses() -> None:
 
 def test_turns() -> None:
     assert _common.waiting_share(60.0, 2, 2, False) == 60.0
-    assert _common.waiting_share(60.0, 10, 2, False) == pytest.approx(0.2)
+    assert _common.waiting_share(60.0, 10, 2, False) == pytest.approx(0.04)
     assert _common.waiting_share(60.0, 100_000, 2, False) == pytest.approx(0.01)
-    assert _common.waiting_share(60.0, 1, 1, True) == pytest.approx(1.0)
+    assert _common.waiting_share(60.0, 1, 1, True) == pytest.approx(0.2)

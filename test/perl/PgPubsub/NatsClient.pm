@@ -9,7 +9,6 @@ use warnings;
 use IO::Select;
 use IO::Socket::INET;
 use JSON::PP;
-use MIME::Base64;
 use PostgreSQL::Test::Utils;
 
 sub new
@@ -50,6 +49,25 @@ sub line
 	return $1;
 }
 
+# The next message: its subject, headers as one text, and body.
+sub message
+{
+	my ($self) = @_;
+
+	while (1)
+	{
+		my $line = $self->line;
+
+		if ($line eq 'PING') { $self->put("PONG\r\n"); next; }
+		die "nats: $line" if $line =~ /^-ERR/;
+		next unless $line =~ /^(H?)MSG (\S+) 1 +(?:\S+ +)??(?:(\d+) +)?(\d+)$/;
+		my ($subject, $head, $length) = ($2, $1 ? $3 : 0, $4);
+		$self->fill while length $self->{buffer} < $length + 2;
+		my $bytes = substr $self->{buffer}, 0, $length + 2, '';
+		return ($subject, substr($bytes, 0, $head), substr($bytes, $head, $length - $head));
+	}
+}
+
 # A request's answer, decoded.
 sub request
 {
@@ -60,16 +78,9 @@ sub request
 	$self->put("PUB $subject $reply " . length($text) . "\r\n$text\r\n");
 	while (1)
 	{
-		my $line = $self->line;
+		my ($to, undef, $answer) = $self->message;
 
-		if ($line eq 'PING') { $self->put("PONG\r\n"); next; }
-		die "nats: $line" if $line =~ /^-ERR/;
-		next unless $line =~ /^(H?)MSG (\S+) 1 +(?:\S+ +)??(?:(\d+) +)?(\d+)$/;
-		my ($to, $head, $length) = ($2, $1 ? $3 : 0, $4);
-		$self->fill while length $self->{buffer} < $length + 2;
-		my $answer = substr $self->{buffer}, $head, $length - $head;
-		$self->{buffer} = substr $self->{buffer}, $length + 2;
-		return $length == $head ? {} : decode_json($answer) if $to eq $reply;
+		return length $answer ? decode_json($answer) : {} if $to eq $reply;
 	}
 }
 
@@ -104,16 +115,25 @@ sub count
 sub messages
 {
 	my ($self, $name) = @_;
-	my $state = $self->api("STREAM.INFO.$name")->{state};
+	my $count = $self->count($name);
+	my $consumer = $self->api("CONSUMER.CREATE.$name",
+		{ stream_name => $name, config => { deliver_policy => 'all', ack_policy => 'none' } })->{name};
+	my $ask = encode_json({ batch => 1000, expires => 5_000_000_000 });
 	my @messages;
 
-	return () if !$state->{messages};
-	foreach my $seq ($state->{first_seq} .. $state->{last_seq})
+	while (@messages < $count)
 	{
-		my $message = $self->api("STREAM.MSG.GET.$name", { seq => $seq })->{message};
-		my %headers = map { /^([^:]+): ?(.*)$/ ? ($1 => $2) : () } split /\r\n/, decode_base64($message->{hdrs} // '');
+		$self->put("PUB \$JS.API.CONSUMER.MSG.NEXT.$name.$consumer $self->{inbox}.next " . length($ask) . "\r\n$ask\r\n");
+		for (my $left = 1000; $left > 0 && @messages < $count;)
+		{
+			my ($subject, $head, $body) = $self->message;
 
-		push @messages, { subject => $message->{subject}, body => decode_base64($message->{data} // ''), headers => \%headers };
+			# what ends a request has a status and no subject of the stream's
+			last if $subject =~ /^\Q$self->{inbox}\E/;
+			my %headers = map { /^([^:]+): ?(.*)$/ ? ($1 => $2) : () } split /\r\n/, $head;
+			push @messages, { subject => $subject, body => $body, headers => \%headers };
+			$left--;
+		}
 	}
 	return @messages;
 }

@@ -32,7 +32,7 @@ PollRow: TypeAlias = tuple[int, str, str, int, datetime, int | None]
 
 # How long it takes about until all of the consumers that share too few slots
 # had one, and what bounds the cost of taking turns; in seconds.
-_TURN = 1.0
+_TURN = 0.2
 _SHORTEST_WAIT = 0.01
 
 # The longest pause after a first failure, and after any number of them while
