@@ -77,7 +77,7 @@ $(DATA_built): $(patsubst %,$(tree)/sql/%.sql,schema pgpubsub--1.0 \
 	cat $^ >'$@'
 
 # PGXS tracks no headers unless the server was configured to.
-$(OBJS): $(headers) | $(folders)
+$(OBJS) $(OBJS:.o=.bc): $(headers) | $(folders)
 
 $(folders):
 	$(MKDIR_P) '$@'
