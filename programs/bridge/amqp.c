@@ -26,10 +26,18 @@
  *
  *-------------------------------------------------------------------------
  */
+/* (librabbitmq has moved its headers since Debian 12, and warns of the old places) */
+#if __has_include(<rabbitmq-c/amqp.h>)
+#include <rabbitmq-c/amqp.h>
+#include <rabbitmq-c/framing.h>
+#include <rabbitmq-c/ssl_socket.h>
+#include <rabbitmq-c/tcp_socket.h>
+#else
 #include <amqp.h>
 #include <amqp_framing.h>
 #include <amqp_ssl_socket.h>
 #include <amqp_tcp_socket.h>
+#endif
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
