@@ -21,11 +21,11 @@ const leaveTimeout = 5 * time.Second
 type consumer struct {
 	*Subscription
 	backoff backoff
-	failing bool  // the last try failed
-	full    bool  // the last batch was: there may be more already
+	failing bool          // the last try failed
+	full    bool          // the last batch was: there may be more already
 	longest time.Duration // of the next wait
-	handled int64 // acknowledge up to this,
-	open    bool  // if that was not done yet
+	handled int64         // acknowledge up to this,
+	open    bool          // if that was not done yet
 	ackedAt time.Time
 }
 
