@@ -21,10 +21,11 @@ const leaveTimeout = 5 * time.Second
 type consumer struct {
 	*Subscription
 	backoff backoff
-	failing bool  // the last try failed
-	full    bool  // the last batch was: there may be more already
-	handled int64 // acknowledge up to this,
-	open    bool  // if that was not done yet
+	failing bool          // the last try failed
+	full    bool          // the last batch was: there may be more already
+	longest time.Duration // of the next wait
+	handled int64         // acknowledge up to this,
+	open    bool          // if that was not done yet
 	ackedAt time.Time
 }
 
@@ -34,6 +35,7 @@ func (s *Subscription) start() *consumer {
 	return &consumer{
 		Subscription: s,
 		backoff:      backoff{limit: s.client.options.MaxDelay},
+		longest:      turn,
 		ackedAt:      time.Now(),
 	}
 }
@@ -84,7 +86,9 @@ func (c *consumer) try(ctx context.Context, call func() error) error {
 	}
 }
 
-// wait returns when there may be something to read. It holds no snapshot.
+// wait returns when there may be something to read. It holds no snapshot. The
+// first waits are short, and then ever longer: of consumers that begin together
+// the first ones must not keep all slots before it is known how many there are.
 func (c *consumer) wait(ctx context.Context) error {
 	slots, options := c.client.slots, &c.client.options
 	if err := slots.take(ctx); err != nil {
@@ -92,7 +96,8 @@ func (c *consumer) wait(ctx context.Context) error {
 	}
 	defer slots.release()
 
-	longest := slots.wait(options.Wait)
+	longest := slots.wait(min(c.longest, options.Wait))
+	c.longest = min(2*c.longest, options.Wait)
 	ctx, cancel := context.WithTimeout(ctx, longest+options.CallTimeout)
 	defer cancel()
 	_, err := c.client.pool.Exec(ctx, "CALL pgpubsub.wait($1::text, $2::interval)", pgx.QueryExecModeExec,

@@ -19,7 +19,11 @@
  *	  It also is the heartbeat: it ends after WAIT_SECONDS, and a server that has
  *	  not answered some time later is taken for lost.
  *
- * 4. Two gateways with the same name would take each other's events, so the
+ * 4. A poll of one event costs the server as much as one of ten.  So when events have
+ *	  gone to many clients, the next poll waits a little, in proportion to what that
+ *	  takes of the CPU, which all share: under load, each brings several.
+ *
+ * 5. Two gateways with the same name would take each other's events, so the
  *	  name is locked by the stream's session.
  *
  *-------------------------------------------------------------------------
@@ -57,6 +61,13 @@
 #define POLL_BYTES (8 * 1024 * 1024)
 #define POLL_COMPARISONS 20000
 
+/*
+ * The pause before the next poll, for each delivery that the last one led to, and at
+ * most.
+ */
+#define PAUSE_US 20
+#define LONGEST_PAUSE_MS 3
+
 typedef enum StreamStep
 {
 	STREAM_SETUP,
@@ -81,6 +92,9 @@ typedef struct Stream
 	bool		in_transaction; /* a poll's, which is to be committed */
 	int			rows;			/* of the poll */
 	int			poll_events;	/* that the next one may have, by their size */
+	int			polled_events;	/* that this one may have */
+	uint64_t	deliveries;		/* that there had been before the poll */
+	uv_timer_t	pause;
 	char		name[64];		/* the subscription's */
 } Stream;
 
@@ -220,6 +234,7 @@ poll_events(void)
 	char	   *name = quoted_name();
 	int			count = POLL_COMPARISONS / (channels_pattern_count() + 1);
 
+	uv_timer_stop(&stream.pause);
 	if (count > stream.poll_events)
 		count = stream.poll_events;
 	if (count < 1)
@@ -230,7 +245,33 @@ poll_events(void)
 			 stream.in_transaction ? "COMMIT; " : "", name, count);
 	PQfreemem(name);
 	stream.in_transaction = true;
+	stream.polled_events = count;
+	stream.deliveries = gateway.counters.deliveries;
 	send_query(STREAM_POLL, query, ANSWER_SECONDS);
+}
+
+/* The pause is over. */
+static void
+pause_over(uv_timer_t *timer)
+{
+	(void) timer;
+	poll_events();
+}
+
+/*
+ * The poll has brought something: read on, at once if there is more, else as 4 at the
+ * head of this file says.
+ */
+static void
+poll_on(void)
+{
+	uint64_t	ms = (gateway.counters.deliveries - stream.deliveries) * PAUSE_US / 1000;
+
+	if (ms == 0 || stream.rows >= stream.polled_events)
+		poll_events();
+	else
+		uv_timer_start(&stream.pause, pause_over,
+					   ms < LONGEST_PAUSE_MS ? ms : LONGEST_PAUSE_MS, 0);
 }
 
 /* End the transaction of a poll that had nothing, as one must not sleep in it. */
@@ -412,7 +453,7 @@ next_step(void)
 			break;
 		case STREAM_POLL:
 			if (stream.rows > 0)
-				poll_events();
+				poll_on();
 			else
 				commit();
 			break;
@@ -471,6 +512,7 @@ static void
 stream_lost(Server *server)
 {
 	(void) server;
+	uv_timer_stop(&stream.pause);
 	stream.up = false;
 	stream.in_transaction = false;
 	channels_want_again();
@@ -482,6 +524,7 @@ stream_start(void)
 {
 	snprintf(stream.name, sizeof(stream.name), "%s", gateway.options.name);
 	stream.poll_events = FIRST_POLL_EVENTS;
+	uv_timer_init(&gateway.loop, &stream.pause);
 	stream.server.what = "events";
 	stream.server.connected = stream_connected;
 	stream.server.input = stream_input;
@@ -494,5 +537,6 @@ void
 stream_stop(void)
 {
 	stream.up = false;
+	uv_timer_stop(&stream.pause);
 	server_close(&stream.server);
 }

@@ -2,7 +2,7 @@ import type { CustomTypesConfig, Pool, PoolClient, QueryResult } from 'pg';
 
 import { type Event, Gap, Message } from './events.js';
 import { Backoff, HandlerError, codeOf, isPermanent, pauseFor } from './retry.js';
-import { Slots } from './slots.js';
+import { Slots, turn } from './slots.js';
 
 /** Called for what there is to count; none may throw. */
 export interface Hooks {
@@ -358,6 +358,7 @@ class Consumer {
   readonly #client: Client;
   readonly #backoff: Backoff;
   #full = false; // the last batch was: there may be more already
+  #longest = turn; // of the next wait, in ms
   #ackedAt = Date.now();
 
   /** Ends the loop. One of its own: Node.js warns of a leak where many listen to one signal. */
@@ -471,7 +472,11 @@ class Consumer {
     }
   }
 
-  /** Return when there may be something to read. It holds no snapshot. */
+  /**
+   * Return when there may be something to read. It holds no snapshot. The first waits are
+   * short, and then ever longer: of consumers that begin together the first ones must not keep
+   * all slots before it is known how many there are.
+   */
   async #wait(): Promise<void> {
     if (this.#full) {
       return;
@@ -479,7 +484,8 @@ class Consumer {
     const { slots, settings } = this.#client;
     await slots.take(this.signal);
     try {
-      const longest = Math.round(slots.share(settings.wait));
+      const longest = Math.round(slots.share(Math.min(this.#longest, settings.wait)));
+      this.#longest = Math.min(2 * this.#longest, settings.wait);
       await this.#client.query(waitSQL, [this.subscription.name, `${longest} ms`], {
         ...this.#signal,
         longest,

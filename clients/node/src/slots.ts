@@ -1,5 +1,5 @@
 /** How long it takes about until all that share too few slots had one, in ms. */
-const turn = 200;
+export const turn = 200;
 /** Bounds what taking turns costs, in ms. */
 const shortestWait = 10;
 

@@ -31,7 +31,10 @@ ACK = "SELECT pgpubsub.ack(%s::text, %s::bigint)"
 PollRow: TypeAlias = tuple[int, str, str, int, datetime, int | None]
 
 # How long it takes about until all of the consumers that share too few slots
-# had one, and what bounds the cost of taking turns; in seconds.
+# had one, and what bounds the cost of taking turns; in seconds. A consumer's first
+# wait is as long as a turn, and each is twice as long as the one before: of consumers
+# that begin together the first ones must not keep all slots before it is known how
+# many there are.
 _TURN = 0.2
 _SHORTEST_WAIT = 0.01
 
@@ -114,6 +117,11 @@ def waiting_share(longest: float, consumers: int, slots: int, shared: bool) -> f
         return longest
     share = _TURN * slots / max(consumers, slots)
     return min(longest, max(share, _SHORTEST_WAIT))
+
+
+def first_wait(options: Options) -> float:
+    """How long a consumer's first wait is at most."""
+    return min(_TURN, options.wait)
 
 
 class Retry:

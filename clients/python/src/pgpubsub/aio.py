@@ -101,8 +101,8 @@ class AsyncClient:
                 if connection.info.transaction_status == TransactionStatus.IDLE:
                     await connection.set_autocommit(before)
 
-    def _share(self) -> float:
-        return common.waiting_share(self._options.wait, self._consumers, self._slots, self._shared)
+    def _share(self, longest: float) -> float:
+        return common.waiting_share(longest, self._consumers, self._slots, self._shared)
 
 
 class AsyncSubscription:
@@ -225,6 +225,7 @@ class _Consumer:
         self._client = client = subscription._client
         self._retry = common.Retry(subscription.name, client._options)
         self._full = False  # the last batch was: there may be more already
+        self._longest = common.first_wait(client._options)
         self._acked_at = time.monotonic()
         self.handled: int | None = None  # to be acknowledged up to this
         self._task = asyncio.current_task()
@@ -341,7 +342,8 @@ class _Consumer:
         client = self._client
         async with client._slot, client._autocommit() as connection:
             self._end_if_cancelled()
-            share = client._share()
+            share = client._share(self._longest)
+            self._longest = min(2 * self._longest, client._options.wait)
             async with asyncio.timeout(share + _CALL_TIMEOUT):
                 await connection.execute(
                     common.WAIT,

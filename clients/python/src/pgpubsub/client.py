@@ -132,8 +132,8 @@ class Client:
                 self._waiting.discard(connection)
                 self._changed.notify_all()
 
-    def _share(self) -> float:
-        return common.waiting_share(self._options.wait, self._consumers, self._slots, self._shared)
+    def _share(self, longest: float) -> float:
+        return common.waiting_share(longest, self._consumers, self._slots, self._shared)
 
 
 class Subscription:
@@ -261,6 +261,7 @@ class _Consumer:
         self._client = client = subscription._client
         self._retry = common.Retry(subscription.name, client._options)
         self._full = False  # the last batch was: there may be more already
+        self._longest = common.first_wait(client._options)
         self._acked_at = time.monotonic()
         self.handled: int | None = None  # to be acknowledged up to this
         with client._changed:
@@ -360,5 +361,6 @@ class _Consumer:
             return
         client = self._client
         with client._slot, client._autocommit() as connection, client._cancellable(connection):
-            interval = common.milliseconds(client._share())
+            interval = common.milliseconds(client._share(self._longest))
+            self._longest = min(2 * self._longest, client._options.wait)
             connection.execute(common.WAIT, (self._subscription.name, interval), prepare=False)
