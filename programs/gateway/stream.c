@@ -20,8 +20,8 @@
  *	  not answered some time later is taken for lost.
  *
  * 4. A poll of one event costs the server as much as one of ten.  So when events have
- *	  gone to many clients, the next poll waits a little, in proportion to what that
- *	  takes of the CPU, which all share: under load, each brings several.
+ *	  gone to many clients, the next poll waits a moment, and leaves the CPU to those
+ *	  clients: under load, each brings several.
  *
  * 5. Two gateways with the same name would take each other's events, so the
  *	  name is locked by the stream's session.
@@ -61,12 +61,9 @@
 #define POLL_BYTES (8 * 1024 * 1024)
 #define POLL_COMPARISONS 20000
 
-/*
- * The pause before the next poll, for each delivery that the last one led to, and at
- * most.
- */
-#define PAUSE_US 20
-#define LONGEST_PAUSE_MS 3
+/* A poll that led to so many deliveries is followed by a pause, of so long. */
+#define MANY_DELIVERIES 100
+#define PAUSE_MS 1
 
 typedef enum StreamStep
 {
@@ -265,13 +262,11 @@ pause_over(uv_timer_t *timer)
 static void
 poll_on(void)
 {
-	uint64_t	ms = (gateway.counters.deliveries - stream.deliveries) * PAUSE_US / 1000;
-
-	if (ms == 0 || stream.rows >= stream.polled_events)
+	if (gateway.counters.deliveries - stream.deliveries < MANY_DELIVERIES ||
+		stream.rows >= stream.polled_events)
 		poll_events();
 	else
-		uv_timer_start(&stream.pause, pause_over,
-					   ms < LONGEST_PAUSE_MS ? ms : LONGEST_PAUSE_MS, 0);
+		uv_timer_start(&stream.pause, pause_over, PAUSE_MS, 0);
 }
 
 /* End the transaction of a poll that had nothing, as one must not sleep in it. */
