@@ -18,7 +18,7 @@ sub new
 	my $self = bless { socket => $socket, buffer => '', inbox => '_INBOX.test' . int(rand 1e9), number => 0 }, $class;
 
 	$self->line;
-	$self->put('CONNECT ' . encode_json({ verbose => JSON::PP::false, pedantic => JSON::PP::false, %login }) . "\r\nSUB $self->{inbox}.* 1\r\nPING\r\n");
+	$self->put('CONNECT ' . encode_json({ verbose => JSON::PP::false, pedantic => JSON::PP::false, headers => JSON::PP::true, %login }) . "\r\nSUB $self->{inbox}.* 1\r\nPING\r\n");
 	while ((my $line = $self->line) ne 'PONG') { die $line if $line =~ /^-ERR/; }
 	return $self;
 }
