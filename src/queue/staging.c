@@ -326,6 +326,13 @@ take_place(Staging *staging, Size length)
 	} while (!pg_atomic_compare_exchange_u64(&staging->head, &head,
 											 head + left + length));
 
+	/*
+	 * Where many sessions publish, each comes to nearly every page of the
+	 * memory for the first time.  If it reads there first, Linux maps the
+	 * pages around along with that one, which it does not for a write.
+	 */
+	(void) pg_atomic_read_u32(&PLACE_AT(staging, head + left)->length);
+
 	/* its status is void, since free memory is zero */
 	if (left > 0)
 		pg_atomic_write_u32(&PLACE_AT(staging, head)->length, left);
