@@ -24,6 +24,13 @@
 /* How long a channel stays in the subscription that nobody listens to, in ms. */
 #define UNUSED_MS 10000
 
+/*
+ * So many of those are dropped at a time, and then others after so many ms: the
+ * stream cannot read while the server drops some, which takes about 30 us for each.
+ */
+#define UNUSED_AT_ONCE 100
+#define UNUSED_PAUSE_MS 20
+
 /* Echoes that a channel keeps; older ones will not come. */
 #define MAX_ECHOES 10000
 
@@ -178,6 +185,11 @@ look_at_unused(uv_timer_t *timer)
 	{
 		Channel    *channel = list_container(Channel, link, unpinned.next);
 
+		if (dropped_count >= UNUSED_AT_ONCE)
+		{
+			uv_timer_start(timer, look_at_unused, UNUSED_PAUSE_MS, 0);
+			break;
+		}
 		if (channel->unpinned_at + UNUSED_MS > gateway_now() ||
 			channel->state == CHANNEL_ADDING)
 		{

@@ -60,6 +60,7 @@ typedef struct Commands
 	int			publishing;		/* publications among these */
 	bool		add_asked;		/* UNIT_ADD is in one of them */
 	bool		drop_asked;
+	uint64_t	drops;			/* how often that has changed */
 	bool		mark_asked;		/* UNIT_MARK is in queue */
 	bool		roles_asked;
 	bool		stats_asked;
@@ -140,6 +141,7 @@ commands_channels(void)
 	if (!commands.drop_asked)
 	{
 		commands.drop_asked = true;
+		commands.drops++;
 		add_unit(UNIT_DROP);
 	}
 	if (!commands.add_asked)
@@ -280,6 +282,16 @@ report_of(const PGresult *result, Report *report)
 		report->message = "the server has failed";
 }
 
+/*
+ * How often the server was asked to drop channels, so that the stream may have to wait,
+ * and has answered, together.
+ */
+uint64_t
+commands_drops(void)
+{
+	return commands.drops;
+}
+
 /* Try again to change the channels. */
 static void
 ask_again(uv_timer_t *timer)
@@ -307,6 +319,7 @@ static void
 drop_answered(Unit *unit, const Report *report)
 {
 	commands.drop_asked = false;
+	commands.drops++;
 	if (report == NULL)
 		return;
 	log_line(LOG_LEVEL_WARNING, "could not drop channels: %s", report->message);

@@ -41,6 +41,7 @@ typedef void (*NoticesDone) (void *context, const Report *report);
 extern void commands_start(void);
 extern void commands_stop(void (*stopped) (void));
 extern void commands_channels(void);
+extern uint64_t commands_drops(void);
 extern void commands_mark(void);
 extern void commands_check_roles(void);
 extern int64_t commands_waiting(void);

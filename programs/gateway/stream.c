@@ -15,9 +15,12 @@
  *	  do, too, but for what the queue overwrites between the two: the next gap row
  *	  would have its number once more, though clients have got it.)
  *
- * 3. When there is nothing, CALL pgpubsub.wait sleeps, which holds no snapshot.
- *	  It also is the heartbeat: it ends after WAIT_SECONDS, and a server that has
- *	  not answered some time later is taken for lost.
+ * 3. A poll waits for a while: for our own other session, which has the subscription
+ *	  while it drops channels of it, and for events.  (That session may have to wait
+ *	  for longer: then the poll has failed, and is sent again.)  When there is nothing
+ *	  for longer, CALL pgpubsub.wait sleeps, which holds no snapshot.  It also is the
+ *	  heartbeat: it ends after WAIT_SECONDS, and a server that has not answered some
+ *	  time later is taken for lost.
  *
  * 4. A poll of one event costs the server as much as one of ten.  So when events have
  *	  gone to many clients, the next poll waits a moment, and leaves the CPU to those
@@ -48,6 +51,7 @@
 #include "gateway/upstream.h"
 
 /* How long the server sleeps when there is nothing, and may be late by. */
+#define POLL_SECONDS 1
 #define WAIT_SECONDS 20
 #define ANSWER_SECONDS 15
 
@@ -91,6 +95,7 @@ typedef struct Stream
 	int			poll_events;	/* that the next one may have, by their size */
 	int			polled_events;	/* that this one may have */
 	uint64_t	deliveries;		/* that there had been before the poll */
+	uint64_t	drops;			/* commands_drops() then */
 	uv_timer_t	pause;
 	char		name[64];		/* the subscription's */
 } Stream;
@@ -238,13 +243,14 @@ poll_events(void)
 		count = 1;
 	snprintf(query, sizeof(query),
 			 "%sBEGIN; SELECT seq, channel, payload, pid, lost"
-			 " FROM pgpubsub.poll(%s, %d)",
-			 stream.in_transaction ? "COMMIT; " : "", name, count);
+			 " FROM pgpubsub.poll(%s, %d, '%d s')",
+			 stream.in_transaction ? "COMMIT; " : "", name, count, POLL_SECONDS);
 	PQfreemem(name);
 	stream.in_transaction = true;
 	stream.polled_events = count;
 	stream.deliveries = gateway.counters.deliveries;
-	send_query(STREAM_POLL, query, ANSWER_SECONDS);
+	stream.drops = commands_drops();
+	send_query(STREAM_POLL, query, POLL_SECONDS + ANSWER_SECONDS);
 }
 
 /* The pause is over. */
@@ -419,6 +425,9 @@ take_error(const PGresult *result)
 	stream.failed = true;
 	if (stream.step == STREAM_FORGET && state != NULL && strcmp(state, "42704") == 0)
 		return true;
+	if (stream.step == STREAM_POLL && state != NULL && strcmp(state, "55006") == 0 &&
+		(commands_drops() % 2 != 0 || commands_drops() != stream.drops))
+		return true;
 	server_lost(&stream.server, PQresultErrorMessage(result));
 	return false;
 }
@@ -449,6 +458,8 @@ next_step(void)
 		case STREAM_POLL:
 			if (stream.rows > 0)
 				poll_on();
+			else if (stream.failed)
+				poll_events();
 			else
 				commit();
 			break;

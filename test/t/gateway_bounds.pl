@@ -124,6 +124,24 @@ kill 'CONT', session('commands');
 is($two->show($two->read_until('Z')), "C UNLISTEN\nC LISTEN\nZ I", 'the other gets what it wants');
 $_->{socket}->close foreach $one, $again, $two, $three;
 
+# While the server drops channels it has the subscription, which the stream waits for,
+# however long that takes: it is not lost.
+($one, $two) = (login('one'), login('two'));
+listens($one, 'kept', 1);
+my $locks = client($node, 'latin');
+my $offset = log_offset($node);
+$locks->run('BEGIN');
+$locks->run('LOCK TABLE pgpubsub.subscription_channel IN SHARE MODE');
+$two->put(message('Q', "LISTEN p1; LISTEN p2\0"));
+ok($node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%drop_channels%')}), 'the server drops channels');
+publish_some('kept1', 1, 1);
+ok(wait_until(sub { substr(slurp_file($node->logfile), $offset) =~ /subscription "itself" is being read/ }, 'a poll that fails'), 'and the stream has waited in vain');
+$locks->run('COMMIT');
+is($one->show($one->next_message), 'A other kept1 1', 'but it has the event then');
+is($two->show($two->read_until('Z')), "C LISTEN\nC LISTEN\nZ I", 'and the channels are there');
+unlike($gateway->log, qr/is lost/, 'its connection was not lost');
+$_->{socket}->close foreach $one, $two;
+
 # What is being left counts for all others until it is left, for the commit may fail:
 # else a role that has many commits fail could gather channels without end.
 ($one, $again, $two) = (login('one'), login('one'), login('two'));
