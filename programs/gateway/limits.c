@@ -74,6 +74,8 @@ const LimitInfo limit_table[] = {
 	"bytes of what all transactions that wait for the server notify"},
 	{"max-logins", &limits.max_logins, 1, 1000,
 	"logins that the server has at a time"},
+	{"busy-logins", &limits.busy_logins, 0, 1000,
+	"logins that the server works on at a time while many events are delivered; 0: one for each two cores of this machine"},
 	{"failed-logins", &limits.failed_logins, 1, 1000000,
 	"logins as one role from one address, or /64 of IPv6, that may fail in a minute; more are not tried"},
 	{"login-queue", &limits.login_queue, 0, 1000000,

@@ -30,6 +30,7 @@ typedef struct Limits
 	int64_t		max_role_commits;	/* of one role, for their turn */
 	int64_t		commit_memory;	/* bytes of all of these */
 	int64_t		max_logins;		/* at the server at a time */
+	int64_t		busy_logins;	/* the same, while many events are delivered */
 	int64_t		failed_logins;	/* as one role from one network in a minute */
 	int64_t		login_queue;	/* logins that wait for their turn */
 	int64_t		login_timeout;	/* seconds for a whole login */

@@ -24,7 +24,9 @@
  *	  password, no certificate.
  *
  * 5. Logins cost the server far more than anything else here.  At most
- *	  limits.max_logins go on at a time, and the others wait in a queue.
+ *	  limits.max_logins go on at a time, and the others wait in a queue.  While many
+ *	  events are delivered there are fewer, so that these need not wait for a core:
+ *	  each login has a new process start at the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,9 +45,14 @@
 #include "gateway/tls.h"
 #include "gateway/upstream.h"
 
+/* So many deliveries a second are many; they are counted for so long at least, in ms. */
+#define BUSY_RATE 10000
+#define BUSY_WINDOW_MS 100
+
 static ListNode login_queue;
 static int	queued_logins;
 static int	running_logins;
+static int	waiting_logins;		/* of these, for the client's answer */
 
 static void login_start_next(void);
 
@@ -54,6 +61,15 @@ void
 login_init(void)
 {
 	list_init(&login_queue);
+}
+
+/* The server waits for the client's answer, or not any more. */
+static void
+set_wants_answer(Login *login, bool wants)
+{
+	if (wants != login->wants_answer)
+		waiting_logins += wants ? 1 : -1;
+	login->wants_answer = wants;
 }
 
 /* The client's login ends, if it has one, however it went. */
@@ -71,6 +87,7 @@ login_drop(Client *client)
 		list_remove(&login->link);
 		queued_logins--;
 	}
+	set_wants_answer(login, false);
 	bytes_free(&login->to_server);
 	bytes_free(&login->from_server);
 	settings_release(login->settings);
@@ -129,6 +146,42 @@ login_wants_answer(const Client *client)
 	return client->login != NULL && client->login->wants_answer;
 }
 
+/* Are many events delivered now? */
+static bool
+streams_are_busy(void)
+{
+	static uint64_t begun;
+	static uint64_t counted;
+	static bool busy;
+	uint64_t	ms = gateway_now() - begun;
+
+	if (ms >= BUSY_WINDOW_MS)
+	{
+		busy = (gateway.counters.deliveries - counted) * 1000 / ms >= BUSY_RATE;
+		begun = gateway_now();
+		counted = gateway.counters.deliveries;
+	}
+	return busy;
+}
+
+/*
+ * May one more login begin at the server?  While it is busy, those do not count that
+ * wait for their clients: they cost nothing, and could keep out all others.
+ */
+static bool
+may_start_login(void)
+{
+	int64_t		busy = limits.busy_logins;
+
+	if (running_logins >= limits.max_logins)
+		return false;
+	if (!streams_are_busy())
+		return true;
+	if (busy == 0)
+		busy = (int64_t) uv_available_parallelism() / 2;
+	return running_logins - waiting_logins < (busy > 0 ? busy : 1);
+}
+
 /* Start those logins whose turn it is. */
 static void
 login_start_next(void)
@@ -139,7 +192,7 @@ login_start_next(void)
 	if (starting)
 		return;
 	starting = true;
-	while (running_logins < limits.max_logins && !list_is_empty(&login_queue))
+	while (may_start_login() && !list_is_empty(&login_queue))
 	{
 		Login	   *login = list_container(Login, link, login_queue.next);
 
@@ -199,7 +252,7 @@ login_may_begin(Client *client, const char *user)
 	snprintf(role, sizeof(role), "%s", user);
 	if (!client->local && !address_may_log_in(host, role))
 		login_refuse(client, &failed);
-	else if (queued_logins >= limits.login_queue && running_logins >= limits.max_logins)
+	else if (queued_logins >= limits.login_queue && !may_start_login())
 		login_refuse(client, &full);
 	else if (upstream_database() == NULL)
 		login_server_away(client, NULL);
@@ -254,7 +307,7 @@ login_answer(Client *client, const Packet *packet)
 		login_refuse(client, &broken);
 		return;
 	}
-	login->wants_answer = false;
+	set_wants_answer(login, false);
 	login->answered = true;
 	bytes_append(&login->to_server, packet->body - 5, packet->total);
 	leg_poll(login);
@@ -316,7 +369,8 @@ take_request(Login *login, const Packet *packet)
 		case LOGIN_AUTH_SASL:
 		case LOGIN_AUTH_SASL_CONTINUE:
 			login->challenged = true;
-			login->wants_answer = true;
+			set_wants_answer(login, true);
+			login_start_next();
 			break;
 		case LOGIN_AUTH_SASL_FINAL:
 			break;

@@ -6,6 +6,7 @@ use warnings;
 
 use PgPubsub::Gateway;
 use PgPubsub::Test;
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -159,12 +160,43 @@ my @outs = ('') x 20;
 }
 is(join('', sort @outs), ("md5\n" x 10) . ("scram\n" x 10), 'twenty logins, one at a time');
 
+# While many events are delivered, one login at a time has the server; those that wait for
+# their clients' answers do not keep it from others.
+my $busy = start_gateway($node, user => 'gateway', options => [ '--busy-logins', '1', '--max-logins', '8', '--client-buffer', 64 * 1024 * 1024 ]);
+my @listeners = map { raw_login($busy) } 1 .. 50;
+$_->query('LISTEN busy') foreach @listeners;
+my $parent = $$;
+my $publisher = fork;
+die "could not fork: $!" unless defined $publisher;
+if (!$publisher)
+{
+	my $session = client($node, 'postgres');
+
+	$session->run(q{SELECT count(pgpubsub.publish('busy', i::text)) FROM generate_series(1, 500) AS i}) while getppid() == $parent;
+	POSIX::_exit(0);
+}
+is((unpack 'N Z* Z*', $listeners[-1]->next_message->[1])[1], 'busy', 'many events are delivered');
+my @silent = map { raw_client($busy) } 1 .. 3;
+foreach my $login (@silent)
+{
+	$login->put(message('', pack('N', 196608) . "user\0scram\0database\0postgres\0\0"));
+	is($login->next_message->[0], 'R', 'a login is asked for its password, and does not answer');
+}
+{
+	local $ENV{PGPASSWORD} = 'secret';
+	my $said;
+
+	is(IPC::Run::run([ 'psql', '-XAtw', $busy->connstr('scram'), '-c', 'SELECT current_user' ], '<', \undef, '>&', \$said) && $said, "scram\n", 'another one is let in');
+}
+kill 'KILL', $publisher;
+waitpid $publisher, 0;
+
 my $full = start_gateway($node, user => 'gateway', login => 0, options => [ '--max-clients', '1' ]);
 $client = raw_client($full);
 $second = raw_client($full);
 like($second->show($second->read_until('Z')), qr/^E FATAL 53300 sorry, too many clients already/, 'max-clients');
 
-foreach ($gateway, $silent, $narrow, $full)
+foreach ($gateway, $silent, $narrow, $busy, $full)
 {
 	is($_->stop, 0, 'the gateway ends well');
 }
