@@ -158,7 +158,7 @@ subscribe_bridge() {
 
 # measure_rates KIND: with as many events for each.
 measure_rates() {
-    local kind=$1 name=rate_${1}_$round events=$((100000 * seconds)) before started
+    local kind=$1 name=rate_${1}_$round events=$((300000 * seconds)) before started
     "$place/bin/brokers" publish "$kind" "$where" "bare_$name" "$events" 0 "$bridge_event_bytes" "$bridge_window" >"$place/published"
     record bare "$kind" "$round" rate "$(quotient "$events" "$(sed -n 's/.*seconds=//p' "$place/published")")"
     subscribe_bridge "$name"
@@ -167,10 +167,10 @@ measure_rates() {
     settle
     "$place/bin/brokers" declare "$kind" "$where" "$name" 1
     start_bridge "$kind" "$name"
-    # (from when it is at work)
-    before=$(confirmed)
+    # from when it is at work; asking takes time of the cores, too
+    until before=$(confirmed) && [ "$before" -gt 0 ]; do sleep 0.01; done
     started=$EPOCHREALTIME
-    until [ "$(confirmed)" -ge "$events" ]; do sleep 0.01; done
+    until [ "$(confirmed)" -ge "$events" ]; do sleep 0.05; done
     record bridge "$kind" "$round" rate \
         "$(awk -v a="$started" -v b="$EPOCHREALTIME" -v n=$((events - before)) 'BEGIN { print n / (b - a) }')"
     stop_bridge

@@ -327,6 +327,7 @@ kafka_client(rd_kafka_type_t type)
 	{
 		rd_kafka_conf_set(conf, "enable.idempotence", "true", error, sizeof(error));
 		rd_kafka_conf_set(conf, "linger.ms", "0", error, sizeof(error));
+		rd_kafka_conf_set(conf, "socket.nagle.disable", "true", error, sizeof(error));
 		rd_kafka_conf_set_dr_msg_cb(conf, kafka_delivered);
 	}
 	kafka = rd_kafka_new(type, conf, error, sizeof(error));

@@ -250,7 +250,7 @@ config_read(int argc, char **argv)
 {
 	char		error[ERROR_SIZE];
 
-	bridge.options.batch = 1000;
+	bridge.options.batch = 4000;
 	bridge.options.window = 1000;
 	bridge.options.buffer = 64;
 	bridge.options.confirm_timeout = 30;

@@ -275,6 +275,7 @@ make_conf(char *error)
 	rd_kafka_conf_set_log_cb(conf, take_log);
 	if (set_property(conf, "client.id", name, error) && set_access(conf, error) &&
 		set_property(conf, "linger.ms", "0", error) &&
+		set_property(conf, "socket.nagle.disable", "true", error) &&
 		(bridge.options.kafka_config == NULL || read_properties(conf, error)) &&
 		set_property(conf, "enable.idempotence", "true", error) &&
 		set_property(conf, "message.timeout.ms", "0", error))

@@ -393,6 +393,8 @@ take_row(const PGresult *row)
 								PQgetlength(row, 0, 2)));
 	source.taken++;
 	bridge.counters.events++;
+	if (source.taken % WAKE_ROWS == 0)
+		sink_wake();
 }
 
 /* All rows of a look have come. */

@@ -27,6 +27,9 @@
 /* It is longer by a ms for so many rows that the look would show again. */
 #define LOOK_PAUSE_ROWS 50
 
+/* The sink hears of so many new rows of a look at a time. */
+#define WAKE_ROWS 200
+
 /* How long an acknowledgement may wait for the next look, in ms. */
 #define ACK_MS 1000
 
