@@ -83,6 +83,8 @@ make_options(Config *config, int *named, int *count)
 			   "refuse clients without TLS, but for those at the Unix socket"),
 		OPTION("allow", OPTION_TEXT, options.allow, "CIDR,...",
 			   "refuse clients from other networks than these"),
+		OPTION("ask-password", OPTION_FLAG, options.ask_password, NULL,
+			   "ask clients with TLS for their password, and log in with it: for clients that bind it to the channel"),
 		OPTION("allow-unproven-login", OPTION_FLAG, options.allow_unproven_login, NULL,
 			   "let in whom the server lets in without a password"),
 		OPTION("log-level", OPTION_TEXT, options.log_level, "LEVEL",

@@ -20,6 +20,7 @@ typedef struct Options
 	int64_t		port;			/* of the socket in socket_dir */
 	char	   *name;			/* of this instance: its subscription's */
 	bool		allow_unproven_login;
+	bool		ask_password;
 	bool		require_tls;	/* of clients, but for those at the Unix
 								 * socket */
 	char	   *tls_certificate;	/* files, or NULL */

@@ -67,7 +67,7 @@ login_init(void)
 static void
 set_wants_answer(Login *login, bool wants)
 {
-	if (wants != login->wants_answer)
+	if (wants != login->wants_answer && login->has_leg)
 		waiting_logins += wants ? 1 : -1;
 	login->wants_answer = wants;
 }
@@ -287,6 +287,53 @@ login_queue_up(Login *login)
 	login_start_next();
 }
 
+/*
+ * Ask the client, which has TLS, for its password, and answer the server with that: a
+ * client that binds a password to its channel could not answer it.
+ */
+void
+login_ask_password(Login *login)
+{
+	Client	   *client = login->client;
+	Bytes		body = {0};
+
+	login->asks_password = true;
+	set_wants_answer(login, true);
+	bytes_append_int32(&body, LOGIN_AUTH_PASSWORD);
+	reply_raw(&client->out, 'R', body.data + body.begin, bytes_length(&body));
+	bytes_free(&body);
+	client_set_state(client, CLIENT_LOGIN);
+	client_touch(client);
+}
+
+/* The client has said its password, which we have asked for. */
+static void
+take_password(Login *login, const Packet *packet)
+{
+	static const Report broken = {
+		.sqlstate = "08P01",
+		.message = "invalid password packet size",
+	};
+	static const Report empty = {
+		.sqlstate = "28P01",
+		.message = "empty password returned by client",
+	};
+	PacketReader reader;
+	const char *password;
+
+	packet_read(&reader, packet);
+	password = packet_string(&reader);
+	if (reader.bad || reader.at != reader.end || *password == '\0')
+	{
+		login_refuse(login->client, reader.bad || reader.at != reader.end ? &broken : &empty);
+		return;
+	}
+	login->asks_password = false;
+	set_wants_answer(login, false);
+	login->probe = probe_make(password);
+	login_queue_up(login);
+}
+
 /* The client's answer to the server's challenge: it goes there as it is. */
 void
 login_answer(Client *client, const Packet *packet)
@@ -305,6 +352,11 @@ login_answer(Client *client, const Packet *packet)
 	if (packet->type != 'p')
 	{
 		login_refuse(client, &broken);
+		return;
+	}
+	if (login->asks_password)
+	{
+		take_password(login, packet);
 		return;
 	}
 	set_wants_answer(login, false);
@@ -343,6 +395,16 @@ login_refuse_unproven(Client *client)
 	login_refuse(client, &report);
 }
 
+/* The server lets the client in: does the gateway?  False if it was refused. */
+static bool
+may_be_let_in(Login *login)
+{
+	if (gateway.options.allow_unproven_login || (login->challenged && login->answered))
+		return true;
+	login_refuse_unproven(login->client);
+	return false;
+}
+
 /* An authentication request has come; false if the login has ended. */
 static bool
 take_request(Login *login, const Packet *packet)
@@ -357,12 +419,8 @@ take_request(Login *login, const Packet *packet)
 	{
 		case LOGIN_AUTH_OK:
 			login->authenticated = true;
-			if (!gateway.options.allow_unproven_login &&
-				!(login->challenged && login->answered))
-			{
-				login_refuse_unproven(client);
+			if (!may_be_let_in(login))
 				return false;
-			}
 			break;
 		case LOGIN_AUTH_PASSWORD:
 		case LOGIN_AUTH_MD5:
@@ -470,12 +528,22 @@ login_server_message(Login *login, const Packet *packet)
 	const char *name;
 	const char *value;
 
-	if (login->probe != NULL)
+	if (login->probe != NULL && client->http != NULL)
 		return probe_message(login, packet);
 	packet_read(&reader, packet);
 	switch (packet->type)
 	{
 		case 'R':
+			if (login->probe != NULL)
+			{
+				if (!probe_message(login, packet))
+					return false;
+				if (!login->authenticated)
+					return true;
+				if (!may_be_let_in(login))
+					return false;
+				break;
+			}
 			if (!take_request(login, packet))
 				return false;
 			if (offer_mechanisms(login, packet))

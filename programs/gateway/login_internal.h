@@ -2,7 +2,8 @@
  *
  * login_internal.h
  *	  A login, for login.c, which knows what is said, leg.c, which has the connection
- *	  to the server, and probe.c, which answers the server for a client over HTTP.
+ *	  to the server, and probe.c, which answers the server for a client over HTTP,
+ *	  or one that was asked for its password.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,13 +34,15 @@ struct Login
 	Bytes		from_server;
 	bool		connected;
 	bool		asks_tls;		/* the server is to say whether it has TLS */
-	bool		wants_answer;	/* the server waits for the client */
+	bool		wants_answer;	/* the server waits for the client, or we do */
+	bool		asks_password;	/* we do, before the server has heard of it */
 	bool		challenged;		/* the server has asked for a proof */
 	bool		answered;		/* and the client has given one */
 	bool		authenticated;	/* AuthenticationOk has come */
 	Settings   *settings;		/* the ParameterStatus */
 	char	   *user;
-	Probe	   *probe;			/* over HTTP, else NULL */
+	Probe	   *probe;			/* it answers the server: over HTTP, and where the
+								 * password was asked for; else NULL */
 };
 
 /* login.c */
@@ -47,6 +50,7 @@ extern char *login_role_name(const char *user);
 extern bool login_may_begin(Client *client, const char *user);
 extern Login *login_make(Client *client);
 extern void login_queue_up(Login *login);
+extern void login_ask_password(Login *login);
 extern void login_server_away(Client *client, const char *detail);
 extern bool login_server_message(Login *login, const Packet *packet);
 extern void login_refuse(Client *client, const Report *report);
@@ -60,6 +64,7 @@ extern void leg_poll(Login *login);
 extern bool leg_close(Login *login);
 
 /* probe.c */
+extern Probe *probe_make(const char *password);
 extern bool probe_message(Login *login, const Packet *packet);
 extern void probe_free(Probe *probe);
 

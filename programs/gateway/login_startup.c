@@ -208,7 +208,11 @@ begin_login(Client *client, const Startup *startup)
 	if (!login_may_begin(client, startup_user(startup)))
 		return;
 	login = login_make(client);
-	if (make_startup(login, startup))
+	if (!make_startup(login, startup))
+		return;
+	if (gateway.options.ask_password && client->transport.ssl != NULL)
+		login_ask_password(login);
+	else
 		login_queue_up(login);
 }
 

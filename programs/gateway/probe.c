@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * probe.c
- *	  Whether the server lets a role in with a password that has come over HTTP.
+ *	  Whether the server lets a role in with a password that has come over HTTP, or
+ *	  that a client was asked for.
  *
  * 1. It is a login like others (login.c), on a leg of its own to the server from
  *	  which the events come; but what the server asks is answered here.  It counts
@@ -74,6 +75,17 @@ add_startup(Login *login)
 	bytes_free(&body);
 }
 
+/* What answers the server with that password. */
+Probe *
+probe_make(const char *password)
+{
+	Probe	   *probe = memory_get_zeroed(sizeof(Probe));
+
+	probe->password = memory_copy_string(password);
+	probe->verified = true;
+	return probe;
+}
+
 /*
  * A client over HTTP is to be let in with that name and password, which are in one
  * piece of memory that begins with the name, and is given up.  http_logged_in() is
@@ -88,9 +100,7 @@ login_probe(Client *client, char *user, char *password)
 	{
 		login = login_make(client);
 		login->user = login_role_name(user);
-		login->probe = memory_get_zeroed(sizeof(Probe));
-		login->probe->password = memory_copy_string(password);
-		login->probe->verified = true;
+		login->probe = probe_make(password);
 		add_startup(login);
 		client_deadline(client, limits.login_timeout);
 		login_queue_up(login);
@@ -375,7 +385,10 @@ let_in(Login *login)
 	return false;
 }
 
-/* A message of the server; false if the login has ended. */
+/*
+ * A message of the server, of a client that is not over HTTP an authentication request;
+ * false if the login has ended.
+ */
 bool
 probe_message(Login *login, const Packet *packet)
 {

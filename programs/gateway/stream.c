@@ -50,8 +50,11 @@
 #include "gateway/quota.h"
 #include "gateway/upstream.h"
 
-/* How long the server sleeps when there is nothing, and may be late by. */
-#define POLL_SECONDS 1
+/*
+ * How long the server sleeps when there is nothing, in a poll, which has a snapshot, and
+ * outside; and may be late by.
+ */
+#define POLL_MS 200
 #define WAIT_SECONDS 20
 #define ANSWER_SECONDS 15
 
@@ -243,14 +246,14 @@ poll_events(void)
 		count = 1;
 	snprintf(query, sizeof(query),
 			 "%sBEGIN; SELECT seq, channel, payload, pid, lost"
-			 " FROM pgpubsub.poll(%s, %d, '%d s')",
-			 stream.in_transaction ? "COMMIT; " : "", name, count, POLL_SECONDS);
+			 " FROM pgpubsub.poll(%s, %d, '%d ms')",
+			 stream.in_transaction ? "COMMIT; " : "", name, count, POLL_MS);
 	PQfreemem(name);
 	stream.in_transaction = true;
 	stream.polled_events = count;
 	stream.deliveries = gateway.counters.deliveries;
 	stream.drops = commands_drops();
-	send_query(STREAM_POLL, query, POLL_SECONDS + ANSWER_SECONDS);
+	send_query(STREAM_POLL, query, ANSWER_SECONDS);
 }
 
 /* The pause is over. */

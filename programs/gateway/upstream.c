@@ -115,8 +115,9 @@ upstream_learn(PGconn *conn, const char *version, const char *schema,
 			log_fatal("%s", error);
 		return error;
 	}
-	if (first && tls_is_on() && tls_to_server() && !tls_same_certificate(conn))
-		log_line(LOG_LEVEL_WARNING, "clients with TLS cannot log in by scram-sha-256 unless they set channel_binding=disable, as the server has TLS, too, with another certificate: connect to it by a Unix socket or without TLS, or give this program the server's certificate");
+	if (first && tls_is_on() && tls_to_server() && !gateway.options.ask_password &&
+		!tls_same_certificate(conn))
+		log_line(LOG_LEVEL_WARNING, "clients with TLS cannot log in by scram-sha-256 unless they set channel_binding=disable, as the server has TLS, too, with another certificate: connect to it by a Unix socket or without TLS, give this program the server's certificate, or use --ask-password");
 	if (!find_address(conn))
 		log_fatal("could not find out the server's address");
 	set_string(&known.database, PQdb(conn));

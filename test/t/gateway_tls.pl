@@ -239,7 +239,7 @@ sub start_behind_tls
 	my $listen = PostgreSQL::Test::Cluster::get_free_port();
 	my $started = start_gateway($node, login => 0, ready => 0, options => [ '--dbname', $connection, '--listen', "127.0.0.1:$listen", @options ]);
 
-	return ($started, "host=localhost hostaddr=127.0.0.1 port=$listen");
+	return ($started, "host=localhost hostaddr=127.0.0.1 port=$listen", $listen);
 }
 
 ($gateway, $tcp) = start_behind_tls('verify-full', 'server');
@@ -255,6 +255,23 @@ like($gateway->log, qr/WARNING.*clients with TLS cannot log in by scram-sha-256 
 $full = "$tcp sslmode=verify-full sslrootcert=$dir/one.crt";
 like(psql_says($full, 'SELECT 1'), qr/failed/, 'who binds the password to the channel cannot log in');
 is(psql_says("$full channel_binding=disable", 'SELECT 1'), "1\n", 'who does not can');
+$gateway->stop;
+
+($gateway, $tcp, $port) = start_behind_tls('verify-full', 'server', '--tls-cert', "$dir/one.crt", '--tls-key', "$dir/one.key", '--ask-password');
+$gateway->wait_for_log(qr/is ready/);
+is(psql_says($full = "$tcp sslmode=verify-full sslrootcert=$dir/one.crt", "SELECT current_user;\nSHOW client_encoding;"), "scram\nUTF8\n", 'who is asked for the password can, too');
+like(psql_says($full, 'SELECT 1', 'wrong'), qr/FATAL:  password authentication failed for user "scram".*failed/s, 'not with a wrong one: what the server says');
+like(psql_says("$full user=nobody", 'SELECT 1'), qr/password authentication failed for user "nobody".*failed/s, 'nor as nobody');
+like(psql_says("$full channel_binding=require", 'SELECT 1'), qr/channel binding (?:is )?required.*failed/s, 'nor who insists on a binding');
+is(psql_says("$tcp sslmode=disable", 'SELECT current_user'), "scram\n", 'without TLS nobody is asked');
+foreach my $case ([ "x", 'invalid password packet size' ], [ "\0", 'empty password returned by client' ], [ "a\0b\0", 'invalid password packet size' ])
+{
+	my ($in, $out) = (message('', pack('N', 196608) . "user\0scram\0database\0postgres\0\0") . message('p', $case->[0]), '');
+
+	IPC::Run::run([ qw(timeout 60 openssl s_client -quiet -starttls postgres -connect), "127.0.0.1:$port" ], '<', \$in, '>', \$out, '2>', '/dev/null');
+	like($out, qr/^R\0\0\0\x08\0\0\0\x03E.*$case->[1]/s, $case->[1]);
+}
+unlike($gateway->log, qr/secret|clients with TLS cannot log in/, 'and nothing is said');
 $gateway->stop;
 
 ($gateway, $tcp) = start_behind_tls('verify-full', 'server', '--tls-cert', "$dir/server.crt", '--tls-key', "$dir/server.key");
