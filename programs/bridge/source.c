@@ -505,6 +505,8 @@ source_lost(Server *server)
 		(source.acked_at != 0 && bridge_now() < source.acked_at + ACK_AGAIN_MS))
 		source.ack_pending = true;
 	source.ack_under_way = false;
+	if (source.cut)
+		source.look_size = source.taken > 1 ? source.taken : 1;
 	source.state = SOURCE_AWAY;
 	source.step = STEP_NONE;
 	source.retry = false;
@@ -519,7 +521,7 @@ source_lost(Server *server)
 void
 source_start(void)
 {
-	source.look_size = (int) bridge.options.batch;
+	source.look_size = (int) (bridge.options.batch < FIRST_LOOK ? bridge.options.batch : FIRST_LOOK);
 	source.setting.subscription = bridge.options.subscription;
 	source.setting.placeholder = bridge.options.placeholder;
 	source.setting.address = &bridge.options.address;

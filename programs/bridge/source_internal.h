@@ -27,6 +27,9 @@
 /* It is longer by a ms for so many rows that the look would show again. */
 #define LOOK_PAUSE_ROWS 50
 
+/* Events of the first look, whose size nobody knows yet; later ones have more. */
+#define FIRST_LOOK 1000
+
 /* The sink hears of so many new rows of a look at a time. */
 #define WAKE_ROWS 200
 

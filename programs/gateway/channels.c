@@ -164,9 +164,9 @@ channel_unpin(Channel *channel)
 	}
 }
 
-/* The subscription is to lose the channel of that name, whose memory is given up. */
+/* Add the name, whose memory is given up, to those to be dropped. */
 static void
-drop_name(char *name)
+add_dropped(char *name)
 {
 	if (dropped_count == dropped_room)
 	{
@@ -174,6 +174,13 @@ drop_name(char *name)
 		dropped = memory_resize(dropped, dropped_room * sizeof(char *));
 	}
 	dropped[dropped_count++] = name;
+}
+
+/* The subscription is to lose the channel of that name, whose memory is given up. */
+static void
+drop_name(char *name)
+{
+	add_dropped(name);
 	upstream_channels_changed();
 }
 
@@ -357,12 +364,15 @@ channels_take_dropped(int *count)
 	return names;
 }
 
-/* They were not dropped; the names and the array are given up. */
+/*
+ * They were not dropped, and are when the server is asked the next time; the names and
+ * the array are given up.
+ */
 void
 channels_drop_again(char **names, int count)
 {
 	for (int i = 0; i < count; i++)
-		drop_name(names[i]);
+		add_dropped(names[i]);
 	free(names);
 }
 

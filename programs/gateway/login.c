@@ -49,10 +49,14 @@
 #define BUSY_RATE 10000
 #define BUSY_WINDOW_MS 100
 
+/* What the server does for a login with the core is over after so long, in ms. */
+#define WORK_MS 100
+
 static ListNode login_queue;
 static int	queued_logins;
 static int	running_logins;
-static int	waiting_logins;		/* of these, for the client's answer */
+static ListNode running_list;
+static uv_timer_t again;
 
 static void login_start_next(void);
 
@@ -61,15 +65,9 @@ void
 login_init(void)
 {
 	list_init(&login_queue);
-}
-
-/* The server waits for the client's answer, or not any more. */
-static void
-set_wants_answer(Login *login, bool wants)
-{
-	if (wants != login->wants_answer && login->has_leg)
-		waiting_logins += wants ? 1 : -1;
-	login->wants_answer = wants;
+	list_init(&running_list);
+	uv_timer_init(&gateway.loop, &again);
+	uv_unref((uv_handle_t *) &again);
 }
 
 /* The client's login ends, if it has one, however it went. */
@@ -82,12 +80,9 @@ login_drop(Client *client)
 		return;
 	client->login = NULL;
 	login->client = NULL;
-	if (!list_is_empty(&login->link))
-	{
-		list_remove(&login->link);
+	if (!list_is_empty(&login->link) && !login->has_leg)
 		queued_logins--;
-	}
-	set_wants_answer(login, false);
+	list_remove(&login->link);
 	bytes_free(&login->to_server);
 	bytes_free(&login->from_server);
 	settings_release(login->settings);
@@ -166,7 +161,8 @@ streams_are_busy(void)
 
 /*
  * May one more login begin at the server?  While it is busy, those do not count that
- * wait for their clients: they cost nothing, and could keep out all others.
+ * wait for their clients, or have been waited for: they cost little, as where the server
+ * asks another one, and could keep out all others.
  */
 static bool
 may_start_login(void)
@@ -179,7 +175,44 @@ may_start_login(void)
 		return true;
 	if (busy == 0)
 		busy = (int64_t) uv_available_parallelism() / 2;
-	return running_logins - waiting_logins < (busy > 0 ? busy : 1);
+	if (busy == 0)
+		busy = 1;
+	for (ListNode *node = running_list.next; node != &running_list; node = node->next)
+	{
+		const Login *login = list_container(Login, link, node);
+
+		if (!login->wants_answer && login->works_since + WORK_MS > gateway_now())
+			busy--;
+	}
+	return busy > 0;
+}
+
+/* May the client, which has not failed too often, be tried?  False if it was refused. */
+static bool
+may_be_tried(Client *client, const char *user)
+{
+	static const Report failed = {
+		.sqlstate = "53400",
+		.message = "too many logins as this role from this address have failed",
+		.hint = "Wait a minute, and try again with the right password.",
+	};
+	char		host[sizeof(client->address)];
+	char		role[NAME_BYTES + 1];
+
+	client_host(client, host, sizeof(host));
+	snprintf(role, sizeof(role), "%s", user);
+	if (client->local || address_may_log_in(host, role))
+		return true;
+	login_refuse(client, &failed);
+	return false;
+}
+
+/* Some time has passed. */
+static void
+start_again(uv_timer_t *timer)
+{
+	(void) timer;
+	login_start_next();
 }
 
 /* Start those logins whose turn it is. */
@@ -198,13 +231,17 @@ login_start_next(void)
 
 		list_remove(&login->link);
 		queued_logins--;
-		if (leg_connect(login))
+		if (may_be_tried(login->client, login->user) && leg_connect(login))
 		{
 			running_logins++;
+			list_append(&running_list, &login->link);
+			login->works_since = gateway_now();
 			client_set_state(login->client, CLIENT_LOGIN);
 		}
 	}
 	starting = false;
+	if (!list_is_empty(&login_queue))
+		uv_timer_start(&again, start_again, WORK_MS, 0);
 }
 
 /* The password that the client has given is wrong. */
@@ -240,19 +277,10 @@ login_may_begin(Client *client, const char *user)
 		.detail = "The gateway has its login-queue.",
 		.hint = "Try again.",
 	};
-	static const Report failed = {
-		.sqlstate = "53400",
-		.message = "too many logins as this role from this address have failed",
-		.hint = "Wait a minute, and try again with the right password.",
-	};
-	char		host[sizeof(client->address)];
-	char		role[NAME_BYTES + 1];
 
-	client_host(client, host, sizeof(host));
-	snprintf(role, sizeof(role), "%s", user);
-	if (!client->local && !address_may_log_in(host, role))
-		login_refuse(client, &failed);
-	else if (queued_logins >= limits.login_queue && !may_start_login())
+	if (!may_be_tried(client, user))
+		return false;
+	if (queued_logins >= limits.login_queue && !may_start_login())
 		login_refuse(client, &full);
 	else if (upstream_database() == NULL)
 		login_server_away(client, NULL);
@@ -298,7 +326,7 @@ login_ask_password(Login *login)
 	Bytes		body = {0};
 
 	login->asks_password = true;
-	set_wants_answer(login, true);
+	login->wants_answer = true;
 	bytes_append_int32(&body, LOGIN_AUTH_PASSWORD);
 	reply_raw(&client->out, 'R', body.data + body.begin, bytes_length(&body));
 	bytes_free(&body);
@@ -328,8 +356,10 @@ take_password(Login *login, const Packet *packet)
 		login_refuse(login->client, reader.bad || reader.at != reader.end ? &broken : &empty);
 		return;
 	}
+	if (!login_may_begin(login->client, login->user))
+		return;
 	login->asks_password = false;
-	set_wants_answer(login, false);
+	login->wants_answer = false;
 	login->probe = probe_make(password);
 	login_queue_up(login);
 }
@@ -359,7 +389,8 @@ login_answer(Client *client, const Packet *packet)
 		take_password(login, packet);
 		return;
 	}
-	set_wants_answer(login, false);
+	login->wants_answer = false;
+	login->works_since = gateway_now();
 	login->answered = true;
 	bytes_append(&login->to_server, packet->body - 5, packet->total);
 	leg_poll(login);
@@ -427,7 +458,7 @@ take_request(Login *login, const Packet *packet)
 		case LOGIN_AUTH_SASL:
 		case LOGIN_AUTH_SASL_CONTINUE:
 			login->challenged = true;
-			set_wants_answer(login, true);
+			login->wants_answer = true;
 			login_start_next();
 			break;
 		case LOGIN_AUTH_SASL_FINAL:

@@ -25,7 +25,9 @@ typedef struct Probe Probe;
 
 struct Login
 {
-	ListNode	link;			/* in the queue, while it waits */
+	ListNode	link;			/* in the queue while it waits, or among those that
+								 * have a leg */
+	uint64_t	works_since;	/* ms; that the server has had something to do */
 	Client	   *client;
 	bool		has_leg;
 	Transport	transport;		/* of the leg */

@@ -68,6 +68,9 @@
 #define POLL_BYTES (8 * 1024 * 1024)
 #define POLL_COMPARISONS 20000
 
+/* Events that keep coming for so long show that the connection works, too, in ms. */
+#define STANDS_MS 5000
+
 /* A poll that led to so many deliveries is followed by a pause, of so long. */
 #define MANY_DELIVERIES 100
 #define PAUSE_MS 1
@@ -87,6 +90,7 @@ typedef struct Stream
 	Server		server;
 	StreamStep	step;
 	bool		up;				/* the subscription stands */
+	uint64_t	up_at;			/* ms; since when */
 	bool		subscribed_once;
 	bool		failed;			/* a result of the step was an error */
 	int64_t		last_seq;		/* of the last event that was seen */
@@ -411,6 +415,7 @@ take_subscribed(const PGresult *result)
 
 	stream.subscribed_once = true;
 	stream.up = true;
+	stream.up_at = gateway_now();
 	log_line(LOG_LEVEL_INFO, "subscription \"%s\" stands", stream.name);
 	if (lost)
 		gap(stream.last_seq, -1, false);
@@ -459,6 +464,8 @@ next_step(void)
 			poll_events();
 			break;
 		case STREAM_POLL:
+			if (stream.rows > 0 && gateway_now() > stream.up_at + STANDS_MS)
+				server_works(&stream.server);
 			if (stream.rows > 0)
 				poll_on();
 			else if (stream.failed)
