@@ -257,7 +257,7 @@ like(psql_says($full, 'SELECT 1'), qr/failed/, 'who binds the password to the ch
 is(psql_says("$full channel_binding=disable", 'SELECT 1'), "1\n", 'who does not can');
 $gateway->stop;
 
-($gateway, $tcp, $port) = start_behind_tls('verify-full', 'server', '--tls-cert', "$dir/one.crt", '--tls-key', "$dir/one.key", '--ask-password');
+($gateway, $tcp, $port) = start_behind_tls('verify-full', 'server', '--tls-cert', "$dir/one.crt", '--tls-key', "$dir/one.key", '--ask-password', '--failed-logins', 3);
 $gateway->wait_for_log(qr/is ready/);
 is(psql_says($full = "$tcp sslmode=verify-full sslrootcert=$dir/one.crt", "SELECT current_user;\nSHOW client_encoding;"), "scram\nUTF8\n", 'who is asked for the password can, too');
 like(psql_says($full, 'SELECT 1', 'wrong'), qr/FATAL:  password authentication failed for user "scram".*failed/s, 'not with a wrong one: what the server says');
@@ -271,6 +271,21 @@ foreach my $case ([ "x", 'invalid password packet size' ], [ "\0", 'empty passwo
 	IPC::Run::run([ qw(timeout 60 openssl s_client -quiet -starttls postgres -connect), "127.0.0.1:$port" ], '<', \$in, '>', \$out, '2>', '/dev/null');
 	like($out, qr/^R\0\0\0\x08\0\0\0\x03E.*$case->[1]/s, $case->[1]);
 }
+# one has failed; the next are asked before they do
+my @asked = map { { in => message('', pack('N', 196608) . "user\0scram\0database\0postgres\0\0"), out => '' } } 1 .. 4;
+foreach my $login (@asked)
+{
+	$login->{run} = IPC::Run::start([ qw(openssl s_client -quiet -starttls postgres -connect), "127.0.0.1:$port" ], '<', \$login->{in}, '>', \$login->{out}, '2>', '/dev/null', IPC::Run::timeout(180));
+	$login->{run}->pump until length $login->{out} >= 9;
+}
+foreach my $login (@asked)
+{
+	$login->{in} .= message('p', "wrong\0");
+	$login->{run}->pump until $login->{out} =~ /^R.{8}E.*\0C(\w+)\0/s;
+	$login->{state} = $1;
+	$login->{run}->kill_kill;
+}
+is(join(' ', map { $_->{state} } @asked), '28P01 28P01 53400 53400', 'and are not tried when too many have failed');
 unlike($gateway->log, qr/secret|clients with TLS cannot log in/, 'and nothing is said');
 $gateway->stop;
 
