@@ -25,8 +25,8 @@ typedef struct Probe Probe;
 
 struct Login
 {
-	ListNode	link;			/* in the queue while it waits, or among those that
-								 * have a leg */
+	ListNode	link;			/* in the queue while it waits, or among those
+								 * that have a leg */
 	uint64_t	works_since;	/* ms; that the server has had something to do */
 	Client	   *client;
 	bool		has_leg;
@@ -43,8 +43,8 @@ struct Login
 	bool		authenticated;	/* AuthenticationOk has come */
 	Settings   *settings;		/* the ParameterStatus */
 	char	   *user;
-	Probe	   *probe;			/* it answers the server: over HTTP, and where the
-								 * password was asked for; else NULL */
+	Probe	   *probe;			/* it answers the server: over HTTP, and where
+								 * the password was asked for; else NULL */
 };
 
 /* login.c */
