@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use File::Basename qw(basename);
 use IO::Socket::INET;
 use POSIX ();
 use PgPubsub::Client;
@@ -37,7 +38,8 @@ sub new_broker
 		kind => $kind,
 		dir  => $dir,
 		port => PostgreSQL::Test::Cluster::get_free_port(),
-		out  => "$PostgreSQL::Test::Utils::log_path/${kind}_" . @brokers . '.log',
+		# (other tests, which run at the same time, have brokers of that kind, too)
+		out  => "$PostgreSQL::Test::Utils::log_path/" . basename($0, '.pl') . "_${kind}_" . @brokers . '.log',
 		%params
 	  },
 	  __PACKAGE__;
