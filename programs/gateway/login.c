@@ -19,6 +19,10 @@
  *	  server asked for a proof and the client gave it, unless the option
  *	  allow-unproven-login says otherwise.
  *
+ *	  A client with TLS that binds its password to the channel could not answer a server
+ *	  that has another certificate: with ask-password it is asked for the password, and
+ *	  probe.c answers the server.
+ *
  * 4. The leg goes to the server from which the events come: the host that libpq
  *	  found for these.  Nothing else of the gateway's own connection is used: no
  *	  password, no certificate.
@@ -412,9 +416,12 @@ login_refuse_method(Client *client, uint32_t method)
 	login_refuse(client, &report);
 }
 
-/* The server has let the client in; was that the client's doing? */
-void
-login_refuse_unproven(Client *client)
+/*
+ * The server lets the client in: was that the client's doing, or does that not matter?
+ * False if it was refused.
+ */
+bool
+login_may_be_let_in(const Login *login)
 {
 	static const Report report = {
 		.sqlstate = "28000",
@@ -423,16 +430,9 @@ login_refuse_unproven(Client *client)
 		.hint = "Have pg_hba.conf ask for scram-sha-256 from the gateway's address.",
 	};
 
-	login_refuse(client, &report);
-}
-
-/* The server lets the client in: does the gateway?  False if it was refused. */
-static bool
-may_be_let_in(Login *login)
-{
 	if (gateway.options.allow_unproven_login || (login->challenged && login->answered))
 		return true;
-	login_refuse_unproven(login->client);
+	login_refuse(login->client, &report);
 	return false;
 }
 
@@ -450,7 +450,7 @@ take_request(Login *login, const Packet *packet)
 	{
 		case LOGIN_AUTH_OK:
 			login->authenticated = true;
-			if (!may_be_let_in(login))
+			if (!login_may_be_let_in(login))
 				return false;
 			break;
 		case LOGIN_AUTH_PASSWORD:
@@ -571,7 +571,7 @@ login_server_message(Login *login, const Packet *packet)
 					return false;
 				if (!login->authenticated)
 					return true;
-				if (!may_be_let_in(login))
+				if (!login_may_be_let_in(login))
 					return false;
 				break;
 			}

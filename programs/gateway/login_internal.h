@@ -57,7 +57,7 @@ extern void login_server_away(Client *client, const char *detail);
 extern bool login_server_message(Login *login, const Packet *packet);
 extern void login_refuse(Client *client, const Report *report);
 extern void login_refuse_method(Client *client, uint32_t method);
-extern void login_refuse_unproven(Client *client);
+extern bool login_may_be_let_in(const Login *login);
 extern void login_has_failed(const Login *login);
 
 /* leg.c */

@@ -372,11 +372,8 @@ let_in(Login *login)
 
 	if (!login->authenticated)
 		return broken(login);
-	if (!(login->challenged && login->answered) && !gateway.options.allow_unproven_login)
-	{
-		login_refuse_unproven(client);
+	if (!login_may_be_let_in(login))
 		return false;
-	}
 	client->role = role_hold(login->user);
 	client->logged_in_at = gateway_now();
 	login_drop(client);
