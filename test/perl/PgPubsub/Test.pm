@@ -412,11 +412,13 @@ sub unexpected_lines
 	my ($node, @allowed) = @_;
 	my @found;
 
-	# what a server's stop and start bring with it; and what core says when a
-	# command needs what autovacuum is at, or drops or renames the database of a
-	# worker that is not yet connected
+	# what a server's stop and start bring with it (core calls SIGTERM a timeout for
+	# a client that is still logging in); and what core says when a command needs
+	# what autovacuum is at, or drops or renames the database of a worker that is
+	# not yet connected
 	push @allowed,
 	  qr/FATAL:  terminating connection due to administrator command/,
+	  qr/FATAL:  canceling authentication due to timeout/,
 	  qr/(?:autovacuum worker|pgpubsub relay) FATAL:  database (?:\d+|"\w+") does not exist/,
 	  qr/autovacuum worker ERROR:  canceling autovacuum task/,
 	  qr/autovacuum worker FATAL:  terminating autovacuum process due to administrator command/,
