@@ -411,14 +411,13 @@ sub unexpected_lines
 {
 	my ($node, @allowed) = @_;
 	my @found;
+	my $stopping;
 
-	# what a server's stop and start bring with it (core calls SIGTERM a timeout for
-	# a client that is still logging in); and what core says when a command needs
-	# what autovacuum is at, or drops or renames the database of a worker that is
-	# not yet connected
+	# what a server's stop and start bring with it; and what core says when a
+	# command needs what autovacuum is at, or drops or renames the database of a
+	# worker that is not yet connected
 	push @allowed,
 	  qr/FATAL:  terminating connection due to administrator command/,
-	  qr/FATAL:  canceling authentication due to timeout/,
 	  qr/(?:autovacuum worker|pgpubsub relay) FATAL:  database (?:\d+|"\w+") does not exist/,
 	  qr/autovacuum worker ERROR:  canceling autovacuum task/,
 	  qr/autovacuum worker FATAL:  terminating autovacuum process due to administrator command/,
@@ -430,6 +429,12 @@ sub unexpected_lines
 	{
 		my ($severity) = $line =~
 		  /^\S+ \S+ \S+ \[\d+\] .*?\b(DEBUG\d?|LOG|INFO|NOTICE|WARNING|ERROR|FATAL|PANIC|DETAIL|HINT|QUERY|CONTEXT|LOCATION|STATEMENT):  /;
+
+		# core calls SIGTERM a timeout for a client that is still logging in; without
+		# a server that stops, it is one
+		$stopping = 1 if $line =~ /LOG:  received (?:smart|fast|immediate) shutdown request/;
+		$stopping = 0 if $line =~ /LOG:  database system is shut down/;
+		next if $stopping && $line =~ /FATAL:  canceling authentication due to timeout/;
 
 		next
 		  unless ($severity // '') =~ /^(?:WARNING|ERROR|FATAL|PANIC)$/
